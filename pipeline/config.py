@@ -1,0 +1,283 @@
+"""Configuration: one frozen dataclass a section, one strict loader for file and flags.
+
+A key of a `run_configs/*.yaml` file is the name of a flag without its dashes;
+the mapping `beam` holds Beam's own pipeline options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from transforms.errors import UserError
+
+BEAM = "beam"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What values an option takes: the one place that parses and checks them."""
+
+    type: type
+    at_least: float | None = None
+    at_most: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, for a person."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        noun = _NOUNS[self.type]
+        if self.at_least is None:
+            return noun
+        return f"{noun} from {self.at_least:,} to {self.at_most:,}"
+
+    def parse(self, name: str, raw: Any) -> Any:
+        """Checks a value that YAML or the command line gave.
+
+        Raises:
+          UserError: It is of another type or out of range.
+        """
+        try:
+            value = _PARSERS[self.type](raw)
+        except (TypeError, ValueError):
+            value = None
+        if value is None or not self._in_range(value):
+            raise UserError(f"{name}={raw!r} is not allowed: it must be {self.allowed}.")
+        return value
+
+    def _in_range(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if self.at_least is None or self.at_most is None:
+            return True
+        return self.at_least <= value <= self.at_most
+
+
+def _parse_text(raw: Any) -> str | None:
+    return raw if isinstance(raw, str) and raw else None
+
+
+def _parse_integer(raw: Any) -> int | None:
+    return None if isinstance(raw, (bool, float)) else int(raw)
+
+
+def _parse_number(raw: Any) -> float | None:
+    value = None if isinstance(raw, bool) else float(raw)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _parse_pair(raw: Any) -> tuple[float, float] | None:
+    low, high = (float(part) for part in (raw.split(",") if isinstance(raw, str) else raw))
+    return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
+
+
+def _parse_mapping(raw: Any) -> tuple[tuple[str, str], ...] | None:
+    if isinstance(raw, str):
+        raw = dict(item.split("=", 1) for item in raw.split(","))
+    return tuple((str(name), str(value)) for name, value in raw.items()) if isinstance(raw, Mapping) else None
+
+
+_NOUNS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    tuple: "two ascending numbers, such as 0,1",
+    dict: "NAME=TYPE pairs, such as price=float64,code=string",
+}
+_PARSERS = {
+    str: _parse_text,
+    int: _parse_integer,
+    float: _parse_number,
+    tuple: _parse_pair,
+    dict: _parse_mapping,
+}
+
+
+def _option(
+    default: Any,
+    help: str,
+    type: type = str,
+    between: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    low, high = between or (None, None)
+    kind = Kind(type, low, high, choices)
+    return field(default=default, metadata={"help": help, "kind": kind})
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """What the corpus is."""
+
+    input: str = _option(
+        "",
+        "URIs to label: a text file (one a line), a CSV with a header, a folder or a glob; local or gs://",
+    )
+    input_format: str = _option(
+        "auto",
+        "what the input is; auto goes by the name",
+        choices=("auto", "lines", "csv", "images"),
+    )
+    uri_column: str = _option("uri", "column of the CSV that holds the URI")
+    id_column: str | None = _option(
+        None, "column of the CSV that holds a unique id; made from the URI by default"
+    )
+    column_types: tuple[tuple[str, str], ...] = _option(
+        (), "types of the CSV's own columns where the first rows mislead", dict
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What labels the images; what is None comes from the preset or the model."""
+
+    model: str = _option(
+        "",
+        "preset (efficientnet-b0 … b7, efficientnet-lite0), TF Hub or Kaggle address, SavedModel folder",
+    )
+    image_size: int | None = _option(None, "width and height of the model's input, px", int, (1, 4096))
+    resize: str | None = _option(
+        None, "how an image is brought to that size", choices=("center_crop", "stretch")
+    )
+    input_range: tuple[float, float] | None = _option(None, "what the colours 0 and 255 become", tuple)
+    outputs: str | None = _option(None, "what the model gives", choices=("logits", "probabilities"))
+    labels: str | None = _option(None, "label map: imagenet, or a text file with one label a line")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchConfig:
+    """Limits of a single image's request."""
+
+    fetch_threads: int = _option(32, "requests at once in a process", int, (1, 1024))
+    connect_timeout_sec: float = _option(10.0, "longest wait for a connection", float, (0.1, 600))
+    fetch_timeout_sec: float = _option(60.0, "longest time for a whole image", float, (0.1, 3600))
+    max_image_mb: float = _option(64.0, "larger encoded images are refused", float, (0.001, 2048))
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeConfig:
+    """Limits of a single image's pixels."""
+
+    max_megapixels: float = _option(100.0, "larger images are refused before decoding", float, (0.001, 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class PredictConfig:
+    """How the model is run."""
+
+    top_k: int = _option(5, "classes to write for an image", int, (1, 1000))
+    batch_size: int | None = _option(
+        None, "images in a batch; computed from the device by default", int, (1, 4096)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """Where results go, and when a run counts as failed."""
+
+    output: str = _option("", "folder for the results; local or gs://")
+    max_failure_rate: float = _option(
+        0.1, "a run with a larger share of failed images exits with status 1", float, (0, 1)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """All that a run is told."""
+
+    read: ReadConfig = ReadConfig()
+    model: ModelConfig = ModelConfig()
+    fetch: FetchConfig = FetchConfig()
+    decode: DecodeConfig = DecodeConfig()
+    predict: PredictConfig = PredictConfig()
+    write: WriteConfig = WriteConfig()
+    beam_flags: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration as a `run_configs` file would say it, defaults included."""
+        flat = {f.name: getattr(getattr(self, section.name), f.name) for section, f in _section_fields()}
+        return {**flat, "beam_flags": list(self.beam_flags)}
+
+
+def _section_fields() -> Iterator[tuple[dataclasses.Field, dataclasses.Field]]:
+    for section in dataclasses.fields(RunConfig):
+        if section.name != "beam_flags":
+            for f in dataclasses.fields(getattr(RunConfig(), section.name)):
+                yield section, f
+
+
+def options() -> dict[str, dataclasses.Field]:
+    """Every option by name; its metadata has `help` and `kind`."""
+    return {f.name: f for _, f in _section_fields()}
+
+
+def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str] = ()) -> RunConfig:
+    """Makes a run's configuration from a file and flags; flags win.
+
+    Args:
+      path: A YAML file, or None.
+      flags: Options by name, as the command line gave them.
+      beam_flags: Pipeline options, as Beam takes them; they follow the file's and so win.
+
+    Raises:
+      UserError: A key is unknown, a value is not allowed, or a required one is missing.
+    """
+    from_file = _read_yaml(path) if path else {}
+    file_beam_flags = _beam_flags(path, from_file.pop(BEAM, None) or {})
+    known = options()
+    for name in from_file:
+        if name not in known:
+            raise UserError(f"{path}: {_unknown(name, [*known, BEAM])}")
+    values = {
+        **{n: known[n].metadata["kind"].parse(f"{path}: {n}", raw) for n, raw in from_file.items()},
+        **{n: known[n].metadata["kind"].parse(f"--{n}", raw) for n, raw in flags.items()},
+    }
+    for name in ("input", "output", "model"):
+        if not values.get(name):
+            raise UserError(f"--{name} is missing: {known[name].metadata['help']}.")
+    sections: dict[str, dict[str, Any]] = {}
+    for section, f in _section_fields():
+        if f.name in values:
+            sections.setdefault(section.name, {})[f.name] = values[f.name]
+    made = {name: dataclasses.replace(getattr(RunConfig(), name), **v) for name, v in sections.items()}
+    return RunConfig(**made, beam_flags=(*file_beam_flags, *beam_flags))
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"--config={path!r} cannot be read: {e}.") from e
+    except yaml.YAMLError as e:
+        raise UserError(f"--config={path!r} is not YAML: {' '.join(str(e).split())}.") from e
+    if not isinstance(document, dict):
+        raise UserError(f"--config={path!r} must hold `key: value` lines; it holds {document!r:.100}.")
+    return {str(key): value for key, value in document.items() if value is not None}
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"unknown key {name!r}. {hint}Known keys: {', '.join(sorted(known))}."
+
+
+def _beam_flags(path: str | None, beam: Any) -> list[str]:
+    """Turns the mapping `beam` into flags: true is a bare flag, false `--no_…`, a list repeats."""
+    if not isinstance(beam, dict):
+        raise UserError(f"{path}: {BEAM}={beam!r} is not allowed: it must map Beam's options to values.")
+    flags = []
+    for name, value in beam.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        else:
+            flags += [f"--{name}={one}" for one in (value if isinstance(value, list) else [value])]
+    return flags

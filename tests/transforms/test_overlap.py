@@ -1,0 +1,89 @@
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from transforms.elements import Failure, ImageRef
+from transforms.errors import ImageError, Reason
+from transforms.overlap import Window, attempt, once_per_process
+
+REF = ImageRef("1", "http://example.test/a.jpg")
+
+
+def done(value) -> Future:
+    future: Future = Future()
+    future.set_result(value)
+    return future
+
+
+def test_window__finished_futures__come_out_at_once():
+    window = Window(max_items=10, max_bytes=100)
+    assert list(window.add(done("a"))) == ["a"]
+    assert list(window.drain()) == []
+
+
+def test_window__over_its_count__waits_for_one():
+    window = Window(max_items=2, max_bytes=100)
+    futures = [Future() for _ in range(3)]
+    assert list(window.add(futures[0])) == []
+    assert list(window.add(futures[1])) == []
+    futures[1].set_result("second")
+    assert list(window.add(futures[2])) == ["second"]
+
+
+def test_window__over_its_bytes__waits_until_under():
+    window = Window(max_items=100, max_bytes=10)
+    first, second = Future(), Future()
+    assert list(window.add(first, 6)) == []
+    threading.Timer(0.05, lambda: first.set_result("first")).start()
+    assert list(window.add(second, 6)) == ["first"]
+
+
+def test_window__one_item_larger_than_its_bytes__does_not_wait():
+    assert list(Window(max_items=2, max_bytes=10).add(Future(), 1000)) == []
+
+
+def test_window__slow_first__does_not_hold_up_the_rest():
+    window = Window(max_items=10, max_bytes=100)
+    slow = Future()
+    results = [*window.add(slow), *window.add(done("fast"))]
+    assert results == ["fast"]
+    slow.set_result("slow")
+    assert list(window.drain()) == ["slow"]
+
+
+def test_window__a_task_that_raises__raises_where_it_is_taken():
+    future: Future = Future()
+    future.set_exception(KeyError("a defect"))
+    with pytest.raises(KeyError):
+        list(Window(max_items=1, max_bytes=1).add(future))
+
+
+def test_window__thousands_of_tasks_on_many_threads__all_come_out_once():
+    window = Window(max_items=17, max_bytes=1000)
+    with ThreadPoolExecutor(8) as pool:
+        results = [r for n in range(5000) for r in window.add(pool.submit(int, n), n % 90)]
+        results += window.drain()
+    assert sorted(results) == list(range(5000))
+
+
+def test_attempt__image_error__becomes_a_failure():
+    def fail():
+        raise ImageError(Reason.TIMEOUT, "too slow", attempts=3)
+
+    assert attempt("fetch", REF, fail).value == Failure(
+        REF, "fetch", "timeout", "too slow", 3, "example.test"
+    )
+
+
+def test_attempt__any_other_error__is_raised():
+    with pytest.raises(ZeroDivisionError):
+        attempt("fetch", REF, lambda: 1 / 0)
+
+
+def test_once_per_process__many_threads__one_call_per_argument():
+    calls = []
+    make = once_per_process(lambda n: calls.append(n) or object())
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(make, [1] * 50))
+    assert calls == [1] and len(made) == 1

@@ -1,0 +1,1 @@
+"""The steps: how each is done, and nothing of a run."""

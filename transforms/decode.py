@@ -1,0 +1,102 @@
+"""Decoding: from encoded bytes to the pixels the model wants."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from transforms.elements import DecodedImage, EncodedImage, Failure
+from transforms.images.decode import decode_image
+from transforms.images.memory import tune_malloc
+from transforms.images.resize import ResizeRule
+from transforms.overlap import (
+    Outputs,
+    OverlappedFn,
+    Timed,
+    Window,
+    attempt,
+    available_cores,
+    once_per_process,
+    par_do,
+)
+
+
+def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
+    """Decodes and resizes one image.
+
+    Raises:
+      ImageError: The bytes are no image we can read, or too large a one.
+    """
+    seen = decode_image(encoded.data, rule, max_pixels)
+    return DecodedImage(
+        ref=encoded.ref,
+        pixels=seen.pixels,
+        width_px=seen.width_px,
+        height_px=seen.height_px,
+        format=seen.format,
+        size_bytes=len(encoded.data),
+        sha256=encoded.sha256,
+        version=encoded.version,
+    )
+
+
+@dataclass
+class DecodeImages(beam.PTransform):
+    """Decodes each image to `[size, size, 3] uint8` on a few threads.
+
+    Input: `EncodedImage`. Output: `DecodedImage`. Failures: `decode`.
+    Metrics: `decode_msec`, `source_pixels`.
+
+    Attributes:
+      rule: How the image is cropped and resized.
+      max_pixels: Larger images are refused before they are decoded.
+      threads: Decoding threads of a process; by default one per core.
+      max_window_bytes: Most bytes in flight in one bundle.
+    """
+
+    rule: ResizeRule
+    max_pixels: int
+    threads: int | None = None
+    max_window_bytes: int = 256 << 20
+
+    def expand(self, images: beam.PCollection[EncodedImage]) -> Outputs:
+        """Applies the step."""
+        return par_do("Decode", images, _DecodeImagesFn(self), DecodedImage)
+
+
+@once_per_process
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "decode")
+
+
+class _DecodeImagesFn(OverlappedFn[EncodedImage, DecodedImage]):
+    def __init__(self, step: DecodeImages) -> None:
+        self._rule = step.rule
+        self._max_pixels = step.max_pixels
+        self._threads = step.threads or 0
+        self._max_window_bytes = step.max_window_bytes
+        self._pixel_bytes = 3 * step.rule.size_px**2
+        self._decode_msec = Metrics.distribution(DecodeImages, "decode_msec")
+        self._source_pixels = Metrics.distribution(DecodeImages, "source_pixels")
+
+    def setup(self) -> None:
+        tune_malloc()
+        self._threads = self._threads or available_cores()
+        self._pool = _pool(self._threads)
+
+    def open_window(self) -> Window[Timed[DecodedImage | Failure]]:
+        return Window(8 * self._threads, self._max_window_bytes)
+
+    def submit(self, image: EncodedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
+        task = functools.partial(decode, image, self._rule, self._max_pixels)
+        future = self._pool.submit(attempt, "decode", image.ref, task)
+        return future, len(image.data) + self._pixel_bytes
+
+    def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
+        self._decode_msec.update(timed.msec)
+        if isinstance(timed.value, DecodedImage):
+            self._source_pixels.update(timed.value.width_px * timed.value.height_px)

@@ -1,0 +1,142 @@
+"""What flows between the steps: typed, immutable elements.
+
+Only `ImageRef`, `Failure` and `StagedFile` may cross a shuffle; they hold
+primitives alone. Elements that hold bytes or pixels stay inside a fused stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+
+def id_of_uri(uri: str) -> str:
+    """The default id: the first 32 hexadecimal digits of the URI's SHA-256."""
+    return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def host_of_uri(uri: str) -> str:
+    """The host or bucket that serves a URI; "" for local files."""
+    try:
+        return urlsplit(uri).netloc.rpartition("@")[2]
+    except ValueError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image to label.
+
+    Attributes:
+      id: Unique in the corpus; the key of every output row.
+      uri: Where the image is: a path, `file://`, `gs://`, `http://`, `https://`.
+      columns: The user's own values, in the order of the corpus's schema.
+    """
+
+    id: str
+    uri: str
+    columns: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedImage:
+    """An image as it was fetched.
+
+    Attributes:
+      data: The encoded bytes.
+      sha256: Their digest, hexadecimal.
+      version: GCS generation, HTTP ETag, or None.
+    """
+
+    ref: ImageRef
+    data: bytes
+    sha256: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedImage:
+    """An image as the model wants it, and what was seen on the way.
+
+    Attributes:
+      pixels: `[size, size, 3] uint8`, RGB, 0-255.
+      width_px: Width as displayed, after EXIF orientation.
+      height_px: Height as displayed.
+      format: The encoding's name, such as `JPEG`.
+      size_bytes: Length of the encoded image.
+    """
+
+    ref: ImageRef
+    pixels: np.ndarray
+    width_px: int
+    height_px: int
+    format: str
+    size_bytes: int
+    sha256: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One of the classes a model names for an image; `score` is in [0, 1]."""
+
+    class_id: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The labels of one image, best first, and what was seen of it."""
+
+    ref: ImageRef
+    labels: tuple[Label, ...]
+    width_px: int
+    height_px: int
+    format: str
+    size_bytes: int
+    sha256: str
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One image that could not be labelled, and why.
+
+    Attributes:
+      stage: The step that failed: `read`, `select`, `fetch`, `decode` or `predict`.
+      reason: A value of `transforms.errors.Reason`.
+      message: For a person; shows the offending value.
+      attempts: How often the step was tried.
+      host: Host or bucket of the URI; "" for local files.
+    """
+
+    ref: ImageRef
+    stage: str
+    reason: str
+    message: str
+    attempts: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A finished Parquet file that waits to be published.
+
+    Attributes:
+      table: `predictions` or `failures`.
+      path: Where it is.
+      rows: How many rows it holds.
+      size_bytes: Its length.
+      sha256: Its digest, hexadecimal.
+    """
+
+    table: str
+    path: str
+    rows: int
+    size_bytes: int
+    sha256: str

@@ -1,0 +1,1 @@
+"""Images: formats, orientation, resize rules. Knows neither Beam nor TensorFlow."""

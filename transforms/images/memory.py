@@ -1,0 +1,28 @@
+"""Memory: keeping large pixel buffers from the kernel's page faults."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+@functools.cache
+def tune_malloc() -> bool:
+    """Lets glibc keep freed pixel buffers instead of handing them back and faulting them in again.
+
+    Measured on full JPEG decodes at 1600x1200: 13.8 to 5.4 ms (docs/performance.md).
+    Once per process; does nothing where the C library isn't glibc.
+
+    Returns:
+      Whether the settings were taken.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 512 << 20), (_M_TOP_PAD, 64 << 20))
+    taken = [mallopt(name, size) for name, size in settings]
+    return all(taken)

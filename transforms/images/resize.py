@@ -1,0 +1,54 @@
+"""Resize rules: which part of an image a model sees, at what size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+Box = tuple[float, float, float, float]
+
+# Part of the fingerprint: raise it when the same rule gives other pixels.
+_ALGORITHM = "pillow-bicubic-antialiased-draft2x-1"
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeRule:
+    """How an image is brought to the model's input size.
+
+    Attributes:
+      size_px: Width and height of the result.
+      mode: `center_crop` takes the central square, `stretch` the whole image.
+      crop_padding_px: The central square is `size / (size + padding)` of the shorter
+        side; 32 in EfficientNet's own evaluation (its `preprocessing.py`).
+    """
+
+    size_px: int
+    mode: Literal["center_crop", "stretch"] = "center_crop"
+    crop_padding_px: int = 32
+
+    def describe(self) -> dict[str, Any]:
+        """The rule as plain data; whatever changes the pixels changes it."""
+        padding = {"crop_padding_px": self.crop_padding_px} if self.mode == "center_crop" else {}
+        return {"size_px": self.size_px, "mode": self.mode, **padding, "algorithm": _ALGORITHM}
+
+    def box(self, width_px: int, height_px: int) -> Box:
+        """The part of an image that is seen: left, top, right, bottom, px."""
+        if self.mode == "stretch":
+            return 0, 0, width_px, height_px
+        share = self.size_px / (self.size_px + self.crop_padding_px)
+        side = max(1, int(share * min(width_px, height_px)))
+        left, top = (width_px - side + 1) // 2, (height_px - side + 1) // 2
+        return left, top, left + side, top + side
+
+
+def resize_image(image: Image.Image, box: Box, size_px: int) -> Image.Image:
+    """Brings a part of an image to `size_px` squared, bicubic and antialiased."""
+    return image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
+
+
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """The pixels of an RGB image: `[H, W, 3] uint8`."""
+    return np.asarray(image)

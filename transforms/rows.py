@@ -1,0 +1,148 @@
+"""The rows of the output: schemas, and how elements become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from transforms.elements import Failure, Prediction
+
+PREDICTIONS, FAILURES = "predictions", "failures"
+
+_LABELS = pa.list_(pa.struct([("class_id", pa.int32()), ("label", pa.string()), ("score", pa.float32())]))
+
+# Columns with few values, which Parquet keeps as a dictionary.
+DICTIONARY_COLUMNS = (
+    *("label", "labels.list.element.label", "format", "stage", "reason", "host"),
+    *("model_fingerprint", "preprocessing_fingerprint", "run_id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What every row of a run carries.
+
+    Attributes:
+      run_id: Which run wrote it.
+      model_fingerprint: What labelled it.
+      preprocessing_fingerprint: How its pixels were made.
+      columns: The user's own columns, with their types.
+    """
+
+    run_id: str
+    model_fingerprint: str
+    preprocessing_fingerprint: str
+    columns: tuple[tuple[str, pa.DataType], ...] = ()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What every file's schema carries."""
+        return {
+            "labelbeam.run_id": self.run_id,
+            "labelbeam.model_fingerprint": self.model_fingerprint,
+            "labelbeam.preprocessing_fingerprint": self.preprocessing_fingerprint,
+        }
+
+
+def predictions_schema(facts: RowFacts) -> pa.Schema:
+    """The schema of `predictions/`; `label` and `score` are the best of `labels`."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("label", pa.string(), nullable=False),
+            pa.field("score", pa.float32(), nullable=False),
+            pa.field("labels", _LABELS, nullable=False),
+            pa.field("width_px", pa.int32(), nullable=False),
+            pa.field("height_px", pa.int32(), nullable=False),
+            pa.field("format", pa.string(), nullable=False),
+            pa.field("size_bytes", pa.int64(), nullable=False),
+            pa.field("sha256", pa.string(), nullable=False),
+            pa.field("version", pa.string()),
+            *_common_fields(facts),
+        ],
+        facts.metadata,
+    )
+
+
+def failures_schema(facts: RowFacts) -> pa.Schema:
+    """The schema of `failures/`; `reason` is a value of `transforms.errors.Reason`."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("stage", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("message", pa.string(), nullable=False),
+            pa.field("attempts", pa.int32(), nullable=False),
+            pa.field("host", pa.string(), nullable=False),
+            *_common_fields(facts),
+        ],
+        facts.metadata,
+    )
+
+
+def _common_fields(facts: RowFacts) -> list[pa.Field]:
+    own = [pa.field(name, kind) for name, kind in facts.columns]
+    names = ("model_fingerprint", "preprocessing_fingerprint", "run_id")
+    return [*(pa.field(name, pa.string(), nullable=False) for name in names), *own]
+
+
+# The names that a user's column can't have.
+RESERVED_COLUMNS = frozenset(
+    name for schema in (predictions_schema, failures_schema) for name in schema(RowFacts("", "", "")).names
+)
+
+
+def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
+    """The values of a row of `predictions/`, in the schema's order."""
+    best = prediction.labels[0]
+    return (
+        prediction.ref.id,
+        prediction.ref.uri,
+        best.label,
+        best.score,
+        [(one.class_id, one.label, one.score) for one in prediction.labels],
+        prediction.width_px,
+        prediction.height_px,
+        prediction.format,
+        prediction.size_bytes,
+        prediction.sha256,
+        prediction.version,
+        *_common_values(facts),
+        *prediction.ref.columns,
+    )
+
+
+def failure_row(failure: Failure, facts: RowFacts) -> tuple:
+    """The values of a row of `failures/`, in the schema's order."""
+    return (
+        failure.ref.id,
+        failure.ref.uri,
+        failure.stage,
+        failure.reason,
+        failure.message,
+        failure.attempts,
+        failure.host,
+        *_common_values(facts),
+        *failure.ref.columns,
+    )
+
+
+def _common_values(facts: RowFacts) -> tuple[str, str, str]:
+    return facts.model_fingerprint, facts.preprocessing_fingerprint, facts.run_id
+
+
+def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
+    """Turns rows into columns.
+
+    Args:
+      rows: Values in the schema's order; a struct is a tuple of its fields.
+      schema: Of the result.
+    """
+    columns = zip(*rows, strict=True)
+    return pa.record_batch(
+        [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema
+    )

@@ -1,0 +1,55 @@
+"""Images in files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from urllib.parse import unquote, urlsplit
+
+from transforms.errors import ImageError, Reason
+from transforms.stores.limits import Fetched, Limits, too_large
+
+
+class LocalStore:
+    """Reads files by path or `file://`; their version is mtime and size."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def fetch(self, uri: str) -> Fetched:
+        """Reads one file."""
+        path = _path_of(uri)
+        try:
+            # A pipe or a device would block, or never end.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as f:
+                return self._read(f, os.fstat(fd), path)
+        except FileNotFoundError as e:
+            raise ImageError(Reason.NOT_FOUND, f"{path}: no such file") from e
+        except PermissionError as e:
+            raise ImageError(Reason.FORBIDDEN, f"{path}: {e.strerror}") from e
+        except IsADirectoryError as e:
+            raise ImageError(Reason.NOT_AN_IMAGE, f"{path} is a folder") from e
+        except (OSError, ValueError) as e:
+            raise ImageError(Reason.UNREACHABLE, f"{path}: {e}") from e
+
+    def _read(self, f, status: os.stat_result, path: str) -> Fetched:  # type: ignore[no-untyped-def]
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(Reason.NOT_AN_IMAGE, f"{path} is a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(Reason.UNSUPPORTED, f"{path} is no ordinary file")
+        if status.st_size > self._limits.max_bytes:
+            raise too_large(self._limits, status.st_size)
+        data = f.read(self._limits.max_bytes + 1)
+        if len(data) > self._limits.max_bytes:
+            raise too_large(self._limits)
+        return Fetched(data, f"{status.st_mtime_ns}-{status.st_size}")
+
+
+def _path_of(uri: str) -> str:
+    if not uri.startswith("file://"):
+        return uri
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names the host {parts.netloc!r}; write file:///path")
+    return unquote(uri.removeprefix("file://").removeprefix(parts.netloc))

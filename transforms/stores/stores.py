@@ -1,0 +1,84 @@
+"""All stores behind one door."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from transforms.errors import ImageError, Reason
+from transforms.stores.limits import Fetched, Limits
+
+
+class Store(Protocol):
+    """Fetches images of some schemes; safe to call from several threads."""
+
+    def fetch(self, uri: str) -> Fetched:
+        """Fetches one image, or raises an `ImageError`."""
+
+
+def _local(limits: Limits) -> Store:
+    from transforms.stores.local import LocalStore
+
+    return LocalStore(limits)
+
+
+def _http(limits: Limits) -> Store:
+    from transforms.stores.http import HttpStore
+
+    return HttpStore(limits)
+
+
+def _gcs(limits: Limits) -> Store:
+    from transforms.stores.gcs import GcsStore
+
+    return GcsStore(limits)
+
+
+_MAKERS: dict[str, Callable[[Limits], Store]] = {
+    "": _local,
+    "file": _local,
+    "gs": _gcs,
+    "http": _http,
+    "https": _http,
+}
+
+
+class Stores:
+    """Fetches any image; clients are made when they are first needed, one of each."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._stores: dict[Callable, Store] = {}
+
+    def fetch(self, uri: str) -> Fetched:
+        """Fetches one image.
+
+        Raises:
+          ImageError: It cannot be had, for a reason of the closed set.
+        """
+        return self._store_for(_scheme(uri)).fetch(uri)
+
+    def _store_for(self, scheme: str) -> Store:
+        make = _MAKERS[scheme]
+        with self._lock:
+            if make not in self._stores:
+                self._stores[make] = make(self._limits)
+            return self._stores[make]
+
+
+def _scheme(uri: str) -> str:
+    if any(ord(c) < 32 or c == "\x7f" for c in uri):
+        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} has control characters")
+    if "://" not in uri:
+        return ""
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as e:
+        raise ImageError(Reason.BAD_URI, f"{uri!r:.300}: {e}") from e
+    if scheme not in _MAKERS:
+        supported = ", ".join(f"{s}://" for s in _MAKERS if s)
+        raise ImageError(Reason.BAD_URI, f"scheme {scheme!r} is not read; {supported} and paths are")
+    return scheme
