@@ -13,6 +13,7 @@ from urllib3.exceptions import (
     LocationParseError,
     LocationValueError,
     MaxRetryError,
+    NewConnectionError,
     ProtocolError,
     TimeoutError,
 )
@@ -70,7 +71,8 @@ class HttpStore:
         if length.isdecimal() and int(length) > self._limits.max_bytes:
             raise too_large(self._limits, int(length))
         data = bytearray()
-        for chunk in response.stream(_CHUNK_BYTES, decode_content=True):
+        # One read of the socket at a time: a server that drips is noticed in time.
+        while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
             data += chunk
             if len(data) > self._limits.max_bytes:
                 raise too_large(self._limits)
@@ -89,7 +91,7 @@ def _image_error(error: HTTPError, limits: Limits) -> ImageError:
     """Maps what urllib3 raises."""
     cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     message = f"{type(cause).__name__}: {cause}"[:300]
-    if isinstance(cause, TimeoutError):
+    if isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError):
         return timed_out(limits)
     if isinstance(cause, (LocationParseError, LocationValueError)):
         return ImageError(Reason.BAD_URI, message)

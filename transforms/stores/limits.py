@@ -14,7 +14,7 @@ class Limits:
 
     Attributes:
       connect_timeout_sec: Longest wait for a connection.
-      total_timeout_sec: Longest time for a whole image, redirects included.
+      total_timeout_sec: Longest time for a whole image.
       max_bytes: Longer images are refused.
       connections: Size of each store's connection pool; one per thread that fetches.
     """
@@ -43,5 +43,7 @@ def too_large(limits: Limits, size_bytes: int | None = None) -> ImageError:
 def timed_out(limits: Limits) -> ImageError:
     """The error for an image that took too long."""
     return ImageError(
-        Reason.TIMEOUT, f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g} allows"
+        Reason.TIMEOUT,
+        f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g}"
+        f" or connect_timeout_sec={limits.connect_timeout_sec:g} allow",
     )

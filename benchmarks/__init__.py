@@ -1,0 +1,1 @@
+"""Measurements; each prints ratios to something measured in the same run."""

@@ -1,0 +1,57 @@
+"""The loop one would write by hand: one pinned process per core, the pipeline's own functions, no Beam.
+
+python -m benchmarks.hand_loop FOLDER MODEL [BATCH_SIZE]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+BATCH_SIZE = 8
+
+
+def label_shard(core: int, paths: list[Path], model: str, batch_size: int) -> None:
+    """Labels files one batch after another on one core."""
+    os.sched_setaffinity(0, {core})
+    from transforms.images.decode import decode_image
+    from transforms.images.memory import tune_malloc
+    from transforms.models.classifier import Classifier
+    from transforms.models.runtime import configure_tensorflow
+    from transforms.models.spec import ModelOptions, resolve_spec
+
+    tune_malloc()
+    configure_tensorflow(callers=1, threads=1)
+    spec = resolve_spec(ModelOptions(model))
+    classifier = Classifier(spec, top_k=5, batch_size=batch_size)
+    labelled = 0
+    for start in range(0, len(paths), batch_size):
+        data = [path.read_bytes() for path in paths[start : start + batch_size]]
+        _digests = [hashlib.sha256(one).hexdigest() for one in data]
+        pixels = [decode_image(one, spec.resize, 10**9).pixels for one in data]
+        labelled += len(classifier.classify(pixels))
+    assert labelled == len(paths)
+
+
+def main(folder: str, model: str, batch_size: int = BATCH_SIZE) -> None:
+    """Shares the files out to one process per core."""
+    paths = sorted(Path(folder).iterdir())
+    cores = sorted(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=label_shard, args=(core, paths[n :: len(cores)], model, batch_size))
+        for n, core in enumerate(cores)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

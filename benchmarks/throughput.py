@@ -1,0 +1,105 @@
+"""The pipeline against a loop written by hand, on the same images with the same functions.
+
+python -m benchmarks.throughput [--sizes 1600x1200,500x375] [--images 400,1600] [--rounds 5]
+
+Rates are marginal: from runs over fewer and more images, each in a fresh
+process, so that start-up cancels out. Rounds are interleaved; the figure is
+the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.corpus import make_corpus
+
+MODEL = "efficientnet-lite0"
+
+Command = Callable[[Path], list[str]]
+
+
+def hand_loop(corpus: Path) -> list[str]:
+    """The loop written by hand."""
+    return [sys.executable, "-m", "benchmarks.hand_loop", str(corpus), MODEL]
+
+
+def pipeline(corpus: Path, *flags: str) -> list[str]:
+    """The pipeline, as a user starts it."""
+    output = corpus.parent / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    options = ["--input", str(corpus), "--output", str(output), "--model", MODEL]
+    return [sys.executable, "-m", "pipeline", "run", *options, *flags]
+
+
+def two_processes(corpus: Path) -> list[str]:
+    """The pipeline on two processes."""
+    return pipeline(corpus, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
+
+
+def seconds(command: Sequence[str]) -> float:
+    """Runs a command; gives its wall time."""
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - start
+
+
+def marginal_rate(command: Command, few: Path, many: Path) -> float:
+    """Images per second beyond start-up."""
+    images = len(list(many.iterdir())) - len(list(few.iterdir()))
+    return images / (seconds(command(many)) - seconds(command(few)))
+
+
+def measure(size: str, images: tuple[int, int], rounds: int, contenders: dict[str, Command]) -> None:
+    """Prints each round's rates, and the medians of their ratios to the first contender."""
+    width_px, height_px = map(int, size.split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = (make_corpus(Path(folder) / str(n) / "images", n, width_px, height_px) for n in images)
+        rates: dict[str, list[float]] = {name: [] for name in contenders}
+        for n in range(rounds):
+            for name, command in contenders.items():
+                rates[name].append(marginal_rate(command, few, many))
+            print(
+                f"{size} round {n + 1}: " + ", ".join(f"{k} {v[-1]:.1f}/s" for k, v in rates.items()),
+                flush=True,
+            )
+    base, *others = contenders
+    for name in others:
+        ratios = [a / b for a, b in zip(rates[name], rates[base], strict=True)]
+        print(
+            f"{size} {name} / {base}: median {statistics.median(ratios):.3f}"
+            f" (min {min(ratios):.3f}, max {max(ratios):.3f}, {rounds} rounds)",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default="1600x1200,500x375")
+    parser.add_argument("--images", default="400,1600")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    few, many = map(int, args.images.split(","))
+    contenders: dict[str, Command] = {
+        "hand loop": hand_loop,
+        "pipeline": pipeline,
+        "two processes": two_processes,
+    }
+    for size in args.sizes.split(","):
+        measure(size, (few, many), args.rounds, contenders)
+
+
+if __name__ == "__main__":
+    main()

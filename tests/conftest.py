@@ -1,0 +1,53 @@
+"""Fixtures that many tests share; what is costly is made once a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before TensorFlow is imported anywhere, here and in worker processes.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+from tests.engines.gcs import GcsEmulator
+from tests.engines.http_server import FaultServer
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models are kept for the session alone, never in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["LABELBEAM_CACHE_DIR"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lite0_dir(cache_dir: Path) -> Path:
+    """The embedded model, converted once."""
+    from transforms.models.efficientnet_lite import ensure_lite0_saved_model
+
+    return ensure_lite0_saved_model(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsEmulator]:
+    with GcsEmulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def gcs(gcs_server: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> GcsEmulator:
+    """The emulator, with this process pointed to it."""
+    for name, value in gcs_server.env.items():
+        monkeypatch.setenv(name, value)
+    return gcs_server
+
+
+@pytest.fixture
+def web() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        yield server

@@ -1,0 +1,143 @@
+"""A web server on loopback that misbehaves on request."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class FaultServer:
+    """Serves `files` by path, and faults by the names in `_FAULTS`.
+
+    Attributes:
+      files: Bytes by path, such as `/a.jpg`.
+      requests: How often each path was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: Counter[str] = Counter()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> FaultServer:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def uri(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}{path}"
+
+
+def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 10
+
+        def do_GET(self) -> None:
+            server.requests[self.path] += 1
+            fault, _, argument = self.path.removeprefix("/").partition("/")
+            if self.path in server.files:
+                self.answer(200, server.files[self.path], ETag='"v1"')
+            elif fault in _FAULTS:
+                _FAULTS[fault](self, argument)
+            else:
+                self.answer(404, b"no such file")
+
+        def answer(self, status: int, body: bytes, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+def _status(handler, argument: str) -> None:
+    handler.answer(int(argument.partition("/")[0]), b"refused")
+
+
+def _redirect(handler, argument: str) -> None:
+    handler.answer(302, b"", Location=f"/{argument}")
+
+
+def _loop(handler, _argument: str) -> None:
+    handler.answer(302, b"", Location="/loop")
+
+
+def _endless(handler, _argument: str) -> None:
+    """A body without a length that does not end."""
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.close_connection = True
+    try:
+        while True:
+            handler.wfile.write(bytes(1 << 16))
+    except OSError:
+        pass
+
+
+def _drip(handler, _argument: str) -> None:
+    """A byte now and then: each read is quick, the whole is not."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "50000")
+    handler.end_headers()
+    try:
+        for _ in range(100):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+            time.sleep(0.05)
+    except OSError:
+        pass
+
+
+def _silent(handler, _argument: str) -> None:
+    time.sleep(3)
+    handler.close_connection = True
+
+
+def _short(handler, _argument: str) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"x" * 10)
+    handler.close_connection = True
+
+
+def _reset(handler, _argument: str) -> None:
+    handler.close_connection = True
+
+
+def _bomb(handler, argument: str) -> None:
+    handler.answer(200, gzip.compress(bytes(int(argument))), Content_Encoding="gzip")
+
+
+def _garbage(handler, _argument: str) -> None:
+    handler.wfile.write(b"this is not HTTP\r\n\r\n")
+    handler.close_connection = True
+
+
+_FAULTS: dict[str, Callable] = {
+    "status": _status,
+    "redirect": _redirect,
+    "loop": _loop,
+    "endless": _endless,
+    "drip": _drip,
+    "silent": _silent,
+    "short": _short,
+    "reset": _reset,
+    "bomb": _bomb,
+    "garbage": _garbage,
+}

@@ -1,0 +1,132 @@
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipeline.sample import PHOTOS
+from tests.synthetic import BAD_IMAGES, encoded, gradient, jpeg_bytes, oriented_jpeg, png_bytes
+from transforms.errors import ImageError
+from transforms.images.decode import decode_image
+from transforms.images.resize import ResizeRule
+
+RULE = ResizeRule(32)
+STRETCH = ResizeRule(32, "stretch")
+MAX_PIXELS = 10_000_000
+
+
+def pixels_of(data: bytes, rule: ResizeRule = RULE) -> np.ndarray:
+    return decode_image(data, rule, MAX_PIXELS).pixels
+
+
+def plain_way(image: Image.Image, rule: ResizeRule) -> np.ndarray:
+    """What the fast way must come close to: decode all, turn, crop, resize."""
+    turned = ImageOps.exif_transpose(image).convert("RGB")
+    cropped = turned.crop(tuple(map(int, rule.box(*turned.size))))
+    return np.asarray(cropped.resize((rule.size_px, rule.size_px), Image.Resampling.BICUBIC))
+
+
+def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF"])
+def test_decode_image__every_format__gives_the_gradient(format):
+    image = gradient(120, 80)
+    decoded = decode_image(encoded(image, format), RULE, MAX_PIXELS)
+    assert decoded.pixels.shape == (32, 32, 3) and decoded.pixels.dtype == np.uint8
+    assert (decoded.width_px, decoded.height_px, decoded.format) == (120, 80, format)
+    assert psnr_db(decoded.pixels, plain_way(image, RULE)) > 25
+
+
+@pytest.mark.parametrize("rule", [RULE, STRETCH], ids=["crop", "stretch"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode_image__exif_orientation__is_as_displayed(orientation, rule):
+    data = oriented_jpeg(gradient(101, 67), orientation)
+    decoded = decode_image(data, rule, MAX_PIXELS)
+    with Image.open(io.BytesIO(data)) as image:
+        assert psnr_db(decoded.pixels, plain_way(image, rule)) > 45
+    assert (decoded.width_px, decoded.height_px) == ((101, 67) if orientation < 5 else (67, 101))
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px"),
+    [("european-honey-bee.jpg", 224), ("european-honey-bee.jpg", 600), ("citrus-fruits.jpg", 224)],
+)
+def test_decode_image__large_photo__drafted_is_close_to_a_full_decode(name, size_px):
+    rule = ResizeRule(size_px)
+    with Image.open(PHOTOS / name) as image:
+        exact = plain_way(image, rule)
+    assert psnr_db(pixels_of((PHOTOS / name).read_bytes(), rule), exact) > 45
+
+
+def test_decode_image__transparency__is_white():
+    clear = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    assert (pixels_of(encoded(clear)) == 255).all()
+    half = Image.new("RGBA", (40, 40), (200, 0, 0, 128))
+    assert np.abs(pixels_of(encoded(half)).mean((0, 1)) - (227, 127, 127)).max() < 2
+
+
+def test_decode_image__palette_with_transparent_colour__is_white():
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([10, 20, 30] + [0] * 765)
+    assert (pixels_of(encoded(image, "PNG", transparency=0)) == 255).all()
+    assert (pixels_of(encoded(image, "PNG")) == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_decode_image__sixteen_bits__are_scaled_not_cut(format):
+    image = Image.fromarray(np.full((40, 40), 0x8000, np.uint16))
+    assert (pixels_of(encoded(image, format)) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [("L", 77, (77, 77, 77)), ("1", 1, (255, 255, 255)), ("CMYK", (0, 255, 255, 0), (255, 0, 0))],
+)
+def test_decode_image__other_modes__become_rgb(mode, colour, expected):
+    data = encoded(Image.new(mode, (40, 40), colour), "JPEG" if mode == "CMYK" else "PNG")
+    assert np.abs(pixels_of(data).astype(int) - expected).max() <= 2
+
+
+def test_decode_image__animation__is_its_first_frame():
+    frames = [Image.new("RGB", (40, 40), c) for c in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (pixels_of(data) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
+def test_decode_image__extreme_sizes__are_decoded(size):
+    for rule in (RULE, STRETCH):
+        assert pixels_of(png_bytes(*size), rule).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_decode_image__bad_bytes__have_their_reason(name):
+    data, reason = BAD_IMAGES[name]
+    with pytest.raises(ImageError) as e:
+        decode_image(data, RULE, MAX_PIXELS)
+    assert e.value.reason.value == reason, str(e.value)
+
+
+def test_decode_image__over_the_limit__names_size_and_limit():
+    with pytest.raises(ImageError, match=r"64 x 48 pixels, more than max_megapixels=0\.003 allows"):
+        decode_image(png_bytes(64, 48), RULE, 3000)
+
+
+def test_decode_image__thousands_of_mutations__are_decoded_or_fail_as_images():
+    chance = random.Random(7)
+    formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF"]
+    originals = [encoded(gradient(40, 30), f) for f in formats]
+    originals += [oriented_jpeg(gradient(40, 30), 6), jpeg_bytes(40, 30, progressive=True)]
+    for n in range(2000):
+        data = bytearray(originals[n % len(originals)])
+        for _ in range(chance.randint(1, 8)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        cut = len(data) if chance.random() < 0.8 else chance.randint(1, len(data))
+        try:
+            assert pixels_of(bytes(data[:cut])).shape == (32, 32, 3)
+        except ImageError as e:
+            assert str(e)

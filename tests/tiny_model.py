@@ -1,0 +1,47 @@
+"""A classifier of three classes that can be told by eye: how red, green and blue an image is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def save_tiny_model(
+    folder: Path,
+    size_px: int | None,
+    gain: float = 1.0,
+    poison: bool = False,
+    explode: bool = False,
+    classes: int = 3,
+) -> Path:
+    """Writes a SavedModel with the TF Hub signature; logits are the mean colours times `gain`.
+
+    Args:
+      folder: Where it goes; what is there is replaced.
+      size_px: The input size its signature names, or None.
+      gain: Of the logits.
+      poison: An all-white image gives NaN.
+      explode: An all-white image makes the model raise.
+      classes: Zeros follow the three.
+    """
+    import tensorflow as tf
+
+    def model(inputs):
+        colours = tf.reduce_mean(inputs, axis=[1, 2])
+        logits = tf.pad(colours * module.gain, [[0, 0], [0, classes - 3]])
+        white = tf.reduce_min(colours, axis=1, keepdims=True) > 0.999
+        if explode:
+            with tf.control_dependencies(
+                [tf.debugging.assert_equal(tf.reduce_any(white), False, "too bright")]
+            ):
+                logits = tf.identity(logits)
+        return tf.where(white, float("nan"), logits) if poison else logits
+
+    module = tf.Module()
+    module.gain = tf.Variable(gain)
+    spec = tf.TensorSpec([None, size_px, size_px, 3], tf.float32, name="inputs")
+    module.__call__ = tf.function(model, input_signature=[spec], autograph=False)
+    serving = tf.function(lambda inputs: {"logits": model(inputs)}, [spec], autograph=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    tf.saved_model.save(module, str(folder), {"serving_default": serving})
+    return folder
