@@ -14,6 +14,7 @@ REQUIRES = [
     "numpy>=1.26,<3",
     "pillow>=12.0,<14",
     "platformdirs>=4.2,<5",
+    "psutil>=5.9,<8",
     "pyarrow>=18",
     "pyyaml>=6.0,<7",
     "setuptools<81",  # tensorflow-hub 0.16 imports pkg_resources
@@ -30,6 +31,7 @@ TEST = [
     "pytest>=8.3,<10",
     "ruff>=0.9",
     "types-PyYAML",
+    "types-psutil",
 ]
 
 setup(

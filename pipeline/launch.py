@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
 import tempfile
 import time
@@ -28,6 +30,7 @@ from pipeline.corpus import find_corpus, output_columns
 from pipeline.graph import Plan, build_graph
 from pipeline.manifest import manifest_facts, manifest_path, new_run_id, read_manifest
 from pipeline.summary import next_steps, summarise, verdict
+from pipeline.workers import supervised
 from transforms.count import KINDS, CountOutcomes, Listener
 from transforms.errors import RunError, UserError
 from transforms.files import delete_folder, make_folder, write_file
@@ -57,8 +60,8 @@ def run(config: RunConfig) -> dict[str, Any] | None:
     local = options.view_as(StandardOptions).runner == LOCAL_RUNNER
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
+        pipeline = _pipeline(options)
         plan = make_plan(config, options, tally)
-        pipeline = beam.Pipeline(options=options)
         build_graph(pipeline, plan)
         try:
             _execute(pipeline, tally.read if tally else None)
@@ -80,12 +83,14 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     Raises:
       UserError: A flag is not known to Beam, nor to us.
     """
+    said = io.StringIO()
     try:
-        options = PipelineOptions(list(flags))
-        known = PipelineOptions([]).get_all_options()
-        given = options.get_all_options(retain_unknown_options=True)
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(list(flags))
+            known = PipelineOptions([]).get_all_options()
+            given = options.get_all_options(retain_unknown_options=True)
     except SystemExit as e:
-        raise UserError(f"Beam does not take these flags: {' '.join(flags)}.") from e
+        raise UserError(f"Beam says: {said.getvalue().strip().rpartition('error: ')[2]}.") from e
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
     unknown = sorted(set(given) - set(known))
@@ -94,6 +99,13 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
         names = ", ".join([f"--{name}" for name in unknown] + stray)
         raise UserError(f"Unknown flag {names}: neither labelbeam nor Beam has it. See labelbeam run --help.")
     return options
+
+
+def _pipeline(options: PipelineOptions) -> beam.Pipeline:
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as e:
+        raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
 
 
 def _is_stray(flags: tuple[str, ...], n: int) -> bool:
@@ -110,12 +122,12 @@ def make_plan(config: RunConfig, options: PipelineOptions, listener: Listener | 
     threads = threads_of_process(options)
     corpus = find_corpus(config.read)
     columns = output_columns(corpus)
-    output = check_output(config.write.output)
     if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
         cores = threads or available_cores()
         configure_tensorflow(cores, cores)
     load_tensorflow()
     model = resolve_spec(ModelOptions(**_shallow(config.model)))
+    output = check_output(config.write.output)
     run_id = new_run_id()
     return Plan(
         config=config,
@@ -187,7 +199,7 @@ def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None
     """Runs a pipeline and shows its progress: from the local tally, else from the runner's metrics."""
     try:
         if read:
-            with progress.shown(read):
+            with progress.shown(read), supervised():
                 pipeline.run().wait_until_finish()
             return
         result = pipeline.run()

@@ -31,9 +31,8 @@ def save_tiny_model(
         logits = tf.pad(colours * module.gain, [[0, 0], [0, classes - 3]])
         white = tf.reduce_min(colours, axis=1, keepdims=True) > 0.999
         if explode:
-            with tf.control_dependencies(
-                [tf.debugging.assert_equal(tf.reduce_any(white), False, "too bright")]
-            ):
+            check = tf.debugging.assert_equal(tf.reduce_any(white), False, "too bright")
+            with tf.control_dependencies([check]):
                 logits = tf.identity(logits)
         return tf.where(white, float("nan"), logits) if poison else logits
 

@@ -1,0 +1,87 @@
+"""Local worker processes: none ends unnoticed, none outlives its run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from transforms.errors import RunError
+
+_LOG = logging.getLogger(__name__)
+
+# How Beam's local runner names the thread that waits for a worker process, and what the process runs.
+_WAITING_THREAD, _WORKER_MODULE = "run_worker", "apache_beam.runners.worker.sdk_worker_main"
+
+
+@contextmanager
+def supervised() -> Iterator[None]:
+    """Watches over a local run, from the main thread.
+
+    A worker process that ends early, or a signal (SIGINT, SIGTERM), ends the
+    run and all its workers at once: Beam alone would wait for those left.
+
+    Raises:
+      RunError: A worker process ended early.
+      KeyboardInterrupt: A signal came.
+    """
+    watch = _Watch()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, watch.interrupt) for number in signals]
+    hook, threading.excepthook = threading.excepthook, watch.thread_failed
+    try:
+        yield
+    except BaseException as e:
+        watch.end_workers()
+        if watch.worker_error:
+            raise RunError(
+                f"A worker process ended early ({watch.worker_error}). If memory ran out, fewer "
+                "--direct_num_workers or a smaller --batch_size need less."
+            ) from e
+        if watch.interrupted:
+            raise KeyboardInterrupt from e
+        raise
+    finally:
+        threading.excepthook = hook
+        logging.disable(logging.NOTSET)
+        for number, handler in zip(signals, handlers, strict=True):
+            signal.signal(number, handler)
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.worker_error = ""
+        self._ending = False
+
+    def interrupt(self, *_: Any) -> None:
+        """Handles a signal."""
+        self.interrupted = True
+        self.end_workers()
+        raise KeyboardInterrupt
+
+    def thread_failed(self, args: Any) -> None:
+        """Handles what a thread of the runner raised."""
+        if args.thread and args.thread.name == _WAITING_THREAD and not self._ending:
+            self.worker_error = str(args.exc_value)
+            self.end_workers()
+            os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread up
+        _LOG.info("a thread of the runner failed: %r", args.exc_value)
+
+    def end_workers(self) -> None:
+        """Kills what is left of the worker processes; what they still say is no news."""
+        self._ending = True
+        if not _LOG.isEnabledFor(logging.INFO):
+            logging.disable(logging.CRITICAL)
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if _WORKER_MODULE in " ".join(process.cmdline()):
+                    process.kill()
+            except psutil.Error:
+                continue

@@ -1,0 +1,90 @@
+"""Whole runs: a mixed corpus, and what the pure functions make of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from pipeline.config import load_config
+from pipeline.launch import run
+from tests.synthetic import BAD_IMAGES, encoded, gradient
+from transforms.decode import decode
+from transforms.elements import EncodedImage, ImageRef, id_of_uri
+from transforms.errors import ImageError
+from transforms.fetch import fetch_image
+from transforms.models.classifier import Classifier
+from transforms.predict import predict_labels
+from transforms.stores import Limits, Stores
+
+LIMITS = Limits(5, 5, 10_000_000, 4)
+
+
+def make_mixed_corpus(folder: Path, images: int = 40) -> list[str]:
+    """Writes good and bad images; gives the paths of all and of some that are not there."""
+    folder.mkdir()
+    paths = []
+    for n in range(images):
+        format = ("JPEG", "PNG", "WEBP")[n % 3]
+        picture = gradient(30 + n, 60 - n).rotate(10 * n)
+        paths.append(folder / f"good{n:03d}.{format.lower()}")
+        paths[-1].write_bytes(encoded(picture, format))
+    for name, (data, _) in BAD_IMAGES.items():
+        paths.append(folder / f"bad-{name}.jpg")
+        paths[-1].write_bytes(data)
+    return [str(path) for path in paths] + [str(folder / "missing.jpg"), "s3://bucket/a.jpg"]
+
+
+def label_purely(uris: list[str], classifier: Classifier) -> tuple[dict[str, list], dict[str, tuple]]:
+    """The pure functions over everything at once: labels by id, and (stage, reason) by id."""
+    labels, failures = {}, {}
+    stores = Stores(LIMITS)
+    for uri in dict.fromkeys(uris):
+        ref = ImageRef(id_of_uri(uri), uri)
+        stage = "fetch"
+        try:
+            fetched: EncodedImage = fetch_image(ref, stores)
+            stage = "decode"
+            image = decode(fetched, classifier.spec.resize, 100_000_000)
+        except ImageError as e:
+            failures[ref.id] = (stage, e.reason.value)
+            continue
+        ((prediction, _),) = predict_labels([image], classifier)
+        labels[ref.id] = [(one.class_id, one.label, one.score) for one in prediction.labels]
+    return labels, failures
+
+
+def run_pipeline(*beam_flags: str, config: str | None = None, **options: Any) -> dict[str, Any]:
+    """Runs the pipeline as the command line would; gives the manifest."""
+    manifest = run(load_config(config, {name: str(value) for name, value in options.items()}, beam_flags))
+    assert manifest is not None
+    return manifest
+
+
+def read_tables(output: Path | str) -> tuple[list[dict], list[dict]]:
+    """The rows of both tables, by id."""
+    tables = (ds.dataset(f"{output}/{table}").to_table().to_pylist() for table in ("predictions", "failures"))
+    predictions, failures = (sorted(rows, key=lambda row: row["id"]) for rows in tables)
+    return predictions, failures
+
+
+def assert_sound(output: Path) -> dict[str, Any]:
+    """Checks what holds of every output folder; gives its manifest."""
+    manifest = json.loads((output / "manifest.json").read_text("utf-8"))
+    predictions, failures = read_tables(output)
+    counts = manifest["counts"]
+    assert manifest["balanced"] is True
+    assert (len(predictions), len(failures)) == (counts["labelled"], counts["failed"])
+    ids = [row["id"] for row in predictions + failures]
+    assert len(set(ids)) == len(ids) == counts["listed"] - counts["duplicate"]
+    listed = {file["path"] for file in manifest["files"]}
+    found = {f"{t}/{p.name}" for t in ("predictions", "failures") for p in (output / t).iterdir()}
+    assert listed == found
+    for file in manifest["files"]:
+        data = (output / file["path"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["size_bytes"], file["sha256"])
+    assert not list((output / "_staging").glob("*"))
+    return manifest

@@ -1,0 +1,63 @@
+"""The reference model's architecture at its native size; its real weights can't be had offline."""
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.sample import PHOTOS
+from tests.graphs import assert_sound, read_tables
+
+ROOT = Path(__file__).parent.parent.parent
+_MAX_RSS_BYTES = 6 << 30
+
+
+def save_b7(folder: str) -> None:
+    """Writes `EfficientNetB7` with random weights and TF Hub's signature."""
+    import tensorflow as tf
+
+    network = tf.keras.applications.EfficientNetB7(weights=None, classifier_activation=None)
+    spec = tf.TensorSpec([None, 600, 600, 3], tf.float32, name="inputs")
+
+    def model(inputs):
+        return network(inputs * 255.0, training=False)  # Keras's own scales from 0-255
+
+    module = tf.Module()
+    module.network = network
+    module.__call__ = tf.function(model, input_signature=[spec], autograph=False)
+    serving = tf.function(lambda inputs: {"logits": model(inputs)}, [spec], autograph=False)
+    tf.saved_model.save(module, folder, {"serving_default": serving})
+
+
+@pytest.fixture(scope="module")
+def b7(tmp_path_factory):
+    """Made in a process of its own, whose memory is not the run's."""
+    folder = tmp_path_factory.mktemp("b7")
+    process = multiprocessing.get_context("spawn").Process(target=save_b7, args=(str(folder),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return folder
+
+
+def test_run__b7_at_600__labels_photos_with_bounded_memory(tmp_path, b7):
+    photos = sorted(PHOTOS.glob("n0*.jpg"))
+    (tmp_path / "list.txt").write_text("\n".join(map(str, photos)), "utf-8")
+    options = [f"--input={tmp_path / 'list.txt'}", f"--output={tmp_path / 'out'}", f"--model={b7}"]
+    script = (
+        "import resource, sys; from pipeline.cli import main; assert main(sys.argv[1:]) == 0;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", script, "run", *options, "--labels=imagenet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rss_bytes = int(done.stdout.splitlines()[-1]) * 1024
+    assert rss_bytes < _MAX_RSS_BYTES, f"{rss_bytes / 1e9:.1f} GB"
+    manifest = assert_sound(tmp_path / "out")
+    assert manifest["preprocessing"]["resize"]["size_px"] == 600
+    assert (manifest["model"]["classes"], manifest["counts"]["labelled"]) == (1000, len(photos))
+    predictions, _ = read_tables(tmp_path / "out")
+    assert all(len(p["labels"]) == 5 and 0 < p["score"] < 1 for p in predictions)
+    print(f"B7: {rss_bytes / 1e9:.2f} GB")

@@ -1,0 +1,195 @@
+"""The command line as its user meets it: a process, its output and its exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.sample import score
+from tests.graphs import assert_sound
+from tests.synthetic import HTML, jpeg_bytes
+from tests.tiny_model import save_tiny_model
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = (sys.executable, "-m", "pipeline")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+def labelbeam(*args, **kwargs) -> subprocess.CompletedProcess:
+    command = [*COMMAND, *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def make_images(folder: Path, good: int, bad: int = 0) -> Path:
+    folder.mkdir()
+    for n in range(good):
+        (folder / f"{n:05d}.jpg").write_bytes(jpeg_bytes(30 + n % 50, 30))
+    for n in range(bad):
+        (folder / f"bad{n:05d}.jpg").write_bytes(HTML)
+    return folder
+
+
+def test_sample__the_readmes_command__labels_the_photos_right(tmp_path, lite0_dir):
+    done = labelbeam("sample", "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Labelled 57 of 57 images" in done.stdout
+    manifest = assert_sound(tmp_path / "out")
+    assert manifest["model"]["handle"] == "embedded:efficientnet-lite0"
+    top_1, top_5, known = score(str(tmp_path / "out"))
+    assert known == 27 and top_1 >= 24 and top_5 >= 26
+    assert f"Of 27 photos whose class is known, {top_1} are right at top-1" in done.stdout
+
+
+def test_sample__again__goes_to_a_folder_of_its_own(tmp_path, lite0_dir):
+    (tmp_path / "out").mkdir()
+    assert labelbeam("sample", "--output", tmp_path / "out").returncode == 0
+    assert_sound(tmp_path / "out-2")
+
+
+def test_run__failures_within_budget__exits_with_0_and_tells_them(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=19, bad=1)
+    done = labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Labelled 19 of 20 images" in done.stdout and "1  not_an_image" in done.stdout
+    config = assert_sound(tmp_path / "out")["config"]
+    assert (config["input"], config["top_k"]) == (str(images), 5)
+
+
+def test_run__failures_over_budget__exits_with_1_and_keeps_the_results(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=1, bad=1)
+    done = labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
+    assert done.returncode == 1
+    assert "50.0% of the images failed, more than max_failure_rate=10.0% allows" in done.stdout
+    assert_sound(tmp_path / "out")
+
+
+def test_run__output_has_results__is_refused_and_left_alone(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=2)
+    args = ("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
+    assert labelbeam(*args).returncode == 0
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    again = labelbeam(*args)
+    assert again.returncode == 2 and "holds the results of run" in again.stderr
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "COMMAND"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run"], "--input is missing"),
+        (["run", "--top_k", "0"], "--top_k='0' is not allowed: it must be a whole number from 1 to 1,000"),
+        (["run", "--top_k"], "expected one argument"),
+        (["run", "--config", "nowhere.yaml"], "--config='nowhere.yaml' cannot be read"),
+        (["run", "IN", "OUT", "--model=nowhere/model"], "model='nowhere/model' is no SavedModel"),
+        (["run", "IN", "OUT", "MODEL", "--topk=3"], "Unknown flag --topk"),
+        (["run", "IN", "OUT", "MODEL", "stray"], "Unknown flag stray"),
+        (["run", "IN", "OUT", "MODEL", "--runner=NoRunner"], "NoRunner"),
+        (["run", "IN", "OUT", "MODEL", "--direct_num_workers=two"], "--direct_num_workers"),
+        (["run", "--input=nowhere/*.jpg", "OUT", "MODEL"], "input='nowhere/*.jpg' matches nothing"),
+        (["run", "--input=nowhere.txt", "OUT", "MODEL"], "input='nowhere.txt' matches nothing"),
+        (["run", "--input=http://h/list.txt", "OUT", "MODEL"], "is an address"),
+        (["run", "IN", "--output=/proc/none", "MODEL"], "output='/proc/none' cannot be written"),
+        (["run", "IN", "OUT", "MODEL", "--labels=nowhere.txt"], "labels='nowhere.txt' cannot be read"),
+        (["run", "IN", "OUT", "MODEL", "--labels=imagenet"], "has 3 classes and its label map 1000"),
+        (["run", "CSV", "OUT", "MODEL", "--uri_column=link"], "uri_column='link' is no column of"),
+        (["run", "CSV", "OUT", "MODEL", "--column_types=n=float99"], "n='float99' is not allowed: one of"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(tmp_path, tiny, args, said):
+    make_images(tmp_path / "in", good=1)
+    (tmp_path / "list.csv").write_text("uri,n\na.jpg,1\n")
+    output = tmp_path / "out"
+    places = {
+        "IN": f"--input={tmp_path / 'in'}",
+        "CSV": f"--input={tmp_path / 'list.csv'}",
+        "OUT": f"--output={output}",
+        "MODEL": f"--model={tiny}",
+    }
+    done = labelbeam(*[places.get(arg, arg) for arg in args])
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+    assert not output.exists()
+
+
+def test_help__run__tells_options_and_exit_statuses():
+    done = labelbeam("run", "--help")
+    assert done.returncode == 0
+    for text in ("--max_failure_rate", "(default: 5)", "Exit status", "130 interrupted"):
+        assert text in done.stdout
+
+
+def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:
+    """A run over images that take seconds each."""
+    (tmp_path / "list.txt").write_text("\n".join(web.uri(f"/silent/{n}") for n in range(100)))
+    args = ["run", f"--input={tmp_path / 'list.txt'}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]
+    process = subprocess.Popen(
+        [*COMMAND, *args, "--fetch_threads=2", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not web.requests:
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_run__interrupted__ends_soon_with_130(tmp_path, tiny, web, sent):
+    process = start_slow_run(tmp_path, tiny, web)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted" in stderr and "Traceback" not in stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_run__worker_process_killed__says_so_and_exits_with_1(tmp_path, tiny, web):
+    flags = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+    process = start_slow_run(tmp_path, tiny, web, *flags)
+    os.kill(youngest_worker(process.pid), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1, stderr
+    assert "A worker process ended early" in stderr and "Traceback" not in stderr + stdout
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def youngest_worker(pid: int) -> int:
+    """A process below `pid` that runs Beam's worker."""
+    children = psutil.Process(pid).children(recursive=True)
+    return max(p.pid for p in children if "sdk_worker_main" in p.cmdline()[2])
+
+
+def test_run__progress__is_plain_lines_without_a_terminal(tmp_path, tiny, monkeypatch):
+    from pipeline import progress
+
+    monkeypatch.setattr(progress, "_PLAIN_EVERY_SEC", 0.01)
+    shown = tmp_path / "shown"
+    with shown.open("w") as out, progress.shown(lambda: {"listed": 10, "labelled": 4, "failed": 1}, out):
+        time.sleep(0.1)
+    assert shown.read_text().splitlines()[0] == "5 of 10 images, 1 failed"
+
+
+def test_manifest__any_run__is_json_with_what_it_ran(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=3)
+    labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny, "--batch_size", "2")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["config"]["batch_size"] == 2
+    assert manifest["preprocessing"]["resize"]["size_px"] == 16

@@ -1,0 +1,139 @@
+import csv
+import datetime
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from tests.graphs import assert_sound, label_purely, make_mixed_corpus, read_tables, run_pipeline
+from tests.synthetic import BAD_IMAGES, jpeg_bytes
+from tests.tiny_model import save_tiny_model
+from transforms.models.classifier import Classifier
+from transforms.models.spec import ModelOptions, resolve_spec
+
+TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A list in several files, with good and bad images, some of them twice."""
+    folder = tmp_path_factory.mktemp("corpus")
+    uris = make_mixed_corpus(folder / "images")
+    for n in range(4):
+        (folder / f"list-{n}.txt").write_text("\n".join([*uris[n::4], uris[0], uris[-1]]) + "\n", "utf-8")
+    return folder, uris
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(), TWO_PROCESSES, ("--direct_runner_bundle_repeat=1",), ("--runner=BundleBasedDirectRunner",)],
+    ids=["one_process", "two_processes", "bundles_twice", "bundle_based"],
+)
+def test_graph__mixed_corpus_in_shards__gives_what_the_pure_functions_give(tmp_path, corpus, tiny, flags):
+    folder, uris = corpus
+    labels, failed = label_purely(uris, Classifier(resolve_spec(ModelOptions(str(tiny))), 3, 4))
+    run_pipeline(*flags, input=f"{folder}/list-*.txt", output=tmp_path / "out", model=tiny, top_k=3)
+    manifest = assert_sound(tmp_path / "out")
+    predictions, failures = read_tables(tmp_path / "out")
+    assert {f["id"]: (f["stage"], f["reason"]) for f in failures} == failed
+    assert {p["id"] for p in predictions} == labels.keys()
+    for p in predictions:
+        expected = labels[p["id"]]
+        assert [(one["class_id"], one["label"]) for one in p["labels"]] == [one[:2] for one in expected]
+        assert [one["score"] for one in p["labels"]] == pytest.approx([one[2] for one in expected], abs=1e-5)
+        assert (p["label"], p["score"]) == (p["labels"][0]["label"], p["labels"][0]["score"])
+    assert manifest["counts"]["duplicate"] == 8 and manifest["counts"]["listed"] == len(uris) + 8
+    assert len(failed) == len(BAD_IMAGES) + 2
+
+
+def test_graph__csv__its_own_columns_pass_through_with_their_types(tmp_path, tiny):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes())
+    (tmp_path / "b.jpg").write_bytes(jpeg_bytes(40, 40))
+    rows = [
+        ["key", "path", "price", "stock", "day", "label", "code"],
+        ["k1", tmp_path / "a.jpg", "2.5", "7", "2026-01-02", "truth", "007"],
+        ["k2", tmp_path / "b.jpg", "", "", "", "", ""],
+        ["k3", tmp_path / "none.jpg", "1", "1", "2026-01-03", "x", "1"],
+    ]
+    with (tmp_path / "list.csv").open("w", newline="") as f:
+        csv.writer(f).writerows(rows)
+    run_pipeline(
+        input=tmp_path / "list.csv",
+        output=tmp_path / "out",
+        model=tiny,
+        uri_column="path",
+        id_column="key",
+        column_types="code=string",
+    )
+    assert_sound(tmp_path / "out")
+    schema = ds.dataset(tmp_path / "out" / "predictions").schema
+    types = {"price": pa.float64(), "stock": pa.int64(), "day": pa.date32(), "code": pa.string()}
+    assert {name: schema.field(name).type for name in types} == types
+    (a, b), (none,) = read_tables(tmp_path / "out")
+    assert (a["id"], a["price"], a["stock"], a["code"], a["input_label"]) == ("k1", 2.5, 7, "007", "truth")
+    assert a["day"] == datetime.date(2026, 1, 2)
+    assert (b["price"], b["stock"], b["day"]) == (None, None, None)
+    assert (none["id"], none["reason"], none["price"]) == ("k3", "not_found", 1.0)
+
+
+def test_graph__all_bad_lines_and_no_image__still_accounts(tmp_path, tiny):
+    (tmp_path / "list.csv").write_text('uri,n\na\n"b\na\n', "utf-8")
+    run_pipeline(input=tmp_path / "list.csv", output=tmp_path / "out", model=tiny)
+    manifest = assert_sound(tmp_path / "out")
+    assert manifest["counts"] == {"listed": 3, "labelled": 0, "failed": 2, "duplicate": 1}
+
+
+def test_graph__empty_list__is_an_empty_table(tmp_path, tiny):
+    (tmp_path / "list.txt").write_text("\n\n", "utf-8")
+    run_pipeline(input=tmp_path / "list.txt", output=tmp_path / "out", model=tiny)
+    assert assert_sound(tmp_path / "out")["counts"]["listed"] == 0
+
+
+def test_graph__web_images__are_labelled_or_fail_by_their_fault(tmp_path, tiny, web):
+    web.files.update({f"/{n}.jpg": jpeg_bytes(30 + n, 30) for n in range(20)})
+    faults = {
+        "/status/403": "forbidden",
+        "/status/500": "http_5xx",
+        "/short": "truncated",
+        "/none": "not_found",
+    }
+    uris = [web.uri(path) for path in [*web.files, *faults]]
+    (tmp_path / "list.txt").write_text("\n".join(uris), "utf-8")
+    run_pipeline(input=tmp_path / "list.txt", output=tmp_path / "out", model=tiny)
+    manifest = assert_sound(tmp_path / "out")
+    _, failures = read_tables(tmp_path / "out")
+    assert {f["uri"]: f["reason"] for f in failures} == {web.uri(p): r for p, r in faults.items()}
+    assert {f["host"] for f in failures} == {web.uri("").removeprefix("http://")}
+    assert manifest["counts"]["labelled"] == 20
+
+
+def test_graph__all_on_gcs__list_images_model_and_output(tmp_path, tiny, gcs):
+    for path in tiny.rglob("*"):
+        if path.is_file():
+            gcs.put(f"gs://lab/model/{path.relative_to(tiny)}", path.read_bytes())
+    for n in range(12):
+        gcs.put(f"gs://lab/photos/{n}.jpg", jpeg_bytes(30 + n, 30))
+    uris = [f"gs://lab/photos/{n}.jpg" for n in range(13)]
+    gcs.put("gs://lab/lists/all.txt", "\n".join(uris).encode())
+    manifest = run_pipeline(input="gs://lab/lists/all.txt", output="gs://lab/out", model="gs://lab/model")
+    assert manifest["counts"] == {"listed": 13, "labelled": 12, "failed": 1, "duplicate": 0}
+    names = gcs.names("gs://lab/out/")
+    assert names == sorted(["out/manifest.json", *(f"out/{f['path']}" for f in manifest["files"])])
+    copy = tmp_path / "copy"
+    for name in names:
+        target = copy / name.removeprefix("out/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(gcs.get(f"gs://lab/{name}"))
+    assert_sound(copy)
+
+
+def test_graph__folder_on_gcs__takes_its_images(tiny, gcs):
+    for name in ("a.jpg", "deep/b.jpg", "notes.txt"):
+        gcs.put(f"gs://folder/in/{name}", jpeg_bytes())
+    manifest = run_pipeline(input="gs://folder/in", output="gs://folder/out", model=tiny)
+    assert manifest["counts"]["listed"] == manifest["counts"]["labelled"] == 2
