@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import apache_beam as beam
 
-from pipeline.config import RunConfig
+from pipeline.plan import Plan
 from transforms import count
-from transforms.count import CountOutcomes, Listener
+from transforms.count import CountOutcomes
 from transforms.decode import DecodeImages
 from transforms.fetch import FetchImages
-from transforms.models.spec import ModelSpec
 from transforms.predict import PredictLabels
 from transforms.publish import PublishResults
-from transforms.read import Corpus, ReadImageRefs
+from transforms.read import ReadImageRefs
 from transforms.rows import (
     FAILURES,
     PREDICTIONS,
-    RowFacts,
     failure_row,
     failures_schema,
     prediction_row,
@@ -27,36 +22,6 @@ from transforms.rows import (
 )
 from transforms.select import SelectImages
 from transforms.stage import StageRows
-from transforms.stores import Limits
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run, resolved: all that the graph is built from.
-
-    Attributes:
-      config: What the user said.
-      corpus: What the input is.
-      model: What labels it.
-      rows: What every row carries.
-      limits: Of one request.
-      output: Folder of the tables.
-      staging: Folder of unfinished work.
-      manifest_facts: What the manifest says beside counts and files.
-      threads: Cores of a worker process; None for all it has.
-      listener: Called on workers with what became of images.
-    """
-
-    config: RunConfig
-    corpus: Corpus
-    model: ModelSpec
-    rows: RowFacts
-    limits: Limits
-    output: str
-    staging: str
-    manifest_facts: dict[str, Any]
-    threads: int | None = None
-    listener: Listener | None = None
 
 
 def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[str]:

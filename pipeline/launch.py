@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 import re
 import tempfile
 import time
@@ -14,35 +11,21 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import (
-    DebugOptions,
-    DirectOptions,
-    GoogleCloudOptions,
-    PipelineOptions,
-    StandardOptions,
-)
+from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.runners.runner import PipelineState
 
 from pipeline import progress
 from pipeline.config import RunConfig
-from pipeline.corpus import find_corpus, output_columns
-from pipeline.graph import Plan, build_graph
-from pipeline.manifest import manifest_facts, manifest_path, new_run_id, read_manifest
+from pipeline.graph import build_graph
+from pipeline.manifest import manifest_path, read_manifest
+from pipeline.plan import make_plan
+from pipeline.runners import is_local, new_pipeline, pipeline_options
 from pipeline.summary import next_steps, summarise, verdict
 from pipeline.workers import supervised
-from transforms.count import KINDS, CountOutcomes, Listener
-from transforms.errors import RunError, UserError
-from transforms.files import delete_folder, make_folder, write_file
-from transforms.models.runtime import configure_tensorflow, load_tensorflow
-from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.overlap import available_cores
-from transforms.rows import RowFacts
-from transforms.stores import Limits
+from transforms.count import KINDS, CountOutcomes
+from transforms.errors import RunError
+from transforms.files import delete_folder
 
-LOCAL_RUNNER = "FnApiRunner"
-# Runners whose service takes options that the Python SDK doesn't know.
-_OPEN_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
 _USER_ERROR = re.compile(r"transforms\.errors\.(RunError|UserError): (.*?)(?: \[while running.*)?$", re.M)
 
 
@@ -57,10 +40,10 @@ def run(config: RunConfig) -> dict[str, Any] | None:
       RunError: The run broke off.
     """
     options = pipeline_options(config.beam_flags)
-    local = options.view_as(StandardOptions).runner == LOCAL_RUNNER
+    local = is_local(options)
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
-        pipeline = _pipeline(options)
+        pipeline = new_pipeline(options)
         plan = make_plan(config, options, tally)
         build_graph(pipeline, plan)
         try:
@@ -75,124 +58,6 @@ def run(config: RunConfig) -> dict[str, Any] | None:
     if manifest is None or manifest["run_id"] != plan.rows.run_id:
         raise RunError(f"The run ended and left no manifest at {manifest_path(plan.output)}.")
     return manifest
-
-
-def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
-    """Beam's options from flags, with a local runner that is always the same one.
-
-    Raises:
-      UserError: A flag is not known to Beam, nor to us.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            options = PipelineOptions(list(flags))
-            known = PipelineOptions([]).get_all_options()
-            given = options.get_all_options(retain_unknown_options=True)
-    except SystemExit as e:
-        raise UserError(f"Beam says: {said.getvalue().strip().rpartition('error: ')[2]}.") from e
-    standard = options.view_as(StandardOptions)
-    standard.runner = standard.runner or LOCAL_RUNNER
-    unknown = sorted(set(given) - set(known))
-    stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
-    if stray or (unknown and not standard.runner.endswith(_OPEN_RUNNERS)):
-        names = ", ".join([f"--{name}" for name in unknown] + stray)
-        raise UserError(f"Unknown flag {names}: neither labelbeam nor Beam has it. See labelbeam run --help.")
-    return options
-
-
-def _pipeline(options: PipelineOptions) -> beam.Pipeline:
-    try:
-        return beam.Pipeline(options=options)
-    except ValueError as e:
-        raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
-
-
-def _is_stray(flags: tuple[str, ...], n: int) -> bool:
-    """Whether a word belongs to no flag."""
-    return n == 0 or not flags[n - 1].startswith("--") or "=" in flags[n - 1]
-
-
-def make_plan(config: RunConfig, options: PipelineOptions, listener: Listener | None = None) -> Plan:
-    """Resolves a configuration: corpus, model, limits, and where results go.
-
-    Raises:
-      UserError: The input, the model or the output is not as it should be.
-    """
-    threads = threads_of_process(options)
-    corpus = find_corpus(config.read)
-    columns = output_columns(corpus)
-    if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
-        cores = threads or available_cores()
-        configure_tensorflow(cores, cores)
-    load_tensorflow()
-    model = resolve_spec(ModelOptions(**_shallow(config.model)))
-    output = check_output(config.write.output)
-    run_id = new_run_id()
-    return Plan(
-        config=config,
-        corpus=corpus,
-        model=model,
-        rows=RowFacts(run_id, model.model_fingerprint, model.preprocessing_fingerprint, columns),
-        limits=_limits(config),
-        output=output,
-        staging=FileSystems.join(output, "_staging", run_id),
-        manifest_facts=manifest_facts(run_id, config, model),
-        threads=threads,
-        listener=listener,
-    )
-
-
-def _shallow(section: Any) -> dict[str, Any]:
-    return {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
-
-
-def _limits(config: RunConfig) -> Limits:
-    fetch = config.fetch
-    return Limits(
-        connect_timeout_sec=fetch.connect_timeout_sec,
-        total_timeout_sec=fetch.fetch_timeout_sec,
-        max_bytes=round(fetch.max_image_mb * 1e6),
-        connections=fetch.fetch_threads,
-    )
-
-
-def threads_of_process(options: PipelineOptions) -> int | None:
-    """The cores that each worker process may use; None for all of its machine."""
-    direct = options.view_as(DirectOptions)
-    if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
-        several = direct.direct_running_mode == "multi_processing"
-        processes = (direct.direct_num_workers or available_cores()) if several else 1
-        return max(1, available_cores() // processes)
-    if options.view_as(StandardOptions).runner == "DataflowRunner":
-        # Dataflow starts one SDK process per vCPU unless it is told not to.
-        experiments = options.view_as(DebugOptions).experiments or []
-        return None if "no_use_multiple_sdk_containers" in experiments else 1
-    return None
-
-
-def check_output(output: str) -> str:
-    """Checks that results can go to a folder; gives its name without a slash at the end.
-
-    Raises:
-      UserError: It can't be written, or holds the results of another run.
-    """
-    folder = output.rstrip("/") or "/"
-    try:
-        done = read_manifest(folder)
-        if done is None:
-            make_folder(folder)
-            probe = FileSystems.join(folder, f"_probe-{new_run_id()}")
-            write_file(probe, b"labelbeam")
-            FileSystems.delete([probe])
-    except (BeamIOError, OSError, ValueError) as e:
-        raise UserError(f"output={output!r} cannot be written: {e}.") from e
-    if done is not None:
-        raise UserError(
-            f"output={output!r} holds the results of run {done['run_id']}. "
-            "Give another --output, or remove that folder."
-        )
-    return folder
 
 
 def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None) -> None:

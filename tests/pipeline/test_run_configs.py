@@ -11,7 +11,9 @@ from apache_beam.pipeline import Pipeline
 
 from pipeline.config import load_config
 from pipeline.graph import build_graph
-from pipeline.launch import make_plan, pipeline_options, run, threads_of_process
+from pipeline.launch import run
+from pipeline.plan import make_plan
+from pipeline.runners import pipeline_options, threads_of_process
 from tests.tiny_model import save_tiny_model
 from transforms.models.presets import find_preset
 

@@ -1,0 +1,96 @@
+"""Decoding and resizing on one thread: what drafting and malloc's settings gain, and what drafting costs.
+
+python -m benchmarks.decode [--images 57] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.corpus import make_corpus
+from transforms.images import decode as decoding
+from transforms.images.memory import tune_malloc
+from transforms.images.resize import ResizeRule
+
+SIZE = (1600, 1200)
+TARGETS_PX = (224, 600)
+
+
+def decode_fully(data: bytes, rule: ResizeRule) -> np.ndarray:
+    """Decodes every pixel, then crops and resizes as the pipeline does."""
+    with Image.open(io.BytesIO(data)) as image:
+        rgb = image.convert("RGB")
+        return np.asarray(rgb.resize((rule.size_px,) * 2, Image.Resampling.BICUBIC, rule.box(*rgb.size)))
+
+
+def decode_drafted(data: bytes, rule: ResizeRule) -> np.ndarray:
+    """The pipeline's way."""
+    return decoding.decode_image(data, rule, 10**9).pixels
+
+
+def msec_per_image(decode, images: list[bytes], rule: ResizeRule) -> float:  # type: ignore[no-untyped-def]
+    """CPU milliseconds an image."""
+    start = time.process_time()
+    for data in images:
+        decode(data, rule)
+    return 1000 * (time.process_time() - start) / len(images)
+
+
+def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio."""
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+def measure(folder: str, tuned: bool) -> None:
+    """Prints one process's figures."""
+    if tuned:
+        tune_malloc()
+    images = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+    for target in TARGETS_PX:
+        rule = ResizeRule(target)
+        full, drafted = (msec_per_image(f, images, rule) for f in (decode_fully, decode_drafted))
+        noise = statistics.median(psnr_db(decode_fully(d, rule), decode_drafted(d, rule)) for d in images)
+        print(f"{target} {full:.2f} {drafted:.2f} {noise:.1f}")
+
+
+def main() -> None:
+    """Measures with and without malloc's settings, each in fresh processes, in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=57)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    figures: dict[tuple[str, int], list[list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_corpus(Path(folder) / "images", args.images, *SIZE)
+        for _ in range(args.rounds):
+            for tuned in ("plain", "tuned"):
+                script = (
+                    f"from benchmarks.decode import measure; measure({str(corpus)!r}, {tuned == 'tuned'})"
+                )
+                done = subprocess.run(
+                    [sys.executable, "-c", script], check=True, capture_output=True, text=True
+                )
+                for line in done.stdout.splitlines():
+                    target, *values = line.split()
+                    figures.setdefault((tuned, int(target)), []).append([float(v) for v in values])
+    print(f"{SIZE[0]}x{SIZE[1]} JPEG, CPU ms an image, medians of {args.rounds} rounds")
+    for (tuned, target), rounds in sorted(figures.items()):
+        full, drafted, noise = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(
+            f"malloc {tuned}, to {target} px: full {full:.2f}, drafted {drafted:.2f}"
+            f" ({drafted / full:.2f} of full, {noise:.1f} dB)"
+        )
+
+
+if __name__ == "__main__":
+    main()

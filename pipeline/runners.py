@@ -1,0 +1,81 @@
+"""Beam's options, and what each runner means for a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    DirectOptions,
+    PipelineOptions,
+    StandardOptions,
+)
+
+from transforms.errors import UserError
+from transforms.overlap import available_cores
+
+LOCAL_RUNNER = "FnApiRunner"
+# Runners whose service takes options that the Python SDK doesn't know.
+_OPEN_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
+
+
+def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
+    """Beam's options from flags, with a local runner that is always the same one.
+
+    Raises:
+      UserError: A flag is not known to Beam, nor to us.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(list(flags))
+            known = PipelineOptions([]).get_all_options()
+            given = options.get_all_options(retain_unknown_options=True)
+    except SystemExit as e:
+        raise UserError(f"Beam says: {said.getvalue().strip().rpartition('error: ')[2]}.") from e
+    standard = options.view_as(StandardOptions)
+    standard.runner = standard.runner or LOCAL_RUNNER
+    unknown = sorted(set(given) - set(known))
+    stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
+    if stray or (unknown and not standard.runner.endswith(_OPEN_RUNNERS)):
+        names = ", ".join([f"--{name}" for name in unknown] + stray)
+        raise UserError(f"Unknown flag {names}: neither labelbeam nor Beam has it. See labelbeam run --help.")
+    return options
+
+
+def _is_stray(flags: tuple[str, ...], n: int) -> bool:
+    """Whether a word belongs to no flag."""
+    return n == 0 or not flags[n - 1].startswith("--") or "=" in flags[n - 1]
+
+
+def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """An empty pipeline, its options checked by its runner.
+
+    Raises:
+      UserError: Beam refuses the options.
+    """
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as e:
+        raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Whether this process, or processes it starts, do the work."""
+    return options.view_as(StandardOptions).runner == LOCAL_RUNNER
+
+
+def threads_of_process(options: PipelineOptions) -> int | None:
+    """The cores that each worker process may use; None for all of its machine."""
+    direct = options.view_as(DirectOptions)
+    if is_local(options):
+        several = direct.direct_running_mode == "multi_processing"
+        processes = (direct.direct_num_workers or available_cores()) if several else 1
+        return max(1, available_cores() // processes)
+    if options.view_as(StandardOptions).runner == "DataflowRunner":
+        # Dataflow starts one SDK process per vCPU unless it is told not to.
+        experiments = options.view_as(DebugOptions).experiments or []
+        return None if "no_use_multiple_sdk_containers" in experiments else 1
+    return None

@@ -1,0 +1,74 @@
+import pyarrow as pa
+import pytest
+
+from pipeline.config import ReadConfig
+from pipeline.corpus import find_corpus, output_columns
+from transforms.errors import UserError
+from transforms.read import IMAGE_SUFFIXES
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("photos/a.jpg", "list.txt", "list.txt.gz", "urls", "part-0.txt", "odd[1].txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "list.csv").write_text("uri,n,x,day,label,code\na.jpg,1,0.5,2026-01-02,t,007\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "pattern"),
+    [
+        ("photos", "images", "photos/**"),
+        ("photos/", "images", "photos/**"),
+        ("photos/*", "images", "photos/*"),
+        ("photos/a.jpg", "images", "photos/a.jpg"),
+        ("list.txt", "lines", "list.txt"),
+        ("list.txt.gz", "lines", "list.txt.gz"),
+        ("urls", "lines", "urls"),
+        ("part-*.txt", "lines", "part-*.txt"),
+        ("odd[1].txt", "lines", "odd[[]1].txt"),
+        ("list.csv", "csv", "list.csv"),
+    ],
+)
+def test_find_corpus__by_its_name__is_of_a_kind(folder, name, kind, pattern):
+    corpus = find_corpus(ReadConfig(input=f"{folder}/{name}"))
+    assert (corpus.kind, corpus.pattern) == (kind, f"{folder}/{pattern}")
+    assert corpus.suffixes == (IMAGE_SUFFIXES if name.startswith("photos") and name[-1] in "s/" else ())
+
+
+def test_find_corpus__csv__infers_types(folder):
+    corpus = find_corpus(ReadConfig(input=f"{folder}/list.csv", column_types=(("code", "string"),)))
+    assert dict(corpus.columns) == {
+        "n": pa.int64(),
+        "x": pa.float64(),
+        "day": pa.date32(),
+        "label": pa.string(),
+        "code": pa.string(),
+    }
+    assert dict(output_columns(corpus))["input_label"] == pa.string()
+
+
+def test_find_corpus__input_format__wins_over_the_name(folder):
+    assert find_corpus(ReadConfig(input=f"{folder}/list.csv", input_format="lines")).kind == "lines"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must begin with a header"),
+        ("uri,uri\n", "distinct column names"),
+        ("uri,,b\n", "distinct column names"),
+        ("link,n\n", "uri_column='uri' is no column of"),
+        ("uri,label,input_label\n", "two columns 'input_label'"),
+    ],
+)
+def test_find_corpus__bad_header__says_so(tmp_path, text, said):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        output_columns(find_corpus(ReadConfig(input=f"{tmp_path}/list.csv")))
+
+
+def test_find_corpus__missing_bucket__is_a_user_error(gcs):
+    with pytest.raises(UserError, match="gs://no-such-bucket/list.txt"):
+        find_corpus(ReadConfig(input="gs://no-such-bucket/list.txt"))

@@ -1,0 +1,76 @@
+import io
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline import progress
+from pipeline.progress import Pace, Tally, describe, shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def count_in_a_process(tally: Tally) -> None:
+    for _ in range(1000):
+        tally("labelled", 1)
+
+
+def test_tally__processes_and_threads__add_up(tmp_path):
+    tally = Tally(tmp_path)
+    assert tally.read() == {}
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=count_in_a_process, args=(tally,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: tally("failed", 2), range(500)))
+    for process in processes:
+        process.join()
+    assert tally.read() == {"listed": 0, "duplicate": 0, "labelled": 2000, "failed": 1000}
+
+
+@pytest.mark.parametrize(
+    ("counts", "rate", "line"),
+    [
+        ({}, 0, "0 images, 0 failed"),
+        ({"listed": 5000}, 0, "0 of 5,000 images, 0 failed"),
+        (
+            {"listed": 5000, "labelled": 1990, "failed": 10},
+            50,
+            "2,000 of 5,000 images, 50.0 images/s, 10 failed, ETA 1:00",
+        ),
+        (
+            {"listed": 10**6, "labelled": 1},
+            100,
+            "1 of 1,000,000 images, 100.0 images/s, 0 failed, ETA 2:46:40",
+        ),
+        (
+            {"listed": 10, "labelled": 8, "duplicate": 2},
+            4,
+            "10 of 10 images, 4.0 images/s, 0 failed",
+        ),
+    ],
+)
+def test_describe__counts__is_one_line(counts, rate, line):
+    assert describe(counts, rate) == line
+
+
+def test_pace__start_up__does_not_count():
+    pace = Pace()
+    assert pace.images_per_sec(0, 100.0) == 0
+    assert pace.images_per_sec(10, 110.0) == 0
+    assert pace.images_per_sec(60, 120.0) == 5.0
+
+
+def test_shown__on_a_terminal__is_one_moving_line_that_goes_away(monkeypatch):
+    monkeypatch.setattr(progress, "_TERMINAL_EVERY_SEC", 0.01)
+    out = Terminal()
+    with shown(lambda: {"listed": 3, "labelled": 2}, out):
+        deadline = time.monotonic() + 5
+        while "2 of 3 images" not in out.getvalue():
+            assert time.monotonic() < deadline
+    assert "\n" not in out.getvalue() and out.getvalue().endswith("\r\x1b[K")
