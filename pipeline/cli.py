@@ -7,15 +7,16 @@ Exit status: 0 every image accounted for, within the failure budget; 1 not so;
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from pipeline import __version__
-from pipeline.config import load_config, options
+from pipeline import GO_ON, __version__
+from pipeline.config import ModelConfig, load_config, options
 from transforms.errors import RunError, UserError
 
 OK, NOT_OK, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(e, USER_MISTAKE)
     except RunError as e:
         return _fail(e, NOT_OK)
-    except KeyboardInterrupt:
-        return _leave("Interrupted; nothing was published.", INTERRUPTED)
+    except KeyboardInterrupt as e:
+        return _leave(str(e) or f"Interrupted. {GO_ON}", INTERRUPTED)
 
 
 def _fail(error: Exception, status: int) -> int:
@@ -65,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"labelbeam {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_rerun(commands)
+    _add_verify(commands)
+    _add_model(commands)
     _add_sample(commands)
     return parser
 
@@ -78,12 +82,81 @@ def _add_run(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="the same settings from a YAML file; flags win")
-    parser.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
-    for name, f in options().items():
-        default = f" (default: {f.default})" if f.default not in ("", None, ()) else ""
-        text = f"{f.metadata['help']}{default}".replace("%", "%%")
-        parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, metavar="VALUE")
+    _add_options(parser, options())
     parser.set_defaults(command=_run)
+
+
+def _add_rerun(commands: Any) -> None:
+    parser = commands.add_parser(
+        "rerun",
+        help="label images again that failed",
+        description="Label images again that failed, with the settings of the run that published them. "
+        "Flags not listed here go to Beam.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="OUTPUT", help="an output folder")
+    parser.add_argument(
+        "--only", required=True, metavar="REASONS", help="reasons to try again, such as timeout,http_5xx"
+    )
+    _add_options(parser, {name: f for name, f in options().items() if name not in _OF_THE_FIRST_RUN})
+    parser.set_defaults(command=_rerun)
+
+
+# What a rerun can't change.
+_OF_THE_FIRST_RUN = (
+    *("input", "input_format", "uri_column", "id_column", "column_types", "output", "replace", "refresh"),
+    *("model", "image_size", "resize", "input_range", "outputs", "labels", "top_k"),
+    *("signature", "output_name"),
+)
+
+
+def _add_options(parser: argparse.ArgumentParser, known: Mapping[str, dataclasses.Field]) -> None:
+    parser.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
+    for name, f in known.items():
+        default = f" (default: {f.default})" if f.default not in ("", None, (), False) else ""
+        text = f"{f.metadata['help']}{default}".replace("%", "%%")
+        switch: dict[str, Any] = {"nargs": "?", "const": True} if f.metadata["kind"].type is bool else {}
+        metavar = "true" if switch else "VALUE"
+        parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, metavar=metavar, **switch)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="prove that published tables are whole",
+        description="Read published tables and prove that they are what their manifest says. "
+        "Exit status 0 if so, 1 if not; one line for each finding.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="OUTPUT", help="an output folder")
+    parser.add_argument("--input", metavar="URIS", help="also check that each image of an input has a row")
+    parser.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
+    parser.set_defaults(command=_verify)
+
+
+def _add_model(commands: Any) -> None:
+    model = commands.add_parser("model", help="look at a model, or copy it to where workers load it from")
+    actions = model.add_subparsers(title="actions", required=True, metavar="ACTION")
+    inspect = actions.add_parser(
+        "inspect",
+        help="tell what a model takes and gives, and whether it can be used",
+        description="Tell what a model takes and gives. Exit status 0 if labelbeam can use it, 1 if not.",
+        allow_abbrev=False,
+    )
+    inspect.add_argument("handle", metavar="MODEL", help=options()["model"].metadata["help"])
+    known = {n: f for n, f in options().items() if n in ModelConfig.__slots__ and n != "model"}
+    _add_options(inspect, known)
+    inspect.set_defaults(command=_inspect)
+    mirror = actions.add_parser(
+        "mirror",
+        help="copy a model to a folder or bucket",
+        description="Copy a model to where all workers can load it from; prints the copy's handle.",
+        allow_abbrev=False,
+    )
+    mirror.add_argument("handle", metavar="MODEL", help=options()["model"].metadata["help"])
+    mirror.add_argument("target", metavar="FOLDER", help="local or gs://; new or empty")
+    mirror.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
+    mirror.set_defaults(command=_mirror)
 
 
 def _add_sample(commands: Any) -> None:
@@ -93,11 +166,51 @@ def _add_sample(commands: Any) -> None:
     parser.set_defaults(command=_sample)
 
 
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in options() if hasattr(args, name)}
+
+
 def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from pipeline.launch import run_and_report
 
-    flags = {name: getattr(args, name) for name in options() if hasattr(args, name)}
-    return OK if run_and_report(load_config(args.config, flags, rest)) else NOT_OK
+    return OK if run_and_report(load_config(args.config, _flags(args), rest)) else NOT_OK
+
+
+def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from pipeline.rerun import rerun
+
+    return OK if rerun(args.folder, args.only, _flags(args), rest) else NOT_OK
+
+
+def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from pipeline.verify import verify
+
+    _refuse(rest, "verify")
+    findings = verify(args.folder, args.input)
+    print("\n".join(findings) or f"{args.folder}: all is as its manifest says.")
+    return NOT_OK if findings else OK
+
+
+def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from pipeline.model import inspect_model
+
+    _refuse(rest, "model inspect")
+    fits, text = inspect_model(args.handle, _flags(args))
+    print(text)
+    return OK if fits else NOT_OK
+
+
+def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from pipeline.model import mirror_model
+
+    _refuse(rest, "model mirror")
+    print(mirror_model(args.handle, args.target))
+    return OK
+
+
+def _refuse(rest: Sequence[str], command: str) -> None:
+    if rest:
+        raise UserError(f"Unknown argument {rest[0]}. See labelbeam {command} --help.")
 
 
 def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:

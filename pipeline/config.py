@@ -66,6 +66,11 @@ def _parse_text(raw: Any) -> str | None:
     return raw if isinstance(raw, str) and raw else None
 
 
+def _parse_bool(raw: Any) -> bool | None:
+    words = {"true": True, "false": False}
+    return raw if isinstance(raw, bool) else words.get(raw.lower() if isinstance(raw, str) else "")
+
+
 def _parse_integer(raw: Any) -> int | None:
     return None if isinstance(raw, (bool, float)) else int(raw)
 
@@ -88,13 +93,15 @@ def _parse_mapping(raw: Any) -> tuple[tuple[str, str], ...] | None:
 
 _NOUNS = {
     str: "text",
+    bool: "true or false",
     int: "a whole number",
     float: "a number",
     tuple: "two ascending numbers, such as 0,1",
-    dict: "NAME=TYPE pairs, such as price=float64,code=string",
+    dict: "NAME=VALUE pairs, such as price=float64,code=string",
 }
 _PARSERS = {
     str: _parse_text,
+    bool: _parse_bool,
     int: _parse_integer,
     float: _parse_number,
     tuple: _parse_pair,
@@ -150,7 +157,11 @@ class ModelConfig:
     )
     input_range: tuple[float, float] | None = _option(None, "what the colours 0 and 255 become", tuple)
     outputs: str | None = _option(None, "what the model gives", choices=("logits", "probabilities"))
-    labels: str | None = _option(None, "label map: imagenet, or a text file with one label a line")
+    labels: str | None = _option(
+        None, "label map: imagenet, or a file: text with one label a line, CSV or JSON"
+    )
+    signature: str | None = _option(None, "signature of the SavedModel, if it has several")
+    output_name: str | None = _option(None, "output of the model, if it has several")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +170,9 @@ class FetchConfig:
 
     fetch_threads: int = _option(32, "requests at once in a process", int, (1, 1024))
     connect_timeout_sec: float = _option(10.0, "longest wait for a connection", float, (0.1, 600))
-    fetch_timeout_sec: float = _option(60.0, "longest time for a whole image", float, (0.1, 3600))
+    fetch_timeout_sec: float = _option(
+        60.0, "longest time for an image, and for a server's silence", float, (0.1, 3600)
+    )
     max_image_mb: float = _option(64.0, "larger encoded images are refused", float, (0.001, 2048))
 
 
@@ -178,15 +191,48 @@ class PredictConfig:
     batch_size: int | None = _option(
         None, "images in a batch; computed from the device by default", int, (1, 4096)
     )
+    dedupe: str = _option(
+        "id",
+        "content: images of the same bytes share one inference, within a worker process",
+        choices=("id", "content"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class WriteConfig:
-    """Where results go, and when a run counts as failed."""
+    """Where results go, and how."""
 
     output: str = _option("", "folder for the results; local or gs://")
+    replace: bool = _option(
+        False, "drop rows of the output folder that were labelled with another model or other settings", bool
+    )
+    refresh: str = _option(
+        "none",
+        "changed: label images again whose version is another than in the table",
+        choices=("none", "changed"),
+    )
+    stage_rows: int = _option(10_000, "finished rows are kept safe this often,", int, (1, 1_000_000))
+    stage_sec: float = _option(30.0, "or this often, in seconds", float, (0, 3600))
+    target_file_mb: float = _option(256.0, "size of the published files", float, (0.01, 4096))
+    keep_generations: int = _option(1, "older generations of the tables to keep", int, (0, 1000))
+    partition_by: str | None = _option(
+        None, "a column of the input, or hash:N: files go to folders COLUMN=VALUE or bucket=N"
+    )
+    max_partitions: int = _option(1000, "more folders of a table are refused", int, (1, 100_000))
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetConfig:
+    """How many images may fail."""
+
     max_failure_rate: float = _option(
-        0.1, "a run with a larger share of failed images exits with status 1", float, (0, 1)
+        0.1, "a run with a larger share of failed images is stopped, or exits with status 1", float, (0, 1)
+    )
+    max_failure_rates: tuple[tuple[str, str], ...] = _option(
+        (), "the same by reason, such as timeout=0.01,not_found=0.2", dict
+    )
+    failure_floor: int = _option(
+        1000, "images that a worker process finishes before it may stop the run", int, (1, 1_000_000_000)
     )
 
 
@@ -200,12 +246,19 @@ class RunConfig:
     decode: DecodeConfig = DecodeConfig()
     predict: PredictConfig = PredictConfig()
     write: WriteConfig = WriteConfig()
+    budget: BudgetConfig = BudgetConfig()
     beam_flags: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The configuration as a `run_configs` file would say it, defaults included."""
-        flat = {f.name: getattr(getattr(self, section.name), f.name) for section, f in _section_fields()}
+        """The configuration as plain data, defaults included; Beam's flags are in `beam_flags`."""
+        flat = {f.name: _plain(getattr(getattr(self, s.name), f.name), f) for s, f in _section_fields()}
         return {**flat, "beam_flags": list(self.beam_flags)}
+
+
+def _plain(value: Any, f: dataclasses.Field) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return dict(value) if f.metadata["kind"].type is dict else list(value)
 
 
 def _section_fields() -> Iterator[tuple[dataclasses.Field, dataclasses.Field]]:
@@ -233,12 +286,29 @@ def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence
     """
     from_file = _read_yaml(path) if path else {}
     file_beam_flags = _beam_flags(path, from_file.pop(BEAM, None) or {})
+    return make_config(from_file, f"{path}: ", flags, (*file_beam_flags, *beam_flags))
+
+
+def make_config(
+    values: Mapping[str, Any], source: str, flags: Mapping[str, Any], beam_flags: Sequence[str]
+) -> RunConfig:
+    """Makes a run's configuration from values of a file and flags; flags win.
+
+    Args:
+      values: Options by name.
+      source: What errors put before their names.
+      flags: Options by name, as the command line gave them.
+      beam_flags: Pipeline options, as Beam takes them.
+
+    Raises:
+      UserError: A key is unknown, a value is not allowed, or a required one is missing.
+    """
     known = options()
-    for name in from_file:
+    for name in values:
         if name not in known:
-            raise UserError(f"{path}: {_unknown(name, [*known, BEAM])}")
+            raise UserError(f"{source}{_unknown(name, [*known, BEAM])}")
     values = {
-        **{n: known[n].metadata["kind"].parse(f"{path}: {n}", raw) for n, raw in from_file.items()},
+        **{n: known[n].metadata["kind"].parse(f"{source}{n}", raw) for n, raw in values.items()},
         **{n: known[n].metadata["kind"].parse(f"--{n}", raw) for n, raw in flags.items()},
     }
     for name in ("input", "output", "model"):
@@ -249,7 +319,7 @@ def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence
         if f.name in values:
             sections.setdefault(section.name, {})[f.name] = values[f.name]
     made = {name: dataclasses.replace(getattr(RunConfig(), name), **v) for name, v in sections.items()}
-    return RunConfig(**made, beam_flags=(*file_beam_flags, *beam_flags))
+    return RunConfig(**made, beam_flags=tuple(beam_flags))
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -14,9 +16,14 @@ from pyarrow import csv as pa_csv
 
 from pipeline.config import ReadConfig
 from transforms.errors import UserError
+from transforms.files import escape_glob
 from transforms.read import IMAGE_SUFFIXES, Corpus
 from transforms.rows import RESERVED_COLUMNS
 
+# Files of a folder that are looked at before it is said to hold no images.
+_FILES_LOOKED_AT = 10_000
+# Headers that are read at once.
+_HEADER_THREADS = 32
 # As much of a CSV as its columns' types are inferred from.
 _SAMPLE_BYTES = 1 << 20
 
@@ -36,8 +43,12 @@ _LIST_SUFFIXES = tuple(
 )
 
 
-def find_corpus(config: ReadConfig) -> Corpus:
+def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | None = None) -> Corpus:
     """Looks at the input: what kind it is, and the columns it has.
+
+    Args:
+      config: What the user said.
+      known_types: Types of output columns, where the output has rows already.
 
     Raises:
       UserError: There is nothing there, or it is not what it should be.
@@ -48,24 +59,36 @@ def find_corpus(config: ReadConfig) -> Corpus:
             "text file to label that image."
         )
     try:
-        return _find_corpus(config)
+        return _find_corpus(config, known_types or {})
     except (BeamIOError, OSError, ValueError) as e:
         raise UserError(f"input={config.input!r} cannot be read: {e}.") from e
 
 
-def _find_corpus(config: ReadConfig) -> Corpus:
+def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
     is_glob = any(c in config.input for c in "*?[") and not os.path.exists(config.input)
     if not is_glob and _is_folder(config.input):
-        return Corpus(f"{_escape(config.input.rstrip('/'))}/**", "images", suffixes=IMAGE_SUFFIXES)
-    pattern = config.input if is_glob else _escape(config.input)
-    (match,) = FileSystems.match([pattern], limits=[1])
+        return _folder_corpus(config)
+    pattern = config.input if is_glob else escape_glob(config.input)
+    kind = _kind_of(config, is_glob)
+    (match,) = FileSystems.match([pattern], limits=None if kind == "csv" else [1])
     if not match.metadata_list:
         raise UserError(f"input={config.input!r} matches nothing. Check the name.")
-    first = match.metadata_list[0].path
-    kind = _kind_of(config, is_glob)
     if kind == "csv":
-        return _csv_corpus(config, pattern, first)
+        return _csv_corpus(config, pattern, sorted(file.path for file in match.metadata_list), known_types)
+    for option in ("id_column", "column_types"):
+        if getattr(config, option):
+            raise UserError(f"{option}: input={config.input!r} is no CSV and has no columns.")
     return Corpus(pattern, kind)
+
+
+def _folder_corpus(config: ReadConfig) -> Corpus:
+    pattern = f"{escape_glob(config.input.rstrip('/'))}/**"
+    (match,) = FileSystems.match([pattern], limits=[_FILES_LOOKED_AT])
+    files = match.metadata_list
+    if len(files) < _FILES_LOOKED_AT and not any(f.path.lower().endswith(IMAGE_SUFFIXES) for f in files):
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise UserError(f"input={config.input!r} holds no images: no file ends in {suffixes}.")
+    return Corpus(pattern, "images", suffixes=IMAGE_SUFFIXES)
 
 
 def _is_folder(path: str) -> bool:
@@ -73,13 +96,8 @@ def _is_folder(path: str) -> bool:
         return os.path.isdir(path)
     if not path.endswith("/") and FileSystems.exists(path):
         return False
-    (match,) = FileSystems.match([f"{_escape(path.rstrip('/'))}/**"], limits=[1])
+    (match,) = FileSystems.match([f"{escape_glob(path.rstrip('/'))}/**"], limits=[1])
     return bool(match.metadata_list)
-
-
-def _escape(path: str) -> str:
-    """Takes a path's special characters literally."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
 
 
 def _kind_of(config: ReadConfig, is_glob: bool) -> Any:
@@ -92,16 +110,27 @@ def _kind_of(config: ReadConfig, is_glob: bool) -> Any:
     return "lines"
 
 
-def _csv_corpus(config: ReadConfig, pattern: str, path: str) -> Corpus:
+def _csv_corpus(
+    config: ReadConfig, pattern: str, paths: list[str], known_types: Mapping[str, pa.DataType]
+) -> Corpus:
+    path, *others = paths
     with FileSystems.open(path) as f:
         sample = f.read(_SAMPLE_BYTES)
     header = _header(sample, path)
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        for other, its_header in zip(others, pool.map(_header_of, others), strict=True):
+            if its_header != header:
+                its, first = ", ".join(its_header), ", ".join(header)
+                raise UserError(
+                    f"{other} has the columns {its}, and {path} has {first}: they must be the same."
+                )
     for option in ("uri_column", "id_column"):
         name = getattr(config, option)
         if name and name not in header:
             raise UserError(f"{option}={name!r} is no column of {path}; its columns are {', '.join(header)}.")
     own = [name for name in header if name not in (config.uri_column, config.id_column)]
-    types = _infer_types(sample, header, path) | _declared_types(config, own, path)
+    known = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
+    types = _infer_types(sample, header, path) | known | _declared_types(config, own, path)
     return Corpus(
         pattern=pattern,
         kind="csv",
@@ -110,6 +139,11 @@ def _csv_corpus(config: ReadConfig, pattern: str, path: str) -> Corpus:
         id_column=config.id_column,
         columns=tuple((name, types[name]) for name in own),
     )
+
+
+def _header_of(path: str) -> tuple[str, ...]:
+    with FileSystems.open(path) as f:
+        return _header(f.readline(), path)
 
 
 def _header(sample: bytes, path: str) -> tuple[str, ...]:
@@ -151,14 +185,19 @@ def _declared_types(config: ReadConfig, own: list[str], path: str) -> dict[str, 
     return {name: COLUMN_TYPES[kind] for name, kind in config.column_types}
 
 
+def output_name(column: str) -> str:
+    """What a column of the input is called in the output."""
+    taken = {name.casefold() for name in RESERVED_COLUMNS}
+    return f"input_{column}" if column.casefold() in taken else column
+
+
 def output_columns(corpus: Corpus) -> tuple[tuple[str, pa.DataType], ...]:
     """The user's columns as the output names them: `input_NAME` where we have a column NAME.
 
     Raises:
       UserError: The corpus has a column of that name too.
     """
-    taken = {name.casefold() for name in RESERVED_COLUMNS}
-    renamed = [(f"input_{n}" if n.casefold() in taken else n, kind) for n, kind in corpus.columns]
+    renamed = [(output_name(name), kind) for name, kind in corpus.columns]
     names = [name.casefold() for name, _ in renamed]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:

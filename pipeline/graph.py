@@ -5,59 +5,41 @@ from __future__ import annotations
 import apache_beam as beam
 
 from pipeline.plan import Plan
-from transforms import count
-from transforms.count import CountOutcomes
+from transforms.count import CountRows, SumCounts, as_counted, count_listed, count_result
 from transforms.decode import DecodeImages
 from transforms.fetch import FetchImages
 from transforms.predict import PredictLabels
 from transforms.publish import PublishResults
 from transforms.read import ReadImageRefs
-from transforms.rows import (
-    FAILURES,
-    PREDICTIONS,
-    failure_row,
-    failures_schema,
-    prediction_row,
-    predictions_schema,
-)
-from transforms.select import SelectImages
-from transforms.stage import StageRows
+from transforms.select import SelectUnlabelled
+from transforms.stage import StageResults
 
 
-def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[str]:
+def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
     """From a corpus to published tables; gives the manifest."""
     max_pixels = round(plan.config.decode.max_megapixels * 1e6)
     predict = plan.config.predict
 
     rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
-    images = rows | "SelectImages" >> SelectImages()
+    done = pipeline | "ReadDoneIds" >> plan.done
+    images = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
     encoded = images.ok | "FetchImages" >> FetchImages(plan.limits)
     decoded = encoded.ok | "DecodeImages" >> DecodeImages(plan.model.resize, max_pixels, plan.threads)
     predictions = decoded.ok | "PredictLabels" >> PredictLabels(
-        plan.model, predict.top_k, predict.batch_size, plan.threads
+        plan.model, predict.top_k, predict.batch_size, plan.threads, reuse=predict.dedupe == "content"
     )
-    failures = (
+
+    results = (
+        predictions.ok,
         images.failures,
         encoded.failures,
         decoded.failures,
         predictions.failures,
-    ) | "Failures" >> beam.Flatten()
-
-    schemas = {PREDICTIONS: predictions_schema(plan.rows), FAILURES: failures_schema(plan.rows)}
-    staged = (
-        predictions.ok
-        | "StagePredictions"
-        >> StageRows(PREDICTIONS, schemas[PREDICTIONS], prediction_row, plan.rows, plan.staging),
-        failures
-        | "StageFailures" >> StageRows(FAILURES, schemas[FAILURES], failure_row, plan.rows, plan.staging),
-    ) | "Staged" >> beam.Flatten()
-    outcomes = (
-        rows.ok | "CountRows" >> CountOutcomes(count.listed, plan.listener),
-        rows.failures | "CountBadRows" >> CountOutcomes(count.listed, plan.listener),
-        images.duplicates | "CountDuplicates" >> CountOutcomes(count.duplicate, plan.listener),
-        predictions.ok | "CountPredictions" >> CountOutcomes(count.labelled, plan.listener),
-        failures | "CountFailures" >> CountOutcomes(count.failed, plan.listener),
-    ) | "CountAll" >> count.SumOutcomes()
-    return (staged, outcomes) | "PublishResults" >> PublishResults(
-        plan.output, plan.staging, plan.manifest_facts, schemas
     )
+    staged = results | "StageResults" >> StageResults(plan.staging)
+    counts = (
+        tuple(rows) | "CountRows" >> CountRows(count_listed, plan.listener),
+        (images.counts,) | "CountSelection" >> CountRows(as_counted, plan.listener),
+        (*results, encoded.unchanged) | "CountResults" >> CountRows(count_result, plan.listener),
+    ) | "SumCounts" >> SumCounts()
+    return (staged, counts) | "PublishResults" >> PublishResults(plan.publication)

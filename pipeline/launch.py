@@ -10,27 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.runners.runner import PipelineState
 
-from pipeline import progress
+from pipeline import GO_ON, progress
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
-from pipeline.manifest import manifest_path, read_manifest
-from pipeline.plan import make_plan
+from pipeline.output import folder_of
+from pipeline.plan import failure_budget, planned
 from pipeline.runners import is_local, new_pipeline, pipeline_options
 from pipeline.summary import next_steps, summarise, verdict
 from pipeline.workers import supervised
-from transforms.count import KINDS, CountOutcomes
-from transforms.errors import RunError
-from transforms.files import delete_folder
+from transforms.count import KINDS, CountRows
+from transforms.errors import LabelbeamError, RunError
+from transforms.layout import read_manifest
+from transforms.read import Corpus
+from transforms.stage import stager_of
 
-_USER_ERROR = re.compile(r"transforms\.errors\.(RunError|UserError): (.*?)(?: \[while running.*)?$", re.M)
+_USER_ERROR = re.compile(r"transforms\.errors\.(RunError|UserError): (.*)$", re.M)
+# What Beam adds to a worker's message.
+_STAGE = re.compile(r" \[while running [^]]*\]$", re.M)
 
 
-def run(config: RunConfig) -> dict[str, Any] | None:
+def run(config: RunConfig, corpus: Corpus | None = None) -> dict[str, Any] | None:
     """Runs the pipeline to its end.
+
+    Args:
+      config: What the user said.
+      corpus: What to label; by default what the configuration's input is.
 
     Returns:
       The manifest; None where the runner only wrote a job or runs on by itself.
@@ -44,19 +51,18 @@ def run(config: RunConfig) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
         pipeline = new_pipeline(options)
-        plan = make_plan(config, options, tally)
-        build_graph(pipeline, plan)
-        try:
-            _execute(pipeline, tally.read if tally else None)
-        except BaseException:
-            if local:
-                delete_folder(plan.staging)
-            raise
+        with planned(config, options, tally, corpus) as plan:
+            build_graph(pipeline, plan)
+            try:
+                _execute(pipeline, tally.read if tally else None)
+            except KeyboardInterrupt:
+                stager_of(plan.staging).flush()
+                raise
     if options.view_as(GoogleCloudOptions).template_location:
         return None
     manifest = read_manifest(plan.output)
-    if manifest is None or manifest["run_id"] != plan.rows.run_id:
-        raise RunError(f"The run ended and left no manifest at {manifest_path(plan.output)}.")
+    if manifest is None or manifest["run_id"] != plan.publication.run_id:
+        raise RunError(f"The run ended and published nothing at {plan.output!r}. {GO_ON}")
     return manifest
 
 
@@ -70,17 +76,23 @@ def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None
         result = pipeline.run()
         if result is None or result.state == PipelineState.DONE or not getattr(result, "has_job", True):
             return
-        with progress.shown(lambda: _counts_of(result)):
-            state = result.wait_until_finish()
-    except (RuntimeError, BeamIOError) as e:
-        raise RunError(_cause(e)) from e
+        try:
+            with progress.shown(lambda: _counts_of(result)):
+                state = result.wait_until_finish()
+        except KeyboardInterrupt as e:
+            raise KeyboardInterrupt(
+                "No longer following the job, which runs on; end it where it runs. Do not start another on "
+                "this output before it has ended."
+            ) from e
+    except Exception as e:  # runners raise anything, also what a worker raised
+        raise RunError(f"{_cause(e)} {GO_ON}") from e
     if state not in (None, PipelineState.DONE):
-        raise RunError(f"The job ended as {state}. The runner's log says why.")
+        raise RunError(f"The job ended as {state}. The runner's log says why. {GO_ON}")
 
 
 def _counts_of(result: Any) -> progress.Counts:
     """What the runner's metrics say became of images."""
-    namespace = f"{CountOutcomes.__module__}.{CountOutcomes.__qualname__}"
+    namespace = f"{CountRows.__module__}.{CountRows.__qualname__}"
     counters = result.metrics().query()["counters"]
     return {
         kind: sum(
@@ -94,21 +106,25 @@ def _counts_of(result: Any) -> progress.Counts:
 
 def _cause(error: BaseException) -> str:
     """What went wrong, without the worker's traceback."""
-    text = str(error).strip()
+    text = _STAGE.sub("", str(error).strip())
+    if isinstance(error, LabelbeamError):
+        return text
     if found := _USER_ERROR.findall(text):
         return found[-1][1]
     lines = [line for line in text.splitlines() if line.strip()]
-    return f"The run broke off: {lines[-1].strip() if lines else repr(error)}"
+    what = lines[-1].strip() if lines else repr(error)
+    return f"The run broke off: {what}. --verbose tells more."
 
 
-def run_and_report(config: RunConfig) -> bool:
+def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     """Runs a pipeline and prints its summary; gives whether all went well."""
     start = time.monotonic()
-    manifest = run(config)
+    manifest = run(config, corpus)
     if manifest is None:
         print("The job was written; start it from its template.")
         return True
-    print(summarise(manifest, config.write.output.rstrip("/"), time.monotonic() - start))
-    wrong = verdict(manifest, config.write.max_failure_rate)
-    print(f"\nlabelbeam: {wrong}" if wrong else next_steps(config.write.output.rstrip("/")))
+    output = folder_of(config.write.output)
+    print(summarise(manifest, output, time.monotonic() - start))
+    wrong = verdict(manifest, failure_budget(config))
+    print(f"\nlabelbeam: {wrong}" if wrong else next_steps(manifest, output))
     return wrong is None

@@ -1,35 +1,51 @@
-"""The manifest: what a run tells about itself, beside its tables."""
+"""What a run says about itself: in its manifest, and beside its unfinished work."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
+import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from transforms.errors import UserError
-from transforms.files import read_file
+from pipeline.corpus import COLUMN_TYPES
 from transforms.models.spec import ModelSpec
-from transforms.publish import MANIFEST
+from transforms.rows import RowFacts
 
 FORMAT = 1
 
 
 def new_run_id() -> str:
-    """A name for a run: the time it started, UTC, and four random digits."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """A name for a run: the time it started, UTC, and eight random digits."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
-def manifest_facts(run_id: str, config: RunConfig, model: ModelSpec) -> dict[str, Any]:
+def labelled_with(model: ModelSpec, rows: RowFacts, top_k: int) -> dict[str, Any]:
+    """What rows of one table must have in common; JSON."""
+    return {
+        "model": model.model_fingerprint,
+        "preprocessing": model.preprocessing_fingerprint,
+        "top_k": top_k,
+        "columns": {name: str(kind) for name, kind in rows.columns},
+    }
+
+
+def columns_of(manifest: Mapping[str, Any]) -> tuple[tuple[str, pa.DataType], ...]:
+    """The input's own columns in published tables, with their types."""
+    kinds = {str(kind): kind for kind in COLUMN_TYPES.values()}
+    return tuple((name, kinds[kind]) for name, kind in manifest["labelled_with"]["columns"].items())
+
+
+def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[str, Any]:
     """What the manifest says before anything is counted."""
     return {
         "format": FORMAT,
         "labelbeam": __version__,
-        "run_id": run_id,
+        "run_id": rows.run_id,
+        "labelled_with": labelled_with(model, rows, config.predict.top_k),
         "model": {
             "handle": model.handle,
             "sha256": model.digest,
@@ -42,27 +58,6 @@ def manifest_facts(run_id: str, config: RunConfig, model: ModelSpec) -> dict[str
             "input_range": list(model.input_range),
             "fingerprint": model.preprocessing_fingerprint,
         },
+        "partitioned_by": config.write.partition_by,
         "config": config.as_dict(),
     }
-
-
-def manifest_path(output: str) -> str:
-    """Where the manifest of an output folder is."""
-    return FileSystems.join(output, MANIFEST)
-
-
-def read_manifest(output: str) -> dict[str, Any] | None:
-    """The manifest of an output folder; None if nothing was published there.
-
-    Raises:
-      UserError: There is one, and it is not ours.
-    """
-    path = manifest_path(output)
-    if not FileSystems.exists(path):
-        return None
-    try:
-        manifest = json.loads(read_file(path))
-        _ = manifest["format"], manifest["run_id"], manifest["counts"]
-    except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{path} is no manifest of labelbeam's: {e!r}. Give another --output.") from e
-    return manifest

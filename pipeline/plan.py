@@ -1,28 +1,38 @@
-"""The plan: a run, resolved, before anything is built or written."""
+"""The plan: a run, resolved, before its graph is built."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
+import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.config import RunConfig
 from pipeline.corpus import find_corpus, output_columns
-from pipeline.manifest import manifest_facts, new_run_id, read_manifest
+from pipeline.manifest import columns_of, labelled_with, manifest_facts, new_run_id
+from pipeline.output import OutputState, folder_of, locked, open_output
 from pipeline.runners import is_local, threads_of_process
+from transforms.budget import FailureBudget
 from transforms.count import Listener
-from transforms.errors import UserError
-from transforms.files import make_folder, write_file
+from transforms.done import ReadDoneIds
+from transforms.errors import Reason, UserError
+from transforms.layout import Layout, read_manifest
+from transforms.merge import Partitioning
 from transforms.models.runtime import configure_tensorflow, load_tensorflow
 from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
 from transforms.overlap import available_cores
+from transforms.publish import Publication
 from transforms.read import Corpus
 from transforms.rows import RowFacts
+from transforms.stage import Staging
 from transforms.stores import Limits
+
+# Images that are decoded and predicted at once in a process, at most, where batches are not large.
+_DECODING_AND_PREDICTING = 512
 
 
 @dataclass(frozen=True)
@@ -32,56 +42,104 @@ class Plan:
     Attributes:
       config: What the user said.
       corpus: What the input is.
-      model: What labels it.
-      rows: What every row carries.
+      done: How to read what has a row already.
+      model: What labels the images.
       limits: Of one request.
-      output: Folder of the tables.
-      staging: Folder of unfinished work.
-      manifest_facts: What the manifest says beside counts and files.
+      staging: Where finished rows go.
+      publication: What the run is to publish.
       threads: Cores of a worker process; None for all it has.
       listener: Called on workers with what became of images.
     """
 
     config: RunConfig
     corpus: Corpus
+    done: ReadDoneIds
     model: ModelSpec
-    rows: RowFacts
     limits: Limits
-    output: str
-    staging: str
-    manifest_facts: dict[str, Any]
+    staging: Staging
+    publication: Publication
     threads: int | None = None
     listener: Listener | None = None
 
+    @property
+    def output(self) -> str:
+        """The output folder."""
+        return self.publication.output
 
-def make_plan(config: RunConfig, options: PipelineOptions, listener: Listener | None = None) -> Plan:
+
+@contextmanager
+def planned(
+    config: RunConfig,
+    options: PipelineOptions,
+    listener: Listener | None = None,
+    corpus: Corpus | None = None,
+) -> Iterator[Plan]:
     """Resolves a configuration: corpus, model, limits, and where results go.
+
+    While the body runs, no other run of this machine can be planned for the same local output.
+
+    Args:
+      config: What the user said.
+      options: Beam's.
+      listener: Called on workers with what became of images.
+      corpus: What to label; by default what the configuration's input is.
 
     Raises:
       UserError: The input, the model or the output is not as it should be.
     """
+    corpus = corpus or find_corpus(config.read, _known_types(config))
+    columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
+    budget, partitioning = failure_budget(config), _partitioning(config, [name for name, _ in columns])
     threads = threads_of_process(options)
-    corpus = find_corpus(config.read)
-    columns = output_columns(corpus)
-    if is_local(options):
-        cores = threads or available_cores()
+    model = _resolve_model(config, (threads or available_cores()) if is_local(options) else None)
+    rows = RowFacts(new_run_id(), model.model_fingerprint, model.preprocessing_fingerprint, columns)
+    output = folder_of(config.write.output)
+    with locked(output):
+        state = open_output(config.write, rows.run_id, labelled_with(model, rows, config.predict.top_k))
+        yield Plan(
+            config=config,
+            corpus=corpus,
+            done=_done(config, corpus, state),
+            model=model,
+            limits=_limits(config),
+            staging=_staging(config, rows, FailureBudget() if corpus.kind == "failures" else budget),
+            publication=_publication(config, model, rows, state, partitioning),
+            threads=threads,
+            listener=listener,
+        )
+
+
+def _resolve_model(config: RunConfig, cores: int | None) -> ModelSpec:
+    if cores:
         configure_tensorflow(cores, cores)
     load_tensorflow()
-    model = resolve_spec(ModelOptions(**_shallow(config.model)))
-    output = check_output(config.write.output)
-    run_id = new_run_id()
-    return Plan(
-        config=config,
-        corpus=corpus,
-        model=model,
-        rows=RowFacts(run_id, model.model_fingerprint, model.preprocessing_fingerprint, columns),
-        limits=_limits(config),
-        output=output,
-        staging=FileSystems.join(output, "_staging", run_id),
-        manifest_facts=manifest_facts(run_id, config, model),
-        threads=threads,
-        listener=listener,
+    return resolve_spec(ModelOptions(**_shallow(config.model)))
+
+
+def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
+    return ReadDoneIds(
+        output=folder_of(config.write.output),
+        resumes=state.resumes,
+        published=state.keeps_rows,
+        redo=corpus.reasons,
+        versions=config.write.refresh == "changed",
     )
+
+
+def _staging(config: RunConfig, rows: RowFacts, budget: FailureBudget) -> Staging:
+    return Staging(
+        folder=Layout(folder_of(config.write.output)).run(rows.run_id),
+        facts=rows,
+        every_rows=config.write.stage_rows,
+        every_sec=config.write.stage_sec,
+        budget=budget,
+    )
+
+
+def _known_types(config: RunConfig) -> dict[str, pa.DataType]:
+    """The types of the input's columns in a table that is there already."""
+    manifest = read_manifest(folder_of(config.write.output))
+    return dict(columns_of(manifest)) if manifest and not config.write.replace else {}
 
 
 def _shallow(section: Any) -> dict[str, Any]:
@@ -98,25 +156,64 @@ def _limits(config: RunConfig) -> Limits:
     )
 
 
-def check_output(output: str) -> str:
-    """Checks that results can go to a folder; gives its name without a slash at the end.
+def _publication(
+    config: RunConfig, model: ModelSpec, rows: RowFacts, state: OutputState, partitioning: Partitioning
+) -> Publication:
+    return Publication(
+        output=folder_of(config.write.output),
+        facts=rows,
+        manifest_facts=manifest_facts(config, model, rows),
+        follows=state.follows,
+        resumes=state.resumes,
+        keeps_rows=state.keeps_rows,
+        keeps_files=state.keeps_files,
+        target_bytes=round(config.write.target_file_mb * 1e6),
+        keep_generations=config.write.keep_generations,
+        partitioning=partitioning,
+    )
+
+
+def failure_budget(config: RunConfig) -> FailureBudget:
+    """The failure budget.
 
     Raises:
-      UserError: It can't be written, or holds the results of another run.
+      UserError: A reason is not known, or its rate is not from 0 to 1.
     """
-    folder = output.rstrip("/") or "/"
-    try:
-        done = read_manifest(folder)
-        if done is None:
-            make_folder(folder)
-            probe = FileSystems.join(folder, f"_probe-{new_run_id()}")
-            write_file(probe, b"labelbeam")
-            FileSystems.delete([probe])
-    except (BeamIOError, OSError, ValueError) as e:
-        raise UserError(f"output={output!r} cannot be written: {e}.") from e
-    if done is not None:
+    rates = []
+    for reason, rate in config.budget.max_failure_rates:
+        allowed = f"max_failure_rates: {reason}={rate!r} is not allowed: "
+        if reason not in set(Reason):
+            raise UserError(f"{allowed}the reasons are {', '.join(Reason)}.")
+        try:
+            rates.append((reason, float(rate)))
+        except ValueError:
+            rates.append((reason, -1.0))
+        if not 0 <= rates[-1][1] <= 1:
+            raise UserError(f"{allowed}a rate is a number from 0 to 1.")
+    return FailureBudget(
+        max_rate=config.budget.max_failure_rate,
+        max_rates=tuple(rates),
+        floor=config.budget.failure_floor,
+        in_flight=4 * config.fetch.fetch_threads + _DECODING_AND_PREDICTING,
+    )
+
+
+def _partitioning(config: RunConfig, columns: list[str]) -> Partitioning:
+    """How tables are laid out in folders.
+
+    Raises:
+      UserError: There is no such column, or no such number of buckets.
+    """
+    by, most = config.write.partition_by, config.write.max_partitions
+    if by is None:
+        return Partitioning()
+    kind, _, buckets = by.partition(":")
+    if kind == "hash" and buckets.isdecimal() and 1 <= int(buckets) <= most:
+        return Partitioning(buckets=int(buckets), max_folders=most)
+    if by not in columns:
+        own = ", ".join(columns) or "it has none"
         raise UserError(
-            f"output={output!r} holds the results of run {done['run_id']}. "
-            "Give another --output, or remove that folder."
+            f"partition_by={by!r} is not allowed: it must be a column of the input ({own}), or hash:N "
+            f"with N from 1 to max_partitions={most:,}."
         )
-    return folder
+    return Partitioning(column=by, max_folders=most)

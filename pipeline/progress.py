@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
 import struct
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from transforms.count import DUPLICATE, FAILED, KINDS, LABELLED, LISTED
+from transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED
+from transforms.overlap import once_per_process
 
 _LAYOUT = struct.Struct(f"<{len(KINDS)}q")
 _TERMINAL_EVERY_SEC, _PLAIN_EVERY_SEC = 0.5, 10.0
@@ -51,14 +51,16 @@ class Tally:
 
 class _Board:
     def __init__(self, path: Path) -> None:
-        path.write_bytes(bytes(_LAYOUT.size))
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(bytes(_LAYOUT.size))
+        temporary.rename(path)
         with path.open("r+b") as f:
             self.memory = mmap.mmap(f.fileno(), _LAYOUT.size)
         self.numbers = [0] * len(KINDS)
         self.lock = threading.Lock()
 
 
-@functools.cache
+@once_per_process
 def _board(folder: Path, pid: int) -> _Board:
     return _Board(folder / f"{pid}.tally")
 
@@ -98,7 +100,12 @@ def describe(counts: Counts, images_per_sec: float) -> str:
 
 def done_of(counts: Counts) -> int:
     """The rows that need nothing more."""
-    return counts.get(LABELLED, 0) + counts.get(FAILED, 0) + counts.get(DUPLICATE, 0)
+    return worked_of(counts) + counts.get(DUPLICATE, 0) + counts.get(KEPT, 0)
+
+
+def worked_of(counts: Counts) -> int:
+    """The images that this run itself has finished."""
+    return counts.get(LABELLED, 0) + counts.get(FAILED, 0)
 
 
 def _duration(seconds: float) -> str:
@@ -126,9 +133,12 @@ def shown(read: Callable[[], Counts], out: TextIO = sys.stderr) -> Iterator[None
 def _show(read: Callable[[], Counts], out: TextIO, stop: threading.Event) -> None:
     moving, pace = out.isatty(), Pace()
     while not stop.wait(_TERMINAL_EVERY_SEC if moving else _PLAIN_EVERY_SEC):
-        counts = read()
+        try:
+            counts = read()
+        except Exception:  # what a runner can't tell now it may tell the next time
+            continue
         if not counts and not moving:
             continue
-        line = describe(counts, pace.images_per_sec(done_of(counts), time.monotonic()))
+        line = describe(counts, pace.images_per_sec(worked_of(counts), time.monotonic()))
         out.write(f"\r\x1b[K{line}" if moving else f"{line}\n")
         out.flush()

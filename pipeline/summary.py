@@ -6,8 +6,10 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from transforms.count import DUPLICATE, FAILED, LABELLED, LISTED
-from transforms.rows import FAILURES, PREDICTIONS
+from transforms.budget import FailureBudget
+from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, REUSED, UNCHECKED
+from transforms.layout import TABLES, Layout
+from transforms.rows import PREDICTIONS
 
 _TOP = 5
 
@@ -15,19 +17,26 @@ _TOP = 5
 def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
     """Tells how a run went, from its manifest."""
     counts = manifest["counts"]
-    done = counts[LABELLED] + counts[FAILED]
-    lines = [
+    worked = counts[LABELLED] + counts[FAILED]
+    said = [
         f"Labelled {counts[LABELLED]:,} of {counts[LISTED]:,} images in {seconds:,.1f} s"
-        f" ({done / max(seconds, 1e-9):,.1f} images/s, start-up included);"
-        f" {counts[FAILED]:,} failed, {counts[DUPLICATE]:,} listed twice."
+        f" ({worked / max(seconds, 1e-9):,.1f} images/s, start-up included)",
+        f"{counts[FAILED]:,} failed, {counts[DUPLICATE]:,} listed twice",
     ]
+    if counts[KEPT]:
+        said.append(f"{counts[KEPT]:,} were done before")
+    if counts[UNCHECKED]:
+        said.append(f"{counts[UNCHECKED]:,} could not be checked for changes")
+    if counts[REUSED]:
+        said.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
+    lines = ["; ".join(said) + "."]
     lines += _counted("Top labels", [(t["label"], t["images"]) for t in manifest["top_labels"][:_TOP]])
     lines += _counted("Failures by reason", list(manifest["failures_by_reason"].items()))
-    lines += ["", "Results"]
-    for table in (PREDICTIONS, FAILURES):
+    lines += ["", f"Results (generation {manifest['generation']})"]
+    for table in TABLES:
         files = [f for f in manifest["files"] if f["table"] == table]
         lines.append(f"  {FileSystems.join(output, table)}  {_files(files)}")
-    return "\n".join([*lines, f"  {FileSystems.join(output, 'manifest.json')}"])
+    return "\n".join([*lines, f"  {Layout(output).manifest}"])
 
 
 def _counted(title: str, counts: list[tuple[str, int]]) -> list[str]:
@@ -40,32 +49,30 @@ def _files(files: list[dict[str, Any]]) -> str:
     return f"{rows:,} rows in {len(files):,} Parquet file{plural}, {size / 1e6:,.2f} MB"
 
 
-def next_steps(output: str) -> str:
+def next_steps(manifest: dict[str, Any], output: str) -> str:
     """What to try next with an output folder."""
     predictions = FileSystems.join(output, PREDICTIONS)
-    return "\n".join(
-        [
-            "",
-            "Look at them from Python:",
-            f"  pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
-            "or with DuckDB:",
-            f"  SELECT label, count(*) FROM '{predictions}/*.parquet' GROUP BY label ORDER BY 2 DESC",
-        ]
-    )
+    lines = [
+        "",
+        "Look at them from Python:",
+        f"  pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
+        "or with DuckDB:",
+        f"  SELECT label, count(*) FROM '{predictions}/**/*.parquet' GROUP BY label ORDER BY 2 DESC",
+        "Prove that they are whole:",
+        f"  labelbeam verify {output}",
+    ]
+    again = [r for r in manifest["failures_by_reason"] if r in ("timeout", "unreachable", "http_5xx")]
+    if again:
+        lines += ["Try again what may have passed:", f"  labelbeam rerun {output} --only {','.join(again)}"]
+    return "\n".join(lines)
 
 
-def verdict(manifest: dict[str, Any], max_failure_rate: float) -> str | None:
+def verdict(manifest: dict[str, Any], budget: FailureBudget) -> str | None:
     """What is wrong with a finished run; None if all is well."""
-    counts = manifest["counts"]
     if not manifest["balanced"]:
-        written = sum(f["rows"] for f in manifest["files"])
-        return f"The run does not balance: {counts}, and {written} rows written. Please report this."
-    images = counts[LISTED] - counts[DUPLICATE]
-    rate = counts[FAILED] / images if images else 0.0
-    if rate > max_failure_rate:
-        worst = max(manifest["failures_by_reason"].items(), key=lambda item: item[1])
         return (
-            f"{rate:.1%} of the images failed, more than max_failure_rate={max_failure_rate:.1%} allows; "
-            f"most often {worst[0]} ({worst[1]:,})."
+            f"The run does not balance: {manifest['counts']}, and rows in the tables: {manifest['rows']}. "
+            "Please report this."
         )
-    return None
+    reasons, hosts = manifest["failures_by_reason"], manifest["failures_by_host"]
+    return budget.excess(sum(manifest["rows"].values()), reasons, hosts)

@@ -32,6 +32,10 @@ def supervised() -> Iterator[None]:
       KeyboardInterrupt: A signal came.
     """
     watch = _Watch()
+    beam_log = logging.getLogger("apache_beam")
+    level = beam_log.level
+    if not _LOG.isEnabledFor(logging.INFO):
+        beam_log.setLevel(logging.CRITICAL)  # what it logs of a broken-off run, it raises too
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, watch.interrupt) for number in signals]
     hook, threading.excepthook = threading.excepthook, watch.thread_failed
@@ -49,6 +53,7 @@ def supervised() -> Iterator[None]:
         raise
     finally:
         threading.excepthook = hook
+        beam_log.setLevel(level)
         logging.disable(logging.NOTSET)
         for number, handler in zip(signals, handlers, strict=True):
             signal.signal(number, handler)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders.coders import FastPrimitivesCoder
 
-from transforms.elements import Failure, ImageRef, StagedFile
+from transforms.elements import DoneIds, Failure, ImageRef, TableFile
 
 
 class _FieldsCoder(beam.coders.Coder):
     """Encodes a dataclass of primitives as the tuple of its fields."""
 
     element: Any  # the dataclass
-    _fields = FastPrimitivesCoder()
+    _primitives = FastPrimitivesCoder()
+
+    def __init__(self) -> None:
+        self._values = attrgetter(*(field.name for field in fields(self.element)))
 
     def encode(self, value: Any) -> bytes:
-        return self._fields.encode(tuple(getattr(value, field.name) for field in fields(self.element)))
+        return self._primitives.encode(self._values(value))
 
     def decode(self, encoded: bytes) -> Any:
-        return self.element(*self._fields.decode(encoded))
+        return self.element(*self._primitives.decode(encoded))
 
     def to_type_hint(self) -> type:
         return self.element
@@ -33,10 +37,16 @@ class ImageRefCoder(_FieldsCoder):
     element = ImageRef
 
 
-class StagedFileCoder(_FieldsCoder):
-    """Encodes a `StagedFile`."""
+class DoneIdsCoder(_FieldsCoder):
+    """Encodes `DoneIds`."""
 
-    element = StagedFile
+    element = DoneIds
+
+
+class TableFileCoder(_FieldsCoder):
+    """Encodes a `TableFile`."""
+
+    element = TableFile
 
 
 class FailureCoder(_FieldsCoder):
@@ -47,12 +57,27 @@ class FailureCoder(_FieldsCoder):
 
     def encode(self, value: Failure) -> bytes:
         rest = (value.stage, value.reason, value.message, value.attempts, value.host)
-        return self._fields.encode((self._ref.encode(value.ref), *rest))
+        return self._primitives.encode((self._ref.encode(value.ref), *rest))
 
     def decode(self, encoded: bytes) -> Failure:
-        ref, *rest = self._fields.decode(encoded)
+        ref, *rest = self._primitives.decode(encoded)
         return Failure(self._ref.decode(ref), *rest)
 
 
-for _coder in (ImageRefCoder, StagedFileCoder, FailureCoder):
+class RowOfBucketCoder(beam.coders.Coder):
+    """Encodes what meets in a bucket: an `ImageRef`, a `Failure` or `DoneIds`, told by the first byte."""
+
+    def __init__(self) -> None:
+        self._coders: tuple[Any, ...] = (ImageRefCoder(), FailureCoder(), DoneIdsCoder())
+        self._tags = {coder.element: n for n, coder in enumerate(self._coders)}
+
+    def encode(self, value: ImageRef | Failure | DoneIds) -> bytes:
+        tag = self._tags[type(value)]
+        return bytes((tag,)) + self._coders[tag].encode(value)
+
+    def decode(self, encoded: bytes) -> ImageRef | Failure | DoneIds:
+        return self._coders[encoded[0]].decode(encoded[1:])
+
+
+for _coder in (ImageRefCoder, DoneIdsCoder, TableFileCoder, FailureCoder):
     beam.coders.registry.register_coder(_coder.element, _coder)

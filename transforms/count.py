@@ -11,81 +11,90 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms.elements import Failure, ImageRef, Prediction
+from transforms.elements import Failure, ImageRef, Prediction, Unchanged
 
-# An outcome: its kind, and what tells it from others of the kind.
-Outcome = tuple[str, ...]
 Listener = Callable[[str, int], None]
 
-LISTED, DUPLICATE, LABELLED, FAILED = KINDS = ("listed", "duplicate", "labelled", "failed")
+# What a row of the input can become: a row of a table, one more row of an id, or one that was done.
+LISTED, DUPLICATE, KEPT, LABELLED, FAILED = "listed", "duplicate", "kept", "labelled", "failed"
+# Of those labelled, how many took the labels of another image of the same bytes.
+REUSED = "reused"
+# Of those kept, how many could not be checked for a newer version.
+UNCHECKED = "unchecked"
+# Rows of the tables that no row of the input stands for.
+OTHER = "other"
+KINDS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER)
+
+Counted = tuple[tuple[str, int], ...]
 
 
-def listed(_row: ImageRef | Failure) -> tuple[Outcome, int]:
-    """A row of the corpus."""
-    return (LISTED,), 1
+def count_listed(_row: ImageRef | Failure) -> Counted:
+    """A row of the input."""
+    return ((LISTED, 1),)
 
 
-def duplicate(rows: int) -> tuple[Outcome, int]:
-    """Rows whose id another row has."""
-    return (DUPLICATE,), rows
+def count_result(result: Prediction | Failure | Unchanged) -> Counted:
+    """What became of an image."""
+    if isinstance(result, Prediction):
+        return ((LABELLED, 1), (REUSED, 1)) if result.reused else ((LABELLED, 1),)
+    if isinstance(result, Unchanged):
+        return ((KEPT, 1),) if result.checked else ((KEPT, 1), (UNCHECKED, 1))
+    return ((FAILED, 1),)
 
 
-def labelled(prediction: Prediction) -> tuple[Outcome, int]:
-    """A prediction, by its best class."""
-    best = prediction.labels[0]
-    return (LABELLED, str(best.class_id), best.label), 1
-
-
-def failed(failure: Failure) -> tuple[Outcome, int]:
-    """A failure, by its reason."""
-    return (FAILED, failure.reason), 1
+def as_counted(count: tuple[str, int]) -> Counted:
+    """What a step has counted itself."""
+    return (count,)
 
 
 @dataclass
-class CountOutcomes(beam.PTransform):
-    """Counts a collection's outcomes, within each bundle.
+class CountRows(beam.PTransform):
+    """Counts what elements stand for, within each bundle.
 
-    Input: elements. Output: `(outcome, count)`. Metrics: one counter for each kind.
+    Input: one or several collections. Output: `(kind, count)`. Metrics: one counter for each kind.
 
     Attributes:
-      outcome_of: What an element counts as; one of this module's functions.
+      counted_as: What an element counts as; one of this module's functions.
       listener: Called with a kind and a count as they come, on the worker.
     """
 
-    outcome_of: Callable[[Any], tuple[Outcome, int]]
+    counted_as: Callable[[Any], Counted]
     listener: Listener | None = None
 
-    def expand(self, elements: beam.PCollection) -> beam.PCollection[tuple[Outcome, int]]:
+    def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[tuple[str, int]]:
         """Applies the step."""
-        fn = _CountFn(self.outcome_of, self.listener)
-        return elements | "Count" >> beam.ParDo(fn).with_output_types(tuple[tuple[str, ...], int])
+        # Each collection by itself: a flatten before the count would end the stage on some runners.
+        return [
+            elements | f"Count{n}" >> beam.ParDo(_CountFn(self)).with_output_types(tuple[str, int])
+            for n, elements in enumerate(collections)
+        ] | beam.Flatten()
 
 
 @dataclass
-class SumOutcomes(beam.PTransform):
-    """Adds up what bundles counted. Input: several `(outcome, count)`. Output: one per outcome."""
+class SumCounts(beam.PTransform):
+    """Adds up what bundles counted. Input: several `(kind, count)`. Output: one per kind."""
 
-    def expand(self, counts: tuple[beam.PCollection, ...]) -> beam.PCollection[tuple[Outcome, int]]:
+    def expand(self, counts: tuple[beam.PCollection, ...]) -> beam.PCollection[tuple[str, int]]:
         """Applies the step."""
         return counts | beam.Flatten() | beam.CombinePerKey(sum)
 
 
 class _CountFn(beam.DoFn):
-    def __init__(self, outcome_of: Callable, listener: Listener | None) -> None:
-        self._outcome_of = outcome_of
-        self._listener = listener
-        self._metrics = {kind: Metrics.counter(CountOutcomes, kind) for kind in KINDS}
+    def __init__(self, step: CountRows) -> None:
+        self._counted_as = step.counted_as
+        self._listener = step.listener
+        self._metrics = {kind: Metrics.counter(CountRows, kind) for kind in KINDS}
 
     def start_bundle(self) -> None:
-        self._counts: Counter[Outcome] = Counter()
+        self._counts: Counter[str] = Counter()
 
     def process(self, element: Any) -> None:
-        outcome, count = self._outcome_of(element)
-        self._counts[outcome] += count
-        self._metrics[outcome[0]].inc(count)
-        if self._listener:
-            self._listener(outcome[0], count)
+        for kind, count in self._counted_as(element):
+            self._counts[kind] += count
+            self._metrics[kind].inc(count)
+            if self._listener:
+                self._listener(kind, count)
 
     def finish_bundle(self) -> Iterator:
-        for outcome_and_count in self._counts.items():
-            yield GlobalWindows.windowed_value(outcome_and_count)
+        for kind_and_count in self._counts.items():
+            yield GlobalWindows.windowed_value(kind_and_count)

@@ -65,7 +65,7 @@ class DecodeImages(beam.PTransform):
 
     def expand(self, images: beam.PCollection[EncodedImage]) -> Outputs:
         """Applies the step."""
-        return par_do("Decode", images, _DecodeImagesFn(self), DecodedImage)
+        return Outputs(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
 
 
 @once_per_process

@@ -1,7 +1,7 @@
 """What flows between the steps: typed, immutable elements.
 
-Only `ImageRef`, `Failure` and `StagedFile` may cross a shuffle; they hold
-primitives alone. Elements that hold bytes or pixels stay inside a fused stage.
+`ImageRef`, `Failure`, `DoneIds` and `TableFile` hold primitives alone and may
+cross a shuffle. Elements that hold bytes or pixels stay inside a fused stage.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ def host_of_uri(uri: str) -> str:
         return ""
 
 
+# How a version begins that is the digest of the bytes, for stores that tell none.
+DIGEST = "sha256:"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """One image to label.
@@ -35,11 +39,22 @@ class ImageRef:
       id: Unique in the corpus; the key of every output row.
       uri: Where the image is: a path, `file://`, `gs://`, `http://`, `https://`.
       columns: The user's own values, in the order of the corpus's schema.
+      known_version: Of an image that has labels: the version they are of, or `DIGEST`
+        and the SHA-256 of its bytes. It is labelled only if that is another now.
     """
 
     id: str
     uri: str
     columns: tuple[Any, ...] = ()
+    known_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """An image that keeps its labels: its version is still the same, or could not be checked."""
+
+    ref: ImageRef
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +64,7 @@ class EncodedImage:
     Attributes:
       data: The encoded bytes.
       sha256: Their digest, hexadecimal.
-      version: GCS generation, HTTP ETag, or None.
+      version: GCS generation, HTTP ETag or Last-Modified, a file's mtime and size, or None.
     """
 
     ref: ImageRef
@@ -91,7 +106,11 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The labels of one image, best first, and what was seen of it."""
+    """The labels of one image, best first, and what was seen of it.
+
+    Attributes:
+      reused: Whether the labels are those inferred for another image of the same bytes.
+    """
 
     ref: ImageRef
     labels: tuple[Label, ...]
@@ -101,6 +120,7 @@ class Prediction:
     size_bytes: int
     sha256: str
     version: str | None
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +144,36 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class StagedFile:
-    """A finished Parquet file that waits to be published.
+class TableFile:
+    """A finished Parquet file of a table, staged or published.
 
     Attributes:
       table: `predictions` or `failures`.
       path: Where it is.
       rows: How many rows it holds.
       size_bytes: Its length.
-      sha256: Its digest, hexadecimal.
+      sha256: Its digest, hexadecimal; None while nobody needs it.
     """
 
     table: str
     path: str
     rows: int
     size_bytes: int
-    sha256: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DoneIds:
+    """Ids that have a row already, staged or published.
+
+    Attributes:
+      ids: The ids.
+      versions: The version of each one's image; None where it has none, empty where nobody asks.
+      published: Whether readers see the rows; if not, they are newer than those readers see.
+      again: Whether the ids are selected again if the input still has them.
+    """
+
+    ids: tuple[str, ...]
+    versions: tuple[str | None, ...]
+    published: bool
+    again: bool = False

@@ -31,6 +31,7 @@ class Reason(enum.StrEnum):
     UNSUPPORTED = "unsupported"  # an image, in a format or mode we can't read
     DECODE_ERROR = "decode_error"
     MODEL_ERROR = "model_error"
+    MODEL_OOM = "model_oom"  # memory does not suffice for one image
 
 
 class LabelbeamError(Exception):

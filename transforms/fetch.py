@@ -6,33 +6,59 @@ import functools
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from transforms.elements import EncodedImage, Failure, ImageRef
-from transforms.overlap import Outputs, OverlappedFn, Timed, Window, attempt, once_per_process, par_do
+from transforms.elements import DIGEST, EncodedImage, Failure, ImageRef, Unchanged
+from transforms.errors import ImageError, Reason
+from transforms.overlap import OverlappedFn, Timed, Window, attempt, once_per_process, par_do
 from transforms.stores import Limits, Stores
 
 # A guess at an image's length until some have been seen.
 _FIRST_GUESS_BYTES = 1 << 20
 
 
-def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage:
-    """Fetches the bytes of one image.
+class Fetched(NamedTuple):
+    """The outputs of `FetchImages`."""
+
+    ok: beam.PCollection
+    failures: beam.PCollection
+    unchanged: beam.PCollection
+
+
+def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage | Unchanged:
+    """Fetches the bytes of one image, unless it is still of its known version.
+
+    An image that has labels keeps them if it can't be told whether it changed.
 
     Raises:
       ImageError: The store refuses, fails, is too slow, or the image is too large.
     """
-    data, version = stores.fetch(ref.uri)
-    return EncodedImage(ref, data, hashlib.sha256(data).hexdigest(), version)
+    known = ref.known_version or ""
+    try:
+        fetched = stores.fetch(ref.uri, None if known.startswith(DIGEST) else ref.known_version)
+    except ImageError as e:
+        if known and e.reason != Reason.NOT_FOUND:
+            return Unchanged(ref, checked=False)
+        raise
+    if fetched is None:
+        return Unchanged(ref)
+    sha256 = hashlib.sha256(fetched.data).hexdigest()
+    return (
+        Unchanged(ref)
+        if known == DIGEST + sha256
+        else EncodedImage(ref, fetched.data, sha256, fetched.version)
+    )
 
 
 @dataclass
 class FetchImages(beam.PTransform):
     """Fetches each image with many requests at once.
 
-    Input: `ImageRef`. Output: `EncodedImage`. Failures: `fetch`.
+    Input: `ImageRef`. Output: `EncodedImage`; `Unchanged` where the known version
+    is still the present one. Failures: `fetch`.
     Metrics: `images_in`, `fetch_msec`, `image_bytes`.
 
     Attributes:
@@ -43,9 +69,9 @@ class FetchImages(beam.PTransform):
     limits: Limits
     max_window_bytes: int = 256 << 20
 
-    def expand(self, refs: beam.PCollection[ImageRef]) -> Outputs:
+    def expand(self, refs: beam.PCollection[ImageRef]) -> Fetched:
         """Applies the step."""
-        return par_do("Fetch", refs, _FetchImagesFn(self), EncodedImage)
+        return Fetched(**par_do("Fetch", refs, _FetchImagesFn(self), EncodedImage, Failure, Unchanged))
 
 
 @once_per_process
@@ -58,7 +84,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "fetch")
 
 
-class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage]):
+class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage | Unchanged]):
     def __init__(self, step: FetchImages) -> None:
         self._limits = step.limits
         self._max_window_bytes = step.max_window_bytes
@@ -71,15 +97,15 @@ class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage]):
         self._stores = _stores(self._limits)
         self._pool = _pool(self._limits.connections)
 
-    def open_window(self) -> Window[Timed[EncodedImage | Failure]]:
+    def open_window(self) -> Window[Timed[EncodedImage | Unchanged | Failure]]:
         return Window(4 * self._limits.connections, self._max_window_bytes)
 
-    def submit(self, ref: ImageRef) -> tuple[Future[Timed[EncodedImage | Failure]], int]:
+    def submit(self, ref: ImageRef) -> tuple[Future[Timed[EncodedImage | Unchanged | Failure]], int]:
         self._images_in.inc()
         task = functools.partial(fetch_image, ref, self._stores)
         return self._pool.submit(attempt, "fetch", ref, task), self._mean_bytes
 
-    def observe(self, timed: Timed[EncodedImage | Failure]) -> None:
+    def observe(self, timed: Timed[EncodedImage | Unchanged | Failure]) -> None:
         self._fetch_msec.update(timed.msec)
         if isinstance(timed.value, EncodedImage):
             size_bytes = len(timed.value.data)

@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is on this machine's disks."""
+    return FileSystems.get_scheme(path) is None
+
+
+def escape_glob(path: str) -> str:
+    """Takes a path's special characters literally."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
 
 
 def write_file(path: str, data: Any) -> None:
     """Writes a file, replacing the one that was there.
 
-    On a local disk it is written under another name and renamed; in a bucket
-    an object appears when its upload is complete.
+    On a local disk it is written under another name, flushed and renamed; in a
+    bucket an object appears when its upload is complete.
     """
-    local = FileSystems.get_scheme(path) is None
-    written = f"{path}.{os.getpid()}.tmp" if local else path
-    with FileSystems.create(written, compression_type=CompressionTypes.UNCOMPRESSED) as f:
+    if not is_local(path):
+        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as f:
+            f.write(data)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as f:
         f.write(data)
-    if local:
-        os.replace(written, path)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def open_file(path: str) -> Any:
+    """Opens a file for reading, as its bytes are."""
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def read_file(path: str) -> bytes:
     """Reads a whole file."""
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as f:
+    with open_file(path) as f:
         return f.read()
+
+
+def list_files(folder: str) -> list[FileMetadata]:
+    """The files in and below a folder, by path; none if it is not there."""
+    (match,) = FileSystems.match([f"{escape_glob(folder)}/**"])
+    return sorted(match.metadata_list, key=lambda file: file.path)
 
 
 def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -37,22 +65,75 @@ def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
         for source, target in zip(sources, targets, strict=True)
         if FileSystems.exists(source) or not FileSystems.exists(target)
     ]
+    for folder in {os.path.dirname(target) for _, target in pairs}:
+        make_folder(folder)
     if pairs:
         FileSystems.rename(*map(list, zip(*pairs, strict=True)))
 
 
 def make_folder(path: str) -> None:
     """Makes a folder unless it is there; in a bucket there is nothing to make."""
-    if FileSystems.get_scheme(path) is None:
+    if is_local(path):
         os.makedirs(path, exist_ok=True)
+
+
+def delete_files(paths: Sequence[str]) -> None:
+    """Deletes files."""
+    if paths:
+        FileSystems.delete([escape_glob(path) for path in paths])
 
 
 def delete_folder(path: str) -> None:
     """Deletes a folder and all that is in it, if it is there."""
-    if FileSystems.get_scheme(path) is None:
-        if os.path.isdir(path):
-            FileSystems.delete([path])
-        return
-    files = [m.path for result in FileSystems.match([f"{path}/**"]) for m in result.metadata_list]
-    if files:
-        FileSystems.delete(files)
+    if not is_local(path):
+        FileSystems.delete([f"{path}/"])
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+
+
+class FileSink:
+    """A new file that is written piece by piece, and digested on the way.
+
+    Nobody may look for it before it is closed.
+
+    Attributes:
+      path: Where it is.
+      size_bytes: How much was written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self._digest = hashlib.sha256()
+        if is_local(path):
+            make_folder(os.path.dirname(path))
+            self._file: Any = open(path, "wb")  # noqa: SIM115  (closed in `close`)
+        else:
+            self._file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is complete."""
+        return self._file.closed
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was written, hexadecimal."""
+        return self._digest.hexdigest()
+
+    def write(self, data: Any) -> int:
+        """Writes a piece."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.size_bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Leaves it to `close`."""
+
+    def close(self) -> None:
+        """Completes the file."""
+        if is_local(self.path) and not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()

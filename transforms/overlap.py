@@ -22,13 +22,11 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 import transforms.coders  # noqa: F401  (registers the coders)
-from transforms.elements import Failure, ImageRef, host_of_uri
+from transforms.elements import Failure, ImageRef, Unchanged, host_of_uri
 from transforms.errors import ImageError
 
 E = TypeVar("E")
 T = TypeVar("T")
-
-_FAILURES = "failures"
 
 
 class Outputs(NamedTuple):
@@ -136,9 +134,20 @@ class Window(Generic[T]):
         return future.result()
 
 
-def to_failures(failure: Any) -> beam.pvalue.TaggedOutput:
-    """What a DoFn under `par_do` yields for a failure (in `finish_bundle`: for its windowed value)."""
-    return beam.pvalue.TaggedOutput(_FAILURES, failure)
+# The outputs of a DoFn under `par_do` by what goes there; all else goes to `ok`.
+_TAGS: dict[type, str] = {Failure: "failures", Unchanged: "unchanged"}
+
+
+def to_output(element: Any, yielded: Any = None) -> Any:
+    """What a DoFn under `par_do` yields for an element.
+
+    Args:
+      element: What it is about.
+      yielded: What carries it in `finish_bundle`, its windowed value; by default itself.
+    """
+    yielded = element if yielded is None else yielded
+    tag = _TAGS.get(type(element))
+    return beam.pvalue.TaggedOutput(tag, yielded) if tag else yielded
 
 
 class OverlappedFn(beam.DoFn, Generic[E, T]):
@@ -170,20 +179,34 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
         """Takes an element in, and gives out what is ready."""
         for timed in self._window.add(*self.submit(element)):
             self.observe(timed)
-            yield to_failures(timed.value) if isinstance(timed.value, Failure) else timed.value
+            yield to_output(timed.value)
 
     def finish_bundle(self) -> Iterator:
         """Waits for the rest."""
         self.flush()
         for timed in self._window.drain():
             self.observe(timed)
-            value = GlobalWindows.windowed_value(timed.value)
-            yield to_failures(value) if isinstance(timed.value, Failure) else value
+            yield to_output(timed.value, GlobalWindows.windowed_value(timed.value))
 
 
-def par_do(label: str, elements: beam.PCollection, fn: beam.DoFn, ok_type: type) -> Outputs:
-    """Applies a DoFn whose failures go to the second output."""
-    outputs = elements | label >> beam.ParDo(fn).with_outputs(_FAILURES, main="ok")
-    outputs.ok.element_type = ok_type
-    outputs[_FAILURES].element_type = Failure
-    return Outputs(outputs.ok, outputs[_FAILURES])
+def par_do(
+    label: str, elements: beam.PCollection, fn: beam.DoFn, ok: type, *others: type
+) -> dict[str, beam.PCollection]:
+    """Applies a DoFn with several outputs.
+
+    Args:
+      label: Of the stage.
+      elements: Its input.
+      fn: Yields what `to_output` makes of its results.
+      ok: What the first output holds.
+      others: What else it may give; by default `Failure`.
+
+    Returns:
+      The outputs by name, `ok` first.
+    """
+    types = {"ok": ok} | {_TAGS[other]: other for other in others or (Failure,)}
+    _, *tags = types
+    outputs = elements | label >> beam.ParDo(fn).with_outputs(*tags, main="ok")
+    for name, element_type in types.items():
+        outputs[name].element_type = element_type
+    return {name: outputs[name] for name in types}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from transforms.elements import DecodedImage, Failure, Label, Prediction
+from transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
 from transforms.errors import ImageError
 from transforms.models.batching import Batcher
 from transforms.models.classifier import Classifier, TopK
+from transforms.models.reuse import Recent
 from transforms.models.runtime import configure_tensorflow, has_gpu
 from transforms.models.spec import ModelSpec
 from transforms.overlap import (
@@ -32,6 +34,8 @@ from transforms.overlap import (
 _CPU_BATCH_PIXELS = 8 * 224 * 224
 # On a GPU, 64 up to 424 px and 32 at 600 px: an estimate, not measured.
 _GPU_BATCH_SIZE, _GPU_BATCH_PIXELS = 64, 32 * 600 * 600
+# Images whose labels a process remembers for others of the same bytes: some 100 MB.
+_MAX_RECENT = 1 << 16
 # Most bytes of one batch as float32, whatever batch size is asked for.
 _MAX_BATCH_BYTES = 1 << 30
 
@@ -84,24 +88,29 @@ class PredictLabels(beam.PTransform):
     """Labels each image; one model per process, loaded once, runs full batches.
 
     Input: `DecodedImage`. Output: `Prediction`. Failures: `predict`.
-    Metrics: `predict_usec` (an image's share of its batch), `images_out`.
+    Metrics: `predict_usec` (an image's share of its batch), `images_out`, `oom_splits`
+    (batches that memory did not suffice for).
     Guarantees: an image on which the model fails costs itself only; padding is never seen.
+    With `reuse`, images of the same bytes are inferred once per process, as long as it
+    remembers them: its last 65,536.
 
     Attributes:
       model: What to load.
       top_k: Classes to give for an image.
       batch_size: Images in a full batch; by default computed from the device.
       threads: Cores a process may use; by default all.
+      reuse: Whether images of the same bytes share one inference.
     """
 
     model: ModelSpec
     top_k: int = 5
     batch_size: int | None = None
     threads: int | None = None
+    reuse: bool = False
 
     def expand(self, images: beam.PCollection[DecodedImage]) -> Outputs:
         """Applies the step."""
-        return par_do("Predict", images, _PredictLabelsFn(self), Prediction)
+        return Outputs(**par_do("Predict", images, _PredictLabelsFn(self), Prediction))
 
 
 class _Labeler:
@@ -113,14 +122,33 @@ class _Labeler:
         callers = 1 if on_gpu else threads
         configure_tensorflow(callers, threads)
         batch_size = choose_batch_size(step.batch_size, step.model.resize.size_px, on_gpu)
-        # More than one batch waits while each caller runs one, so that a full window always moves.
-        self.window_items = (callers + 2) * batch_size
-        self.window_bytes = self.window_items * 3 * step.model.resize.size_px**2
         self.classifier = Classifier(step.model, step.top_k, batch_size)
-        self.batcher = Batcher(self._label, batch_size, callers)
+        # More than one batch waits while each caller runs one, so that a full window always moves.
+        self.window_items = (callers + 2) * self.classifier.sizes[-1]
+        self.window_bytes = self.window_items * 3 * step.model.resize.size_px**2
+        self.batcher = Batcher(self._label, self.classifier.sizes[-1], callers)
+        self._recent: Recent[Timed[Prediction | Failure]] | None = (
+            Recent(_MAX_RECENT, self.batcher.flush) if step.reuse else None
+        )
+
+    def submit(self, image: DecodedImage) -> Future[Timed[Prediction | Failure]]:
+        """Queues an image, or waits for another's labels."""
+        if self._recent is None:
+            return self.batcher.submit(image)
+        return self._recent.submit(
+            image.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
+        )
 
     def _label(self, images: Sequence[DecodedImage]) -> list[Timed[Prediction | Failure]]:
         return predict_labels(images, self.classifier)
+
+
+def _adapt(image: DecodedImage, timed: Timed[Prediction | Failure]) -> Timed[Prediction | Failure]:
+    """Makes of another image's labels those of one with the same bytes."""
+    if isinstance(timed.value, Failure):
+        own = replace(timed.value, ref=image.ref, host=host_of_uri(image.ref.uri))
+        return Timed(own, 0)
+    return Timed(replace(timed.value, ref=image.ref, version=image.version, reused=True), 0)
 
 
 class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
@@ -129,9 +157,12 @@ class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
         self.top_k = step.top_k
         self.batch_size = step.batch_size
         self.threads = step.threads
+        self.reuse = step.reuse
         self._shared = Shared()
         self._predict_usec = Metrics.distribution(PredictLabels, "predict_usec")
         self._images_out = Metrics.counter(PredictLabels, "images_out")
+        self._oom_splits = Metrics.counter(PredictLabels, "oom_splits")
+        self._splits_seen = 0
 
     def setup(self) -> None:
         self._labeler: _Labeler = self._shared.acquire(lambda: _Labeler(self))
@@ -140,7 +171,13 @@ class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
         return Window(self._labeler.window_items, self._labeler.window_bytes)
 
     def submit(self, image: DecodedImage) -> tuple[Future[Timed[Prediction | Failure]], int]:
-        return self._labeler.batcher.submit(image), image.pixels.nbytes
+        return self._labeler.submit(image), image.pixels.nbytes
+
+    def finish_bundle(self) -> Iterator:
+        yield from super().finish_bundle()
+        splits = self._labeler.classifier.splits
+        self._oom_splits.inc(splits - self._splits_seen)
+        self._splits_seen = splits
 
     def flush(self) -> None:
         self._labeler.batcher.flush()

@@ -1,122 +1,275 @@
-"""Publishing: staged files become the tables that readers see."""
+"""Publishing: what is staged becomes the next generation of the tables that readers see."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
-from transforms.count import DUPLICATE, FAILED, LABELLED, LISTED, Outcome
-from transforms.elements import StagedFile
-from transforms.files import delete_folder, make_folder, move_files, write_file
-from transforms.rows import FAILURES, PREDICTIONS
-from transforms.stage import write_rows
+from transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
+from transforms.layout import (
+    TABLES,
+    Layout,
+    Source,
+    published_sources,
+    read_manifest,
+    staged_sources,
+    switch,
+    tidy,
+)
+from transforms.merge import (
+    NOT_PARTITIONED,
+    Merged,
+    MergeTask,
+    Partitioning,
+    check_fan_out,
+    find_superseded,
+    merge_files,
+    parts_of,
+    plan_merge,
+    write_empty,
+)
+from transforms.rows import RowFacts
 
-MANIFEST = "manifest.json"
-_TOP_LABELS = 20
+_TOP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a new generation is to be.
+
+    Attributes:
+      output: The output folder.
+      facts: The files' metadata; its run id names them.
+      manifest_facts: What the manifest says beside counts and files; JSON.
+      follows: Run id of the generation it is made from; None if there is none.
+      resumes: Unfinished runs whose staged rows go in too.
+      keeps_rows: Whether that generation's rows stay in the tables.
+      keeps_files: Whether its files may stay as they are.
+      target_bytes: How large files are to be.
+      keep_generations: How many older generations to keep.
+      partitioning: How rows are dealt to folders.
+    """
+
+    output: str
+    facts: RowFacts
+    manifest_facts: dict[str, Any]
+    follows: str | None = None
+    resumes: tuple[str, ...] = ()
+    keeps_rows: bool = True
+    keeps_files: bool = True
+    target_bytes: int = 256 << 20
+    keep_generations: int = 1
+    partitioning: Partitioning = NOT_PARTITIONED
+
+    @property
+    def run_id(self) -> str:
+        """The run that publishes."""
+        return self.facts.run_id
+
+    @property
+    def merges(self) -> tuple[str, ...]:
+        """The runs whose staged rows go in."""
+        return (*self.resumes, self.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a publication is made from.
+
+    Attributes:
+      sources: The files.
+      name: Of this publication, and what its files' names begin with: a graph may be run twice.
+    """
+
+    sources: list[Source]
+    name: str
+
+
+def list_sources(publication: Publication) -> Listing:
+    """The files that the new generation is made from."""
+    manifest = read_manifest(publication.output) if publication.keeps_rows else None
+    published = published_sources(publication.output, manifest)
+    staged = staged_sources(publication.output, publication.merges)
+    return Listing(published + staged, f"{publication.run_id}-{secrets.token_hex(2)}")
 
 
 def make_manifest(
-    facts: Mapping[str, Any], files: Iterable[StagedFile], outcomes: Mapping[Outcome, int]
+    publication: Publication,
+    name: str,
+    merged: Merged,
+    counts: Mapping[str, int],
+    old: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Describes a finished run.
+    """Describes a finished run and the tables after it.
 
     Args:
-      facts: What is known before it starts: run id, model, configuration.
-      files: The published files.
-      outcomes: What became of every row of the corpus.
+      publication: What was to be made.
+      name: Of this publication.
+      merged: What was made.
+      counts: Rows of the input by what became of them, and `other` rows of the tables.
+      old: The manifest before.
 
     Returns:
       A JSON document. `balanced` says whether each row that was listed is a
-      prediction, a failure or a duplicate, and whether the files hold them all.
+      prediction, a failure, a duplicate or kept, and whether the tables' files
+      hold a row for each of these but duplicates.
     """
-    files = list(files)
-    counts = {
-        kind: sum(n for outcome, n in outcomes.items() if outcome[0] == kind)
-        for kind in (LISTED, LABELLED, FAILED, DUPLICATE)
-    }
-    rows = {t: sum(f.rows for f in files if f.table == t) for t in (PREDICTIONS, FAILURES)}
-    balanced = counts[LISTED] == counts[LABELLED] + counts[FAILED] + counts[DUPLICATE] and rows == {
-        PREDICTIONS: counts[LABELLED],
-        FAILURES: counts[FAILED],
-    }
+    counts = {kind: counts.get(kind, 0) for kind in KINDS}
+    done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
+    rows = {table: sum(f.rows for f in merged.files if f.table == table) for table in TABLES}
+    files = [
+        {**dataclasses.asdict(file), "path": path}
+        for path, file in sorted(zip(merged.paths, merged.files, strict=True), key=lambda pair: pair[0])
+    ]
+    same_files = old is not None and old["files"] == files
     return {
-        **facts,
-        "balanced": balanced,
+        **publication.manifest_facts,
+        "publication": name,
+        "generation": old["generation"] + (not same_files) if old else 1,
+        "balanced": counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
         "counts": counts,
-        "failures_by_reason": dict(_most_first((o[1], n) for o, n in outcomes.items() if o[0] == FAILED)),
+        "rows": rows,
+        "failures_by_reason": dict(_most_first(merged.reasons)),
+        "failures_by_host": dict(_most_first(merged.hosts)[:_TOP]),
         "top_labels": [
-            {"class_id": int(class_id), "label": label, "images": n}
-            for (class_id, label), n in _most_first(
-                (o[1:], n) for o, n in outcomes.items() if o[0] == LABELLED
-            )[:_TOP_LABELS]
+            {"class_id": class_id, "label": label, "images": n}
+            for (class_id, label), n in _most_first(merged.labels)[:_TOP]
         ],
-        "files": [asdict(f) for f in files],
+        "files": files,
+        "merged_runs": list(publication.merges),
     }
 
 
-def _most_first(counts: Iterable[tuple[Any, int]]) -> list[tuple[Any, int]]:
-    return sorted(counts, key=lambda item: (-item[1], item[0]))
+def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def commit(
+    publication: Publication, name: str, results: Iterable[Merged], counts: Mapping[str, int]
+) -> dict[str, Any]:
+    """Makes merged files the generation that readers see; gives its manifest.
+
+    Args:
+      publication: What was to be made.
+      name: Of this publication; one that was made already is only tidied up after.
+      results: The files.
+      counts: Rows of the input by what became of them.
+
+    Raises:
+      RunError: Another run has published meanwhile, or the tables would be too scattered.
+    """
+    layout = Layout(publication.output)
+    old = read_manifest(publication.output)
+    if old and old["publication"] == name:
+        tidy(publication.output, publication.keep_generations)
+        return old
+    merged = Merged()
+    for result in results:
+        merged.add(result)
+    merged.paths = [
+        path or file.path.removeprefix(publication.output).strip("/")
+        for path, file in zip(merged.paths, merged.files, strict=True)
+    ]
+    check_fan_out({path.rpartition("/")[0] for path in merged.paths}, publication.partitioning)
+    staged = layout.merged(publication.run_id)
+    for table in set(TABLES) - {file.table for file in merged.files}:
+        merged.add(write_empty(table, f"{name}-99999", publication.facts, staged))
+    manifest = make_manifest(publication, name, merged, counts, old)
+    moves = {
+        file.path: path
+        for path, file in zip(merged.paths, merged.files, strict=True)
+        if file.path.startswith(staged)
+    }
+    follows = (publication.follows, publication.run_id)  # its own where the graph is run again
+    switch(publication.output, manifest, moves, follows, publication.keep_generations)
+    return manifest
 
 
 @dataclass
 class PublishResults(beam.PTransform):
-    """Moves what was staged to where readers look, then writes the manifest.
+    """Merges what is staged with what is published, and switches readers over.
 
-    Input: `StagedFile` and `(outcome, count)`. Output: the manifest, JSON.
-    Guarantees: only files that a finished bundle named are published, so each
-    row once; a reader never meets part of a file; the manifest comes last.
+    Input: `TableFile` of `StageResults`, and `(kind, count)`. Output: the manifest.
+    Guarantees: each id has one row in one of the tables; readers of the manifest
+    see the tables as they were or as they are now; a publication that breaks
+    off is done again by the next run. Files are merged in parallel, each task
+    in bounded memory.
 
     Attributes:
-      output: Folder of the tables.
-      staging: Folder of the staged files, removed at the end.
-      facts: What the manifest says beside counts and files; JSON.
-      schemas: Schema by table; a table without rows is one empty file.
+      publication: What to make.
     """
 
-    output: str
-    staging: str
-    facts: dict[str, Any]
-    schemas: dict[str, pa.Schema]
+    publication: Publication
 
-    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[str]:
+    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[dict]:
         """Applies the step."""
-        staged, outcomes = results
-        return (
+        staged, counts = results
+        sources = (
             staged.pipeline
-            | "Once" >> beam.Create([None])
-            | "Publish"
-            >> beam.ParDo(
-                _PublishFn(self), beam.pvalue.AsList(staged), beam.pvalue.AsDict(outcomes)
-            ).with_output_types(str)
+            | "Once" >> beam.Create([None], reshuffle=False)
+            # Waits until all is staged, and then takes what is there: also what a bundle left that failed.
+            | "ListSources" >> beam.ParDo(_ListFn(self.publication), beam.pvalue.AsIter(staged))
+        )
+        superseded = (
+            sources
+            | "DealParts" >> beam.ParDo(_DealPartsFn())
+            | "SpreadParts" >> beam.Reshuffle()
+            | "FindSuperseded" >> beam.ParDo(_FindSupersededFn(), beam.pvalue.AsSingleton(sources))
+        )
+        merged = (
+            sources
+            | "PlanMerge" >> beam.ParDo(_PlanMergeFn(self.publication), beam.pvalue.AsIter(superseded))
+            | "SpreadTasks" >> beam.Reshuffle()
+            | "MergeFiles" >> beam.ParDo(_MergeFilesFn(self.publication))
+        )
+        return sources | "Commit" >> beam.ParDo(
+            _CommitFn(self.publication), beam.pvalue.AsIter(merged), beam.pvalue.AsDict(counts)
+        ).with_output_types(dict)
+
+
+class _PublicationFn(beam.DoFn):
+    def __init__(self, publication: Publication) -> None:
+        self._publication = publication
+
+
+class _ListFn(_PublicationFn):
+    def process(self, _: None, _staged: Iterable) -> Iterator[Listing]:
+        yield list_sources(self._publication)
+
+
+class _DealPartsFn(beam.DoFn):
+    def process(self, listing: Listing) -> Iterator[int]:
+        yield from range(parts_of(listing.sources))
+
+
+class _FindSupersededFn(beam.DoFn):
+    def process(self, part: int, listing: Listing) -> Iterator:
+        yield from find_superseded(listing.sources, part, parts_of(listing.sources)).items()
+
+
+class _PlanMergeFn(_PublicationFn):
+    def process(self, listing: Listing, superseded: Iterable) -> Iterator[MergeTask]:
+        rows = defaultdict(list)
+        for path, its_rows in superseded:
+            rows[path].append(its_rows)
+        publication = self._publication
+        yield from plan_merge(
+            listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files
         )
 
 
-class _PublishFn(beam.DoFn):
-    def __init__(self, step: PublishResults) -> None:
-        self._output = step.output
-        self._staging = step.staging
-        self._facts = step.facts
-        self._schemas = step.schemas
+class _MergeFilesFn(_PublicationFn):
+    def process(self, task: MergeTask) -> Iterator[Merged]:
+        folder = Layout(self._publication.output).merged(self._publication.run_id)
+        yield merge_files(task, self._publication.facts, folder, self._publication.partitioning)
 
-    def process(self, _: None, staged: list[StagedFile], outcomes: dict[Outcome, int]) -> Iterator[str]:
-        files = [f for table in self._schemas for f in self._publish(table, staged)]
-        manifest = json.dumps(make_manifest(self._facts, files, outcomes), indent=2)
-        write_file(FileSystems.join(self._output, MANIFEST), manifest.encode())
-        delete_folder(self._staging)
-        yield manifest
 
-    def _publish(self, table: str, staged: list[StagedFile]) -> list[StagedFile]:
-        mine = sorted((f for f in staged if f.table == table), key=lambda f: f.path)
-        if not mine:
-            mine = [write_rows(table, [], self._schemas[table], self._staging)]
-        make_folder(FileSystems.join(self._output, table))
-        names = [f"{self._facts['run_id']}-{n:05d}.parquet" for n in range(len(mine))]
-        paths = [FileSystems.join(table, name) for name in names]
-        move_files([f.path for f in mine], [FileSystems.join(self._output, path) for path in paths])
-        return [replace(f, path=path) for f, path in zip(mine, paths, strict=True)]
+class _CommitFn(_PublicationFn):
+    def process(self, listing: Listing, merged: Iterable[Merged], counts: dict) -> Iterator[dict]:
+        yield commit(self._publication, listing.name, merged, counts)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from apache_beam.io.fileio import EmptyMatchTreatment, MatchFiles
 from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
-from transforms.elements import ImageRef, id_of_uri
+from transforms.elements import Failure, ImageRef, id_of_uri
 from transforms.errors import ImageError, Reason
-from transforms.overlap import Outputs, failure_of, par_do, to_failures
+from transforms.files import open_file
+from transforms.layout import published_sources, read_manifest
+from transforms.overlap import Outputs, failure_of, par_do, to_output
+from transforms.rows import FAILURES
 
 # What a folder's images are known by; a glob takes whatever it matches.
 IMAGE_SUFFIXES = (
@@ -25,7 +30,7 @@ IMAGE_SUFFIXES = (
     *(".jp2", ".avif"),
 )
 
-CorpusKind = Literal["lines", "csv", "images"]
+CorpusKind = Literal["lines", "csv", "images", "failures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +38,15 @@ class Corpus:
     """Where the images of a run are listed.
 
     Attributes:
-      pattern: A file or a glob, as Beam's filesystems take it.
-      kind: `lines` (one URI a line), `csv` (with a header) or `images` (the files themselves).
+      pattern: A file or a glob, as Beam's filesystems take it; of `failures`, an output folder.
+      kind: `lines` (one URI a line), `csv` (with a header), `images` (the files themselves)
+        or `failures` (images that failed).
       header: The CSV's column names.
       uri_column: Which of them holds the URI.
       id_column: Which of them holds the id; by default ids are made from URIs.
       columns: The columns that pass through, with their types.
       suffixes: Endings of file names to take, lower case; all if empty.
+      reasons: Of `failures`, those to take.
     """
 
     pattern: str
@@ -49,6 +56,7 @@ class Corpus:
     id_column: str | None = None
     columns: tuple[tuple[str, pa.DataType], ...] = ()
     suffixes: tuple[str, ...] = ()
+    reasons: frozenset[str] = frozenset()
 
 
 def parse_row(line: str, corpus: Corpus) -> ImageRef:
@@ -79,7 +87,7 @@ def _value(text: str, column: str, kind: pa.DataType) -> Any:
         return None
     try:
         return pa.scalar(text).cast(kind).as_py()
-    except pa.ArrowInvalid as e:
+    except (pa.ArrowInvalid, ValueError, OverflowError) as e:
         raise ImageError(
             Reason.BAD_ROW,
             f"{column}={text!r} is no {kind}, which the first rows are; declare the column with "
@@ -89,6 +97,65 @@ def _value(text: str, column: str, kind: pa.DataType) -> Any:
 
 def _bad_row(line: str, what: str) -> ImageError:
     return ImageError(Reason.BAD_ROW, f"The line {line[:200]!r} {what}")
+
+
+def read_failures(path: str, corpus: Corpus) -> Iterator[ImageRef]:
+    """Reads which images failed from a published file, for the reasons that the corpus names."""
+    names = ["id", "uri", *(name for name, _ in corpus.columns)]
+    reasons = pa.array(corpus.reasons, pa.string())
+    with open_file(path) as f:
+        for batch in pq.ParquetFile(f).iter_batches(columns=[*names, "reason"]):
+            wanted = batch.filter(pc.is_in(batch["reason"], reasons))
+            for image_id, uri, *values in zip(*(wanted[name].to_pylist() for name in names), strict=True):
+                yield ImageRef(image_id, uri, tuple(values))
+
+
+def parse_line(line: bytes, corpus: Corpus) -> Iterator[ImageRef | Failure]:
+    """Parses a line of a list; one that cannot be read fails under an id and URI made from the line.
+
+    Yields:
+      One row; none for an empty line.
+    """
+    if not line.strip():
+        return
+    try:
+        text = line.decode("utf-8")
+        yield parse_row(text, corpus) if corpus.kind == "csv" else _ref_of_uri(text)
+    except UnicodeDecodeError as e:
+        yield failure_of(_unreadable(line, corpus), "read", _bad_row(repr(line), f"is not UTF-8: {e}"))
+    except ImageError as e:
+        yield failure_of(_unreadable(line, corpus), "read", e)
+
+
+def name_file(path: str, corpus: Corpus) -> Iterator[ImageRef | Failure]:
+    """Makes a row of an image file; none if its name does not end as it should."""
+    if path.lower().endswith(corpus.suffixes or ("",)):
+        yield from parse_line(path.encode("utf-8", "surrogateescape"), corpus)
+
+
+def _ref_of_uri(uri: str) -> ImageRef:
+    uri = uri.strip("\ufeff \t\r\n")  # a list may begin with a byte order mark
+    return ImageRef(id_of_uri(uri), uri)
+
+
+def _unreadable(line: bytes, corpus: Corpus) -> ImageRef:
+    line_id = hashlib.sha256(b"line " + line).hexdigest()[:32]
+    nothing = (None,) * len(corpus.columns)
+    return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), nothing)
+
+
+def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
+    """Lists a corpus of `lines`, `csv` or `images` in one process: what `ReadImageRefs` does on many."""
+    (match,) = FileSystems.match([corpus.pattern])
+    for file in match.metadata_list:
+        if corpus.kind == "images":
+            yield from name_file(file.path, corpus)
+            continue
+        with FileSystems.open(file.path) as f:
+            if corpus.kind == "csv":
+                f.readline()
+            for line in iter(f.readline, b""):
+                yield from parse_line(line.removesuffix(b"\n").removesuffix(b"\r"), corpus)
 
 
 @dataclass
@@ -108,55 +175,59 @@ class ReadImageRefs(beam.PTransform):
         """Applies the step."""
         if self.corpus.kind == "images":
             files = pipeline | MatchFiles(self.corpus.pattern, EmptyMatchTreatment.DISALLOW)
-            return par_do("NameFiles", files, _NameFilesFn(self.corpus), ImageRef)
+            return Outputs(**par_do("NameFiles", files, _NameFilesFn(self.corpus), ImageRef))
+        if self.corpus.kind == "failures":
+            files = (
+                pipeline
+                | "Once" >> beam.Create([None], reshuffle=False)
+                | "ListFailures" >> beam.ParDo(_ListFailuresFn(self.corpus)).with_output_types(str)
+                | "Spread" >> beam.Reshuffle()
+            )
+            return Outputs(**par_do("ReadFailures", files, _ReadFailuresFn(self.corpus), ImageRef))
         header_lines = 1 if self.corpus.kind == "csv" else 0
         lines = pipeline | "ReadLines" >> beam.io.ReadFromText(
             self.corpus.pattern, skip_header_lines=header_lines, coder=beam.coders.BytesCoder()
         )
-        return par_do("ParseLines", lines, _ParseLinesFn(self.corpus), ImageRef)
+        return Outputs(**par_do("ParseLines", lines, _ParseLinesFn(self.corpus), ImageRef))
 
 
 class _NameFilesFn(beam.DoFn):
     def __init__(self, corpus: Corpus) -> None:
-        self._suffixes = corpus.suffixes
+        self._corpus = corpus
         self._rows_in = Metrics.counter(ReadImageRefs, "rows_in")
 
     def process(self, file: FileMetadata) -> Iterator:
-        if self._suffixes and not file.path.lower().endswith(self._suffixes):
-            return
-        self._rows_in.inc()
-        yield from _ok_or_failure(file.path.encode("utf-8", "surrogateescape"), _ref_of_uri)
+        for row in name_file(file.path, self._corpus):
+            self._rows_in.inc()
+            yield to_output(row)
+
+
+class _ListFailuresFn(beam.DoFn):
+    def __init__(self, corpus: Corpus) -> None:
+        self._output = corpus.pattern
+
+    def process(self, _: None) -> Iterator[str]:
+        sources = published_sources(self._output, read_manifest(self._output))
+        yield from (file.path for file, _ in sources if file.table == FAILURES)
+
+
+class _ReadFailuresFn(beam.DoFn):
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._rows_in = Metrics.counter(ReadImageRefs, "rows_in")
+
+    def process(self, path: str) -> Iterator[ImageRef]:
+        for ref in read_failures(path, self._corpus):
+            self._rows_in.inc()
+            yield ref
 
 
 class _ParseLinesFn(beam.DoFn):
     def __init__(self, corpus: Corpus) -> None:
-        self._columns = len(corpus.columns)
-        is_csv = corpus.kind == "csv"
-        self._parse = functools.partial(parse_row, corpus=corpus) if is_csv else _ref_of_uri
+        self._corpus = corpus
         self._rows_in = Metrics.counter(ReadImageRefs, "rows_in")
 
     def process(self, line: bytes) -> Iterator:
-        if line.strip():
+        for row in parse_line(line, self._corpus):
             self._rows_in.inc()
-            yield from _ok_or_failure(line, self._parse, self._columns)
-
-
-def _ref_of_uri(uri: str) -> ImageRef:
-    uri = uri.strip()
-    return ImageRef(id_of_uri(uri), uri)
-
-
-def _ok_or_failure(line: bytes, parse: Callable[[str], ImageRef], columns: int = 0) -> Iterator:
-    """Parses a line; one that cannot be read fails under an id and URI made from the line."""
-    try:
-        yield parse(line.decode("utf-8"))
-    except UnicodeDecodeError as e:
-        error = _bad_row(repr(line), f"is not UTF-8: {e}")
-        yield to_failures(failure_of(_unreadable(line, columns), "read", error))
-    except ImageError as e:
-        yield to_failures(failure_of(_unreadable(line, columns), "read", e))
-
-
-def _unreadable(line: bytes, columns: int) -> ImageRef:
-    line_id = hashlib.sha256(b"line " + line).hexdigest()[:32]
-    return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), (None,) * columns)
+            yield to_output(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -84,10 +85,21 @@ def failures_schema(facts: RowFacts) -> pa.Schema:
     )
 
 
+def schema_of(table: str, facts: RowFacts) -> pa.Schema:
+    """The schema of a table by its name."""
+    return predictions_schema(facts) if table == PREDICTIONS else failures_schema(facts)
+
+
 def _common_fields(facts: RowFacts) -> list[pa.Field]:
     own = [pa.field(name, kind) for name, kind in facts.columns]
     names = ("model_fingerprint", "preprocessing_fingerprint", "run_id")
     return [*(pa.field(name, pa.string(), nullable=False) for name in names), *own]
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How every file is encoded: zstd, few-valued columns as dictionaries."""
+    few_valued = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
+    return {"compression": "zstd", "use_dictionary": few_valued}
 
 
 # The names that a user's column can't have.

@@ -1,111 +1,201 @@
-"""Selecting what is to be labelled: each id once."""
+"""Selecting what is to be labelled: each id once, and none that is done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import itertools
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
 
-from transforms.elements import Failure, ImageRef
+from transforms.buckets import GATHERED_ROWS, bucket_of
+from transforms.coders import RowOfBucketCoder
+from transforms.count import DUPLICATE, KEPT, OTHER
+from transforms.elements import DoneIds, Failure, ImageRef
 from transforms.errors import ImageError, Reason
 from transforms.overlap import Outputs, failure_of
 
-_DUPLICATES, _FAILURES = "duplicates", "failures"
+_COUNTS, _FAILURES = "counts", "failures"
+
+Row = ImageRef | Failure
 
 
 class Selected(NamedTuple):
-    """The outputs of `SelectImages`.
+    """The outputs of `SelectUnlabelled`.
 
     Attributes:
       ok: `ImageRef`, each id once.
-      duplicates: `int`, how many more rows an id had.
-      failures: `Failure`, ids that stand for several URIs.
+      failures: `Failure`, rows that can't be read and ids that stand for several URIs.
+      counts: `(kind, rows)`: `duplicate` rows, `kept` ids that are done, `other` ids
+        that are done and not in the input.
     """
 
     ok: beam.PCollection
-    duplicates: beam.PCollection
     failures: beam.PCollection
-
-
-def merge_refs(refs: Iterable[ImageRef]) -> tuple[ImageRef | Failure, int]:
-    """Merges the rows of one id; the choice does not depend on their order.
-
-    Returns:
-      The row that stands for all, and how many there were.
-    """
-    refs = iter(refs)
-    first = last = next(refs)
-    rows = 1
-    for ref in refs:
-        first, last = min(first, ref, key=_rank), max(last, ref, key=_rank)
-        rows += 1
-    if first.uri == last.uri:
-        return first, rows
-    message = f"id {first.id!r} stands for several URIs, such as {first.uri!r} and {last.uri!r}"
-    return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message)), rows
-
-
-def merge_failures(failures: Iterable[Failure]) -> tuple[Failure, int]:
-    """Merges the failures of one unreadable row that stands several times in the input."""
-    rows = list(failures)
-    return rows[0], len(rows)
-
-
-def _rank(ref: ImageRef) -> tuple[str, str]:
-    return ref.uri, repr(ref.columns)
+    counts: beam.PCollection
 
 
 @dataclass
-class SelectImages(beam.PTransform):
-    """Merges rows of the same id, in the pipeline's one shuffle of references.
+class Selection:
+    """What is selected of some rows.
 
-    Input: `Outputs` of `ReadImageRefs`. Output: `ImageRef`. Failures: `select`,
-    and those of the input, each once.
-    Guarantees: an id leaves once, from one of the outputs; fusion is broken here.
+    Attributes:
+      rows: What is to be labelled, or has failed.
+      counts: Rows by kind, as in `Selected`.
     """
 
-    def expand(self, rows: Outputs) -> Selected:
+    rows: list[Row] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Merged:
+    """The rows of one id; which of them stands for all does not depend on their order."""
+
+    first: Row
+    last: Row
+    rows: int = 1
+
+    def add(self, row: Row) -> None:
+        self.first, self.last = min(self.first, row, key=_rank), max(self.last, row, key=_rank)
+        self.rows += 1
+
+    @property
+    def row(self) -> Row:
+        first, last = self.first, self.last
+        if isinstance(first, Failure) or isinstance(last, Failure) or first.uri == last.uri:
+            return first
+        message = f"id {first.id!r} stands for several URIs, such as {first.uri!r} and {last.uri!r}"
+        return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
+
+
+def _rank(row: Row) -> tuple[bool, str, str]:
+    failed = isinstance(row, Failure)
+    ref = row.ref if isinstance(row, Failure) else row
+    return failed, ref.uri, repr(ref.columns)
+
+
+def id_of(row: Row) -> str:
+    """The id that a row is about."""
+    return row.ref.id if isinstance(row, Failure) else row.id
+
+
+def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
+    """Merges rows of the same id, and takes out those that are done.
+
+    Args:
+      bucket: Rows of the input and what is done, in any order. A done id with a version
+        is selected all the same, with that version as its `known_version`.
+    """
+    merged: dict[str, _Merged] = {}
+    parts: list[DoneIds] = []
+    for row in bucket:
+        if isinstance(row, DoneIds):
+            parts.append(row)
+        elif (image_id := id_of(row)) in merged:
+            merged[image_id].add(row)
+        else:
+            merged[image_id] = _Merged(row, row)
+    done = merge_done(part for part in parts if not part.again)
+    in_tables = {image_id for part in parts for image_id in part.ids}
+    selection = Selection()
+    for image_id, same in merged.items():
+        row = same.row
+        selection.counts[DUPLICATE] += same.rows - 1
+        if image_id not in done:
+            selection.rows.append(row)
+        elif isinstance(row, ImageRef) and (version := done[image_id]) is not None:
+            selection.rows.append(replace(row, known_version=version))
+        else:
+            selection.counts[KEPT] += 1
+    selection.counts[OTHER] = len(in_tables - merged.keys())
+    return selection
+
+
+def merge_done(parts: Iterable[DoneIds]) -> dict[str, str | None]:
+    """The version of each id that is done; that of its staged row where it has one."""
+    done: dict[str, str | None] = {}
+    for part in sorted(parts, key=lambda part: not part.published):
+        done.update(zip(part.ids, part.versions or (None,) * len(part.ids), strict=True))
+    return done
+
+
+@dataclass
+class SelectUnlabelled(beam.PTransform):
+    """Selects what is to be labelled, in the pipeline's one shuffle of references.
+
+    Input: `Outputs` of `ReadImageRefs` and `DoneIds` of `ReadDoneIds`. Output: `ImageRef`.
+    Failures: `select`, and those of the input, each once.
+    Guarantees: an id leaves once, from one of the outputs, or is counted as
+    kept; fusion is broken here.
+    """
+
+    def expand(self, inputs: tuple[Outputs, beam.PCollection]) -> Selected:
         """Applies the step."""
-        ok = rows.ok | "Refs" >> _MergeById(tuple[str, ImageRef], merge_refs)
-        bad = rows.failures | "Failures" >> _MergeById(tuple[str, Failure], merge_failures)
-        return Selected(
-            ok=ok.ok,
-            duplicates=(ok.duplicates, bad.duplicates) | "Duplicates" >> beam.Flatten(),
-            failures=(ok.failures, bad.failures) | "Failed" >> beam.Flatten(),
+        listed, done = inputs
+        packed = tuple(
+            rows | f"Pack{name}" >> beam.ParDo(_PackFn()).with_output_types(tuple[int, bytes])
+            for name, rows in (("Refs", listed.ok), ("BadRows", listed.failures), ("Done", done))
         )
-
-
-@dataclass
-class _MergeById(beam.PTransform):
-    keyed: Any  # type of the keyed rows
-    merge: Callable[[Iterable], tuple[ImageRef | Failure, int]]
-
-    def expand(self, rows: beam.PCollection) -> Selected:
         outputs = (
-            rows
-            | "KeyById" >> beam.Map(_key_by_id).with_output_types(self.keyed)
-            | "GroupById" >> beam.GroupByKey()
-            | "Merge" >> beam.ParDo(_MergeFn(self.merge)).with_outputs(_DUPLICATES, _FAILURES, main="ok")
+            packed
+            | "Meet" >> beam.Flatten()
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "Select" >> beam.ParDo(_SelectFn()).with_outputs(_FAILURES, _COUNTS, main="ok")
         )
         outputs.ok.element_type = ImageRef
-        outputs[_DUPLICATES].element_type = int
         outputs[_FAILURES].element_type = Failure
-        return Selected(outputs.ok, outputs[_DUPLICATES], outputs[_FAILURES])
+        outputs[_COUNTS].element_type = tuple[str, int]
+        return Selected(outputs.ok, outputs[_FAILURES], outputs[_COUNTS])
 
 
-def _key_by_id(row: ImageRef | Failure) -> tuple[str, ImageRef | Failure]:
-    return (row.ref.id if isinstance(row, Failure) else row.id), row
+class _PackFn(beam.DoFn):
+    """Gathers rows and packs those of one bucket: a tenth of the elements and bytes in the shuffle."""
+
+    def start_bundle(self) -> None:
+        self._rows: dict[int, list[bytes]] = defaultdict(list)
+        self._gathered = 0
+
+    def process(self, row: Row | DoneIds) -> Iterator[tuple[int, bytes]]:
+        image_id = row.ids[0] if isinstance(row, DoneIds) else id_of(row)
+        self._rows[bucket_of(image_id)].append(_CODER.encode(row))
+        self._gathered += 1
+        if self._gathered >= GATHERED_ROWS:
+            yield from self._pack()
+
+    def finish_bundle(self) -> Iterator:
+        yield from map(GlobalWindows.windowed_value, self._pack())
+
+    def _pack(self) -> Iterator[tuple[int, bytes]]:
+        for bucket, rows in self._rows.items():
+            yield bucket, pack(rows)
+        self.start_bundle()
 
 
-class _MergeFn(beam.DoFn):
-    def __init__(self, merge: Callable[[Iterable], tuple[ImageRef | Failure, int]]) -> None:
-        self._merge = merge
+_CODER = RowOfBucketCoder()
+_LIST_CODER = beam.coders.IterableCoder(beam.coders.BytesCoder())
+# The least effort: URIs of one corpus resemble each other.
+_ZLIB_LEVEL = 1
 
-    def process(self, keyed: tuple[str, Iterable]) -> Iterator:
-        merged, rows = self._merge(keyed[1])
-        failed = isinstance(merged, Failure)
-        yield beam.pvalue.TaggedOutput(_FAILURES, merged) if failed else merged
-        if rows > 1:
-            yield beam.pvalue.TaggedOutput(_DUPLICATES, rows - 1)
+
+def pack(rows: list[bytes]) -> bytes:
+    """Packs encoded rows."""
+    return zlib.compress(_LIST_CODER.encode(rows), _ZLIB_LEVEL)
+
+
+def unpack(packed: bytes) -> Iterator[Row | DoneIds]:
+    """The rows of a pack."""
+    return map(_CODER.decode, _LIST_CODER.decode(zlib.decompress(packed)))
+
+
+class _SelectFn(beam.DoFn):
+    def process(self, bucket: tuple[int, Iterable[bytes]]) -> Iterator:
+        selection = select_unlabelled(itertools.chain.from_iterable(map(unpack, bucket[1])))
+        for row in selection.rows:
+            yield beam.pvalue.TaggedOutput(_FAILURES, row) if isinstance(row, Failure) else row
+        for count in selection.counts.items():
+            yield beam.pvalue.TaggedOutput(_COUNTS, count)

@@ -1,12 +1,12 @@
-"""Staging: finished rows become small immutable Parquet files."""
+"""Staging: finished rows become small immutable Parquet files while the run goes."""
 
 from __future__ import annotations
 
-import hashlib
+import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -16,97 +16,159 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
 import transforms.coders  # noqa: F401  (registers the coders)
-from transforms.elements import StagedFile
+from transforms.budget import BudgetWatch, FailureBudget
+from transforms.elements import Failure, Prediction, TableFile
+from transforms.errors import RunError
 from transforms.files import write_file
-from transforms.rows import DICTIONARY_COLUMNS, RowFacts, to_record_batch
+from transforms.overlap import once_per_process
+from transforms.rows import (
+    FAILURES,
+    PREDICTIONS,
+    RowFacts,
+    failure_row,
+    parquet_options,
+    prediction_row,
+    schema_of,
+    to_record_batch,
+)
 
-# Rows that become columns together; while they wait they are Python objects.
-_ROWS_PER_BATCH = 4096
-# DuckDB's and Arrow's readers like row groups of 100,000 rows and more.
-_ROWS_PER_FILE = 64 * _ROWS_PER_BATCH
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Where finished rows go, and how often.
+
+    Attributes:
+      folder: Of this run alone; its files' names are unique.
+      facts: What every row carries.
+      every_rows: A file is closed with this many rows,
+      every_sec: or when its first row is this old and another row comes.
+      budget: How many images may fail.
+    """
+
+    folder: str
+    facts: RowFacts
+    every_rows: int
+    every_sec: float
+    budget: FailureBudget
 
 
-def encode_parquet(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Buffer:
-    """Encodes rows as one Parquet file with one row group: zstd, few-valued columns as dictionaries."""
+def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
+    """Writes rows as one file of a table, under a name that tells their number."""
     sink = pa.BufferOutputStream()
-    dictionary = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
-    table = pa.Table.from_batches(batches, schema)
-    pq.write_table(
-        table, sink, compression="zstd", use_dictionary=dictionary, row_group_size=max(1, len(table))
-    )
-    return sink.getvalue()
-
-
-def write_rows(table: str, batches: list[pa.RecordBatch], schema: pa.Schema, folder: str) -> StagedFile:
-    """Writes rows as one file of a table, under a name of its own."""
-    data = encode_parquet(batches, schema)
-    path = FileSystems.join(folder, table, f"{uuid.uuid4().hex}.parquet")
+    pq.write_table(pa.Table.from_batches([batch]), sink, **parquet_options(batch.schema))
+    data = sink.getvalue()
+    path = FileSystems.join(folder, table, f"{uuid.uuid4().hex}-{len(batch)}.parquet")
     write_file(path, data)
-    rows = sum(len(batch) for batch in batches)
-    return StagedFile(table, path, rows, data.size, hashlib.sha256(data).hexdigest())
+    return TableFile(table, path, len(batch), data.size)
+
+
+class Stager:
+    """Gathers the finished rows of all threads and bundles of a process into files.
+
+    What a row says is true whatever becomes of the bundle it came from, so that
+    rows of several bundles may share a file; a bundle that ends has them all
+    written. Safe to call from several threads.
+    """
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self._watch = BudgetWatch(staging.budget)
+        self._lock = threading.Lock()
+        self._rows: dict[str, list[tuple]] = {PREDICTIONS: [], FAILURES: []}
+        self._oldest: float | None = None
+
+    def add(self, result: Prediction | Failure) -> list[TableFile]:
+        """Takes a row in; gives the files that were written.
+
+        Raises:
+          RunError: Too many images have failed; all rows are written.
+        """
+        with self._lock:
+            facts = self._staging.facts
+            if isinstance(result, Prediction):
+                self._rows[PREDICTIONS].append(prediction_row(result, facts))
+            else:
+                self._rows[FAILURES].append(failure_row(result, facts))
+            written = self._write() if self._is_due() else []
+        try:
+            self._watch.count(result)
+        except RunError:
+            self.flush()
+            raise
+        return written
+
+    def flush(self) -> list[TableFile]:
+        """Writes what has gathered."""
+        with self._lock:
+            return self._write()
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        self._oldest = now if self._oldest is None else self._oldest
+        rows = max(map(len, self._rows.values()))
+        return rows >= self._staging.every_rows or now - self._oldest >= self._staging.every_sec
+
+    def _write(self) -> list[TableFile]:
+        written = []
+        for table, rows in self._rows.items():
+            if rows:
+                batch = to_record_batch(rows, schema_of(table, self._staging.facts))
+                written.append(write_staged(table, batch, self._staging.folder))
+                rows.clear()
+        self._oldest = None
+        return written
+
+
+@once_per_process
+def stager_of(staging: Staging) -> Stager:
+    """The process's stager; who stops a process flushes it."""
+    return Stager(staging)
 
 
 @dataclass
-class StageRows(beam.PTransform):
-    """Writes rows to files that nobody reads until they are published.
+class StageResults(beam.PTransform):
+    """Writes finished rows to files that nobody reads until they are published.
 
-    Input: elements. Output: `StagedFile`. Metrics: `TABLE_rows`, `TABLE_file_bytes`.
-    Guarantees: a `StagedFile` leaves when its file is whole. A bundle that ran
-    twice leaves two files, one of which no `StagedFile` names.
+    Input: one or several collections of `Prediction` or `Failure`. Output: `TableFile`.
+    Metrics: `TABLE_rows`, `TABLE_file_bytes`.
+    Guarantees: when a bundle ends its rows are in files, and at most `every_rows` or
+    `every_sec` of work is not while it goes. A bundle that ran twice has its rows twice.
 
     Attributes:
-      table: `predictions` or `failures`.
-      schema: Of the files.
-      to_row: Makes the values of a row from an element.
-      facts: What every row carries.
-      folder: Where the files go; their names are unique.
+      staging: Where rows go, and how often.
     """
 
-    table: str
-    schema: pa.Schema
-    to_row: Callable[[Any, RowFacts], tuple]
-    facts: RowFacts
-    folder: str
+    staging: Staging
 
-    def expand(self, elements: beam.PCollection) -> beam.PCollection[StagedFile]:
+    def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[TableFile]:
         """Applies the step."""
-        return elements | "Write" >> beam.ParDo(_StageRowsFn(self)).with_output_types(StagedFile)
+        # Each collection by itself: a flatten before the write would end the stage on some
+        # runners, and failures would wait for it.
+        return [
+            results | f"Write{n}" >> beam.ParDo(_StageFn(self.staging)).with_output_types(TableFile)
+            for n, results in enumerate(collections)
+        ] | beam.Flatten()
 
 
-class _StageRowsFn(beam.DoFn):
-    def __init__(self, step: StageRows) -> None:
-        self._table = step.table
-        self._schema = step.schema
-        self._to_row = step.to_row
-        self._facts = step.facts
-        self._folder = step.folder
-        self._rows_out = Metrics.counter(StageRows, f"{step.table}_rows")
-        self._file_bytes = Metrics.distribution(StageRows, f"{step.table}_file_bytes")
+class _StageFn(beam.DoFn):
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        tables = (PREDICTIONS, FAILURES)
+        self._rows = {table: Metrics.counter(StageResults, f"{table}_rows") for table in tables}
+        self._bytes = {table: Metrics.distribution(StageResults, f"{table}_file_bytes") for table in tables}
 
-    def start_bundle(self) -> None:
-        self._rows: list[tuple] = []
-        self._batches: list[pa.RecordBatch] = []
+    def setup(self) -> None:
+        self._stager = stager_of(self._staging)
 
-    def process(self, element: Any) -> Iterator[StagedFile]:
-        self._rows.append(self._to_row(element, self._facts))
-        if len(self._rows) == _ROWS_PER_BATCH:
-            self._close_batch()
-            if len(self._batches) * _ROWS_PER_BATCH >= _ROWS_PER_FILE:
-                yield self._close_file()
+    def process(self, result: Prediction | Failure) -> Iterator[TableFile]:
+        for file in self._stager.add(result):
+            yield self._seen(file)
 
     def finish_bundle(self) -> Iterator:
-        if self._rows:
-            self._close_batch()
-        if self._batches:
-            yield GlobalWindows.windowed_value(self._close_file())
+        for file in self._stager.flush():
+            yield GlobalWindows.windowed_value(self._seen(file))
 
-    def _close_batch(self) -> None:
-        self._batches.append(to_record_batch(self._rows, self._schema))
-        self._rows = []
-
-    def _close_file(self) -> StagedFile:
-        staged = write_rows(self._table, self._batches, self._schema, self._folder)
-        self._batches = []
-        self._rows_out.inc(staged.rows)
-        self._file_bytes.update(staged.size_bytes)
-        return staged
+    def _seen(self, file: TableFile) -> TableFile:
+        self._rows[file.table].inc(file.rows)
+        self._bytes[file.table].update(file.size_bytes)
+        return file

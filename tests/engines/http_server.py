@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 
 class FaultServer:
@@ -15,12 +17,22 @@ class FaultServer:
 
     Attributes:
       files: Bytes by path, such as `/a.jpg`.
+      versions: The headers that tell a file's version, by path; by default an ETag.
+      conditional: Whether a file of the version that a request knows is answered with 304.
       requests: How often each path was asked for.
+      connections: How many were opened.
+      statuses: What requests for files were answered with, in order.
+      last_headers: What came with the last of them.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        self.conditional = True
+        self.statuses: list[int] = []
+        self.last_headers: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
+        self.connections = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
 
@@ -41,22 +53,47 @@ def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         timeout = 10
 
+        def setup(self) -> None:
+            server.connections += 1
+            super().setup()
+
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):  # a client that does not want the rest
+                super().handle()
+
         def do_GET(self) -> None:
             server.requests[self.path] += 1
             fault, _, argument = self.path.removeprefix("/").partition("/")
-            if self.path in server.files:
-                self.answer(200, server.files[self.path], ETag='"v1"')
+            path = urlsplit(self.path).path
+            if path in server.files:
+                version = server.versions.get(path, {"ETag": '"v1"'})
+                status = 304 if server.conditional and self.knows(version) else 200
+                server.statuses.append(status)
+                server.last_headers = dict(self.headers)
+                self.answer(status, server.files[path], **(version if status == 200 else {}))
             elif fault in _FAULTS:
                 _FAULTS[fault](self, argument)
             else:
                 self.answer(404, b"no such file")
+
+        def knows(self, version: dict[str, str]) -> bool:
+            """Whether the request's condition names the version, over HTTP or to GCS."""
+            known = {
+                "ETag": self.headers.get("If-None-Match"),
+                "Last-Modified": self.headers.get("If-Modified-Since"),
+                "X-Goog-Generation": "".join(
+                    parse_qs(urlsplit(self.path).query).get("ifGenerationNotMatch", [])
+                ),
+            }
+            return any(value == known[name] for name, value in version.items())
 
         def answer(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
-            self.wfile.write(body)
+            if status != 304:
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass

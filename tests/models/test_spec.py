@@ -1,4 +1,3 @@
-import hashlib
 import shutil
 
 import numpy as np
@@ -12,7 +11,6 @@ from transforms.models.classifier import Classifier
 from transforms.models.labels import fit_labels, imagenet_labels, read_labels
 from transforms.models.presets import PRESETS, find_preset
 from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.models.store import digest_model, resolve_model
 
 
 def image(size_px: int, *colour: int) -> np.ndarray:
@@ -83,7 +81,7 @@ def test_fingerprints__what_matters__changes_them(tmp_path):
     other = resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "o", size_px=16, gain=2.0))))
     assert other.model_fingerprint != base.model_fingerprint
     assert other.preprocessing_fingerprint == base.preprocessing_fingerprint
-    for options in ({"resize": "stretch"}, {"input_range": (-1.0, 1.0)}, {"image_size": 15}):
+    for options in ({"resize": "stretch"}, {"input_range": (-1.0, 1.0)}):
         changed = resolve_spec(ModelOptions(str(folder), **options))
         assert changed.preprocessing_fingerprint != base.preprocessing_fingerprint
         assert changed.model_fingerprint == base.model_fingerprint
@@ -108,30 +106,6 @@ def test_resolve_spec__size_not_known__asks_for_it(tmp_path):
     with pytest.raises(UserError, match="--image_size"):
         resolve_spec(ModelOptions(str(folder)))
     assert resolve_spec(ModelOptions(str(folder), image_size=20)).resize.size_px == 20
-
-
-def test_resolve_model__hub_handle__comes_from_hubs_cache(tmp_path, monkeypatch):
-    handle = PRESETS["efficientnet-b0"].handle
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
-    folder = save_tiny_model(tmp_path / hashlib.sha1(handle.encode()).hexdigest(), size_px=224)
-    assert resolve_model(handle) == folder
-
-
-def test_resolve_model__hub_cannot_be_reached__says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
-    with pytest.raises(UserError, match="cannot be downloaded.*give the SavedModel folder"):
-        resolve_model("http://127.0.0.1:9/model/1")
-
-
-def test_resolve_model__bucket__is_copied_once_per_content(tmp_path, gcs):
-    folder = save_tiny_model(tmp_path / "m", size_px=16)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            gcs.put(f"gs://models/tiny/{path.relative_to(folder)}", path.read_bytes())
-    copy = resolve_model("gs://models/tiny/")
-    assert digest_model(copy) == digest_model(folder) and resolve_model("gs://models/tiny") == copy
-    with pytest.raises(UserError, match="holds no objects"):
-        resolve_model("gs://models/none")
 
 
 def tiny_classifier(tmp_path, top_k=3, batch_size=4, labels="red\ngreen\nblue", **options) -> Classifier:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline.sample import score
-from tests.graphs import assert_sound
+from tests.graphs import assert_sound, besides_progress
 from tests.synthetic import HTML, jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
@@ -41,7 +41,7 @@ def make_images(folder: Path, good: int, bad: int = 0) -> Path:
 
 def test_sample__the_readmes_command__labels_the_photos_right(tmp_path, lite0_dir):
     done = labelbeam("sample", "--output", tmp_path / "out")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, besides_progress(done.stderr)) == (0, [])
     assert "Labelled 57 of 57 images" in done.stdout
     manifest = assert_sound(tmp_path / "out")
     assert manifest["model"]["handle"] == "embedded:efficientnet-lite0"
@@ -59,7 +59,7 @@ def test_sample__again__goes_to_a_folder_of_its_own(tmp_path, lite0_dir):
 def test_run__failures_within_budget__exits_with_0_and_tells_them(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=19, bad=1)
     done = labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, besides_progress(done.stderr)) == (0, [])
     assert "Labelled 19 of 20 images" in done.stdout and "1  not_an_image" in done.stdout
     config = assert_sound(tmp_path / "out")["config"]
     assert (config["input"], config["top_k"]) == (str(images), 5)
@@ -69,18 +69,20 @@ def test_run__failures_over_budget__exits_with_1_and_keeps_the_results(tmp_path,
     images = make_images(tmp_path / "in", good=1, bad=1)
     done = labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
     assert done.returncode == 1
-    assert "50.0% of the images failed, more than max_failure_rate=10.0% allows" in done.stdout
+    assert "1 of 2 images failed (50.0%), more than max_failure_rate=10.0% allows" in done.stdout
+    assert "not_an_image (1)" in done.stdout
     assert_sound(tmp_path / "out")
 
 
-def test_run__output_has_results__is_refused_and_left_alone(tmp_path, tiny):
+def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=2)
     args = ("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
     assert labelbeam(*args).returncode == 0
-    before = (tmp_path / "out" / "manifest.json").read_bytes()
-    again = labelbeam(*args)
-    assert again.returncode == 2 and "holds the results of run" in again.stderr
-    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+    before = sorted((p, p.read_bytes()) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    again = labelbeam(*args, "--top_k=2")
+    assert again.returncode == 2 and "top_k (5 there, 2 now)" in again.stderr
+    assert "--replace" in again.stderr and len(again.stderr.splitlines()) == 1
+    assert sorted((p, p.read_bytes()) for p in (tmp_path / "out").rglob("*") if p.is_file()) == before
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,7 @@ def test_run__output_has_results__is_refused_and_left_alone(tmp_path, tiny):
         (["run", "--input=http://h/list.txt", "OUT", "MODEL"], "is an address"),
         (["run", "IN", "--output=/proc/none", "MODEL"], "output='/proc/none' cannot be written"),
         (["run", "IN", "OUT", "MODEL", "--labels=nowhere.txt"], "labels='nowhere.txt' cannot be read"),
+        (["run", "EMPTY", "OUT", "MODEL"], "holds no images"),
         (["run", "IN", "OUT", "MODEL", "--labels=imagenet"], "has 3 classes and its label map 1000"),
         (["run", "CSV", "OUT", "MODEL", "--uri_column=link"], "uri_column='link' is no column of"),
         (["run", "CSV", "OUT", "MODEL", "--column_types=n=float99"], "n='float99' is not allowed: one of"),
@@ -112,7 +115,9 @@ def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(tmp_path
     make_images(tmp_path / "in", good=1)
     (tmp_path / "list.csv").write_text("uri,n\na.jpg,1\n")
     output = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
     places = {
+        "EMPTY": f"--input={tmp_path / 'empty'}",
         "IN": f"--input={tmp_path / 'in'}",
         "CSV": f"--input={tmp_path / 'list.csv'}",
         "OUT": f"--output={output}",

@@ -1,6 +1,12 @@
-import pytest
+import json
 
-from pipeline.config import load_config, options
+import pytest
+import yaml
+
+from pipeline.cli import _flags, _parser
+from pipeline.config import load_config, make_config, options
+from pipeline.plan import failure_budget
+from transforms.budget import FailureBudget
 from transforms.errors import UserError
 
 NEEDED = {"input": "a.txt", "output": "out", "model": "efficientnet-b0"}
@@ -15,7 +21,7 @@ def write(tmp_path, text):
 def test_load_config__flags_alone__gives_typed_values_and_defaults():
     config = load_config(None, {**NEEDED, "top_k": "3", "max_failure_rate": "0.25"})
     assert config.predict.top_k == 3
-    assert config.write.max_failure_rate == 0.25
+    assert config.budget.max_failure_rate == 0.25
     assert config.predict.batch_size is None
 
 
@@ -32,22 +38,90 @@ def test_load_config__beam_mapping__becomes_flags(tmp_path):
     assert flags == ("--streaming", "--no_use_public_ips", "--experiments=a", "--experiments=b", "--region=r")
 
 
-def test_as_dict__any__loads_again(tmp_path):
-    config = load_config(
-        None, {**NEEDED, "column_types": "a=string", "input_range": "-1,1", "image_size": "224"}
-    )
-    values = config.as_dict()
-    values.pop("beam_flags")
-    import yaml
+EVERY_KIND = {
+    "column_types": "a=string,b=int64",
+    "input_range": "-1,1",
+    "image_size": "224",
+    "replace": True,
+    "stage_sec": "0.5",
+    "max_failure_rate": "0",
+    "max_failure_rates": "timeout=0.01,not_found=0.2",
+    "failure_floor": "7",
+    "partition_by": "hash:8",
+}
 
-    path = write(tmp_path, yaml.safe_dump({k: _plain(v) for k, v in values.items() if v not in (None, ())}))
-    assert load_config(path, {}) == config
+
+@pytest.mark.parametrize("flags", [{}, EVERY_KIND], ids=["defaults", "every kind"])
+def test_as_dict__any__loads_again_from_a_manifest_and_from_a_file(tmp_path, flags):
+    config = load_config(None, {**NEEDED, **flags}, ["--runner=DirectRunner", "--streaming"])
+    values = json.loads(json.dumps(config.as_dict()))
+    beam_flags = values.pop("beam_flags")
+    assert values.keys() == options().keys()
+    said = {name: value for name, value in values.items() if value not in (None, [], {})}
+    assert make_config(said, "manifest: ", {}, beam_flags) == config
+    assert load_config(write(tmp_path, yaml.safe_dump(said, sort_keys=False)), {}, beam_flags) == config
 
 
-def _plain(value):
-    if isinstance(value, tuple):
-        return dict(value) if isinstance(value[0], tuple) else list(value)
-    return value
+def test_make_config__flags__win_over_values_and_errors_name_the_source():
+    config = make_config({**NEEDED, "top_k": 3, "stage_rows": 9}, "manifest: ", {"top_k": "4"}, ["--x"])
+    assert (config.predict.top_k, config.write.stage_rows, config.beam_flags) == (4, 9, ("--x",))
+    with pytest.raises(UserError, match="^manifest: top_k=0 is not allowed"):
+        make_config({**NEEDED, "top_k": 0}, "manifest: ", {}, ())
+    with pytest.raises(UserError, match="^manifest: unknown key 'topk'"):
+        make_config({**NEEDED, "topk": 0}, "manifest: ", {}, ())
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [
+        ([], False),
+        (["--replace"], True),
+        (["--replace", "--top_k=3"], True),
+        (["--replace=true"], True),
+        (["--replace", "True"], True),
+        (["--replace=false"], False),
+    ],
+)
+def test_load_config__switch_on_the_command_line__may_be_bare(args, value):
+    flags = _flags(_parser().parse_args(["run", *args]))
+    assert load_config(None, {**NEEDED, **flags}).write.replace is value
+
+
+@pytest.mark.parametrize("raw", ["yes", "1", "", 1, 0, None])
+def test_load_config__switch_with_another_word__is_refused(raw):
+    with pytest.raises(UserError, match=f"--replace={raw!r} is not allowed: it must be true or false"):
+        load_config(None, {**NEEDED, "replace": raw})
+
+
+def test_load_config__switch_in_a_file__is_yamls_and_a_flag_takes_it_back(tmp_path):
+    path = write(tmp_path, "replace: true")
+    assert load_config(path, NEEDED).write.replace is True
+    assert load_config(path, {**NEEDED, "replace": "false"}).write.replace is False
+
+
+def test_failure_budget__options__by_flag_and_by_file(tmp_path):
+    path = write(tmp_path, "max_failure_rates: {timeout: 0.01, not_found: 1}\nfailure_floor: 20")
+    flags = {"max_failure_rates": "timeout=0.01,not_found=1", "failure_floor": "20", "max_failure_rate": "1"}
+    rates = (("timeout", 0.01), ("not_found", 1.0))
+    assert failure_budget(load_config(path, NEEDED)) == FailureBudget(0.1, rates, 20, 640)
+    assert failure_budget(load_config(None, {**NEEDED, **flags})) == FailureBudget(1.0, rates, 20, 640)
+    assert failure_budget(load_config(None, NEEDED)) == FailureBudget(0.1, (), 1000, 640)
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ("slow=0.1", "max_failure_rates: slow='0.1' is not allowed: the reasons are bad_row, "),
+        ("timeout=1.01", "max_failure_rates: timeout='1.01' is not allowed: a rate is a number from 0 to 1."),
+        ("timeout=-0.1", "a number from 0 to 1"),
+        ("timeout=nan", "a number from 0 to 1"),
+        ("empty=0.1,timeout=lots", "timeout='lots' is not allowed: a rate is a number from 0 to 1."),
+    ],
+)
+def test_failure_budget__no_such_reason_or_rate__is_refused(rates, said):
+    with pytest.raises(UserError) as e:
+        failure_budget(load_config(None, {**NEEDED, "max_failure_rates": rates}))
+    assert said in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +138,11 @@ def _plain(value):
         ("max_failure_rate: lots", "max_failure_rate='lots'"),
         ("resize: squeeze", "one of center_crop, stretch"),
         ("input_range: [1, 0]", "two ascending numbers"),
-        ("column_types: 3", "NAME=TYPE"),
+        ("column_types: 3", "NAME=VALUE pairs"),
+        ("max_failure_rates: timeout", "max_failure_rates='timeout' is not allowed: it must be NAME=VALUE"),
+        ("failure_floor: 0", "a whole number from 1 to 1,000,000,000"),
+        ("dedupe: bytes", "one of id, content"),
+        ("replace: 1", "replace=1 is not allowed: it must be true or false"),
         ("model: 3", "model=3 is not allowed: it must be text"),
         ("beam: 3", "it must map Beam's options"),
         ("- a", "must hold `key: value` lines"),

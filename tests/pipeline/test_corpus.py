@@ -72,3 +72,22 @@ def test_find_corpus__bad_header__says_so(tmp_path, text, said):
 def test_find_corpus__missing_bucket__is_a_user_error(gcs):
     with pytest.raises(UserError, match="gs://no-such-bucket/list.txt"):
         find_corpus(ReadConfig(input="gs://no-such-bucket/list.txt"))
+
+
+def test_find_corpus__folder_without_images__is_a_user_error(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match="holds no images"):
+        find_corpus(ReadConfig(input=str(tmp_path)))
+
+
+def test_find_corpus__parts_with_other_columns__are_refused(tmp_path):
+    (tmp_path / "part-0.csv").write_text("uri,author,licence\n")
+    (tmp_path / "part-1.csv").write_text("uri,licence,author\n")
+    with pytest.raises(UserError, match=r"part-1.csv has the columns uri, licence, author, and .*part-0.csv"):
+        find_corpus(ReadConfig(input=f"{tmp_path}/part-*.csv"))
+
+
+def test_find_corpus__columns_of_what_is_no_csv__are_refused(tmp_path):
+    (tmp_path / "list.txt").touch()
+    with pytest.raises(UserError, match="id_column: input=.* is no CSV"):
+        find_corpus(ReadConfig(input=f"{tmp_path}/list.txt", id_column="key"))

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Pace, Tally, describe, shown
+from pipeline.progress import Pace, Tally, describe, shown, worked_of
+from transforms.count import KINDS
 
 
 class Terminal(io.StringIO):
@@ -30,7 +31,7 @@ def test_tally__processes_and_threads__add_up(tmp_path):
         list(pool.map(lambda _: tally("failed", 2), range(500)))
     for process in processes:
         process.join()
-    assert tally.read() == {"listed": 0, "duplicate": 0, "labelled": 2000, "failed": 1000}
+    assert tally.read() == {**dict.fromkeys(KINDS, 0), "labelled": 2000, "failed": 1000}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +54,20 @@ def test_tally__processes_and_threads__add_up(tmp_path):
             4,
             "10 of 10 images, 4.0 images/s, 0 failed",
         ),
+        (
+            {"listed": 10, "kept": 3, "labelled": 2, "reused": 2, "failed": 1, "other": 50},
+            2,
+            "6 of 10 images, 2.0 images/s, 1 failed, ETA 0:02",
+        ),
     ],
 )
 def test_describe__counts__is_one_line(counts, rate, line):
     assert describe(counts, rate) == line
+
+
+def test_worked_of__rows_done_before__are_none_of_this_runs_work():
+    counts = {"listed": 99, "kept": 30, "duplicate": 7, "labelled": 2, "reused": 1, "failed": 3, "other": 9}
+    assert worked_of(counts) == 5 and worked_of({}) == 0
 
 
 def test_pace__start_up__does_not_count():

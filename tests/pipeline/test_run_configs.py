@@ -12,7 +12,7 @@ from apache_beam.pipeline import Pipeline
 from pipeline.config import load_config
 from pipeline.graph import build_graph
 from pipeline.launch import run
-from pipeline.plan import make_plan
+from pipeline.plan import planned
 from pipeline.runners import pipeline_options, threads_of_process
 from tests.tiny_model import save_tiny_model
 from transforms.models.presets import find_preset
@@ -52,10 +52,10 @@ def test_run_configs__every_file__builds_its_graph(path, hub, flags):
     config = load_config(str(path), flags, ["--project=some-project", "--temp_location=gs://bucket/tmp"])
     hub(config.model.model)
     options = pipeline_options(config.beam_flags)
-    plan = make_plan(config, options)
-    assert plan.model.resize.size_px == find_preset(config.model.model).image_size_px
     pipeline = Pipeline(options=options)
-    build_graph(pipeline, plan)
+    with planned(config, options) as plan:
+        assert plan.model.resize.size_px == find_preset(config.model.model).image_size_px
+        build_graph(pipeline, plan)
     proto = pipeline.to_runner_api()
     assert len(proto.SerializeToString()) < 1 << 20
     stages = {t.unique_name for t in proto.components.transforms.values()}

@@ -1,13 +1,18 @@
 import dataclasses
+import hashlib
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.eager import RUNNERS, eagerly
+from transforms.elements import EncodedImage, ImageRef, Unchanged
 from transforms.errors import ImageError
+from transforms.fetch import FetchImages, fetch_image
 from transforms.stores import Limits, Stores
 
+IMAGE_SHA256 = hashlib.sha256(b"image").hexdigest()
 LIMITS = Limits(connect_timeout_sec=0.5, total_timeout_sec=0.5, max_bytes=100_000, connections=8)
 
 
@@ -16,9 +21,9 @@ def stores():
     return Stores(LIMITS)
 
 
-def reason_of(stores, uri) -> str:
+def reason_of(stores, uri, known_version=None) -> str:
     with pytest.raises(ImageError) as e:
-        stores.fetch(uri)
+        stores.fetch(uri, known_version)
     return e.value.reason.value
 
 
@@ -51,6 +56,18 @@ def test_local__path_and_file_uri__give_the_same_bytes(stores, tmp_path):
     assert stores.fetch(path.as_uri()) == (data, version)
 
 
+def test_local__known_version__is_none_until_the_file_changes(stores, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"image")
+    version = stores.fetch(str(path)).version
+    assert stores.fetch(str(path), version) is None
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    touched = stores.fetch(str(path), version)
+    assert touched.data == b"image" and touched.version != version
+    path.unlink()
+    assert reason_of(stores, str(path), version) == "not_found"
+
+
 def test_local__what_is_no_readable_file__has_its_reason(stores, tmp_path):
     (tmp_path / "large").write_bytes(bytes(LIMITS.max_bytes + 1))
     (tmp_path / "fits").write_bytes(bytes(LIMITS.max_bytes))
@@ -75,6 +92,37 @@ def test_http__file_and_redirect__give_bytes_and_etag(stores, web):
     assert stores.fetch(web.uri("/redirect/a.jpg")).data == b"image"
 
 
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize(
+    ("headers", "version"),
+    [
+        ({"ETag": '"v1"'}, '"v1"'),
+        ({"ETag": 'W/"v1"'}, 'W/"v1"'),
+        ({"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, "Thu, 01 Jan 2026 00:00:00 GMT"),
+        ({"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "ETag": '"v1"'}, '"v1"'),
+    ],
+)
+def test_http__known_version__is_none_until_there_is_another(stores, web, headers, version, conditional):
+    web.files["/a.jpg"], web.versions["/a.jpg"], web.conditional = b"image", headers, conditional
+    uri = web.uri("/a.jpg")
+    assert stores.fetch(uri) == (b"image", version)
+    assert stores.fetch(uri, version) is None
+    assert web.statuses == [200, 304 if conditional else 200]
+    assert web.last_headers["User-Agent"] == "labelbeam" and web.last_headers["Accept-Encoding"] == "identity"
+    web.files["/a.jpg"], web.versions["/a.jpg"] = b"other", {"ETag": '"v2"'}
+    assert stores.fetch(uri, version) == (b"other", '"v2"')
+
+
+def test_http__known_version_of_what_is_gone__has_its_reason(stores, web):
+    assert reason_of(stores, web.uri("/none"), '"v1"') == "not_found"
+    assert reason_of(stores, web.uri("/status/412"), '"v1"') == "http_4xx"
+
+
+def test_http__no_version__is_fetched_whatever_is_known(stores, web):
+    web.files["/a.jpg"], web.versions["/a.jpg"] = b"image", {}
+    assert stores.fetch(web.uri("/a.jpg"), '"v1"') == (b"image", None)
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
@@ -86,6 +134,7 @@ def test_http__file_and_redirect__give_bytes_and_etag(stores, web):
         ("/status/500", "http_5xx"),
         ("/status/503", "http_5xx"),
         ("/status/204", "http_4xx"),
+        ("/status/304", "http_4xx"),
         ("/loop", "unreachable"),
         ("/endless", "too_large_bytes"),
         ("/bomb/5000000", "too_large_bytes"),
@@ -126,10 +175,23 @@ def test_http__many_threads__share_a_pool(stores, web, caplog):
     assert "pool is full" not in caplog.text
 
 
-def test_gcs__object__gives_bytes_and_version(stores, gcs):
+def test_gcs__object__gives_its_bytes(stores, gcs):
     for name in ("a.jpg", "deep/ä b#c?d%20.jpg"):
         gcs.put(f"gs://photos/{name}", b"image")
         assert stores.fetch(f"gs://photos/{name}").data == b"image"
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_gcs__known_generation__is_none_until_there_is_another(web, gcs, monkeypatch, conditional):
+    # The emulator tells no generation where it gives an object's bytes; GCS does.
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.uri(""))
+    stores, path = Stores(LIMITS), "/download/storage/v1/b/photos/o/a.jpg"
+    web.files[path], web.versions[path], web.conditional = b"image", {"X-Goog-Generation": "7"}, conditional
+    assert stores.fetch("gs://photos/a.jpg") == (b"image", "7")
+    assert stores.fetch("gs://photos/a.jpg", "7") is None
+    assert web.statuses == [200, 304 if conditional else 200]
+    web.files[path], web.versions[path] = b"other", {"X-Goog-Generation": "8"}
+    assert stores.fetch("gs://photos/a.jpg", "7") == (b"other", "8")
 
 
 def test_gcs__missing_or_large__has_its_reason(stores, gcs):
@@ -172,3 +234,51 @@ def test_gcs__many_threads__share_one_client(gcs, caplog):
         data = list(pool.map(lambda n: stores.fetch(f"gs://photos/{n}").data, range(40)))
     assert data == [bytes([n]) for n in range(40)]
     assert "pool is full" not in caplog.text
+
+
+def test_fetch_image__known_by_its_digest__is_compared_here_and_not_by_the_store(stores, gcs):
+    gcs.put("gs://photos/a.jpg", b"image")
+    same, other = (ImageRef("1", "gs://photos/a.jpg", (), f"sha256:{d}") for d in (IMAGE_SHA256, "0" * 64))
+    assert fetch_image(same, stores) == Unchanged(same)
+    image = fetch_image(other, stores)
+    assert isinstance(image, EncodedImage) and (image.data, image.sha256) == (b"image", IMAGE_SHA256)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_fetch_images__known_version__is_unchanged_and_not_fetched(tmp_path, web, runner):
+    web.files.update({"/same.jpg": b"image", "/other.jpg": b"image"})
+    path = tmp_path / "same.jpg"
+    path.write_bytes(b"image")
+    file_version = f"{path.stat().st_mtime_ns}-5"
+    refs = [
+        ImageRef("file", str(path), (1,), file_version),
+        ImageRef("same", web.uri("/same.jpg"), (2,), '"v1"'),
+        ImageRef("other", web.uri("/other.jpg"), (3,), '"v0"'),
+        ImageRef("digest", web.uri("/same.jpg"), (3,), f"sha256:{IMAGE_SHA256}"),
+        ImageRef("new", str(path), (4,)),
+        ImageRef("new digest", str(path), (4,), f"sha256:{'0' * 64}"),
+        ImageRef("none", web.uri("/none.jpg"), (5,), '"v1"'),
+    ]
+    fetched = eagerly(FetchImages(LIMITS), refs, runner)
+    assert sorted(one.ref.id for one in fetched.unchanged) == ["digest", "file", "same"]
+    assert {one.ref for one in fetched.unchanged} <= set(refs)
+    assert sorted((one.ref.id, one.version) for one in fetched.ok) == [
+        ("new", file_version),
+        ("new digest", file_version),
+        ("other", '"v1"'),
+    ]
+    assert {(one.data, one.sha256) for one in fetched.ok} == {(b"image", IMAGE_SHA256)}
+    assert [(f.ref, f.reason) for f in fetched.failures] == [(refs[-1], "not_found")]
+
+
+@pytest.mark.parametrize("known", ['"v1"', "Thu, 01 Jan 2026 00:00:00 GMT", "1767225600000000000-5"])
+def test_gcs__version_of_another_store__is_fetched(stores, gcs, known):
+    gcs.put("gs://photos/a.jpg", b"image")
+    assert stores.fetch("gs://photos/a.jpg", known).data == b"image"
+
+
+def test_http__not_modified__keeps_its_connection(stores, web):
+    web.files["/a.jpg"] = b"image"
+    for _ in range(5):
+        assert stores.fetch(web.uri("/a.jpg"), '"v1"') is None
+    assert web.connections == 1

@@ -1,14 +1,18 @@
+import dataclasses
 import datetime
 import gzip
 import hashlib
+import json
 
 import pyarrow as pa
 import pytest
 
 from tests.eager import RUNNERS, eagerly
-from transforms.elements import ImageRef, id_of_uri
+from transforms.elements import Failure, ImageRef, TableFile, id_of_uri
 from transforms.errors import ImageError
-from transforms.read import Corpus, ReadImageRefs, parse_row
+from transforms.read import Corpus, ReadImageRefs, list_rows, name_file, parse_line, parse_row
+from transforms.rows import FAILURES, PREDICTIONS, RowFacts, failure_row, failures_schema, to_record_batch
+from transforms.stage import write_staged
 
 HEADER = ("uri", "price", "day")
 CORPUS = Corpus(
@@ -55,6 +59,69 @@ def test_parse_row__bad_line__says_what_is_wrong(line, said):
     assert said in str(e.value) and e.value.reason == "bad_row"
 
 
+@pytest.mark.parametrize("line", [b"", b"  \t"])
+@pytest.mark.parametrize("corpus", [CORPUS, Corpus("list.txt", "lines")], ids=["csv", "lines"])
+def test_parse_line__blank__is_no_row(line, corpus):
+    assert list(parse_line(line, corpus)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "corpus", "columns", "said"),
+    [
+        (b"\xff.jpg", Corpus("list.txt", "lines"), (), "is not UTF-8"),
+        (b"\xff.jpg,1,", CORPUS, (None, None), "is not UTF-8"),
+        (b"a.jpg,1", CORPUS, (None, None), "has 2 fields"),
+    ],
+)
+def test_parse_line__unreadable__is_a_failure_under_an_id_of_its_own(line, corpus, columns, said):
+    ((row,), (other,)) = (list(parse_line(one, corpus)) for one in (line, b"\xfe" + line))
+    assert (row.stage, row.reason, row.ref.columns) == ("read", "bad_row", columns)
+    assert row.ref.uri == line.decode("utf-8", "backslashreplace") and said in row.message
+    assert len({row.ref.id, other.ref.id, id_of_uri(row.ref.uri)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "suffixes", "taken"),
+    [("a.JPG", (".jpg",), True), ("a.jpg.txt", (".jpg", ".png"), False), ("a.txt", (), True)],
+)
+def test_name_file__suffix__decides(name, suffixes, taken):
+    rows = list(name_file(f"/images/{name}", Corpus("/images/**", "images", suffixes=suffixes)))
+    assert [row.uri for row in rows] == ([f"/images/{name}"] if taken else [])
+
+
+def test_name_file__undecodable_name__is_a_failure():
+    (row,) = name_file("/images/\udcff.jpg", Corpus("/images/**", "images"))
+    assert (row.reason, row.ref.uri) == ("bad_row", "/images/\\xff.jpg")
+
+
+CSV = b'uri,price,day\r\n"a,1.jpg",2.5,2026-01-02\r\n\r\nb.jpg\r\n\xff\xfe,1,\r\nc.jpg,,'
+LINES = "a.jpg\r\n\n  gs://b/ö.png \na.jpg\n\t\nlast.jpg".encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "pattern", "good", "bad"),
+    [
+        ("lines", {"list.txt": LINES}, "list.txt", 4, 0),
+        ("lines", {f"{n}.txt.gz": gzip.compress(LINES) for n in range(3)}, "*.txt.gz", 12, 0),
+        ("csv", {"list.csv": CSV}, "list.csv", 2, 2),
+        ("csv", {f"{n}.csv": CSV.replace(b"\r", b"") for n in range(3)}, "*.csv", 6, 6),
+        ("csv", {"list.csv.gz": gzip.compress(CSV)}, "list.csv.gz", 2, 2),
+        ("images", {"a.jpg": b"", "deep/b.PNG": b"", "deep/c.txt": b""}, "**", 2, 0),
+    ],
+)
+def test_list_rows__any_kind__gives_what_the_pipeline_gives(tmp_path, kind, files, pattern, good, bad):
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    csv = (HEADER, "uri", None, CORPUS.columns) if kind == "csv" else ()
+    suffixes = (".jpg", ".png") if kind == "images" else ()
+    corpus = Corpus(f"{tmp_path}/{pattern}", kind, *csv, suffixes=suffixes)
+    rows = list(list_rows(corpus))
+    refs, failures = eagerly(ReadImageRefs(corpus))
+    assert (len(refs), len(failures)) == (good, bad)
+    assert sorted(rows, key=repr) == sorted([*refs, *failures], key=repr)
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_read_image_refs__lines__one_ref_each(tmp_path, runner):
     path = tmp_path / "list.txt"
@@ -90,3 +157,57 @@ def test_read_image_refs__folder__takes_its_images_in_depth(tmp_path):
     refs, failures = eagerly(ReadImageRefs(corpus))
     names = sorted(ref.uri.removeprefix(f"{tmp_path}/") for ref in refs)
     assert names == ["a.jpg", "deep/b.PNG", "deep/er/c.webp"] and failures == []
+
+
+COLUMNS = (("price", pa.float64()), ("day", pa.date32()))
+
+
+def publish_failures(output, *files: list[Failure]) -> None:
+    """An output folder whose manifest lists files of failures, and predictions that are not there."""
+    schema = failures_schema(facts := RowFacts("r", "m", "p", COLUMNS))
+    written = [
+        write_staged(FAILURES, to_record_batch([failure_row(f, facts) for f in file], schema), str(output))
+        for file in files
+    ]
+    listed = [dataclasses.asdict(file) for file in [*written, TableFile(PREDICTIONS, "none", 1, 1)]]
+    for file in listed:
+        file["path"] = file["path"].removeprefix(f"{output}/")
+    manifest = {"format": 1, "run_id": "r", "generation": 1, "files": listed}
+    (output / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("reasons", [{"timeout"}, {"timeout", "http_5xx"}, {"empty"}])
+def test_read_image_refs__failures__takes_those_of_the_reasons_with_their_columns(tmp_path, runner, reasons):
+    seen = {}
+    for n, reason in enumerate(["timeout", "not_found", "http_5xx"] * 4):
+        columns = (n / 2, datetime.date(2026, 1, 1 + n)) if n % 2 else (None, None)
+        ref = ImageRef(f"id{n}", f"http://h/{n}.jpg", columns)
+        seen[ref] = Failure(ref, "fetch", reason, "m", 1, "h")
+    failures = list(seen.values())
+    publish_failures(tmp_path, failures[:5], failures[5:])
+    corpus = Corpus(str(tmp_path), "failures", columns=COLUMNS, reasons=frozenset(reasons))
+    read = eagerly(ReadImageRefs(corpus), None, runner)
+    expected = [ref for ref, failure in seen.items() if failure.reason in reasons]
+    assert sorted(read.ok, key=repr) == sorted(expected, key=repr) and read.failures == []
+
+
+def test_read_image_refs__failures_of_nothing_published__is_empty(tmp_path):
+    read = eagerly(ReadImageRefs(Corpus(str(tmp_path), "failures", reasons=frozenset({"timeout"}))))
+    assert read == ([], [])
+
+
+def test_list_rows__carriage_return_of_its_own__gives_what_the_pipeline_gives(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"uri,price,day\nb.jpg\r\r\n")
+    corpus = Corpus(f"{tmp_path}/list.csv", "csv", HEADER, "uri", None, CORPUS.columns)
+    assert list(list_rows(corpus)) == eagerly(ReadImageRefs(corpus)).failures
+
+
+def test_parse_line__byte_order_mark__is_no_part_of_the_uri():
+    (ref,) = parse_line("\ufeffgs://b/a.jpg".encode(), Corpus("list.txt", "lines"))
+    assert ref.uri == "gs://b/a.jpg"
+
+
+def test_parse_row__date_that_no_calendar_has__is_a_bad_row():
+    with pytest.raises(ImageError, match="day='0000-01-01' is no date32"):
+        parse_row("a.jpg,1,0000-01-01", CORPUS)

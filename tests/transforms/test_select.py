@@ -1,42 +1,163 @@
+import datetime
 import itertools
 
+import apache_beam as beam
 import pytest
 
 from tests.eager import RUNNERS, eagerly
-from transforms.elements import Failure, ImageRef
+from transforms import select
+from transforms.buckets import BUCKETS, bucket_of
+from transforms.coders import DoneIdsCoder, FailureCoder, ImageRefCoder, RowOfBucketCoder, TableFileCoder
+from transforms.elements import DoneIds, Failure, ImageRef, TableFile
 from transforms.overlap import Outputs
-from transforms.select import SelectImages, merge_refs
+from transforms.select import SelectUnlabelled, pack, select_unlabelled, unpack
+
+BAD = Failure(ImageRef("1", "A line", (None,)), "read", "bad_row", "no UTF-8", 1, "")
 
 
-def test_merge_refs__same_uri_other_columns__does_not_depend_on_order():
-    refs = [ImageRef("1", "a", (2,)), ImageRef("1", "a", (1,)), ImageRef("1", "a", (None,))]
-    merged = {merge_refs(order) for order in itertools.permutations(refs)}
-    assert len(merged) == 1 and merged.pop()[1] == 3
+def selected_in_any_order(rows: list):
+    """What is selected, which must be the same in every order; and its counts, but zeros."""
+    selections = [select_unlabelled(order) for order in itertools.permutations(rows)]
+    (picked,) = {tuple(sorted(s.rows, key=repr)) for s in selections}
+    (counts,) = {tuple(sorted((kind, n) for kind, n in s.counts.items() if n)) for s in selections}
+    return list(picked), dict(counts)
 
 
-def test_merge_refs__several_uris__is_one_failure_that_names_two():
-    merged, rows = merge_refs([ImageRef("7", "b"), ImageRef("7", "a"), ImageRef("7", "b")])
-    assert isinstance(merged, Failure) and rows == 3
-    assert (merged.reason, merged.ref.uri) == ("ambiguous_id", "a")
-    assert "'a' and 'b'" in merged.message
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        ([ImageRef("1", "a", (2,)), ImageRef("1", "a", (1,)), ImageRef("1", "a", (None,))], (1,)),
+        ([ImageRef("1", "a", ("x",)), BAD, ImageRef("1", "a", ("x",))], ("x",)),
+    ],
+    ids=["other columns", "a row that failed"],
+)
+def test_select_unlabelled__rows_of_one_id__are_one_image_in_any_order(rows, taken):
+    assert selected_in_any_order(rows) == ([ImageRef("1", "a", taken)], {"duplicate": 2})
 
 
-class SelectFrom(SelectImages):
-    """Takes rows and failures from one list."""
+def test_select_unlabelled__same_failure_twice__leaves_once():
+    assert selected_in_any_order([BAD, BAD]) == ([BAD], {"duplicate": 1})
+
+
+def test_select_unlabelled__several_uris__is_one_failure_that_names_two():
+    rows = [ImageRef("7", "b"), ImageRef("7", "a", (5,)), ImageRef("7", "b"), ImageRef("8", "a")]
+    (failure, other), counts = selected_in_any_order(rows)
+    assert (failure.stage, failure.reason, failure.ref) == (
+        "select",
+        "ambiguous_id",
+        ImageRef("7", "a", (5,)),
+    )
+    assert "'a' and 'b'" in failure.message
+    assert (other, counts) == (ImageRef("8", "a"), {"duplicate": 2})
+
+
+def test_select_unlabelled__done_ids__are_kept_or_are_others():
+    rows = [ImageRef("1", "a"), ImageRef("1", "a"), ImageRef("2", "b"), BAD]
+    done = [DoneIds(("1", "8"), (), True), DoneIds(("1", "9"), (), False)]
+    assert selected_in_any_order(rows + done) == (
+        [ImageRef("2", "b")],
+        {"duplicate": 2, "kept": 1, "other": 2},
+    )
+
+
+def test_select_unlabelled__done_with_a_version__is_selected_to_be_compared():
+    rows = [*(ImageRef(n, "a", (n,)) for n in "1234"), ImageRef("5", "a"), ImageRef("5", "b")]
+    done = DoneIds(("1", "2", "4", "5"), ("v1", None, "", "v5"), True)
+    assert selected_in_any_order([*rows, done]) == (
+        [
+            ImageRef("1", "a", ("1",), "v1"),
+            ImageRef("3", "a", ("3",)),
+            ImageRef("4", "a", ("4",), ""),
+        ],
+        {"duplicate": 1, "kept": 2},
+    )
+
+
+@pytest.mark.parametrize(
+    ("staged", "known"),
+    [(DoneIds(("1",), ("new",), False), "new"), (DoneIds(("1",), (), False), None)],
+    ids=["a prediction", "a failure"],
+)
+def test_select_unlabelled__staged_and_published__goes_by_what_is_staged(staged, known):
+    rows = [ImageRef("1", "a"), DoneIds(("0", "1"), ("old", "old"), True), staged]
+    expected = ([ImageRef("1", "a", (), known)], {"other": 1}) if known else ([], {"kept": 1, "other": 1})
+    assert selected_in_any_order(rows) == expected
+
+
+class SelectFrom(SelectUnlabelled):
+    """Takes rows, failures and what is done from one list."""
 
     def expand(self, rows):
-        import apache_beam as beam
+        def of(kind: type) -> beam.PCollection:
+            return rows | kind.__name__ >> beam.Filter(isinstance, kind).with_output_types(kind)
 
-        ok = rows | beam.Filter(lambda row: isinstance(row, ImageRef)).with_output_types(ImageRef)
-        bad = rows | "Bad" >> beam.Filter(lambda row: isinstance(row, Failure)).with_output_types(Failure)
-        return super().expand(Outputs(ok, bad))
+        return super().expand((Outputs(of(ImageRef), of(Failure)), of(DoneIds)))
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_select_images__duplicates__leave_once_and_are_counted(runner):
+@pytest.mark.parametrize("gathered", [7, 1 << 16])
+def test_select_unlabelled__rows_and_done_ids__each_leaves_once_or_is_counted(runner, gathered, monkeypatch):
+    monkeypatch.setattr(select, "GATHERED_ROWS", gathered)
     bad = Failure(ImageRef("bad", "line"), "read", "bad_row", "m", 1, "")
-    rows = [ImageRef(str(n % 10), f"u{n % 10}") for n in range(30)] + [bad, bad, ImageRef("3", "other")]
-    selected = eagerly(SelectFrom(), rows, runner)
-    assert sorted(ref.id for ref in selected.ok) == [str(n) for n in range(10) if n != 3]
-    assert sorted(f.reason for f in selected.failures) == ["ambiguous_id", "bad_row"]
-    assert len(selected.ok) + len(selected.failures) + sum(selected.duplicates) == len(rows)
+    day = datetime.date(2026, 1, 2)
+    rows = [ImageRef(str(n % 10), f"u{n % 10}", (day, None)) for n in range(30)]
+    rows += [bad, bad, ImageRef("3", "another")]
+    done = [DoneIds((n,), (), True) for n in ("0", "1", "gone")] + [DoneIds(("2",), ("v",), False)]
+    selected = eagerly(SelectFrom(), [*rows, *done], runner)
+    assert sorted(selected.ok, key=repr) == [
+        ImageRef(n, f"u{n}", (day, None), "v" if n == "2" else None) for n in "2456789"
+    ]
+    assert sorted((f.ref.id, f.reason) for f in selected.failures) == [
+        ("3", "ambiguous_id"),
+        ("bad", "bad_row"),
+    ]
+    counts = {kind: sum(n for k, n in selected.counts if k == kind) for kind, _ in selected.counts}
+    assert counts == {"duplicate": 22, "kept": 2, "other": 1}
+    assert len(selected.ok) + len(selected.failures) + counts["duplicate"] + counts["kept"] == len(rows)
+
+
+def test_bucket_of__ids__are_spread_and_the_same_everywhere():
+    buckets = [bucket_of(image_id) for image_id in ("", "\ud800", *map(str, range(10_000)))]
+    assert all(0 <= bucket < BUCKETS for bucket in buckets) and len(set(buckets)) > BUCKETS / 2
+    assert bucket_of("123456789") == 0xCBF43926 % BUCKETS  # the check value of CRC-32
+
+
+REF = ImageRef(
+    "ü1",
+    "gs://b/ö.jpg",
+    (None, 1.5, -(2**40), True, datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2, 3)),
+)
+ELEMENTS = [
+    (ImageRef("1", "a"), ImageRefCoder),
+    (ImageRef("1", "a", (None,), '"v1"'), ImageRefCoder),
+    (REF, ImageRefCoder),
+    (Failure(REF, "fetch", "timeout", "too slow\n", 3, "b"), FailureCoder),
+    (DoneIds(("1", "2"), ("v", None), False), DoneIdsCoder),
+    (DoneIds(("1",), (), True), DoneIdsCoder),
+    (TableFile("predictions", "gs://b/x.parquet", 2**40, 7), TableFileCoder),
+    (TableFile("failures", "x", 0, 7, "f" * 64), TableFileCoder),
+]
+
+
+@pytest.mark.parametrize(("element", "coder"), ELEMENTS)
+def test_coders__any_element__comes_back_by_the_registered_coder(element, coder):
+    registered = beam.coders.registry.get_coder(type(element))
+    assert isinstance(registered, coder)
+    assert registered.decode(registered.encode(element)) == element
+
+
+@pytest.mark.parametrize("element", [e for e, _ in ELEMENTS if not isinstance(e, TableFile)])
+def test_row_of_bucket_coder__any_row__comes_back_as_what_it_was(element):
+    coder = RowOfBucketCoder()
+    back = coder.decode(coder.encode(element))
+    assert type(back) is type(element) and back == element
+
+
+def test_pack__rows_of_a_bucket__come_back_and_take_less_room():
+    coder = RowOfBucketCoder()
+    refs = [ImageRef(f"id{n}", f"https://images.example.org/photos/{n}.jpg") for n in range(100)]
+    rows = [*refs, *(element for element, _ in ELEMENTS if not isinstance(element, TableFile))]
+    encoded = [coder.encode(row) for row in rows]
+    packed = pack(encoded)
+    assert list(unpack(packed)) == rows and len(packed) < sum(map(len, encoded)) / 2
+    assert list(unpack(pack([]))) == []

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from transforms.errors import ImageError, Reason, RunError
 from transforms.models.batching import batch_sizes
+from transforms.models.loading import Model, freeze, load_model, scaled
 from transforms.models.spec import ModelSpec
-from transforms.models.store import digest_model, resolve_model
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+_LOG = logging.getLogger(__name__)
+
+# What TensorFlow, cuDNN and XLA say when memory is short without raising `ResourceExhaustedError`.
+_NO_MEMORY = (
+    "oom when allocating",
+    "out of memory",
+    "failed to allocate",
+    "cudnn_status_alloc_failed",
+    "failed to get convolution algorithm",
+)
+# Images that a model which never worked may fail on, one by one, before the run is given up.
+_HOPELESS = 16
 
 
 class TopK(NamedTuple):
@@ -32,9 +46,15 @@ class TopK(NamedTuple):
 class Classifier:
     """A loaded model. Safe to call from several threads.
 
+    A batch that memory does not suffice for is halved, and no larger one is tried
+    again in this process. A batch that the model fails on is halved down to the
+    image that is at fault; what a device does wrong is raised.
+
     Attributes:
       spec: What was loaded.
       sizes: The batch sizes that calls are padded to, ascending.
+      frozen: Whether the variables could be turned into constants.
+      splits: How often memory did not suffice.
     """
 
     def __init__(self, spec: ModelSpec, top_k: int, batch_size: int) -> None:
@@ -43,43 +63,78 @@ class Classifier:
         Args:
           spec: What to load.
           top_k: Classes to give for an image.
-          batch_size: Images in a full batch.
+          batch_size: Images in a full batch; a model made for one batch size keeps to its own.
 
         Raises:
-          RunError: The model changed since the run started, or has no
-            image-classification signature.
+          RunError: The model changed since the run started, can't be loaded, or gives
+            something else than its label map is for.
         """
         self.spec = spec
-        self.sizes = batch_sizes(batch_size)
-        self._frozen = _load_frozen(spec, top_k)
+        self.sizes = (spec.contract.batch,) if spec.contract.batch else batch_sizes(batch_size)
+        self.splits = 0
+        self._largest = self.sizes[-1]
+        self._works = False
+        self._failed_alone = 0
+        self._function, self.frozen = _build(spec, top_k)
         gc.collect()  # the variables, which TensorFlow keeps in cycles: 3 GB of B7's 7.7
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        size_px = self.spec.resize.size_px
         for size in self.sizes:
-            self._call(np.zeros((size, spec.resize.size_px, spec.resize.size_px, 3), np.uint8))
+            if size <= self._largest:
+                self._attempt([np.zeros((size_px, size_px, 3), np.uint8)] * size)
+        self._failed_alone = 0  # a model may dislike black images
 
     def classify(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
         """Labels a batch.
 
         Args:
-          images: Each `[size, size, 3] uint8`, RGB, 0-255; at most `sizes[-1]` of them.
+          images: Each `[size, size, 3] uint8`, RGB, 0-255.
 
         Returns:
           For each image its labels, or what is wrong with it alone.
+
+        Raises:
+          RunError: The model fails on every image.
         """
+        results: list[TopK | ImageError] = []
+        while len(results) < len(images):
+            results += self._attempt(images[len(results) : len(results) + self._largest])
+        return results
+
+    def _attempt(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
         import tensorflow as tf
 
         try:
-            return self._classify(images)
-        except tf.errors.OpError as e:
-            if len(images) == 1:
-                return [ImageError(Reason.MODEL_ERROR, f"The model failed on this image: {e.message}")]
-        middle = len(images) // 2
-        return self.classify(images[:middle]) + self.classify(images[middle:])
+            results = self._call(images)
+            self._works = True
+            return results
+        except (tf.errors.OpError, MemoryError) as e:
+            no_memory = is_out_of_memory(e)
+            if isinstance(e, _faults_of_the_device()) and not no_memory:
+                raise
+            message = str(getattr(e, "message", e)).strip().rpartition("\n\n")[2]  # without the graph's stack
+        if no_memory:
+            self.splits += 1
+            self._largest = max([size for size in self.sizes if size < len(images)], default=self.sizes[0])
+        if len(images) > 1:
+            middle = len(images) // 2
+            return self._attempt(images[:middle]) + self._attempt(images[middle:])
+        self._failed_alone += 1
+        if not self._works and self._failed_alone >= _HOPELESS:
+            raise RunError(f"Model {self.spec.handle!r} fails on every image: {message}")
+        if no_memory:
+            return [ImageError(Reason.MODEL_OOM, f"Memory does not suffice for one image: {message}"[:500])]
+        return [ImageError(Reason.MODEL_ERROR, f"The model failed on this image: {message}"[:500])]
 
-    def _classify(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
+    def _call(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
+        import tensorflow as tf
+
         size = next(size for size in self.sizes if size >= len(images))
         padded = np.zeros((size, *images[0].shape), np.uint8)
         np.stack(images, out=padded[: len(images)])
-        ids, scores, finite = self._call(padded)
+        ids, scores, finite = (output.numpy() for output in self._function(tf.constant(padded)))
         return [
             TopK(ids[n], scores[n])
             if finite[n]
@@ -87,57 +142,53 @@ class Classifier:
             for n in range(len(images))
         ]
 
-    def _call(self, pixels: np.ndarray) -> list[np.ndarray]:
-        import tensorflow as tf
 
-        return [output.numpy() for output in self._frozen(tf.constant(pixels))]
+def _faults_of_the_device() -> tuple[type[Exception], ...]:
+    """What no image is to blame for: the bundle fails, and the runner tries it elsewhere."""
+    from tensorflow import errors
 
-
-def _load_frozen(spec: ModelSpec, top_k: int) -> Any:
-    model = _load(spec)  # holds the variables until they are frozen
-    return _freeze(_top_k_function(model, spec, top_k))
-
-
-def _load(spec: ModelSpec) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Loads what was resolved at launch; gives a function from float images to outputs."""
-    import tensorflow_hub as hub
-
-    folder = resolve_model(spec.handle)
-    if (digest := digest_model(folder)) != spec.digest:
-        raise RunError(
-            f"Model {spec.handle!r} changed since the run started: its digest is {digest[:16]}, it was "
-            f"{spec.digest[:16]}. Start the run again."
-        )
-    loaded = hub.load(str(folder))
-    if callable(loaded):
-        return loaded
-    signature = getattr(loaded, "signatures", {}).get("serving_default")
-    if signature is None:
-        raise RunError(f"Model {spec.handle!r} is neither callable nor has it a serving_default signature.")
-    return _from_signature(signature)
+    return (
+        errors.InternalError,
+        errors.UnknownError,
+        errors.UnavailableError,
+        errors.AbortedError,
+        errors.CancelledError,
+        errors.DeadlineExceededError,
+    )
 
 
-def _from_signature(signature: Any) -> Callable[[tf.Tensor], tf.Tensor]:
-    (name,) = signature.structured_input_signature[1]
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a smaller batch might do."""
+    import tensorflow as tf
 
-    def call(images: tf.Tensor) -> tf.Tensor:
-        (outputs,) = signature(**{name: images}).values()
-        return outputs
-
-    call.loaded = signature  # type: ignore[attr-defined]  # keeps the variables alive
-    return call
+    text = str(error).lower()
+    return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)) or any(
+        sign in text for sign in _NO_MEMORY
+    )
 
 
-def _top_k_function(model: Callable, spec: ModelSpec, top_k: int) -> Any:
-    """The whole graph: cast, scale, model, softmax, top-k."""
+def _build(spec: ModelSpec, top_k: int) -> tuple[Any, bool]:
+    """The whole graph, and whether it is frozen; a model that can't be frozen is run as it is."""
+    model = scaled(load_model(spec), spec)  # holds the variables
+    function = _top_k_function(model, spec, top_k)
+    try:
+        return freeze(function), True
+    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
+        _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
+        function.model = model
+        return function, False
+
+
+def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
+    """Cast, scale, model, softmax, top-k as one graph."""
     import tensorflow as tf
 
     size_px = spec.resize.size_px
-    low, high = spec.input_range
+    shape = [spec.contract.batch, size_px, size_px, 3]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8)], autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
     def top_k_of(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        outputs = tf.cast(model(tf.cast(pixels, tf.float32) * ((high - low) / 255) + low), tf.float32)
+        outputs = model(pixels)
         if outputs.shape.rank != 2 or outputs.shape[-1] not in (None, len(spec.labels)):
             raise RunError(
                 f"Model {spec.handle!r} gives {outputs.shape}; its label map needs "
@@ -150,10 +201,3 @@ def _top_k_function(model: Callable, spec: ModelSpec, top_k: int) -> Any:
         return best.indices, best.values, finite
 
     return top_k_of.get_concrete_function()
-
-
-def _freeze(function: Any) -> Any:
-    """Turns the variables into constants, so that the runtime can fold and fuse."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    return convert_variables_to_constants_v2(function)

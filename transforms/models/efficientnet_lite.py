@@ -25,6 +25,9 @@ SIZE_PX = 224
 
 # Raise it when the same weights give another SavedModel.
 _CONVERTER = 1
+# The model's digest: TensorFlow numbers a graph's functions by what else the process has made, so that the
+# files of two conversions differ where the networks don't.
+LITE0_DIGEST = hashlib.sha256(f"{WEIGHTS_SHA256} {_CONVERTER}".encode()).hexdigest()
 # TensorFlow's TPU models, efficientnet_lite_builder.py: (255 x - 127) / 128
 _MEAN, _STDDEV = 127.0, 128.0
 _BATCH_NORM_EPSILON = 1e-3
@@ -78,8 +81,14 @@ def ensure_lite0_saved_model(cache_dir: Path) -> Path:
     Raises:
       UserError: The weights package is missing, or its weights are not the ones known.
     """
-    folder = cache_dir / f"efficientnet-lite0-{WEIGHTS_SHA256[:8]}-{_CONVERTER}"
-    return make_folder_once(folder, lambda empty: _export(read_tensors(find_weights()), empty))
+    return make_folder_once(
+        lite0_folder(cache_dir), lambda empty: _export(read_tensors(find_weights()), empty)
+    )
+
+
+def lite0_folder(cache_dir: Path) -> Path:
+    """Where the converted model is kept."""
+    return cache_dir / f"efficientnet-lite0-{WEIGHTS_SHA256[:8]}-{_CONVERTER}"
 
 
 def find_weights() -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from transforms.errors import UserError
@@ -23,27 +26,61 @@ def read_labels(source: str) -> tuple[str, ...]:
     """Reads a label map.
 
     Args:
-      source: `imagenet`, or the path of a text file with one label per line, by class index.
+      source: `imagenet`, or the path of a file: text with one label per line by class index;
+        `.json`, a list of labels or a mapping between labels and class indices, either way round;
+        `.csv` with a column `label` (or `name`) and, unless its rows are by class index, a
+        column `class_id` (or `index`, `id`).
 
     Returns:
       The labels by class index; a first label `background` is kept.
 
     Raises:
-      UserError: The file cannot be read or is empty.
+      UserError: The file cannot be read, holds no labels, or leaves an index out.
     """
     if source == IMAGENET:
         return imagenet_labels()
+    path = Path(source)
+    parse = {".json": _parse_json, ".csv": _parse_csv}.get(path.suffix.lower(), _parse_lines)
     try:
-        lines = Path(source).read_text("utf-8").splitlines()
-    except (OSError, ValueError) as e:
+        labels = parse(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as e:
         raise UserError(
             f"labels={source!r} cannot be read: {e}. "
-            f"Give {IMAGENET!r} or a UTF-8 text file, one label a line."
+            f"Give {IMAGENET!r}, a UTF-8 text file with one label a line, JSON or CSV."
         ) from e
-    labels = tuple(line.strip() for line in lines if line.strip())
     if not labels:
-        raise UserError(f"labels={source!r} holds no labels; it should have one label a line.")
+        raise UserError(f"labels={source!r} holds no labels.")
     return labels
+
+
+def _parse_lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _parse_json(text: str) -> tuple[str, ...]:
+    document = json.loads(text)
+    if isinstance(document, list):
+        return tuple(map(str, document))
+    by_label = all(isinstance(value, int) for value in document.values())
+    return _by_index((int(v), k) if by_label else (int(k), str(v)) for k, v in document.items())
+
+
+def _parse_csv(text: str) -> tuple[str, ...]:
+    rows = list(csv.DictReader(text.splitlines(), strict=True))
+    columns = rows[0].keys() if rows else ()
+    label = next((name for name in ("label", "name") if name in columns), None)
+    index = next((name for name in ("class_id", "index", "id") if name in columns), None)
+    if rows and label is None:
+        raise ValueError(f"it has no column label or name; its columns are {', '.join(columns)}")
+    return _by_index((int(row[index]) if index else n, row[label or ""]) for n, row in enumerate(rows))
+
+
+def _by_index(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
+    labels = dict(pairs)
+    missing = next((n for n in range(len(labels)) if n not in labels), None)
+    if missing is not None:
+        raise ValueError(f"it has no label for class {missing}")
+    return tuple(labels[n] for n in range(len(labels)))
 
 
 def fit_labels(labels: tuple[str, ...], classes: int, model: str) -> tuple[str, ...]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from transforms.errors import UserError
 from transforms.images.resize import ResizeRule
+from transforms.models.contract import Contract, read_contract
 from transforms.models.labels import fit_labels, read_labels
-from transforms.models.presets import Outputs, find_preset
+from transforms.models.presets import Outputs, Preset, find_preset
 from transforms.models.store import digest_model, resolve_model
 
-if TYPE_CHECKING:
-    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
-
-_SIGNATURE = "serving_default"
+# What 0 and 255 become where nothing else is known: in floats, and in whole numbers.
+_FLOAT_RANGE, _INTEGER_RANGE = (0.0, 1.0), (0.0, 255.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,9 @@ class ModelOptions:
       resize: `center_crop` or `stretch`.
       input_range: What the colours 0 and 255 become.
       outputs: `logits` or `probabilities`.
-      labels: `imagenet`, or the path of a text file with one label a line.
+      labels: `imagenet`, or the path of a label map.
+      signature: Which of a SavedModel's signatures to use.
+      output_name: Which of the model's outputs.
     """
 
     model: str
@@ -39,6 +39,8 @@ class ModelOptions:
     input_range: tuple[float, float] | None = None
     outputs: Outputs | None = None
     labels: str | None = None
+    signature: str | None = None
+    output_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class ModelSpec:
       input_range: What the colours 0 and 255 become.
       outputs: What the model gives for each class.
       labels: Labels by class index.
-      digest: SHA-256 of the SavedModel, which each worker checks.
+      digest: SHA-256 of the model, which each worker checks.
+      contract: What it takes and gives.
     """
 
     handle: str
@@ -60,11 +63,14 @@ class ModelSpec:
     outputs: Outputs
     labels: tuple[str, ...]
     digest: str
+    contract: Contract
 
     @property
     def model_fingerprint(self) -> str:
         """Changes with the graph, the variables, the label map or what the outputs mean; 16 hex digits."""
-        return _fingerprint({"digest": self.digest, "labels": self.labels, "outputs": self.outputs})
+        head = (self.contract.signature, self.contract.output_name)
+        facts = {"digest": self.digest, "head": head, "labels": self.labels, "outputs": self.outputs}
+        return _fingerprint(facts)
 
     @property
     def preprocessing_fingerprint(self) -> str:
@@ -81,19 +87,42 @@ def resolve_spec(options: ModelOptions) -> ModelSpec:
     """
     preset = find_preset(options.model)
     handle = preset.handle if preset else options.model
-    folder = resolve_model(handle)
-    signature = _read_signature(folder)
-    size_px = options.image_size or (preset.image_size_px if preset else _input_size_px(signature))
-    if not size_px:
-        raise UserError(f"The input size of model {options.model!r} is not known: give it with --image_size.")
+    path = resolve_model(handle)
+    contract = read_contract(path, options.signature, options.output_name)
+    size_px = options.image_size or (preset.image_size_px if preset else contract.size_px)
     return ModelSpec(
         handle=handle,
-        resize=ResizeRule(size_px, options.resize or (preset.resize if preset else "center_crop")),
-        input_range=options.input_range or (preset.input_range if preset else (0.0, 1.0)),
+        resize=ResizeRule(
+            _checked_size(size_px, contract, options.model),
+            options.resize or (preset.resize if preset else "center_crop"),
+        ),
+        input_range=_input_range(options, preset, contract),
         outputs=options.outputs or (preset.outputs if preset else "logits"),
-        labels=_labels(options, preset.labels if preset else None, _class_count(signature)),
-        digest=digest_model(folder),
+        labels=_labels(options, preset.labels if preset else None, contract.classes),
+        digest=digest_model(path),
+        contract=contract,
     )
+
+
+def _checked_size(size_px: int | None, contract: Contract, model: str) -> int:
+    if not size_px:
+        raise UserError(f"The input size of model {model!r} is not known: give it with --image_size.")
+    if contract.size_px not in (None, size_px):
+        raise UserError(
+            f"image_size={size_px}: model {model!r} takes images of {contract.size_px} px and no others."
+        )
+    return size_px
+
+
+def _input_range(options: ModelOptions, preset: Preset | None, contract: Contract) -> tuple[float, float]:
+    whole_numbers = "int" in contract.input_dtype
+    usual = _INTEGER_RANGE if whole_numbers else preset.input_range if preset else _FLOAT_RANGE
+    wanted = options.input_range or usual
+    if whole_numbers and wanted != _INTEGER_RANGE:
+        raise UserError(
+            f"input_range={wanted}: model {options.model!r} takes {contract.input_dtype}, which is 0 to 255."
+        )
+    return wanted
 
 
 def _labels(options: ModelOptions, preset_labels: str | None, classes: int | None) -> tuple[str, ...]:
@@ -107,39 +136,6 @@ def _labels(options: ModelOptions, preset_labels: str | None, classes: int | Non
         return tuple(f"class {n}" for n in range(classes))
     labels = read_labels(source)
     return labels if classes is None else fit_labels(labels, classes, options.model)
-
-
-def _read_signature(folder: Path) -> SignatureDef | None:
-    """The serving signature, from the graph alone: nothing is loaded."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    try:
-        saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    except DecodeError as e:
-        raise UserError(
-            f"{folder / 'saved_model.pb'} is damaged: {e}. Copy or download the model again."
-        ) from e
-    for graph in saved.meta_graphs:
-        if "serve" in graph.meta_info_def.tags and _SIGNATURE in graph.signature_def:
-            return graph.signature_def[_SIGNATURE]
-    return None
-
-
-def _input_size_px(signature: SignatureDef | None) -> int | None:
-    if signature is None or len(signature.inputs) != 1:
-        return None
-    (tensor,) = signature.inputs.values()
-    sizes = [d.size for d in tensor.tensor_shape.dim]
-    return sizes[1] if len(sizes) == 4 and sizes[1] == sizes[2] > 0 else None
-
-
-def _class_count(signature: SignatureDef | None) -> int | None:
-    if signature is None or len(signature.outputs) != 1:
-        return None
-    (tensor,) = signature.outputs.values()
-    sizes = [d.size for d in tensor.tensor_shape.dim]
-    return sizes[-1] if len(sizes) == 2 and sizes[-1] > 0 else None
 
 
 def _fingerprint(facts: dict) -> str:

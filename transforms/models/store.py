@@ -1,22 +1,46 @@
-"""The model store: from a handle to a folder on this machine."""
+"""The model store: from a handle to a model on this machine.
+
+A model that comes from elsewhere is kept by its content, in a folder named by its digest, and an index
+tells the content of each handle. It is brought under another name, checked, and renamed; a lock that the
+system frees with its process keeps others from bringing it too.
+"""
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
+import json
+import logging
 import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
+from filelock import FileLock, Timeout
+from google.api_core.exceptions import GoogleAPICallError
 
 from transforms.errors import UserError
-from transforms.models.efficientnet_lite import ensure_lite0_saved_model
-from transforms.models.folders import make_folder_once
+from transforms.models.contract import KERAS_SUFFIX
+from transforms.models.efficientnet_lite import LITE0_DIGEST, ensure_lite0_saved_model, lite0_folder
+
+_LOG = logging.getLogger(__name__)
 
 EMBEDDED = "embedded:efficientnet-lite0"
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 # TensorFlow writes a random one at every export.
 _NOT_PART_OF_THE_MODEL = "fingerprint.pb"
+# A model of 10 GB at 10 MB/s; whoever brings one has this long.
+_LONGEST_WAIT_SEC = 1800
+
+Bring = Callable[[Path], Path]
 
 
 def cache_folder() -> Path:
@@ -28,71 +52,233 @@ def resolve_model(handle: str) -> Path:
     """Brings a model to this machine.
 
     Args:
-      handle: A SavedModel folder, local, `file://` or `gs://`; an address on TF Hub
-        or Kaggle; or `embedded:efficientnet-lite0`.
+      handle: A SavedModel folder, a `.keras` file or a `.tar.gz` of either: local, `file://`, `gs://`
+        or, as an archive, `https://`; an address on TF Hub or Kaggle; or `embedded:efficientnet-lite0`.
 
     Returns:
-      A local SavedModel folder.
+      A local SavedModel folder, or a `.keras` file.
 
     Raises:
-      UserError: There is no such model, or it cannot be had.
+      UserError: There is no such model, it cannot be had, or it is not whole.
     """
     scheme = urlsplit(handle).scheme
     if handle == EMBEDDED:
-        folder = ensure_lite0_saved_model(cache_folder())
-    elif scheme in ("http", "https"):
-        folder = _from_hub(handle)
-    elif scheme == "gs":
-        folder = _from_gcs(handle.rstrip("/"))
-    else:
-        folder = Path(unquote(urlsplit(handle).path) if scheme == "file" else handle)
-    if not (folder / "saved_model.pb").is_file():
-        raise UserError(
-            f"model={handle!r} is no SavedModel: there is no {folder / 'saved_model.pb'}. "
-            "Give a SavedModel folder, a TF Hub or Kaggle address, or a preset's name."
-        )
-    return folder
+        return ensure_lite0_saved_model(cache_folder())
+    if scheme == "gs":
+        return _resolve_gcs(handle.rstrip("/"))
+    if scheme in ("http", "https"):
+        bring = _bring_archive if handle.endswith(ARCHIVE_SUFFIXES) else _bring_from_hub
+        return _kept(handle, "", functools.partial(bring, handle))
+    path = Path(unquote(urlsplit(handle).path) if scheme == "file" else handle)
+    if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file():
+        status = path.stat()
+        version = f"{status.st_mtime_ns}-{status.st_size}"
+        return _kept(str(path.resolve()), version, functools.partial(_unpack, path, handle))
+    check_whole(path, handle)
+    return path
 
 
-def digest_model(folder: Path) -> str:
-    """The SHA-256 of a SavedModel's graph, variables and assets, hexadecimal."""
+def digest_model(path: Path) -> str:
+    """The SHA-256 of a SavedModel's graph, variables and assets, or of a file; hexadecimal.
+
+    That of the embedded model is told by its weights: TensorFlow writes
+    other bytes whenever it converts it.
+    """
+    if path == lite0_folder(path.parent):
+        return LITE0_DIGEST
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _NOT_PART_OF_THE_MODEL):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as f:
+    for name, file in _files_of(path).items():
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as f:
             while chunk := f.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
 
 
-def _from_hub(handle: str) -> Path:
-    os.environ.setdefault("TFHUB_CACHE_DIR", str(cache_folder() / "tfhub"))
-    import tensorflow_hub as hub
+def _files_of(path: Path) -> dict[str, Path]:
+    """A model's files by name, its random fingerprint left out."""
+    if path.is_file():
+        return {path.name: path}
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != _NOT_PART_OF_THE_MODEL)
+    return {file.relative_to(path).as_posix(): file for file in files}
 
-    try:
-        return Path(hub.resolve(handle))
-    except (OSError, ValueError, RuntimeError) as e:
+
+def check_whole(path: Path, handle: str) -> None:
+    """Checks that a model has all its files.
+
+    Raises:
+      UserError: It has not, or it is no model at all.
+    """
+    if path.suffix == KERAS_SUFFIX and path.is_file():
+        return
+    if not (path / "saved_model.pb").is_file():
         raise UserError(
-            f"model={handle!r} cannot be downloaded: {e}. Check the address and the network, "
-            "or download it once and give the SavedModel folder (local or gs://)."
+            f"model={handle!r} is no SavedModel: there is no {path / 'saved_model.pb'}. Give a SavedModel "
+            "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name."
+        )
+    variables = path / "variables"
+    shards = sorted(variables.glob("variables.data-*-of-*"))
+    wanted = int(shards[0].name.rpartition("-")[2]) if shards else 1
+    if variables.is_dir() and any(variables.iterdir()):
+        index = (variables / "variables.index").is_file()
+        if not index or len(shards) != wanted:
+            missing = "variables.index" if not index else f"{wanted - len(shards)} of {wanted} data files"
+            raise UserError(
+                f"model={handle!r} is not whole: {missing} missing in {variables}. Copy or download it again."
+            )
+
+
+def _kept(handle: str, version: str, bring: Bring) -> Path:
+    """The model of a handle, brought if it is not there, or not whole, or of another version."""
+    key = hashlib.sha256(handle.encode()).hexdigest()[:32]
+    index = cache_folder() / "handles" / f"{key}.json"
+    index.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(index.with_suffix(".lock"), timeout=_LONGEST_WAIT_SEC):
+            known = _look_up(index)
+            if known and (not version or known["version"] == version) and _is_whole(known):
+                return Path(known["path"])
+            return _bring(handle, version, bring, index)
+    except Timeout as e:
+        raise UserError(
+            f"model={handle!r}: another process has been downloading it for "
+            f"{_LONGEST_WAIT_SEC // 60} minutes. Stop it, or give a copy of the model."
         ) from e
 
 
-def _from_gcs(handle: str) -> Path:
-    """Copies a folder of a bucket, once per content."""
+def _look_up(index: Path) -> dict | None:
+    try:
+        return json.loads(index.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_whole(known: dict) -> bool:
+    """Whether a kept model has the files it had; the cache of a machine is often half emptied."""
+    path = Path(known["path"])
+    return path.exists() and {n: f.stat().st_size for n, f in _files_of(path).items()} == known["files"]
+
+
+def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bringing-", dir=models) as temporary:
+        try:
+            brought = bring(Path(temporary))
+        except (OSError, EOFError, ValueError, RuntimeError, GoogleAPICallError, tarfile.TarError) as e:
+            _explain(handle, e)
+        check_whole(brought, handle)
+        target = models / digest_model(brought)[:32]
+        if brought.is_file():
+            target = target.with_suffix(KERAS_SUFFIX)
+        known = {
+            "handle": handle,
+            "version": version,
+            "path": str(target),
+            "files": {n: f.stat().st_size for n, f in _files_of(brought).items()},
+        }
+        if brought.is_file():
+            known["files"] = {target.name: brought.stat().st_size}
+        if not _is_whole(known):
+            shutil.rmtree(target, ignore_errors=True)
+            brought.rename(target)
+    index.with_suffix(".tmp").write_text(json.dumps(known, indent=2), "utf-8")
+    index.with_suffix(".tmp").replace(index)
+    return target
+
+
+def _explain(handle: str, error: Exception) -> NoReturn:
+    """Says in words why a model cannot be had, and what to do."""
+    status = getattr(error, "code", None)
+    copy = "or download it once elsewhere and give that SavedModel folder (local or gs://)"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        remedy = (
+            f"The disk is full: free space in {cache_folder()}, or set LABELBEAM_CACHE_DIR to another folder"
+        )
+    elif status in (401, 403):
+        remedy = (
+            f"The server refuses ({status}). TF Hub's models are on Kaggle now, where some want a "
+            f"licence to be accepted: try the model's Kaggle address, {copy}"
+        )
+    elif status == 404:
+        remedy = f"There is no such model (404): check the address, {copy}"
+    elif isinstance(error, urllib.error.URLError) and status is None:
+        remedy = f"There is no way to the server: check the network, {copy}"
+    else:
+        remedy = f"Check the address and the network, {copy}"
+    raise UserError(f"model={handle!r} cannot be downloaded: {error}. {remedy}.") from error
+
+
+def _bring_from_hub(handle: str, folder: Path) -> Path:
+    """Has `tensorflow_hub` download a model, past what its own cache may hold."""
+    import tensorflow_hub as hub
+
+    own_cache = os.environ.get("TFHUB_CACHE_DIR")
+    try:
+        for cache in filter(None, (own_cache, str(folder / "hub"))):
+            os.environ["TFHUB_CACHE_DIR"] = cache
+            found = Path(hub.resolve(handle))
+            if (found / "saved_model.pb").is_file():
+                return Path(shutil.copytree(found, folder / "model"))
+    finally:
+        os.environ.pop("TFHUB_CACHE_DIR", None)
+        if own_cache is not None:
+            os.environ["TFHUB_CACHE_DIR"] = own_cache
+    raise ValueError("what it holds is no SavedModel")
+
+
+def _bring_archive(handle: str, folder: Path) -> Path:
+    """Downloads an archive and unpacks it."""
+    import urllib.request
+
+    archive = folder / "archive"
+    with urllib.request.urlopen(handle, timeout=60) as response, archive.open("wb") as f:
+        shutil.copyfileobj(response, f, 1 << 20)
+    return _unpack(archive, handle, folder)
+
+
+def _unpack(archive: Path, handle: str, folder: Path) -> Path:
+    """Unpacks an archive and finds the model in it."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder / "unpacked", filter="data")
+    return _find_model(folder / "unpacked", handle)
+
+
+def _find_model(folder: Path, handle: str) -> Path:
+    found = [p.parent for p in folder.rglob("saved_model.pb")] + list(folder.rglob(f"*{KERAS_SUFFIX}"))
+    if len(found) != 1:
+        raise UserError(f"model={handle!r} holds {len(found)} models; it must hold one.")
+    return found[0]
+
+
+def _resolve_gcs(handle: str) -> Path:
+    """A model in a bucket; if the bucket can't be asked, the copy that was brought last."""
     from transforms.stores.gcs import list_objects
 
-    objects = list_objects(f"{handle}/")
+    is_file = handle.endswith((KERAS_SUFFIX, *ARCHIVE_SUFFIXES))
+    try:
+        objects = list_objects(handle if is_file else f"{handle}/")
+    except UserError as e:
+        _LOG.info("%s; taking the copy that is here, if there is one", e)
+        return _kept(handle, "", functools.partial(_raise, e))
+    objects = [o for o in objects if not o.name.endswith("/")]  # a folder that somebody made by hand
     if not objects:
         raise UserError(f"model={handle!r} holds no objects. Check the bucket and the folder's name.")
-    listing = "\n".join(f"{o.name} {o.generation}" for o in objects)
-    name = f"gcs-{hashlib.sha256(f'{handle} {listing}'.encode()).hexdigest()[:16]}"
-    prefix = handle.removeprefix("gs://").partition("/")[2] + "/"
+    version = hashlib.sha256("\n".join(f"{o.name} {o.generation}" for o in objects).encode()).hexdigest()
+    prefix = handle.removeprefix("gs://").partition("/")[2]
 
-    def download(folder: Path) -> None:
+    def bring(folder: Path) -> Path:
         for o in objects:
-            target = folder / o.name.removeprefix(prefix)
+            target = folder / "model" / (o.name.removeprefix(prefix).strip("/") or Path(prefix).name)
             target.parent.mkdir(parents=True, exist_ok=True)
             o.download_to_filename(str(target))
+        first = folder / "model" / Path(prefix).name
+        if handle.endswith(ARCHIVE_SUFFIXES):
+            return _unpack(first, handle, folder)
+        return first if is_file else folder / "model"
 
-    return make_folder_once(cache_folder() / name, download)
+    return _kept(handle, version, bring)
+
+
+def _raise(error: Exception, _folder: Path) -> NoReturn:
+    raise error

@@ -58,15 +58,23 @@ class GcsStore:
         self._limits = limits
         self._client = make_client(limits.connections)
 
-    def fetch(self, uri: str) -> Fetched:
+    def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Fetches one object."""
         bucket, name = split_uri(uri)
         if not bucket or not name:
             raise ImageError(Reason.BAD_URI, f"{uri!r:.300} should be gs://BUCKET/OBJECT")
-        sink = _Sink(self._limits)
+        sink, known = _Sink(self._limits), known_version or ""
         try:
             blob = self._client.bucket(bucket).blob(name)
-            blob.download_to_file(sink, retry=None, timeout=self._timeouts(), checksum="crc32c")
+            blob.download_to_file(
+                sink,
+                retry=None,
+                timeout=self._timeouts(),
+                checksum="crc32c",
+                if_generation_not_match=int(known) if known.isdecimal() else None,
+            )
+        except api.NotModified:
+            return None
         except (
             api.GoogleAPICallError,
             DataCorruption,
@@ -76,7 +84,8 @@ class GcsStore:
             ValueError,
         ) as e:
             raise _image_error(e, uri, self._limits) from e
-        return Fetched(sink.getvalue(), str(blob.generation) if blob.generation else None)
+        version = str(blob.generation) if blob.generation else None
+        return None if known_version and version == known_version else Fetched(sink.getvalue(), version)
 
     def _timeouts(self) -> tuple[float, float]:
         return self._limits.connect_timeout_sec, self._limits.total_timeout_sec

@@ -49,22 +49,33 @@ class HttpStore:
             headers={"User-Agent": _USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
         )
 
-    def fetch(self, uri: str) -> Fetched:
+    def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Fetches one image."""
         if not urlsplit(uri).hostname:
             raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names no host")
         deadline = time.monotonic() + self._limits.total_timeout_sec
         try:
-            response = self._pool.request("GET", uri, preload_content=False)
+            response = self._pool.request(
+                "GET", uri, preload_content=False, headers={**self._pool.headers, **_unless(known_version)}
+            )
             try:
-                return self._read(response, deadline)
+                return self._read(response, deadline, known_version)
             finally:
                 # After a whole body the connection is back in the pool; else it is of no more use.
                 response.close()
         except HTTPError as e:
             raise _image_error(e, self._limits) from e
 
-    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> Fetched:
+    def _read(
+        self, response: urllib3.BaseHTTPResponse, deadline: float, known_version: str | None
+    ) -> Fetched | None:
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if known_version and (
+            response.status == 304 or (response.status == 200 and version == known_version)
+        ):
+            if response.status == 304:
+                response.drain_conn()  # it has no body: the connection can be used again
+            return None
         if response.status != 200:
             raise _status_error(response.status)
         length = response.headers.get("Content-Length", "")
@@ -78,8 +89,15 @@ class HttpStore:
                 raise too_large(self._limits)
             if time.monotonic() > deadline:
                 raise timed_out(self._limits)
-        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         return Fetched(bytes(data), version)
+
+
+def _unless(known_version: str | None) -> dict[str, str]:
+    """The header that asks for an image only if its version is another (RFC 9110, 13.1)."""
+    if known_version is None:
+        return {}
+    is_etag = known_version.startswith(('"', "W/"))
+    return {"If-None-Match" if is_etag else "If-Modified-Since": known_version}
 
 
 def _status_error(status: int) -> ImageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from transforms.errors import ImageError, Reason
@@ -16,14 +17,14 @@ class LocalStore:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def fetch(self, uri: str) -> Fetched:
+    def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Reads one file."""
         path = _path_of(uri)
         try:
             # A pipe or a device would block, or never end.
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, "rb") as f:
-                return self._read(f, os.fstat(fd), path)
+                return self._read(f, os.fstat(fd), path, known_version)
         except FileNotFoundError as e:
             raise ImageError(Reason.NOT_FOUND, f"{path}: no such file") from e
         except PermissionError as e:
@@ -33,17 +34,22 @@ class LocalStore:
         except (OSError, ValueError) as e:
             raise ImageError(Reason.UNREACHABLE, f"{path}: {e}") from e
 
-    def _read(self, f, status: os.stat_result, path: str) -> Fetched:  # type: ignore[no-untyped-def]
+    def _read(
+        self, f: BinaryIO, status: os.stat_result, path: str, known_version: str | None
+    ) -> Fetched | None:
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(Reason.NOT_AN_IMAGE, f"{path} is a folder")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(Reason.UNSUPPORTED, f"{path} is no ordinary file")
         if status.st_size > self._limits.max_bytes:
             raise too_large(self._limits, status.st_size)
+        version = f"{status.st_mtime_ns}-{status.st_size}"
+        if version == known_version:
+            return None
         data = f.read(self._limits.max_bytes + 1)
         if len(data) > self._limits.max_bytes:
             raise too_large(self._limits)
-        return Fetched(data, f"{status.st_mtime_ns}-{status.st_size}")
+        return Fetched(data, version)
 
 
 def _path_of(uri: str) -> str:

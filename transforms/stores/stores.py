@@ -14,8 +14,8 @@ from transforms.stores.limits import Fetched, Limits
 class Store(Protocol):
     """Fetches images of some schemes; safe to call from several threads."""
 
-    def fetch(self, uri: str) -> Fetched:
-        """Fetches one image, or raises an `ImageError`."""
+    def fetch(self, uri: str, known_version: str | None) -> Fetched | None:
+        """Fetches one image, or raises an `ImageError`; None if it is still of the known version."""
 
 
 def _local(limits: Limits) -> Store:
@@ -53,13 +53,20 @@ class Stores:
         self._lock = threading.Lock()
         self._stores: dict[Callable, Store] = {}
 
-    def fetch(self, uri: str) -> Fetched:
+    def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Fetches one image.
+
+        Args:
+          uri: Where it is.
+          known_version: The version that need not be fetched again.
+
+        Returns:
+          The image; None if it is still of the known version.
 
         Raises:
           ImageError: It cannot be had, for a reason of the closed set.
         """
-        return self._store_for(_scheme(uri)).fetch(uri)
+        return self._store_for(_scheme(uri)).fetch(uri, known_version)
 
     def _store_for(self, scheme: str) -> Store:
         make = _MAKERS[scheme]

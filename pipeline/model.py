@@ -1,0 +1,127 @@
+"""Looking at a model before a run, and copying it to where workers load it from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.config import options as known_options
+from transforms.errors import LabelbeamError, UserError
+from transforms.files import list_files, write_file
+from transforms.models.classifier import Classifier
+from transforms.models.contract import KERAS_SUFFIX, read_signatures
+from transforms.models.presets import find_preset
+from transforms.models.runtime import load_tensorflow
+from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
+from transforms.models.store import digest_model, resolve_model
+
+
+def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
+    """Tells what a model takes and gives, and tries it.
+
+    Args:
+      handle: Preset, handle or folder.
+      flags: Options of the model by name, as the command line gave them.
+
+    Returns:
+      Whether it can be used, and what is known of it, for a person.
+
+    Raises:
+      UserError: There is no such model.
+    """
+    load_tensorflow()
+    known = known_options()
+    values = {name: known[name].metadata["kind"].parse(f"--{name}", raw) for name, raw in flags.items()}
+    preset = find_preset(handle)
+    path = resolve_model(preset.handle if preset else handle)
+    lines = [f"model         {handle}", f"kept at       {path}", f"digest        {digest_model(path)}"]
+    try:
+        lines += _signatures(path)
+        spec = resolve_spec(ModelOptions(model=handle, **values))
+        classifier = Classifier(spec, top_k=1, batch_size=1)
+        lines += [*_told(spec), *_seen(classifier)]
+    except LabelbeamError as e:
+        return False, "\n".join([*lines, f"fits          no: {e}"])
+    return True, "\n".join([*lines, "fits          yes, an image classifier"])
+
+
+def _signatures(path: Path) -> Iterator[str]:
+    if path.suffix == KERAS_SUFFIX:
+        return
+    import tensorflow as tf
+
+    for name, signature in sorted(read_signatures(path).items()):
+        ends = (signature.inputs, signature.outputs)
+        takes, gives = (", ".join(f"{n} {_tensor(t)}" for n, t in sorted(end.items())) for end in ends)
+        yield f"signature     {name}: {takes} -> {gives}"
+    variables = path / "variables" / "variables"
+    if variables.with_suffix(".index").exists():
+        shapes = tf.train.load_checkpoint(str(variables)).get_variable_to_shape_map()
+        counted = [shape for name, shape in shapes.items() if name.endswith(".ATTRIBUTES/VARIABLE_VALUE")]
+        yield f"parameters    {sum(int(np.prod(shape)) for shape in counted):,}"
+
+
+def _tensor(tensor: Any) -> str:
+    import tensorflow as tf
+
+    shape = [str(d.size) if d.size >= 0 else "any" for d in tensor.tensor_shape.dim]
+    return f"{tf.dtypes.as_dtype(tensor.dtype).name} [{', '.join(shape)}]"
+
+
+def _told(spec: ModelSpec) -> list[str]:
+    low, high = spec.input_range
+    return [
+        f"input         {spec.contract.input_dtype}, {spec.resize.size_px} px, {spec.resize.mode}",
+        f"range         {low:g} to {high:g} (a model does not tell: --input_range)",
+        f"batch         {spec.contract.batch or 'any'}",
+        f"classes       {len(spec.labels):,}, such as {spec.labels[0]!r}",
+        f"fingerprints  {spec.model_fingerprint} (model), {spec.preprocessing_fingerprint} (preprocessing)",
+    ]
+
+
+def _seen(classifier: Classifier) -> list[str]:
+    """What the model gives for noise."""
+    size_px = classifier.spec.resize.size_px
+    noise = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
+    (result,) = classifier.classify([noise])
+    if isinstance(result, Exception):
+        return [f"outputs       {result}"]
+    score = float(result.scores[0])
+    doubt = "" if 0 <= score <= 1 else f"; {score:g} is no probability: try --outputs logits"
+    frozen = "yes" if classifier.frozen else "no: it runs as it is, and slower"
+    return [f"outputs       {classifier.spec.outputs}{doubt}", f"frozen        {frozen}"]
+
+
+def mirror_model(handle: str, target: str) -> str:
+    """Copies a model, its main file last, so that nobody takes half a copy for a whole one.
+
+    Args:
+      handle: Preset, handle or folder.
+      target: A folder, local or `gs://`.
+
+    Returns:
+      What `--model` takes from now on.
+
+    Raises:
+      UserError: There is no such model, or the target holds something or cannot be written.
+    """
+    load_tensorflow()
+    preset = find_preset(handle)
+    path = resolve_model(preset.handle if preset else handle)
+    folder = target.rstrip("/")
+    files = [path] if path.is_file() else [p for p in sorted(path.rglob("*")) if p.is_file()]
+    files.sort(key=lambda file: file.name == "saved_model.pb")
+    try:
+        if list_files(folder):
+            raise UserError(f"{target!r} holds files already. Give a new folder.")
+        for file in files:
+            name = file.name if file == path else file.relative_to(path).as_posix()
+            write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
+    except (BeamIOError, OSError, ValueError) as e:
+        raise UserError(f"{target!r} cannot be written: {e}.") from e
+    return FileSystems.join(folder, path.name) if path.is_file() else folder

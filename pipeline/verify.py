@@ -1,0 +1,174 @@
+"""Verifying: reads published tables and proves that they are what their manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.config import ReadConfig, make_config
+from pipeline.corpus import find_corpus
+from pipeline.manifest import columns_of
+from pipeline.output import folder_of
+from pipeline.rerun import published_manifest
+from transforms.buckets import hash_of
+from transforms.files import list_files, open_file
+from transforms.layout import TABLES, Source, published_sources
+from transforms.merge import find_superseded, parts_of
+from transforms.read import Corpus, list_rows
+from transforms.rows import FAILURES, RowFacts, schema_of
+from transforms.select import id_of
+
+_CHUNK_BYTES = 1 << 20
+# Ids that are Python objects at once: some 200 MB.
+_IDS_IN_MEMORY = 2_000_000
+# Findings of one kind that are told one by one.
+_MOST_TOLD = 10
+_FINGERPRINTS = ("model_fingerprint", "preprocessing_fingerprint")
+
+
+def verify(output: str, input: str | None = None) -> list[str]:
+    """Checks published tables.
+
+    Args:
+      output: An output folder.
+      input: What they should have a row for; by default only the tables are looked at.
+
+    Returns:
+      One line for each thing that is wrong.
+
+    Raises:
+      UserError: Nothing is published there, or the input can't be read.
+    """
+    folder = folder_of(output)
+    manifest = published_manifest(folder)
+    corpus = find_corpus(_read_config(manifest, input)) if input else None
+    sources = published_sources(folder, manifest)
+    files = list(itertools.chain.from_iterable(_check_file(s, folder, manifest) for s in sources))
+    strays = list(_check_strays(folder, manifest))
+    if files:  # what can't be read can't be counted
+        return files + strays
+    rows = [*_check_counts(sources, manifest), *_check_unique(sources)]
+    return strays + rows + (list(_check_input(sources, corpus)) if corpus else [])
+
+
+def _read_config(manifest: dict[str, Any], input: str) -> ReadConfig:
+    values = {n: v for n, v in manifest["config"].items() if v not in (None, [], {}) and n != "beam_flags"}
+    return make_config(values, "manifest: ", {"input": input}, ()).read
+
+
+def _check_file(source: Source, folder: str, manifest: dict[str, Any]) -> Iterator[str]:
+    file = source.file
+    name = file.path.removeprefix(folder).strip("/")
+    if not FileSystems.exists(file.path):
+        yield f"{name}: is listed and not there"
+        return
+    digest, size_bytes = hashlib.sha256(), 0
+    with open_file(file.path) as f:
+        while chunk := f.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    if (size_bytes, digest.hexdigest()) != (file.size_bytes, file.sha256):
+        yield f"{name}: {size_bytes:,} bytes of SHA-256 {digest.hexdigest()[:16]}, not as listed"
+        return
+    with open_file(file.path) as f:
+        yield from _check_content(pq.ParquetFile(f), source, name, manifest)
+
+
+def _check_content(
+    parquet: pq.ParquetFile, source: Source, name: str, manifest: dict[str, Any]
+) -> Iterator[str]:
+    if parquet.metadata.num_rows != source.file.rows:
+        yield f"{name}: {parquet.metadata.num_rows:,} rows, {source.file.rows:,} are listed"
+    expected = schema_of(source.file.table, RowFacts("", "", "", columns_of(manifest)))
+    if not parquet.schema_arrow.equals(expected):
+        yield f"{name}: its schema is not that of {source.file.table}"
+        return
+    wanted = {fact: manifest["labelled_with"][fact.partition("_")[0]] for fact in _FINGERPRINTS}
+    metadata = parquet.schema_arrow.metadata or {}
+    for fact, value in wanted.items():
+        if (stamped := metadata.get(f"labelbeam.{fact}".encode(), b"").decode()) != value:
+            yield f"{name}: its {fact} is {stamped!r}, the manifest's {value!r}"
+    for batch in parquet.iter_batches(columns=list(wanted)):
+        for fact, value in wanted.items():
+            if strangers := set(batch[fact].unique().to_pylist()) - {value}:
+                yield f"{name}: rows with {fact} {sorted(strangers)[0]!r}, the manifest's is {value!r}"
+
+
+def _check_strays(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
+    listed = {file["path"] for file in manifest["files"]}
+    for table in TABLES:
+        for file in list_files(FileSystems.join(folder, table)):
+            name = file.path.removeprefix(folder).strip("/")
+            if name not in listed:
+                yield f"{name}: is there and not listed"
+
+
+def _check_counts(sources: list[Source], manifest: dict[str, Any]) -> Iterator[str]:
+    for table in TABLES:
+        rows = sum(source.file.rows for source in sources if source.file.table == table)
+        if rows != manifest["rows"][table]:
+            yield f"{table}: {rows:,} rows, the manifest says {manifest['rows'][table]:,}"
+    reasons: Counter[str] = Counter()
+    for source in sources:
+        if source.file.table == FAILURES:
+            with open_file(source.file.path) as f:
+                reasons.update(pq.ParquetFile(f).read(["reason"])["reason"].to_pylist())
+    if reasons != manifest["failures_by_reason"]:
+        yield f"failures: by reason {dict(reasons)}, the manifest says {manifest['failures_by_reason']}"
+    if not manifest["balanced"]:
+        yield f"the run {manifest['run_id']} did not balance: {manifest['counts']}"
+
+
+def _check_unique(sources: list[Source]) -> Iterator[str]:
+    parts = parts_of(sources)
+    doubled: Counter[str] = Counter()
+    for part in range(parts):
+        for path, rows in find_superseded(sources, part, parts).items():
+            doubled.update(_ids(path).take(pa.array(rows)).to_pylist())
+    yield from _told(f"id {image_id!r}: {n + 1} rows" for image_id, n in sorted(doubled.items()))
+
+
+def _check_input(sources: list[Source], corpus: Corpus) -> Iterator[str]:
+    parts = 1 + sum(source.file.rows for source in sources) // _IDS_IN_MEMORY
+    missing = (i for part in range(parts) for i in _missing(sources, corpus, part, parts))
+    yield from _told(f"id {image_id!r}: is in the input and has no row" for image_id in missing)
+
+
+def _missing(sources: list[Source], corpus: Corpus, part: int, parts: int) -> Iterator[str]:
+    """The ids of the input that have no row; of one part of all ids, so that these fit into memory."""
+    present = {
+        image_id
+        for source in sources
+        for batch in _id_batches(source.file.path)
+        for image_id in batch
+        if hash_of(image_id) % parts == part
+    }
+    for image_id in map(id_of, list_rows(corpus)):
+        if hash_of(image_id) % parts == part and image_id not in present:
+            present.add(image_id)
+            yield image_id
+
+
+def _id_batches(path: str) -> Iterator[list[str]]:
+    with open_file(path) as f:
+        for batch in pq.ParquetFile(f).iter_batches(columns=["id"]):
+            yield batch["id"].to_pylist()
+
+
+def _ids(path: str) -> pa.Array:
+    with open_file(path) as f:
+        return pq.ParquetFile(f).read(["id"])["id"].combine_chunks()
+
+
+def _told(findings: Iterator[str]) -> Iterator[str]:
+    """The first findings, and how many more there are."""
+    yield from itertools.islice(findings, _MOST_TOLD)
+    if more := sum(1 for _ in findings):
+        yield f"… and {more:,} more of this kind"

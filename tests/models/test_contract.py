@@ -1,0 +1,278 @@
+"""Models of every kind: what is read of them, and what they give."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny_model import save_tiny_model
+from transforms.errors import ImageError, RunError, UserError
+from transforms.models import classifier as classifier_module
+from transforms.models.classifier import Classifier, is_out_of_memory
+from transforms.models.contract import Contract, read_contract
+from transforms.models.labels import read_labels
+from transforms.models.spec import ModelOptions, resolve_spec
+
+RED, GREEN, BLUE = ((200, 10, 50), (0, 90, 20), (10, 20, 130))
+
+
+def save(folder, signatures, shape=(None, 16, 16, 3), dtype=tf.float32):
+    """A SavedModel that is not callable; `signatures` are functions of its images by name."""
+    module = tf.Module()
+    spec = [tf.TensorSpec(shape, dtype, name="pixels")]
+    made = {
+        name: tf.function(f, spec, autograph=False).get_concrete_function() for name, f in signatures.items()
+    }
+    tf.saved_model.save(module, str(folder), made)
+    return folder
+
+
+def colours(images):
+    return tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
+
+
+def top_1(model, *images, **options) -> list[int]:
+    spec = resolve_spec(ModelOptions(str(model), **options))
+    size = spec.resize.size_px
+    classifier = Classifier(spec, 1, 4)
+    return [
+        int(r.class_ids[0])
+        for r in classifier.classify([np.full((size, size, 3), c, np.uint8) for c in images])
+    ]
+
+
+def test_saved_model__other_names__are_found(tmp_path):
+    folder = save(tmp_path / "m", {"serving_default": lambda x: {"scores": colours(x)}})
+    assert read_contract(folder) == Contract("serving_default", "pixels", "float32", None, 16, "scores", 3)
+    assert top_1(folder, RED, GREEN, BLUE) == [0, 1, 2]
+
+
+def test_saved_model__several_heads__one_is_chosen_and_fingerprinted(tmp_path):
+    heads = {"serving_default": lambda x: {"straight": colours(x), "turned": -colours(x)}}
+    folder = save(tmp_path / "m", heads)
+    with pytest.raises(UserError, match="several outputs: choose one with --output_name: straight, turned"):
+        read_contract(folder)
+    with pytest.raises(UserError, match="no such output; it has straight, turned"):
+        read_contract(folder, output="bent")
+    assert top_1(folder, RED, output_name="straight") == [0] and top_1(folder, RED, output_name="turned") == [
+        1
+    ]
+    prints = {
+        resolve_spec(ModelOptions(str(folder), output_name=name)).model_fingerprint
+        for name in ("straight", "turned")
+    }
+    assert len(prints) == 2
+
+
+def test_saved_model__several_signatures__one_is_chosen(tmp_path):
+    both = {"a": lambda x: {"y": colours(x)}, "b": lambda x: {"y": -colours(x)}}
+    folder = save(tmp_path / "m", both)
+    with pytest.raises(UserError, match="several signatures: choose one with --signature: a, b"):
+        read_contract(folder)
+    assert top_1(folder, RED, signature="b") == [1]
+
+
+def test_saved_model__one_batch_size__is_kept_to(tmp_path):
+    folder = save(tmp_path / "m", {"serving_default": lambda x: {"y": colours(x)}}, shape=(3, 16, 16, 3))
+    spec = resolve_spec(ModelOptions(str(folder)))
+    assert Classifier(spec, 1, 8).sizes == (3,)
+    assert top_1(folder, *[RED, GREEN, BLUE, BLUE, RED]) == [0, 1, 2, 2, 0]
+
+
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.int32, tf.float16])
+def test_saved_model__input_type__is_given(tmp_path, dtype):
+    folder = save(tmp_path / "m", {"serving_default": lambda x: {"y": colours(x)}}, dtype=dtype)
+    spec = resolve_spec(ModelOptions(str(folder)))
+    assert spec.input_range == ((0, 1) if dtype == tf.float16 else (0, 255))
+    assert top_1(folder, RED, BLUE) == [0, 2]
+    if dtype != tf.float16:
+        with pytest.raises(UserError, match="which is 0 to 255"):
+            resolve_spec(ModelOptions(str(folder), input_range=(0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("input_range", "mean"), [((0.0, 1.0), 0.2), ((-1.0, 1.0), -0.6), ((0.0, 255.0), 51.0)]
+)
+def test_saved_model__input_range__is_what_the_model_sees(tmp_path, input_range, mean):
+    """Two classes: how far the mean is from the one expected, and the other way."""
+
+    def distance(x):
+        d = tf.abs(colours(x)[:, :1] - mean)
+        return {"y": tf.concat([1 - d, d - 1], axis=1) * 1000}
+
+    folder = save(tmp_path / "m", {"serving_default": distance})
+    spec = resolve_spec(ModelOptions(str(folder), input_range=input_range))
+    (result,) = Classifier(spec, 1, 1).classify([np.full((16, 16, 3), 51, np.uint8)])
+    assert result.class_ids.tolist() == [0] and result.scores[0] > 0.999
+
+
+def test_keras_file__classifier__is_loaded_without_its_folder(tmp_path):
+    inputs = tf.keras.Input((16, 16, 3))
+    pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
+    model = tf.keras.Model(inputs, tf.keras.layers.Softmax()(tf.keras.layers.Dropout(0.9)(pooled)))
+    model.save(tmp_path / "m.keras")
+    contract = read_contract(tmp_path / "m.keras")
+    assert (contract.size_px, contract.classes, contract.output_name) == (16, 3, "")
+    assert top_1(tmp_path / "m.keras", RED, GREEN, BLUE, outputs="probabilities") == [0, 1, 2]
+    (tmp_path / "broken.keras").write_bytes(b"no zip")
+    with pytest.raises(UserError, match="no Keras 3 model"):
+        read_contract(tmp_path / "broken.keras")
+
+
+def test_callable_without_signatures__is_called_itself(tmp_path):
+    module = tf.Module()
+    spec = [tf.TensorSpec([None, 16, 16, 3], tf.float32)]
+    module.__call__ = tf.function(lambda x: colours(x), spec, autograph=False)
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={})
+    labels = tmp_path / "labels.txt"
+    labels.write_text("r\ng\nb")
+    assert top_1(tmp_path / "m", GREEN, image_size=16, labels=str(labels)) == [1]
+    with pytest.raises(UserError, match="without --signature"):
+        read_contract(tmp_path / "m", signature="serving_default")
+
+
+@pytest.mark.parametrize(
+    ("shape", "function", "said"),
+    [
+        ((None, 3, 16, 16), lambda x: {"y": tf.reduce_mean(x, [2, 3])}, "channels come first"),
+        ((None, 16, 20, 3), lambda x: {"y": colours(x)}, "20 x 16 px; they must be square"),
+        ((None, 16, 16, 3), lambda x: {"y": x}, r"gives \[None, 16, 16, 3\] as 'y'"),
+    ],
+)
+def test_saved_model__no_image_classifier__says_what_it_is(tmp_path, shape, function, said):
+    folder = save(tmp_path / "m", {"serving_default": function}, shape=shape)
+    with pytest.raises(UserError, match=said):
+        read_contract(folder)
+
+
+def test_saved_model__of_tensorflow_1__is_refused_with_a_remedy(tmp_path):
+    folder = save_tiny_model(tmp_path / "m", size_px=16)
+    (folder / "tfhub_module.pb").touch()
+    with pytest.raises(UserError, match="module of TensorFlow 1.*Take the model's TF2 version"):
+        read_contract(folder)
+
+
+def test_resolve_spec__another_size_than_the_models__is_refused(tmp_path):
+    folder = save_tiny_model(tmp_path / "m", size_px=16)
+    with pytest.raises(UserError, match="takes images of 16 px and no others"):
+        resolve_spec(ModelOptions(str(folder), image_size=20))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.json", '["r", "g", "b"]'),
+        ("l.json", '{"0": "r", "2": "b", "1": "g"}'),
+        ("l.json", '{"g": 1, "r": 0, "b": 2}'),
+        ("l.csv", "name\nr\ng\nb\n"),
+        ("l.csv", "class_id,label\n2,b\n0,r\n1,g\n"),
+        ("l.txt", "r\ng\n\nb"),
+    ],
+)
+def test_read_labels__every_format__by_class_index(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_labels(str(tmp_path / name)) == ("r", "g", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("l.json", '{"0": "r", "2": "b"}', "no label for class 1"),
+        ("l.json", "3", "cannot be read"),
+        ("l.json", "[", "cannot be read"),
+        ("l.csv", "a,b\n1,2\n", "no column label or name"),
+        ("l.csv", "label\n", "holds no labels"),
+    ],
+)
+def test_read_labels__bad_file__says_what_is_wrong(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_labels(str(tmp_path / name))
+
+
+OOM = tf.errors.InternalError(None, None, "OOM when allocating tensor")
+NO_KERNEL = tf.errors.InvalidArgumentError(None, None, "no kernel for this device")
+LOST = tf.errors.InternalError(None, None, "the device is lost")
+
+
+class Scarce:
+    """A graph that fails for want of memory above a batch size, and on images of some colour."""
+
+    def __init__(self, function, most: int, error: Exception = OOM) -> None:
+        self.function, self.most, self.error = function, most, error
+        self.calls: list[int] = []
+
+    def __call__(self, pixels):
+        self.calls.append(len(pixels))
+        if len(pixels) > self.most:
+            raise self.error
+        return self.function(pixels)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return Classifier(resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "m", 16)))), 1, 8)
+
+
+def images(*colours) -> list[np.ndarray]:
+    return [np.full((16, 16, 3), c, np.uint8) for c in colours]
+
+
+def test_classify__memory_is_short__halves_once_and_keeps_to_it(model):
+    model._function = scarce = Scarce(model._function, most=2)
+    wanted = [0, 1, 2, 0, 1, 2, 0, 1]
+    batch = images(*[(RED, GREEN, BLUE)[n % 3] for n in range(8)])
+    assert [int(r.class_ids[0]) for r in model.classify(batch)] == wanted
+    assert scarce.calls[:3] == [8, 4, 2] and model.splits >= 2
+    scarce.calls.clear()
+    assert [int(r.class_ids[0]) for r in model.classify(batch)] == wanted
+    assert scarce.calls == [2, 2, 2, 2]
+
+
+def test_classify__memory_is_short_for_one_image__is_a_model_oom_row(model):
+    model._function = Scarce(model._function, most=0)
+    results = model.classify(images(RED, GREEN, BLUE))
+    assert [r.reason for r in results] == ["model_oom"] * 3
+
+
+def test_classify__model_never_worked__gives_the_run_up(model):
+    model._works, model._function = False, Scarce(model._function, 0, NO_KERNEL)
+    with pytest.raises(RunError, match="fails on every image: no kernel for this device"):
+        for _ in range(5):
+            model.classify(images(*[RED] * 8))
+
+
+def test_classify__model_worked_before__bisects_and_goes_on(model):
+    model._function = Scarce(model._function, 0, NO_KERNEL)
+    results = [r for _ in range(5) for r in model.classify(images(*[RED] * 8))]
+    assert all(isinstance(r, ImageError) and r.reason == "model_error" for r in results)
+
+
+def test_classify__device_is_lost__is_no_images_fault(model):
+    model._function = Scarce(model._function, 0, LOST)
+    with pytest.raises(tf.errors.InternalError, match="the device is lost"):
+        model.classify(images(RED, GREEN))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (tf.errors.ResourceExhaustedError(None, None, "x"), True),
+        (tf.errors.InternalError(None, None, "CUDNN_STATUS_ALLOC_FAILED in x"), True),
+        (tf.errors.UnknownError(None, None, "Failed to get convolution algorithm. cuDNN failed"), True),
+        (MemoryError(), True),
+        (tf.errors.InvalidArgumentError(None, None, "shape"), False),
+    ],
+)
+def test_is_out_of_memory__what_tensorflow_says__is_known(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_classifier__model_cannot_be_frozen__runs_all_the_same(tmp_path, monkeypatch, caplog):
+    def refuse(function):
+        raise ValueError("a resource that is no variable")
+
+    monkeypatch.setattr(classifier_module, "freeze", refuse)
+    spec = resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "m", 16))))
+    classifier = Classifier(spec, 1, 4)
+    assert not classifier.frozen and "is not frozen and will be slower" in caplog.text
+    assert [int(r.class_ids[0]) for r in classifier.classify(images(RED, BLUE))] == [0, 2]

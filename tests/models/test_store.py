@@ -1,0 +1,197 @@
+"""The model store: what it brings, keeps, mends and refuses."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tensorflow as tf
+
+from tests.tiny_model import save_tiny_model
+from transforms.errors import UserError
+from transforms.models import store
+from transforms.models.presets import PRESETS
+from transforms.models.store import digest_model, resolve_model
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELBEAM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+@pytest.fixture
+def archive(tiny, tmp_path):
+    path = tmp_path / "m.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tiny, "some/where/tiny")
+    return path
+
+
+def upload(gcs, folder, uri) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            gcs.put(f"{uri}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def test_local__folder_and_uri__are_used_where_they_are(cache, tiny):
+    assert resolve_model(str(tiny)) == resolve_model(tiny.as_uri()) == tiny
+    assert not cache.exists()
+
+
+def test_archive__local_and_on_the_web__is_unpacked_once_by_its_content(cache, tiny, archive, web):
+    web.files["/m.tar.gz"] = archive.read_bytes()
+    path = resolve_model(str(archive))
+    assert path.parent == cache / "models" and digest_model(path) == digest_model(tiny)
+    assert resolve_model(web.uri("/m.tar.gz")) == path == resolve_model(web.uri("/m.tar.gz"))
+    assert web.requests["/m.tar.gz"] == 1
+    assert [p.name for p in (cache / "models").iterdir()] == [path.name]
+
+
+def test_archive__another_content_under_the_same_name__is_taken(cache, archive, tmp_path):
+    first = resolve_model(str(archive))
+    other = save_tiny_model(tmp_path / "other", size_px=16, gain=7.0)
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(other, "m")
+    assert resolve_model(str(archive)) != first
+
+
+def test_archive__it_leaves_its_folder__is_refused(cache, tmp_path):
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as tar:
+        entry = tarfile.TarInfo("../../outside")
+        tar.addfile(entry)
+    with pytest.raises(UserError, match="evil"):
+        resolve_model(str(tmp_path / "evil.tar.gz"))
+    assert not list(tmp_path.rglob("outside"))
+
+
+@pytest.mark.parametrize("damage", ["saved_model.pb", "variables/variables.data-00000-of-00001", "all"])
+def test_kept__half_emptied__is_brought_again(cache, archive, tiny, damage):
+    path = resolve_model(str(archive))
+    shutil.rmtree(path) if damage == "all" else (path / damage).unlink()
+    assert resolve_model(str(archive)) == path and digest_model(path) == digest_model(tiny)
+
+
+def test_kept__index_damaged__is_brought_again(cache, archive):
+    path = resolve_model(str(archive))
+    (index,) = (cache / "handles").glob("*.json")
+    index.write_text("{")
+    assert resolve_model(str(archive)) == path
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("variables/variables.index", "variables.index missing"),
+        ("variables/variables.data-00000-of-00001", "1 of 1 data files missing"),
+        ("saved_model.pb", "is no SavedModel"),
+    ],
+)
+def test_local__not_whole__says_what_is_missing(tiny, tmp_path, missing, said):
+    folder = shutil.copytree(tiny, tmp_path / "m")
+    (folder / missing).unlink()
+    with pytest.raises(UserError, match=said):
+        resolve_model(str(folder))
+
+
+def test_gcs__folder_archive_and_keras_file__are_brought(cache, tiny, archive, gcs, tmp_path):
+    upload(gcs, tiny, "gs://models/tiny")
+    gcs.put("gs://models/m.tar.gz", archive.read_bytes())
+    inputs = tf.keras.Input((16, 16, 3))
+    tf.keras.Model(inputs, tf.keras.layers.GlobalAveragePooling2D()(inputs)).save(tmp_path / "k.keras")
+    gcs.put("gs://models/k.keras", (tmp_path / "k.keras").read_bytes())
+    path = resolve_model("gs://models/tiny/")
+    assert path == resolve_model("gs://models/m.tar.gz") and digest_model(path) == digest_model(tiny)
+    kept = resolve_model("gs://models/k.keras")
+    assert kept.suffix == ".keras" and kept.read_bytes() == (tmp_path / "k.keras").read_bytes()
+    assert resolve_model("gs://models/k.keras") == kept
+    with pytest.raises(UserError, match="holds no objects"):
+        resolve_model("gs://models/none")
+
+
+def test_gcs__bucket_cannot_be_asked__takes_the_copy_that_is_here(cache, tiny, gcs, monkeypatch):
+    upload(gcs, tiny, "gs://offline/tiny")
+    path = resolve_model("gs://offline/tiny")
+
+    def refuse(prefix):
+        raise UserError(f"{prefix!r} cannot be listed")
+
+    monkeypatch.setattr("transforms.stores.gcs.list_objects", refuse)
+    assert resolve_model("gs://offline/tiny") == path
+    with pytest.raises(UserError, match="cannot be listed"):
+        resolve_model("gs://offline/other")
+
+
+def test_hub__users_own_cache__is_looked_into_and_mended(cache, tiny, tmp_path, monkeypatch):
+    import hashlib
+
+    handle = PRESETS["efficientnet-b0"].handle
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
+    folder = shutil.copytree(tiny, tmp_path / "hub" / hashlib.sha1(handle.encode()).hexdigest())
+    path = resolve_model(handle)
+    assert digest_model(path) == digest_model(tiny) and os.environ["TFHUB_CACHE_DIR"] == str(tmp_path / "hub")
+    shutil.rmtree(folder)
+    assert resolve_model(handle) == path  # without a network
+
+
+@pytest.mark.parametrize(
+    ("handle", "said"),
+    [
+        ("/status/403/m.tar.gz", r"The server refuses \(403\).*Kaggle address"),
+        ("/status/404/m.tar.gz", r"no such model \(404\)"),
+        ("/status/500/m.tar.gz", "Check the address and the network"),
+        ("/page.tar.gz", "cannot be downloaded"),
+    ],
+)
+def test_web__cannot_be_had__says_why_and_what_to_do(cache, web, handle, said):
+    web.files["/page.tar.gz"] = b"<html>"
+    with pytest.raises(UserError, match=said):
+        resolve_model(web.uri(handle))
+    assert not list((cache / "models").iterdir())
+
+
+@pytest.mark.parametrize("handle", ["http://127.0.0.1:9/model/1", "http://127.0.0.1:9/m.tgz"])
+def test_web__no_network__says_so(cache, handle):
+    with pytest.raises(UserError, match="no way to the server.*SavedModel folder"):
+        resolve_model(handle)
+
+
+def test_kept__disk_full__says_so(cache, archive, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "_unpack", full)
+    with pytest.raises(UserError, match="The disk is full.*LABELBEAM_CACHE_DIR"):
+        resolve_model(str(archive))
+
+
+def test_kept__many_ask_at_once__it_is_brought_once(cache, archive, web):
+    web.files["/m.tgz"] = archive.read_bytes()
+    with ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(lambda _: resolve_model(web.uri("/m.tgz")), range(8)))
+    assert len(paths) == 1 and web.requests["/m.tgz"] == 1
+
+
+def test_kept__who_brought_it_was_killed__the_next_one_does(cache, archive):
+    """The killed process holds the lock and leaves half a model under a temporary name."""
+    script = (
+        "import os, sys, time; from transforms.models import store;"
+        "hold = lambda *_: (print('holds', flush=True), time.sleep(600));"
+        "store._unpack = hold; store.resolve_model(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", script, str(archive)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "holds\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert resolve_model(str(archive)).is_dir()

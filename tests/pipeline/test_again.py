@@ -1,0 +1,377 @@
+"""Runs over what is there already: refresh, rerun, replace, and what else changes a table."""
+
+import json
+import os
+
+import duckdb
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import load_config
+from pipeline.launch import run_and_report
+from pipeline.rerun import rerun
+from pipeline.verify import verify
+from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
+from tests.synthetic import HTML, encoded, gradient, jpeg_bytes
+from tests.tiny_model import save_tiny_model
+from transforms.errors import RunError, UserError
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+def write_images(folder, names, data=None):
+    folder.mkdir(exist_ok=True)
+    for n, name in enumerate(names):
+        (folder / name).write_bytes(data or jpeg_bytes(30 + n, 30))
+    return folder
+
+
+def test_refresh__some_images_changed__labels_these_again(tmp_path, tiny):
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(10)])
+    options = {"input": images, "output": tmp_path / "out", "model": tiny, "max_failure_rate": 1}
+    run_pipeline(**options)
+    before = {p["uri"]: p for p in read_tables(tmp_path / "out")[0]}
+    write_images(images, ["3.jpg"], encoded(gradient(90, 90), "PNG"))
+    (images / "4.jpg").unlink()
+    (tmp_path / "list.txt").write_text("\n".join(before), "utf-8")
+    options["input"] = tmp_path / "list.txt"
+    assert run_pipeline(**options)["counts"]["kept"] == 10  # not asked to look
+    counts = run_pipeline(**options, refresh="changed")["counts"]
+    assert_sound(tmp_path / "out")
+    assert (counts["kept"], counts["labelled"], counts["failed"]) == (8, 1, 1)
+    predictions, (gone,) = read_tables(tmp_path / "out")
+    after = {p["uri"]: p for p in predictions}
+    assert (gone["uri"], gone["reason"]) == (f"{images}/4.jpg", "not_found")
+    assert after[f"{images}/3.jpg"]["format"] == "PNG"
+    unchanged = set(before) - {f"{images}/3.jpg", f"{images}/4.jpg"}
+    assert all(after[uri] == before[uri] for uri in unchanged)
+    assert run_pipeline(**options, refresh="changed")["counts"]["labelled"] == 0
+
+
+def test_refresh__web_and_gcs__by_etag_or_digest(tmp_path, tiny, web, gcs):
+    web.files["/a.jpg"] = jpeg_bytes()
+    gcs.put("gs://refresh/a.jpg", jpeg_bytes())
+    (tmp_path / "list.txt").write_text("\n".join([web.uri("/a.jpg"), "gs://refresh/a.jpg"]), "utf-8")
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny}
+    run_pipeline(**options)
+    assert run_pipeline(**options, refresh="changed")["counts"]["kept"] == 2
+    gcs.put("gs://refresh/a.jpg", jpeg_bytes(99, 99))
+    counts = run_pipeline(**options, refresh="changed")["counts"]
+    assert (counts["kept"], counts["labelled"]) == (1, 1)
+
+
+def test_rerun__failures_that_passed__become_predictions_and_others_stay(tmp_path, tiny, web):
+    web.files["/good.jpg"] = jpeg_bytes()
+    rows = [f"{web.uri('/good.jpg')},1", f"{web.uri('/late.jpg')},2", f"{web.uri('/status/500')},3", "a,b,c"]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,price", *rows]), "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
+    run_pipeline(**options)
+    web.files["/late.jpg"] = jpeg_bytes(50, 50)
+    asked = dict(web.requests)
+    assert not rerun(f"{tmp_path}/out/", "not_found", {}, ())  # the 500 and the bad row are over budget
+    assert web.requests["/status/500"] == asked["/status/500"]
+    assert web.requests["/good.jpg"] == asked["/good.jpg"]
+    assert_sound(tmp_path / "out")
+    predictions, failures = read_tables(tmp_path / "out")
+    assert {p["uri"]: p["price"] for p in predictions} == {web.uri("/good.jpg"): 1, web.uri("/late.jpg"): 2}
+    assert sorted(f["reason"] for f in failures) == ["bad_row", "http_5xx"]
+    assert verify(f"{tmp_path}/out", str(tmp_path / "list.csv")) == []
+
+
+def test_rerun__failed_again__has_one_row(tmp_path, tiny, web):
+    (tmp_path / "list.txt").write_text(web.uri("/status/500"), "utf-8")
+    run_pipeline(input=tmp_path / "list.txt", output=tmp_path / "out", model=tiny)
+    assert rerun(str(tmp_path / "out"), "http_5xx,timeout", {"max_failure_rate": "1"}, ())
+    assert_sound(tmp_path / "out")
+    assert web.requests["/status/500"] == 2
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [("often", "only='often' is not allowed"), ("bad_row", "only='bad_row'"), ("", "only=''")],
+)
+def test_rerun__no_such_reason__is_a_user_error(tmp_path, only, said):
+    with pytest.raises(UserError, match=said):
+        rerun(str(tmp_path), only, {}, ())
+
+
+def test_rerun__nothing_published__is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="holds no published results"):
+        rerun(str(tmp_path), "timeout", {}, ())
+
+
+def test_replace__another_model__leaves_the_new_rows_alone_and_the_old_ones_in_the_generation(tmp_path, tiny):
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(6)])
+    options = {"input": images, "output": tmp_path / "out", "model": tiny}
+    run_pipeline(**options)
+    (images / "0.jpg").unlink()
+    with pytest.raises(UserError, match=r"top_k \(5 there, 2 now\).*--replace"):
+        run_pipeline(**options, top_k=2)
+    manifest = run_pipeline(**options, top_k=2, replace="true")
+    assert_sound(tmp_path / "out")
+    assert manifest["rows"] == {"predictions": 5, "failures": 0}
+    old = ds.dataset(f"{tmp_path}/out/_generations/predictions").to_table()
+    assert len(old) == 6
+    assert run_pipeline(**options, top_k=2, replace="true")["counts"]["kept"] == 5
+
+
+def test_partition_by__column_and_hash__rows_are_the_same_and_verify(tmp_path, tiny):
+    write_images(tmp_path / "in", [f"{n}.jpg" for n in range(12)])
+    rows = [f"{tmp_path}/in/{n}.jpg,{'abc'[n % 3]}" for n in range(13)]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,kind", *rows]), "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
+    plain = run_pipeline(**options)
+    expected = read_tables(tmp_path / "out")
+    for by, folders in (("kind", 3), ("hash:4", 4)):
+        manifest = run_pipeline(**options, partition_by=by)
+        assert_sound(tmp_path / "out")
+        found = {f["path"].split("/")[1] for f in manifest["files"] if f["table"] == "predictions"}
+        assert len(found) == folders and all("=" in name for name in found)
+        assert read_tables(tmp_path / "out") == expected
+        assert verify(str(tmp_path / "out")) == [] and manifest["rows"] == plain["rows"]
+    run_pipeline(**options, partition_by="kind")
+    folder = tmp_path / "out" / "predictions"
+    for table in (pq.read_table(folder), ds.dataset(folder, partitioning="hive").to_table()):
+        assert len(table) == 12 and table["kind"].to_pylist() == table["by_kind"].cast("string").to_pylist()
+    found = duckdb.sql(f"SELECT count(*) FROM '{folder}/**/*.parquet' WHERE kind = by_kind").fetchall()
+    assert found == [(12,)]
+    before = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    again = run_pipeline(**options, partition_by="kind")
+    assert (again["generation"], again["files"]) == (before["generation"], before["files"])
+
+
+@pytest.mark.parametrize(
+    ("by", "said"), [("no", "it must be a column"), ("hash:0", "hash:N"), ("hash:x", "hash:N")]
+)
+def test_partition_by__no_such_column__is_a_user_error(tmp_path, tiny, by, said):
+    images = write_images(tmp_path / "in", ["a.jpg"])
+    with pytest.raises(UserError, match=said):
+        run_pipeline(input=images, output=tmp_path / "out", model=tiny, partition_by=by)
+
+
+def test_partition_by__too_many_values__is_refused_and_goes_on_with_another(tmp_path, tiny):
+    write_images(tmp_path / "in", [f"{n}.jpg" for n in range(5)])
+    rows = [f"{tmp_path}/in/{n}.jpg,{n}" for n in range(5)]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,n", *rows]), "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
+    with pytest.raises(RunError, match="more than max_partitions=3 folders"):
+        run_pipeline(**options, partition_by="n", max_partitions=3)
+    assert run_pipeline(**options, partition_by="hash:2")["counts"]["kept"] == 5
+    assert_sound(tmp_path / "out")
+
+
+def test_dedupe__content__says_how_many_took_anothers_labels(tmp_path, tiny, capsys):
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(9)], jpeg_bytes())
+    write_images(images, ["other.jpg"], jpeg_bytes(80, 80))
+    flags = {"input": str(images), "output": str(tmp_path / "out"), "model": str(tiny), "dedupe": "content"}
+    assert run_and_report(load_config(None, flags))
+    assert assert_sound(tmp_path / "out")["counts"]["reused"] == 8
+    assert "8 took the labels of another image of the same bytes" in capsys.readouterr().out
+    predictions, _ = read_tables(tmp_path / "out")
+    assert len({str(p["labels"]) for p in predictions}) == 2 and len({p["uri"] for p in predictions}) == 10
+
+
+@pytest.mark.parametrize("runner", ["FnApiRunner", "BundleBasedDirectRunner"])
+def test_budget__passed__stops_early_names_the_worst_and_keeps_what_is_done(tmp_path, tiny, runner):
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(300)])
+    write_images(images, [f"bad{n}.jpg" for n in range(900)], HTML)
+    options = {"input": images, "output": tmp_path / "out", "model": tiny, "failure_floor": 50}
+    with pytest.raises(RunError, match=r"Stopped early: .*max_failure_rate=10.0% allows.*not_an_image \("):
+        run_pipeline(f"--runner={runner}", **options)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    staged = sum(ds.dataset(p).count_rows() for p in (tmp_path / "out").glob("_staging/*/*/*.parquet"))
+    assert 50 <= staged < 1200
+    counts = run_pipeline(**options, max_failure_rate=1)["counts"]
+    assert 50 <= counts["kept"] <= staged
+    assert_sound(tmp_path / "out")
+
+
+def test_budget__by_reason__stops_for_this_reason_alone(tmp_path, tiny):
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(100)])
+    write_images(images, [f"bad{n}.jpg" for n in range(400)], HTML)
+    options = {"input": images, "output": tmp_path / "out", "model": tiny, "max_failure_rate": 1}
+    with pytest.raises(RunError, match="images failed with not_an_image"):
+        run_pipeline(**options, failure_floor=20, max_failure_rates="not_an_image=0.2,timeout=0")
+    run_pipeline(**options, failure_floor=20, max_failure_rates="timeout=0")
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [("often=0.1", "often='0.1' is not allowed: the reasons are"), ("timeout=2", "from 0 to 1")],
+)
+def test_budget__bad_rate__is_a_user_error(tmp_path, tiny, rates, said):
+    images = write_images(tmp_path / "in", ["a.jpg"])
+    with pytest.raises(UserError, match=said):
+        run_pipeline(input=images, output=tmp_path / "out", model=tiny, max_failure_rates=rates)
+
+
+@pytest.fixture
+def published(tmp_path, tiny):
+    uris = make_mixed_corpus(tmp_path / "images")
+    (tmp_path / "list.txt").write_text("\n".join(uris), "utf-8")
+    run_pipeline(input=tmp_path / "list.txt", output=tmp_path / "out", model=tiny, max_failure_rate=1)
+    return tmp_path / "out"
+
+
+def test_verify__whole_table__has_no_findings(published, tmp_path):
+    assert verify(str(published)) == [] == verify(f"{published}/", str(tmp_path / "list.txt"))
+    assert verify(str(published), str(tmp_path / "images")) == []
+
+
+def file_of(published, table):
+    (path,) = (published / table).glob("*.parquet")
+    return path
+
+
+def alter(published, change) -> None:
+    """Changes the manifest."""
+    path = published / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    change(manifest)
+    path.write_text(json.dumps(manifest), "utf-8")
+
+
+def relist(manifest, published) -> None:
+    """Lists the files as they are now."""
+    import hashlib
+
+    for entry in manifest["files"]:
+        data = (published / entry["path"]).read_bytes()
+        entry.update(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def rewrite(published, table, change) -> None:
+    """Changes a table's rows behind the manifest's back, which then lists the file as it is."""
+    import pyarrow.parquet as pq
+
+    path = file_of(published, table)
+    changed = change(pq.read_table(path))
+    pq.write_table(changed, path)
+    alter(published, lambda manifest: relist(manifest, published))
+    alter(published, lambda m: [e.update(rows=len(changed)) for e in m["files"] if e["table"] == table])
+
+
+def test_verify__file_gone__is_found(published):
+    path = file_of(published, "predictions")
+    path.unlink()
+    assert verify(str(published)) == [f"predictions/{path.name}: is listed and not there"]
+
+
+def test_verify__bit_flipped__is_found(published):
+    path = file_of(published, "failures")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (found,) = verify(str(published))
+    assert found.startswith(f"failures/{path.name}: ") and found.endswith("not as listed")
+
+
+def test_verify__stray_file__is_found(published):
+    os.link(file_of(published, "predictions"), published / "predictions" / "stray.parquet")
+    assert verify(str(published)) == ["predictions/stray.parquet: is there and not listed"]
+
+
+def test_verify__row_twice__is_found(published):
+    import pyarrow as pa
+
+    rewrite(published, "predictions", lambda table: pa.concat_tables([table, table.slice(3, 1)]))
+    found = verify(str(published))
+    assert any(line.endswith(": 2 rows") for line in found)
+    assert any(line.startswith("predictions: 41 rows, the manifest says 40") for line in found)
+
+
+def test_verify__row_missing__is_found_by_count_and_by_input(published, tmp_path):
+    rewrite(published, "predictions", lambda table: table.slice(1))
+    found = verify(str(published), str(tmp_path / "list.txt"))
+    assert found[0].startswith("predictions: 39 rows, the manifest says 40")
+    assert found[1].endswith("is in the input and has no row") and len(found) == 2
+
+
+def test_verify__other_reasons_schema_or_fingerprint__are_found(published):
+    alter(published, lambda manifest: manifest["failures_by_reason"].update(timeout=3))
+    (found,) = verify(str(published))
+    assert found.startswith("failures: by reason")
+    rewrite(published, "failures", lambda table: table.drop_columns(["host"]))
+    assert any("its schema is not that of failures" in line for line in verify(str(published)))
+    alter(published, lambda manifest: manifest["labelled_with"].update(model="other"))
+    found = verify(str(published))
+    assert any("its model_fingerprint is" in line for line in found)
+    assert any("rows with model_fingerprint" in line for line in found)
+
+
+def test_verify__many_findings__tells_some_and_their_number(published, tmp_path):
+    (tmp_path / "more.txt").write_text("\n".join(f"x{n}" for n in range(25)), "utf-8")
+    found = verify(str(published), str(tmp_path / "more.txt"))
+    assert len(found) == 11 and found[-1] == "… and 15 more of this kind"
+
+
+def test_rerun__all_fail_again__is_not_stopped_early(tmp_path, tiny):
+    write_images(tmp_path / "in", ["a.jpg"])
+    uris = [str(tmp_path / "in" / "a.jpg"), *(str(tmp_path / f"none{n}.jpg") for n in range(50))]
+    (tmp_path / "list.txt").write_text("\n".join(uris), "utf-8")
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny}
+    run_pipeline(**options, failure_floor=20)
+    assert not rerun(str(tmp_path / "out"), "not_found", {"max_failure_rate": "0"}, ())
+    assert_sound(tmp_path / "out")
+
+
+def test_refresh__an_image_cannot_be_asked_for__keeps_its_labels(tmp_path, tiny, web):
+    web.files["/status/503/a.jpg"] = jpeg_bytes()
+    (tmp_path / "list.txt").write_text(web.uri("/status/503/a.jpg"), "utf-8")
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny}
+    run_pipeline(**options)
+    before = read_tables(tmp_path / "out")
+    del web.files["/status/503/a.jpg"]
+    counts = run_pipeline(**options, refresh="changed")["counts"]
+    assert (counts["kept"], counts["unchecked"], counts["failed"]) == (1, 1, 0)
+    assert read_tables(tmp_path / "out") == before
+
+
+def test_run__mended_input__ids_that_it_was_at_fault_for_are_labelled(tmp_path, tiny):
+    images = write_images(tmp_path / "in", ["a.jpg", "b.jpg"])
+    (tmp_path / "list.csv").write_text(f"uri,key\n{images}/a.jpg,1\n{images}/b.jpg,1\n", "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny, "id_column": "key"}
+    assert run_pipeline(**options)["failures_by_reason"] == {"ambiguous_id": 1}
+    assert run_pipeline(**options)["counts"]["failed"] == 1
+    (tmp_path / "list.csv").write_text(f"uri,key\n{images}/a.jpg,1\n{images}/b.jpg,2\n", "utf-8")
+    manifest = run_pipeline(**options)
+    assert_sound(tmp_path / "out")
+    assert manifest["rows"] == {"predictions": 2, "failures": 0}
+
+
+def test_run__longer_csv_of_other_types__keeps_those_of_the_table(tmp_path, tiny):
+    images = write_images(tmp_path / "in", ["a.jpg", "b.jpg"])
+    (tmp_path / "list.csv").write_text(f"uri,code,label\n{images}/a.jpg,x,1\n", "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
+    run_pipeline(**options)
+    (tmp_path / "list.csv").write_text(f"uri,code,label\n{images}/a.jpg,1,1\n{images}/b.jpg,2,2\n", "utf-8")
+    assert run_pipeline(**options)["counts"]["kept"] == 1
+    predictions, _ = read_tables(tmp_path / "out")
+    assert sorted((p["code"], p["input_label"]) for p in predictions) == [("2", 2), ("x", 1)]
+    with pytest.raises(UserError, match="--column_types"):
+        run_pipeline(**options, column_types="code=int64")
+
+
+def test_run__same_graph_twice__publishes_both_times(tmp_path, tiny):
+    """As a runner does that starts a whole job again, or a user who starts a template twice."""
+    import apache_beam as beam
+
+    from pipeline.graph import build_graph
+    from pipeline.plan import planned
+    from pipeline.runners import pipeline_options
+
+    images = write_images(tmp_path / "in", ["a.jpg", "b.jpg"])
+    flags = {"input": str(images), "output": str(tmp_path / "out"), "model": str(tiny)}
+    options = pipeline_options(())
+    with planned(load_config(None, flags), options) as plan:
+        pipeline = beam.Pipeline(options=options)
+        build_graph(pipeline, plan)
+        for names in (["c.jpg"], ["d.jpg"]):
+            write_images(images, names)
+            pipeline.run().wait_until_finish()
+            assert_sound(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"]["predictions"] == 4

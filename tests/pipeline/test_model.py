@@ -1,0 +1,68 @@
+import pytest
+
+from pipeline.model import inspect_model, mirror_model
+from tests.graphs import assert_sound, run_pipeline
+from tests.synthetic import jpeg_bytes
+from tests.tiny_model import save_tiny_model
+from transforms.errors import UserError
+from transforms.models.store import digest_model, resolve_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+def test_inspect__classifier__tells_all_and_fits(tiny):
+    fits, text = inspect_model(str(tiny), {})
+    assert fits and text.endswith("fits          yes, an image classifier")
+    for told in (
+        "signature     serving_default: inputs float32 [any, 16, 16, 3] -> logits float32 [any, 3]",
+        "parameters    1",
+        f"digest        {digest_model(tiny)}",
+        "input         float32, 16 px, center_crop",
+        "classes       3, such as 'class 0'",
+        "outputs       logits",
+        "frozen        yes",
+    ):
+        assert told in text, told
+
+
+def test_inspect__embedded__has_its_parameters(lite0_dir):
+    fits, text = inspect_model("efficientnet-lite0", {})
+    assert fits and "classes       1,000, such as 'tench'" in text
+    assert "parameters    4,631,000" in text  # 4.65 million, batch normalisation folded
+
+
+def test_inspect__wrong_options_or_model__says_what_to_do(tiny, tmp_path):
+    fits, text = inspect_model(str(tiny), {"labels": "imagenet"})
+    assert not fits and "fits          no: Model" in text and "--labels FILE" in text
+    unknown = save_tiny_model(tmp_path / "m", size_px=None)
+    fits, text = inspect_model(str(unknown), {})
+    assert not fits and "--image_size" in text
+    assert inspect_model(str(unknown), {"image_size": "16"})[0]
+    with pytest.raises(UserError, match="is no SavedModel"):
+        inspect_model(str(tmp_path), {})
+
+
+def test_inspect__outputs_are_logits_after_all__doubts(tmp_path):
+    model = save_tiny_model(tmp_path / "m", size_px=16, gain=100.0)
+    _, text = inspect_model(str(model), {"outputs": "probabilities"})
+    assert "is no probability: try --outputs logits" in text
+
+
+def test_mirror__to_a_bucket__can_be_run_from_there(tiny, tmp_path, gcs):
+    gcs.put("gs://mirror/here", b"")
+    handle = mirror_model(str(tiny), "gs://mirror/tiny/")
+    assert handle == "gs://mirror/tiny" and digest_model(resolve_model(handle)) == digest_model(tiny)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(jpeg_bytes())
+    run_pipeline(input=tmp_path / "in", output=tmp_path / "out", model=handle)
+    assert_sound(tmp_path / "out")
+    with pytest.raises(UserError, match="holds files already"):
+        mirror_model(str(tiny), "gs://mirror/tiny")
+
+
+def test_mirror__target_cannot_be_written__is_a_user_error(tiny):
+    with pytest.raises(UserError, match="cannot be written"):
+        mirror_model(str(tiny), "/proc/none")

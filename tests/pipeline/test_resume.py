@@ -1,0 +1,250 @@
+"""Runs that are killed, and what the same command makes of them afterwards."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+
+from pipeline.progress import Tally
+from pipeline.sample import PHOTOS
+from tests.graphs import assert_sound, besides_progress, make_mixed_corpus, read_tables, run_pipeline
+from tests.synthetic import encoded
+from tests.tiny_model import save_tiny_model
+from transforms import stage
+from transforms.layout import staged_runs, staged_sources
+
+ROOT = Path(__file__).parent.parent.parent
+STAGE_ROWS = 100
+TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A list of 2,000 small images made of the photos, some that can't be read, and some listed twice."""
+    folder = tmp_path_factory.mktemp("photos")
+    originals = [Image.open(p).convert("RGB").resize((96, 72)) for p in sorted(PHOTOS.glob("*.webp"))]
+    uris = []
+    for n in range(2000):
+        path = folder / f"{n:05d}.jpg"
+        turned = originals[n % len(originals)].rotate(n // len(originals))
+        path.write_bytes(encoded(turned, "JPEG", quality=85) if n % 50 else b"no image")
+        uris.append(str(path))
+    (folder / "list.txt").write_text("\n".join([*uris, *uris[:10]]), "utf-8")
+    return folder / "list.txt"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photos, lite0_dir, tmp_path_factory):
+    """The tables of a run that nothing befell."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "out"
+    run_pipeline(input=photos, output=output, model="efficientnet-lite0")
+    return read_tables(output)
+
+
+class Run:
+    """The command as a process, and what it leaves."""
+
+    def __init__(self, tmp_path: Path, photos: Path, output: str, *flags: str) -> None:
+        self.output = output
+        self._scratch = tmp_path / "scratch"
+        self._scratch.mkdir(exist_ok=True)
+        arguments = [f"--input={photos}", f"--output={output}", "--model=efficientnet-lite0", *flags]
+        arguments.append(f"--stage_rows={STAGE_ROWS}")
+        self._command = [sys.executable, "-m", "pipeline", "run", *arguments]
+
+    def kill_when(self, reached) -> int:
+        """Starts it and kills it once `reached()`; gives the images it had labelled or failed."""
+        before = set(self._scratch.iterdir())
+        process = self._start()
+        deadline = time.monotonic() + 120
+        while not reached():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        for worker in workers:
+            if worker.is_running():
+                worker.kill()
+        psutil.wait_procs(workers, timeout=30)
+        (folder,) = [p for p in set(self._scratch.iterdir()) - before if p.name.startswith("labelbeam-")]
+        counts = Tally(folder).read()
+        return counts.get("labelled", 0) + counts.get("failed", 0)
+
+    def finish(self) -> str:
+        """Runs it to its end; gives what it printed."""
+        process = self._start()
+        stdout, stderr = process.communicate(timeout=300)
+        assert (process.returncode, besides_progress(stderr)) == (0, []), stderr
+        return stdout
+
+    def _start(self) -> subprocess.Popen:
+        environment = {**os.environ, "TMPDIR": str(self._scratch)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(self._command, cwd=ROOT, env=environment, **pipes)
+
+    def staged(self) -> list:
+        return staged_sources(self.output, staged_runs(self.output))
+
+    def staged_rows(self) -> int:
+        return sum(source.file.rows for source in self.staged())
+
+
+def is_started(run: Run):
+    return lambda: bool(staged_runs(run.output))
+
+
+def has_staged(run: Run, rows: int):
+    return lambda: run.staged_rows() >= rows
+
+
+def is_publishing(run: Run):
+    return lambda: any(Path(run.output).glob("_staging/*/merged/*/*.parquet"))
+
+
+def assert_same(tables, expected) -> None:
+    (predictions, failures), (expected_predictions, expected_failures) = tables, expected
+    assert [p["id"] for p in predictions] == [p["id"] for p in expected_predictions]
+    assert [p["label"] for p in predictions] == [p["label"] for p in expected_predictions]
+    scores = [[one["score"] for one in p["labels"]] for p in predictions]
+    assert scores == [
+        pytest.approx([one["score"] for one in p["labels"]], abs=1e-5) for p in expected_predictions
+    ]
+    assert [(f["id"], f["reason"]) for f in failures] == [(f["id"], f["reason"]) for f in expected_failures]
+
+
+@pytest.mark.parametrize(
+    ("flags", "workers"), [((), 1), (TWO_PROCESSES, 2)], ids=["one_process", "two_processes"]
+)
+def test_run__killed_at_several_moments__goes_on_and_ends_as_if_nothing_had_been(
+    tmp_path, photos, uninterrupted, flags, workers
+):
+    output = tmp_path / "out"
+    run = Run(tmp_path, photos, str(output), *flags)
+    run.kill_when(is_started(run))
+    at_start = run.staged_rows()
+    for rows in (300, 900):
+        worked = run.kill_when(has_staged(run, rows))
+        assert at_start + worked - run.staged_rows() <= (STAGE_ROWS + 1) * workers
+        at_start = run.staged_rows()
+    kept = at_start
+    run.kill_when(is_publishing(run))
+    assert run.staged_rows() == 2000 or (output / "manifest.json").exists()
+    printed = run.finish()
+    assert "2,000 were done before" in printed and "Labelled 0 of 2,010 images" in printed
+    assert kept < 2000
+    assert_sound(output)
+    assert_same(read_tables(output), uninterrupted)
+
+
+def test_run__killed_with_its_output_on_gcs__goes_on(tmp_path, photos, uninterrupted, gcs):
+    gcs.put("gs://kept/here", b"")
+    run = Run(tmp_path, photos, "gs://kept/out")
+    worked = run.kill_when(has_staged(run, 500))
+    staged = run.staged_rows()
+    assert worked - staged <= STAGE_ROWS + 1
+    assert f"{staged:,} were done before" in run.finish()
+    names = gcs.names("gs://kept/out/")
+    copy = tmp_path / "copy"
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(gcs.get(f"gs://kept/{name}"))
+    assert_sound(copy / "out")
+    assert_same(read_tables(copy / "out"), uninterrupted)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_run__interrupted__keeps_all_that_is_labelled_and_says_how_to_go_on(
+    tmp_path, photos, lite0_dir, sent
+):
+    run = Run(tmp_path, photos, str(tmp_path / "out"))
+    process = run._start()
+    deadline = time.monotonic() + 120
+    while not run.staged():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and "run the same command again, and it goes on" in stderr
+    assert run.staged_rows() % STAGE_ROWS  # the last rows did not fill a file, and are there all the same
+    assert f"{run.staged_rows():,} were done before" in run.finish()
+    assert_sound(tmp_path / "out")
+
+
+@pytest.mark.parametrize("runner", ["BundleBasedDirectRunner", "FnApiRunner"])
+def test_run__bundles_fail_at_random__every_row_is_there_once(tmp_path, tiny, runner, monkeypatch):
+    """On a runner that tries bundles again, and on one that does not (where the run is started again)."""
+    uris = make_mixed_corpus(tmp_path / "images")
+    (tmp_path / "list.txt").write_text("\n".join(uris), "utf-8")
+    chance = random.Random(1)
+    failed = [0]
+
+    def finish_or_fail(fn):
+        yield from finish(fn)
+        if failed[0] < 3 and chance.random() < 0.5:
+            failed[0] += 1
+            raise OSError("the worker is gone")
+
+    finish = stage._StageFn.finish_bundle
+    monkeypatch.setattr(stage._StageFn, "finish_bundle", finish_or_fail)
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny, "stage_rows": 5}
+    for _ in range(4):
+        try:
+            run_pipeline(f"--runner={runner}", **options)
+            break
+        except Exception as e:
+            assert "the worker is gone" in str(e)
+    assert failed[0] == 3
+    assert_sound(tmp_path / "out")
+    predictions, failures = read_tables(tmp_path / "out")
+    assert len(predictions) + len(failures) == len(uris)
+
+
+def test_run__bundles_run_twice__every_row_is_there_once(tmp_path, tiny):
+    uris = make_mixed_corpus(tmp_path / "images")
+    (tmp_path / "list.txt").write_text("\n".join(uris), "utf-8")
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny}
+    manifest = run_pipeline("--direct_runner_bundle_repeat=1", **options)
+    assert_sound(tmp_path / "out")
+    assert sum(manifest["rows"].values()) == len(uris)
+
+
+def test_run__another_is_at_work_there__is_refused(tmp_path, tiny):
+    from pipeline.output import locked
+    from transforms.errors import UserError
+
+    make_mixed_corpus(tmp_path / "images", 1)
+    options = {"input": tmp_path / "images", "output": tmp_path / "out", "model": tiny}
+    with locked(str(tmp_path / "out")), pytest.raises(UserError, match="another run is at work there"):
+        run_pipeline(**options)
+    run_pipeline(**options)
+
+
+def test_run__longer_list__labels_what_is_new(tmp_path, tiny):
+    uris = make_mixed_corpus(tmp_path / "images")
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny}
+    (tmp_path / "list.txt").write_text("\n".join(uris[:30]), "utf-8")
+    run_pipeline(**options)
+    (tmp_path / "list.txt").write_text("\n".join(uris[10:]), "utf-8")
+    counts = run_pipeline(**options)["counts"]
+    assert_sound(tmp_path / "out")
+    assert (counts["kept"], counts["other"]) == (20, 10)
+    assert counts["labelled"] + counts["failed"] == len(uris) - 30
+    ids = ds.dataset(f"{tmp_path}/out/predictions").to_table(["run_id"])["run_id"].value_counts()
+    assert len(ids) == 2
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["generation"] == 2

@@ -1,0 +1,88 @@
+"""Results of imaginary images, and a publication of them without a pipeline."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import WriteConfig
+from pipeline.output import open_output
+from transforms.budget import FailureBudget
+from transforms.elements import Failure, ImageRef, Label, Prediction
+from transforms.layout import Layout
+from transforms.merge import find_superseded, merge_files, parts_of, plan_merge
+from transforms.publish import Publication, commit, list_sources
+from transforms.rows import RowFacts
+from transforms.stage import Stager, Staging
+
+LABELLED_WITH = {"model": "model-1", "preprocessing": "pre-1", "top_k": 2, "columns": {"price": "double"}}
+
+
+def facts_of(run_id: str) -> RowFacts:
+    return RowFacts(run_id, "model-1", "pre-1", (("price", pa.float64()),))
+
+
+def prediction(n: int, class_id: int | None = None, price: float | None = None) -> Prediction:
+    """The prediction for image `n`; its class is `n % 3` unless another is given."""
+    class_id = n % 3 if class_id is None else class_id
+    ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n / 2 if price is None else price,))
+    labels = (Label(class_id, "abcdefghij"[class_id], 0.5), Label(9, "z", 0.25))
+    return Prediction(ref, labels, 640, 480, "JPEG", 1234, "f" * 64, "v1")
+
+
+def failure(n: int, reason: str = "timeout") -> Failure:
+    """The failure of image `n`."""
+    return Failure(ImageRef(f"id{n}", f"http://h{n % 2}/{n}", (None,)), "fetch", reason, "m", 1, f"h{n % 2}")
+
+
+def stage(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
+    """Stages results as a run would that then breaks off, after announcing itself."""
+    state = WriteConfig(output=str(output))
+    open_output(state, run_id, LABELLED_WITH)
+    add_staged(output, run_id, results, every_rows)
+
+
+def add_staged(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
+    folder = Layout(str(output)).run(run_id)
+    stager = Stager(Staging(folder, facts_of(run_id), every_rows, 1e9, FailureBudget()))
+    for result in results:
+        stager.add(result)
+    stager.flush()
+
+
+def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Publication:
+    """Opens an output folder as a run does, and says what that run is to publish."""
+    keep = settings.get("keep_generations", 1)
+    state = open_output(WriteConfig(output=str(output), keep_generations=keep), run_id, LABELLED_WITH)
+    facts = {
+        "format": 1,
+        "run_id": run_id,
+        "labelled_with": LABELLED_WITH,
+        "partitioned_by": None,
+        "config": {},
+    }
+    defaults = {
+        "output": str(output),
+        "facts": facts_of(run_id),
+        "manifest_facts": facts,
+        "follows": state.follows,
+        "resumes": state.resumes,
+    }
+    return Publication(**{**defaults, **settings})
+
+
+def publish(publication: Publication, counts: dict[str, int] | None = None) -> dict[str, Any]:
+    """What `PublishResults` does, by its pure functions alone."""
+    listing = list_sources(publication)
+    sources = listing.sources
+    superseded = defaultdict(list)
+    for part in range(parts_of(sources)):
+        for path, rows in find_superseded(sources, part, parts_of(sources)).items():
+            superseded[path].append(rows)
+    tasks = plan_merge(sources, superseded, listing.name, publication.target_bytes)
+    folder = Layout(publication.output).merged(publication.run_id)
+    merged = [merge_files(task, publication.facts, folder, publication.partitioning) for task in tasks]
+    return commit(publication, listing.name, merged, counts or {})

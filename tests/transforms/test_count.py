@@ -1,0 +1,62 @@
+import dataclasses
+
+import apache_beam as beam
+import pytest
+
+from pipeline.progress import Tally
+from tests.eager import RUNNERS, eagerly
+from tests.results import failure, prediction
+from transforms.buckets import hash_of
+from transforms.count import KINDS, CountRows, SumCounts, as_counted, count_listed, count_result
+from transforms.elements import ImageRef, Unchanged
+
+REUSED = dataclasses.replace(prediction(1), reused=True)
+UNCHANGED = Unchanged(ImageRef("1", "a", (), "v"))
+
+
+@pytest.mark.parametrize(
+    ("element", "counted_as", "counts"),
+    [
+        (ImageRef("1", "a"), count_listed, {"listed": 1}),
+        (failure(1, "bad_row"), count_listed, {"listed": 1}),
+        (prediction(1), count_result, {"labelled": 1}),
+        (REUSED, count_result, {"labelled": 1, "reused": 1}),
+        (failure(1), count_result, {"failed": 1}),
+        (UNCHANGED, count_result, {"kept": 1}),
+        (("duplicate", 7), as_counted, {"duplicate": 7}),
+    ],
+)
+def test_counted_as__any_element__is_what_became_of_it(element, counted_as, counts):
+    assert dict(counted_as(element)) == counts and counts.keys() <= set(KINDS)
+
+
+@dataclasses.dataclass
+class CountAll(beam.PTransform):
+    """What the graph does with results in two collections, and with what a step has counted."""
+
+    listener: Tally
+
+    def expand(self, results):
+        halves = tuple(results | f"Half{n}" >> beam.Filter(_is_in_half, n) for n in range(2))
+        counts = results | beam.Map(_as_duplicates)
+        return (
+            halves | "CountResults" >> CountRows(count_result, self.listener),
+            (counts,) | "CountSelection" >> CountRows(as_counted, self.listener),
+        ) | SumCounts()
+
+
+def _is_in_half(result, half: int) -> bool:
+    return hash_of(result.ref.id) % 2 == half
+
+
+def _as_duplicates(_result) -> tuple[str, int]:
+    return "duplicate", 3
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_count_rows__several_collections__sum_by_kind_and_the_listener_hears_it(tmp_path, runner):
+    results = [*map(prediction, range(20)), *map(failure, range(30, 37)), REUSED, REUSED, UNCHANGED]
+    counts = eagerly(CountAll(tally := Tally(tmp_path)), results, runner)
+    expected = {"labelled": 22, "reused": 2, "failed": 7, "kept": 1, "duplicate": 90}
+    assert dict(counts) == expected and len(counts) == len(expected)
+    assert {kind: n for kind, n in tally.read().items() if n} == expected

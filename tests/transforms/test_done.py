@@ -1,0 +1,124 @@
+import dataclasses
+import json
+
+import pytest
+
+from tests.eager import RUNNERS, eagerly
+from tests.results import facts_of, failure, prediction
+from transforms import done
+from transforms.buckets import bucket_of
+from transforms.done import ReadDoneIds, read_done_ids
+from transforms.elements import Failure
+from transforms.layout import Layout, Source
+from transforms.rows import FAILURES, PREDICTIONS, failure_row, prediction_row, schema_of, to_record_batch
+from transforms.select import merge_done
+from transforms.stage import write_staged
+
+FACTS = facts_of("r")
+# So many ids that some of them share one of the 4,096 buckets.
+NUMBERS = range(2000)
+VERSIONS = {f"id{n}": None if n % 2 else f"v{n}" for n in NUMBERS}
+
+
+def write(folder, results: list, published: bool = True) -> Source:
+    """Writes results of one kind as a file of their table."""
+    table, to_row = (
+        (FAILURES, failure_row) if isinstance(results[0], Failure) else (PREDICTIONS, prediction_row)
+    )
+    batch = to_record_batch([to_row(result, FACTS) for result in results], schema_of(table, FACTS))
+    return Source(write_staged(table, batch, str(folder)), published)
+
+
+def ids_of(parts) -> list[str]:
+    return sorted(image_id for part in parts for image_id in part.ids)
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory) -> Source:
+    results = [
+        dataclasses.replace(prediction(n), version=VERSIONS[f"id{n}"], sha256=f"{n:064x}") for n in NUMBERS
+    ]
+    return write(tmp_path_factory.mktemp("table"), results)
+
+
+@pytest.mark.parametrize("rows_per_batch", [1 << 16, 100])
+def test_read_done_ids__predictions__each_id_once_by_bucket(predictions, monkeypatch, rows_per_batch):
+    monkeypatch.setattr(done, "GATHERED_ROWS", rows_per_batch)
+    parts = list(read_done_ids(predictions, frozenset({"timeout"}), versions=False))
+    assert ids_of(parts) == sorted(VERSIONS)
+    assert all(len({bucket_of(i) for i in part.ids}) == 1 for part in parts)
+    assert all(part.published and part.versions == () for part in parts)
+    if rows_per_batch > len(NUMBERS):
+        assert len(parts) == len({bucket_of(i) for i in VERSIONS}) < len(NUMBERS)
+
+
+def test_read_done_ids__versions_asked_for__each_id_has_its_own_or_its_digest(predictions):
+    parts = list(read_done_ids(predictions, frozenset(), versions=True))
+    assert merge_done(parts) == {
+        image_id: version or f"sha256:{int(image_id[2:]):064x}" for image_id, version in VERSIONS.items()
+    }
+
+
+@pytest.mark.parametrize("versions", [False, True])
+@pytest.mark.parametrize(
+    ("redo", "published", "left"),
+    [
+        (set(), True, "01234567"),
+        ({"timeout"}, True, "1267"),
+        ({"timeout", "empty"}, True, "17"),
+        ({"timeout"}, False, "01234567"),
+    ],
+)
+def test_read_done_ids__redo__marks_published_failures_of_these_reasons(
+    tmp_path, redo, published, left, versions
+):
+    reasons = ("timeout", "http_5xx", "empty", "timeout", "timeout", "timeout", "empty", "http_5xx")
+    source = write(tmp_path, [failure(n, reason) for n, reason in enumerate(reasons)], published)
+    parts = list(read_done_ids(source, frozenset(redo), versions))
+    assert ids_of(parts) == [f"id{n}" for n in range(8)]
+    assert ids_of([part for part in parts if not part.again]) == [f"id{n}" for n in left]
+    assert all(part.versions == () and part.published is published for part in parts)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, {"id0": None, "id1": None, "id2": None, "id3": None}),
+        ({"resumes": ("a", "b")}, {f"id{n}": None for n in range(7)}),
+        ({"resumes": ("b",), "published": False}, {"id6": None}),
+        ({"redo": frozenset({"empty"}), "resumes": ("a",)}, {f"id{n}": None for n in (0, 1, 2, 4, 5)}),
+        (
+            {"resumes": ("a",), "versions": True},
+            {"id0": "v1", "id1": "v1", "id2": None, "id3": None, "id4": "v1", "id5": None},
+        ),
+    ],
+    ids=["published", "resumes", "replaced", "redo", "versions"],
+)
+def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runner, options, left):
+    layout = Layout(str(tmp_path))
+    published = [
+        write(tmp_path, [prediction(0), prediction(1)]),
+        write(tmp_path, [failure(2), failure(3, "empty")]),
+    ]
+    files = [dataclasses.asdict(source.file) for source in published]
+    for file in files:
+        file["path"] = file["path"].removeprefix(f"{tmp_path}/")
+    manifest = {"format": 1, "run_id": "r", "generation": 1, "files": files}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    write(layout.run("a"), [prediction(4)])
+    write(layout.run("a"), [failure(5, "empty")])
+    write(layout.run("b"), [prediction(6)])
+    parts = eagerly(ReadDoneIds(str(tmp_path), **options), None, runner)
+    done = [part for part in parts if not part.again]
+    assert merge_done(done) == left and len(ids_of(done)) == len(left)
+    assert {i for part in done if part.published for i in part.ids} == left.keys() & {
+        "id0",
+        "id1",
+        "id2",
+        "id3",
+    }
+
+
+def test_read_done_ids__nothing_there__is_empty(tmp_path):
+    assert eagerly(ReadDoneIds(str(tmp_path / "none"), resumes=("a",))) == []

@@ -1,0 +1,251 @@
+"""Publishing, and what a publication that breaks off leaves."""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import duckdb
+import pyarrow.dataset as ds
+import pytest
+
+from tests.eager import RUNNERS, eagerly
+from tests.results import (
+    LABELLED_WITH,
+    add_staged,
+    failure,
+    plan_publication,
+    prediction,
+    publish,
+    stage,
+)
+from transforms.errors import RunError
+from transforms.layout import Layout, read_manifest
+from transforms.publish import PublishResults
+
+RUN_1, RUN_2, RUN_3, RUN_4 = (f"20260101T00000{n}-0000000{n}" for n in range(1, 5))
+
+
+def rows_of(output: Path) -> dict[str, str]:
+    """Label or reason by id, as a plain read of the folders gives them; ids must be unique."""
+    predictions, failures = (
+        ds.dataset(output / t).to_table().to_pylist() for t in ("predictions", "failures")
+    )
+    rows = [(r["id"], r["label"]) for r in predictions] + [(r["id"], r["reason"]) for r in failures]
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
+
+
+def rows_by_manifest(output: Path) -> dict[str, str] | None:
+    """The same, of the files that the manifest lists; None where nothing was published."""
+    manifest = read_manifest(str(output))
+    if manifest is None:
+        return None
+    rows = {}
+    for table, column in (("predictions", "label"), ("failures", "reason")):
+        paths = [str(output / f["path"]) for f in manifest["files"] if f["table"] == table]
+        for row in ds.dataset(paths).to_table(["id", column]).to_pylist():
+            assert row["id"] not in rows
+            rows[row["id"]] = row[column]
+    return rows
+
+
+def first_generation(output: Path) -> dict[str, str]:
+    stage(output, RUN_1, [*map(prediction, range(20)), *map(failure, range(20, 26))])
+    publish(plan_publication(output, RUN_2))
+    return rows_of(output)
+
+
+def test_publish__first__every_row_once_and_nothing_staged_is_left(tmp_path):
+    stage(tmp_path, RUN_1, [prediction(1), failure(2), failure(3), prediction(1)], every_rows=1)
+    publication = plan_publication(tmp_path, RUN_2)
+    add_staged(tmp_path, RUN_2, [prediction(3), prediction(4)])
+    manifest = publish(publication)
+    assert (
+        rows_of(tmp_path)
+        == rows_by_manifest(tmp_path)
+        == {"id1": "b", "id2": "timeout", "id3": "a", "id4": "b"}
+    )
+    assert manifest == read_manifest(str(tmp_path)) and manifest["generation"] == 1
+    assert manifest["rows"] == {"predictions": 3, "failures": 1}
+    assert manifest["top_labels"][0] == {"class_id": 1, "label": "b", "images": 2}
+    assert (manifest["failures_by_reason"], manifest["failures_by_host"]) == ({"timeout": 1}, {"h0": 1})
+    assert list((tmp_path / "_staging").iterdir()) == []
+    count = duckdb.sql(f"SELECT count(DISTINCT id) FROM '{tmp_path}/predictions/**/*.parquet'").fetchall()
+    assert count == [(3,)]
+
+
+def test_publish__no_rows__tables_can_be_read(tmp_path):
+    publish(plan_publication(tmp_path, RUN_1))
+    assert rows_of(tmp_path) == {}
+
+
+def test_publish__again__new_rows_win_and_nothing_else_is_written_again(tmp_path):
+    first_generation(tmp_path)
+    before = {f["path"] for f in read_manifest(str(tmp_path))["files"] if f["table"] == "predictions"}
+    stage(tmp_path, RUN_3, [prediction(21), failure(30)])
+    publication = plan_publication(tmp_path, RUN_4, target_bytes=1)
+    manifest = publish(publication)
+    rows = rows_of(tmp_path)
+    assert len(rows) == 27 and (rows["id21"], rows["id30"], rows["id22"]) == ("a", "timeout", "timeout")
+    assert before < {f["path"] for f in manifest["files"]}
+    assert manifest["generation"] == 2
+
+
+def test_publish__nothing_new__is_the_same_generation_of_the_same_files(tmp_path):
+    first_generation(tmp_path)
+    before = read_manifest(str(tmp_path))
+    manifest = publish(plan_publication(tmp_path, RUN_3))
+    assert (manifest["generation"], manifest["files"]) == (1, before["files"])
+    assert manifest["run_id"] == RUN_3 and not (tmp_path / "_generations").exists()
+
+
+def test_publish__older_generations__are_kept_readable_and_dropped_by_number(tmp_path):
+    old = first_generation(tmp_path)
+    for n in range(3):
+        stage(tmp_path, f"20260102T00000{n}-00000000", [prediction(100 + n)])
+        publish(plan_publication(tmp_path, f"20260103T00000{n}-00000000", keep_generations=2))
+    layout, older = Layout(str(tmp_path)), tmp_path / "_generations"
+    assert read_manifest(str(tmp_path))["generation"] == 4
+    assert sorted(p.name for p in older.glob("*.json")) == ["000002.json", "000003.json"]
+    kept = json.loads(Path(layout.generation(2)).read_text())
+    live = {f["path"] for f in read_manifest(str(tmp_path))["files"]}
+    paths = [f["path"] if f["path"] in live else f"_generations/{f['path']}" for f in kept["files"]]
+    table = ds.dataset([str(tmp_path / p) for p in paths if "predictions" in p]).to_table(["id"])
+    assert {"id100"} | {i for i, v in old.items() if v in "abc"} == set(table["id"].to_pylist())
+    needed = {f["path"] for n in (2, 3) for f in json.loads(Path(layout.generation(n)).read_text())["files"]}
+    retired = {str(p.relative_to(older)) for p in older.rglob("*.parquet")}
+    assert retired == needed - live
+    publish(plan_publication(tmp_path, RUN_4, keep_generations=0))
+    assert not [p for p in older.rglob("*") if p.is_file()]
+
+
+def test_publish__another_run_published_meanwhile__is_refused_and_loses_nothing(tmp_path):
+    first_generation(tmp_path)
+    late = plan_publication(tmp_path, RUN_3)
+    add_staged(tmp_path, RUN_3, [prediction(50)])
+    early = plan_publication(tmp_path, RUN_4, resumes=())
+    publish(early)
+    with pytest.raises(RunError, match="Another run has published"):
+        publish(late)
+    assert "id50" not in rows_of(tmp_path)
+    publish(plan_publication(tmp_path, "20260102T000000-00000000"))
+    assert "id50" in rows_of(tmp_path)
+
+
+def test_publish__files_of_others_in_the_folder__are_left_alone(tmp_path):
+    first_generation(tmp_path)
+    mine = tmp_path / "predictions" / "mine.parquet"
+    mine.write_bytes(b"mine")
+    publish(plan_publication(tmp_path, RUN_3))
+    assert mine.read_bytes() == b"mine"
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash_at(monkeypatch, step: int) -> list[int]:
+    """Lets the process die before its `step`-th change to the disk; gives the changes so far."""
+    done = [0]
+
+    def dying(change):
+        def changed(*args, **kwargs):
+            if done[0] >= step:
+                raise Crash
+            done[0] += 1
+            return change(*args, **kwargs)
+
+        return changed
+
+    for module, name in ((os, "replace"), (os, "rename"), (os, "remove"), (shutil, "rmtree")):
+        monkeypatch.setattr(module, name, dying(getattr(module, name)))
+    return done
+
+
+def test_publish__killed_before_any_of_its_steps__readers_see_whole_tables_and_the_next_run_mends(tmp_path):
+    """Every prefix of the changes that a publication makes is a state that it may leave behind."""
+    step, crashed = 0, True
+    while crashed:
+        output = tmp_path / str(step)
+        old = first_generation(output)
+        stage(output, RUN_3, [prediction(21), prediction(3, class_id=5), failure(30), failure(31)])
+        new = {**old, "id21": "a", "id3": "f", "id30": "timeout", "id31": "timeout"}
+        publication = plan_publication(output, RUN_4)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            done = crash_at(monkeypatch, step)
+            try:
+                publish(publication)
+                crashed = False
+            except Crash:
+                pass
+        assert rows_by_manifest(output) in (old, new), step
+        publish(plan_publication(output, "20260105T000000-00000000"))
+        assert rows_of(output) == rows_by_manifest(output) == new, step
+        left = [p for p in (output / "_staging").rglob("*") if p.is_file()]
+        assert left == [], step
+        step += 1
+    assert step > 8 and done[0] == step - 1
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_commit__tried_again_by_the_runner__goes_on_where_it_broke_off(tmp_path, step):
+    old = first_generation(tmp_path)
+    stage(tmp_path, RUN_3, [prediction(21)])
+    publication = plan_publication(tmp_path, RUN_4)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        crash_at(monkeypatch, step)
+        with contextlib.suppress(Crash):
+            publish(publication)
+    manifest = publish(publication)
+    assert manifest["run_id"] == RUN_4 and rows_of(tmp_path) == {**old, "id21": "a"}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_publish_results__on_a_runner__gives_what_the_pure_functions_give(tmp_path, runner):
+    outputs = {}
+    for name in ("graph", "pure"):
+        output = tmp_path / name
+        old = first_generation(output)
+        stage(output, RUN_3, [prediction(21), *map(failure, range(30, 40))])
+        publication = plan_publication(output, RUN_4)
+        counts = {"listed": 11, "labelled": 1, "failed": 10, "other": 25}
+        if name == "graph":
+            (manifest,) = eagerly(Published(publication), list(counts.items()), runner)
+        else:
+            manifest = publish(publication, counts)
+        outputs[name] = {k: v for k, v in manifest.items() if k not in ("files", "publication")}
+        assert len(rows_of(output)) == len(old) + 10 and manifest["balanced"]
+    assert outputs["graph"] == outputs["pure"]
+
+
+class Published(PublishResults):
+    """Takes counts alone, with nothing staged by this run."""
+
+    def expand(self, counts):
+        import apache_beam as beam
+
+        staged = counts | "None" >> beam.Filter(lambda _: False)
+        return super().expand((staged, counts))
+
+
+@pytest.mark.parametrize(
+    ("counts", "balanced"),
+    [
+        ({"listed": 8, "duplicate": 1, "kept": 3, "labelled": 3, "failed": 1, "other": 19}, True),
+        ({"listed": 7, "duplicate": 1, "kept": 3, "labelled": 3, "failed": 1, "other": 19}, False),
+        ({"listed": 9, "duplicate": 1, "kept": 3, "labelled": 3, "failed": 1, "other": 19}, False),
+        ({"listed": 9, "duplicate": 1, "kept": 3, "labelled": 4, "failed": 1, "other": 19}, False),
+        ({"listed": 8, "duplicate": 1, "kept": 3, "labelled": 3, "failed": 1, "other": 18}, False),
+    ],
+)
+def test_make_manifest__a_row_lost_or_twice__does_not_balance(tmp_path, counts, balanced):
+    first_generation(tmp_path)  # 26 rows
+    assert publish(plan_publication(tmp_path, RUN_3), counts)["balanced"] is balanced
+
+
+def test_make_manifest__any__is_json_and_says_what_it_labelled_with(tmp_path):
+    first_generation(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["labelled_with"] == LABELLED_WITH and manifest["merged_runs"] == [RUN_1, RUN_2]

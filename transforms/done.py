@@ -1,0 +1,115 @@
+"""What is done: the ids that have a row already, read from what is staged and published."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
+
+from transforms.buckets import GATHERED_ROWS, bucket_of
+from transforms.elements import DIGEST, DoneIds
+from transforms.errors import Reason
+from transforms.files import open_file
+from transforms.layout import Source, published_sources, read_manifest, staged_sources
+from transforms.rows import FAILURES
+
+# Failures that nothing was fetched for: whoever mends the input means these ids too.
+_FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW.value, Reason.AMBIGUOUS_ID.value))
+
+
+def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Iterator[DoneIds]:
+    """Reads the ids of one file, and nothing else that is not asked for.
+
+    Args:
+      source: The file.
+      redo: Reasons whose published failures are to be tried again.
+      versions: Whether to read the images' versions; an image's digest stands for one it hasn't.
+
+    Yields:
+      The ids of one bucket at a time.
+    """
+    failures = source.file.table == FAILURES
+    again = _FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
+    extra = ["reason"] if failures else ["version", "sha256"] if versions else []
+    with open_file(source.file.path) as f:
+        for batch in pq.ParquetFile(f).iter_batches(GATHERED_ROWS, columns=["id", *extra]):
+            ids = batch["id"].to_pylist()
+            its_versions = None
+            its_again = [False] * len(ids)
+            if failures:
+                its_again = [reason in again for reason in batch["reason"].to_pylist()]
+            elif versions:
+                digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
+                its_versions = pc.coalesce(batch["version"], digests).to_pylist()
+            yield from _by_bucket(ids, its_versions, its_again, source.published)
+
+
+def _by_bucket(
+    ids: list[str], versions: list[str | None] | None, again: list[bool], published: bool
+) -> Iterator[DoneIds]:
+    rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for n, image_id in enumerate(ids):
+        rows[bucket_of(image_id), again[n]].append(n)
+    for (_, its_again), numbers in rows.items():
+        its_versions = tuple(versions[n] for n in numbers) if versions else ()
+        yield DoneIds(tuple(ids[n] for n in numbers), its_versions, published, its_again)
+
+
+@dataclass
+class ReadDoneIds(beam.PTransform):
+    """Reads the ids that have a row in an output folder.
+
+    Input: the pipeline. Output: `DoneIds`, each of one bucket. Metrics: `ids_done`.
+
+    Attributes:
+      output: The output folder.
+      resumes: Unfinished runs whose staged rows count.
+      published: Whether what is published counts.
+      redo: Reasons whose published failures are to be tried again.
+      versions: Whether to read the images' versions.
+    """
+
+    output: str
+    resumes: tuple[str, ...] = ()
+    published: bool = True
+    redo: frozenset[str] = frozenset()
+    versions: bool = False
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[DoneIds]:
+        """Applies the step."""
+        return (
+            pipeline
+            | "Once" >> beam.Create([None], reshuffle=False)
+            | "ListFiles" >> beam.ParDo(_ListFn(self)).with_output_types(Source)
+            | "Spread" >> beam.Reshuffle()
+            | "ReadIds" >> beam.ParDo(_ReadFn(self)).with_output_types(DoneIds)
+        )
+
+
+class _ListFn(beam.DoFn):
+    def __init__(self, step: ReadDoneIds) -> None:
+        self._output = step.output
+        self._resumes = step.resumes
+        self._published = step.published
+
+    def process(self, _: None) -> Iterator[Source]:
+        if self._published:
+            yield from published_sources(self._output, read_manifest(self._output))
+        yield from staged_sources(self._output, self._resumes)
+
+
+class _ReadFn(beam.DoFn):
+    def __init__(self, step: ReadDoneIds) -> None:
+        self._redo = step.redo
+        self._versions = step.versions
+        self._ids_done = Metrics.counter(ReadDoneIds, "ids_done")
+
+    def process(self, source: Source) -> Iterator[DoneIds]:
+        for done in read_done_ids(source, self._redo, self._versions):
+            self._ids_done.inc(len(done.ids))
+            yield done

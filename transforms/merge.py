@@ -1,0 +1,369 @@
+"""Merging: staged and published files become the files of the next generation.
+
+Rows never meet in a shuffle or in one process's memory: ids alone are looked
+at to find the rows that another row supersedes, and each new file is written
+from a few old ones, those rows left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms.buckets import hash_of
+from transforms.elements import TableFile
+from transforms.errors import RunError
+from transforms.files import FileSink, open_file
+from transforms.layout import TABLES, Source
+from transforms.rows import FAILURES, PREDICTIONS, RowFacts, parquet_options, schema_of
+
+# Ids that are compared at once, by 8 bytes each.
+IDS_PER_PART = 16_000_000
+# DuckDB, Spark and BigQuery read row groups of this size in parallel, and skip them by their statistics.
+_ROWS_PER_GROUP = 1 << 17
+_ROWS_PER_BATCH = 1 << 14
+# Hosts that a manifest may name.
+_MAX_HOSTS = 1000
+
+# The columns that a manifest counts.
+_COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host")}
+
+# A row's rank: what it beats others of its id by, and where it is. Staged beats published,
+# a prediction beats a failure; of two equals the choice is arbitrary, and always the same.
+_STAGED, _PREDICTION, _FILE_SHIFT = 1 << 62, 1 << 61, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioning:
+    """How a table's files are laid out in folders, as Hive does it: `by_COLUMN=VALUE/`.
+
+    The column itself stays in the files; with another name for the folders, readers that
+    make a column of these find no two of one name.
+
+    Attributes:
+      column: A column of the user's whose values name the folders,
+      buckets: or into how many folders rows are dealt by the hash of their id.
+      max_folders: More are refused.
+    """
+
+    column: str | None = None
+    buckets: int = 0
+    max_folders: int = 1000
+
+    def folders(self, batch: pa.RecordBatch) -> pa.Array:
+        """The folder of each row; "" where tables are not partitioned."""
+        if self.buckets:
+            width = len(str(self.buckets - 1))
+            names = [f"by_hash={hash_of(i) % self.buckets:0{width}d}/" for i in batch["id"].to_pylist()]
+            return pa.array(names, pa.string())
+        if self.column is None:
+            return pa.repeat("", len(batch))
+        values = batch[self.column].dictionary_encode()
+        prefix = f"by_{quote(self.column, safe=' ')}="
+        names = [f"{prefix}{quote(str(value), safe=' ')}/" for value in values.dictionary.to_pylist()]
+        folders = pa.array(names, pa.string()).take(values.indices)
+        return pc.fill_null(folders, f"{prefix}__HIVE_DEFAULT_PARTITION__/")
+
+
+NOT_PARTITIONED = Partitioning()
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTask:
+    """One new file, or one that stays as it is.
+
+    Attributes:
+      name: Of the new file, without its suffix; "" if the file stays.
+      files: What it is made from, all of one table.
+      dropped: For each of them the rows that are left out: little-endian `int64`, ascending.
+    """
+
+    name: str
+    files: tuple[TableFile, ...]
+    dropped: tuple[bytes, ...]
+
+
+@dataclass
+class Merged:
+    """What came out of merging.
+
+    Attributes:
+      files: The next generation's files, at their paths now.
+      paths: Of each, the path below its table's folder.
+      labels: Rows by class id and label.
+      reasons: Failures by reason.
+      hosts: Failures by host; those that failed most.
+    """
+
+    files: list[TableFile] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    labels: Counter[tuple[int, str]] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    hosts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Merged) -> None:
+        """Takes in what came out of another task."""
+        self.files += other.files
+        self.paths += other.paths
+        self.labels += other.labels
+        self.reasons += other.reasons
+        self.hosts = Counter(dict((self.hosts + other.hosts).most_common(_MAX_HOSTS)))
+
+
+def parts_of(sources: Sequence[Source]) -> int:
+    """Into how many parts the ids are dealt, so that those of one part fit into memory."""
+    return 1 + sum(source.file.rows for source in sources) // IDS_PER_PART
+
+
+def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[str, np.ndarray]:
+    """Finds the rows whose id has a better row.
+
+    Args:
+      sources: All files.
+      part: Which of the parts to look at,
+      parts: into which ids are dealt by their hash.
+
+    Returns:
+      Rows by the path of their file: `int64`, ascending.
+    """
+    hashes = [_hashes(ids) for source in sources for ids, _ in _ids_of_part(source, part, parts)]
+    seen = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.int64)
+    doubled = np.unique(seen[1:][seen[1:] == seen[:-1]])
+    if not len(doubled):
+        return {}
+    suspects = [
+        pa.record_batch({"id": list(itertools.compress(ids, met)), "rank": ranks[met]})
+        for number, source in enumerate(sources)
+        for ids, ranks in _ids_of_part(source, part, parts, _rank_of(source, number))
+        if (met := np.isin(_hashes(ids), doubled)).any()
+    ]
+    table = pa.Table.from_batches(suspects)
+    best = table.group_by("id").aggregate([("rank", "max")])["rank_max"].to_numpy()
+    beaten = np.setdiff1d(table["rank"].to_numpy(), best, assume_unique=True)
+    return _by_path(beaten, sources) if len(beaten) else {}
+
+
+def _ids_of_part(
+    source: Source, part: int, parts: int, first: int = 0
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The ids of a part, some at a time, and their row numbers counted from `first`."""
+    with open_file(source.file.path) as f:
+        for batch in pq.ParquetFile(f).iter_batches(_ROWS_PER_BATCH, columns=["id"]):
+            ids = batch["id"].to_pylist()
+            numbers = np.arange(first, first + len(ids))
+            first += len(ids)
+            if parts > 1:
+                mine = np.fromiter((hash_of(i) % parts == part for i in ids), bool, len(ids))
+                ids, numbers = list(itertools.compress(ids, mine)), numbers[mine]
+            yield ids, numbers
+
+
+def _hashes(ids: list[str]) -> np.ndarray:
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
+def _rank_of(source: Source, number: int) -> int:
+    """The rank of a file's first row."""
+    rank = number << _FILE_SHIFT
+    rank |= 0 if source.published else _STAGED
+    return rank | (_PREDICTION if source.file.table == PREDICTIONS else 0)
+
+
+def _by_path(ranks: np.ndarray, sources: Sequence[Source]) -> dict[str, np.ndarray]:
+    places = np.sort(ranks & (_PREDICTION - 1))
+    numbers, starts = np.unique(places >> _FILE_SHIFT, return_index=True)
+    rows = np.split(places & ((1 << _FILE_SHIFT) - 1), starts[1:])
+    return {sources[n].file.path: its_rows for n, its_rows in zip(numbers.tolist(), rows, strict=True)}
+
+
+def plan_merge(
+    sources: Iterable[Source],
+    superseded: Mapping[str, Sequence[np.ndarray]],
+    name: str,
+    target_bytes: int,
+    keep_published: bool = True,
+) -> list[MergeTask]:
+    """Deals files out to tasks, each of which makes one file.
+
+    A published file stays as it is if all its rows stay, and it is at least half
+    as large as it should be or nothing is new in its table.
+
+    Args:
+      sources: All files.
+      superseded: What `find_superseded` found, by path, from all parts.
+      name: What the new files' names begin with.
+      target_bytes: What a new file is to be made from.
+      keep_published: Whether published files may stay.
+    """
+    sources = sorted(sources, key=lambda source: source.file.path)
+    whole = {s.file.path for s in sources if keep_published and s.published and s.file.path not in superseded}
+    tasks: list[MergeTask] = []
+    for table in TABLES:
+        files = [source.file for source in sources if source.file.table == table]
+        settled = all(file.path in whole for file in files)
+        stay = {f.path for f in files if f.path in whole and (settled or f.size_bytes >= target_bytes // 2)}
+        tasks += [MergeTask("", (file,), (b"",)) for file in files if file.path in stay]
+        for group in _grouped([file for file in files if file.path not in stay], target_bytes):
+            dropped = tuple(_packed(superseded.get(file.path, ())) for file in group)
+            tasks.append(MergeTask(f"{name}-{len(tasks):05d}", tuple(group), dropped))
+    return tasks
+
+
+def _grouped(files: Sequence[TableFile], target_bytes: int) -> list[list[TableFile]]:
+    groups: list[list[TableFile]] = []
+    size_bytes = target_bytes
+    for file in files:
+        size_bytes += file.size_bytes
+        if not groups or size_bytes > target_bytes:
+            groups.append([])
+            size_bytes = file.size_bytes
+        groups[-1].append(file)
+    return groups
+
+
+def _packed(rows: Sequence[np.ndarray]) -> bytes:
+    return np.sort(np.concatenate(rows)).astype("<i8").tobytes() if rows else b""
+
+
+def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Partitioning) -> Merged:
+    """Carries a task out.
+
+    Args:
+      task: Which files become one.
+      facts: The new file's metadata.
+      folder: Where it goes.
+      partitioning: How rows are dealt to folders.
+
+    Raises:
+      RunError: More folders would be needed than are allowed.
+    """
+    table = task.files[0].table
+    if not task.name:
+        return _counted(task.files[0])
+    merged = Merged()
+    writers: dict[str, _Writer] = {}
+    for file, dropped in zip(task.files, task.dropped, strict=True):
+        for batch in _read_rows(file, np.frombuffer(dropped, "<i8")):
+            _count(table, batch, merged)
+            for name, rows in _by_folder(partitioning.folders(batch), batch):
+                if name not in writers:
+                    check_fan_out({*writers, name}, partitioning)
+                    path = f"{folder}/{table}/{name}{task.name}.parquet"
+                    writers[name] = _Writer(path, schema_of(table, facts))
+                writers[name].write(rows)
+    for name, writer in writers.items():
+        merged.files.append(writer.close(table))
+        merged.paths.append(f"{table}/{name}{task.name}.parquet")
+    return merged
+
+
+def _counted(file: TableFile) -> Merged:
+    """A file that stays as it is, and what is in it."""
+    merged = Merged(files=[file], paths=[""])
+    for batch in _read_rows(file, np.empty(0, "<i8"), _COUNTED_COLUMNS[file.table]):
+        _count(file.table, batch, merged)
+    return merged
+
+
+def write_empty(table: str, name: str, facts: RowFacts, folder: str) -> Merged:
+    """Writes a file without rows: a table that readers can open."""
+    writer = _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, facts))
+    return Merged(files=[writer.close(table)], paths=[f"{table}/{name}.parquet"])
+
+
+def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
+    """Refuses to scatter a table.
+
+    Raises:
+      RunError: There are more folders than allowed.
+    """
+    if len(folders) > partitioning.max_folders:
+        raise RunError(
+            f"partition_by={partitioning.column} would make more than max_partitions="
+            f"{partitioning.max_folders:,} folders. Run the same command with --partition_by=hash:64, with "
+            "a column of fewer values, or with a larger --max_partitions; what was labelled is kept."
+        )
+
+
+def _read_rows(
+    file: TableFile, dropped: np.ndarray, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    with open_file(file.path) as f:
+        start = 0
+        for batch in pq.ParquetFile(f).iter_batches(_ROWS_PER_BATCH, columns=columns):
+            end = start + len(batch)
+            here = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
+            keep = np.ones(len(batch), bool)
+            keep[here - start] = False
+            start = end
+            yield batch if keep.all() else batch.filter(pa.array(keep))
+
+
+def _by_folder(folders: pa.Array, batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+    names = pc.unique(folders)
+    for name in names:
+        yield name.as_py(), batch if len(names) == 1 else batch.filter(pc.equal(folders, name))
+
+
+def _count(table: str, batch: pa.RecordBatch, merged: Merged) -> None:
+    if table == FAILURES:
+        merged.reasons.update(_value_counts(batch["reason"]))
+        merged.hosts.update(_value_counts(batch["host"]))
+    elif len(batch):
+        class_ids = pc.struct_field(pc.list_element(batch["labels"], 0), "class_id")
+        best = pa.table({"class_id": class_ids, "label": batch["label"]})
+        counts = best.group_by(best.column_names).aggregate([([], "count_all")])
+        for class_id, label, rows in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            merged.labels[class_id, label] += rows
+
+
+def _value_counts(values: pa.Array) -> dict[str, int]:
+    return {pair["values"]: pair["counts"] for pair in values.value_counts().to_pylist()}
+
+
+class _Writer:
+    """Writes rows to a file, in row groups of one size; it is opened when the first of these is full."""
+
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._waiting = self._rows = 0
+        self._sink: FileSink | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Takes rows in."""
+        self._batches.append(batch.replace_schema_metadata(self._schema.metadata))
+        self._waiting += len(batch)
+        if self._waiting >= _ROWS_PER_GROUP:
+            self._write_group()
+
+    def _open(self) -> FileSink:
+        if self._sink is None:
+            self._sink = FileSink(self._path)
+            self._writer = pq.ParquetWriter(self._sink, self._schema, **parquet_options(self._schema))
+        return self._sink
+
+    def _write_group(self) -> None:
+        self._open()
+        table = pa.Table.from_batches(self._batches, self._schema)
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
+        self._rows += len(table)
+        self._batches, self._waiting = [], 0
+
+    def close(self, table: str) -> TableFile:
+        """Completes the file."""
+        sink = self._open()
+        if self._waiting:
+            self._write_group()
+        self._writer.close()
+        sink.close()
+        return TableFile(table, sink.path, self._rows, sink.size_bytes, sink.sha256)
