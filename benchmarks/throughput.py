@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.corpus import make_corpus
 
@@ -45,19 +46,29 @@ def two_processes(corpus: Path) -> list[str]:
     return pipeline(corpus, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
-def seconds(command: Sequence[str]) -> float:
-    """Runs a command; gives its wall time."""
-    start = time.perf_counter()
+class Cost(NamedTuple):
+    """What a command took: seconds of wall time, and of the processor in all its processes."""
+
+    wall_sec: float
+    cpu_sec: float
+
+
+def cost_of(command: Sequence[str]) -> Cost:
+    """Runs a command."""
+    start, before = time.perf_counter(), os.times()
     done = subprocess.run(command, capture_output=True, text=True)
+    after = os.times()
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return time.perf_counter() - start
+    cpu_sec = after.children_user + after.children_system - before.children_user - before.children_system
+    return Cost(time.perf_counter() - start, cpu_sec)
 
 
-def marginal_rate(command: Command, few: Path, many: Path) -> float:
-    """Images per second beyond start-up."""
+def marginal_rate(command: Command, few: Path, many: Path) -> tuple[float, float]:
+    """Images per second beyond start-up, of wall time and of processor time."""
     images = len(list(many.iterdir())) - len(list(few.iterdir()))
-    return images / (seconds(command(many)) - seconds(command(few)))
+    more, less = cost_of(command(many)), cost_of(command(few))
+    return images / (more.wall_sec - less.wall_sec), images / (more.cpu_sec - less.cpu_sec)
 
 
 def measure(size: str, images: tuple[int, int], rounds: int, contenders: dict[str, Command]) -> None:
@@ -65,22 +76,21 @@ def measure(size: str, images: tuple[int, int], rounds: int, contenders: dict[st
     width_px, height_px = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         few, many = (make_corpus(Path(folder) / str(n) / "images", n, width_px, height_px) for n in images)
-        rates: dict[str, list[float]] = {name: [] for name in contenders}
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for n in range(rounds):
             for name, command in contenders.items():
                 rates[name].append(marginal_rate(command, few, many))
-            print(
-                f"{size} round {n + 1}: " + ", ".join(f"{k} {v[-1]:.1f}/s" for k, v in rates.items()),
-                flush=True,
-            )
+            now = ", ".join(f"{k} {v[-1][0]:.1f}/s ({v[-1][1]:.1f} a CPU second)" for k, v in rates.items())
+            print(f"{size} round {n + 1}: {now}", flush=True)
     base, *others = contenders
     for name in others:
-        ratios = [a / b for a, b in zip(rates[name], rates[base], strict=True)]
-        print(
-            f"{size} {name} / {base}: median {statistics.median(ratios):.3f}"
-            f" (min {min(ratios):.3f}, max {max(ratios):.3f}, {rounds} rounds)",
-            flush=True,
-        )
+        for n, clock in enumerate(("wall", "CPU")):
+            ratios = [a[n] / b[n] for a, b in zip(rates[name], rates[base], strict=True)]
+            print(
+                f"{size} {name} / {base}, {clock}: median {statistics.median(ratios):.3f}"
+                f" (min {min(ratios):.3f}, max {max(ratios):.3f}, {rounds} rounds)",
+                flush=True,
+            )
 
 
 def main() -> None:

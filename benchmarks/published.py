@@ -1,0 +1,78 @@
+"""A corpus of many ids of which some are published already, made without labelling them.
+
+python -m benchmarks.published FOLDER IDS DONE
+
+All ids stand for one tiny image. FOLDER gets `all`, `done` and `missing`, each as a `.csv`
+of keys and URIs and a `.txt` of keys, a `model` that does next to nothing, and `published`,
+an output folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.corpus import make_corpus
+from pipeline.config import load_config
+from pipeline.plan import Plan, planned
+from pipeline.runners import pipeline_options
+from tests.tiny_model import save_tiny_model
+from transforms.count import LABELLED, LISTED
+from transforms.elements import ImageRef, Label, Prediction, id_of_uri
+from transforms.layout import Layout
+from transforms.merge import merge_files, plan_merge
+from transforms.publish import commit, list_sources
+from transforms.rows import PREDICTIONS, prediction_row, predictions_schema, to_record_batch
+from transforms.stage import write_staged
+
+
+def prepare(folder: Path, ids: int, done: int) -> None:
+    """Makes it all."""
+    (image,) = make_corpus(folder / "images", 1, 16, 16).iterdir()
+    model = save_tiny_model(folder / "model", size_px=16)
+    keys = [id_of_uri(str(n)) for n in range(ids)]
+    for name, some in (("all", keys), ("done", keys[:done]), ("missing", keys[done:])):
+        (folder / f"{name}.txt").write_text("".join(f"{key}\n" for key in some))
+        (folder / f"{name}.csv").write_text("key,uri\n" + "".join(f"{key},{image}\n" for key in some))
+    paths = {"input": folder / "done.csv", "output": folder / "published", "model": model}
+    flags = {"id_column": "key", **{name: str(path) for name, path in paths.items()}}
+    with planned(load_config(None, flags), pipeline_options(())) as plan:
+        stage(plan, keys[:done], str(image))
+        publish(plan, done)
+
+
+def stage(plan: Plan, ids: Sequence[str], uri: str) -> None:
+    """Stages a row for each id."""
+    staging = plan.staging
+    for start in range(0, len(ids), staging.every_rows):
+        predictions = make_up(ids[start : start + staging.every_rows], uri, plan.model.labels)
+        rows = [prediction_row(prediction, staging.facts) for prediction in predictions]
+        write_staged(PREDICTIONS, to_record_batch(rows, predictions_schema(staging.facts)), staging.folder)
+
+
+def make_up(ids: Sequence[str], uri: str, labels: Sequence[str]) -> Iterator[Prediction]:
+    """Predictions that compress no better than real ones: digests and scores differ."""
+    for image_id in ids:
+        scores = sorted((random.random() for _ in labels), reverse=True)
+        best = tuple(
+            Label(n, label, score) for n, (label, score) in enumerate(zip(labels, scores, strict=True))
+        )
+        digest = hashlib.sha256(image_id.encode()).hexdigest()
+        yield Prediction(ImageRef(image_id, uri), best, 16, 16, "JPEG", 600, digest, None)
+
+
+def publish(plan: Plan, rows: int) -> None:
+    """Publishes what is staged, as a run does."""
+    publication = plan.publication
+    listing = list_sources(publication)
+    tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)
+    folder = Layout(plan.output).merged(publication.run_id)
+    merged = [merge_files(task, publication.facts, folder, publication.partitioning) for task in tasks]
+    commit(publication, listing.name, merged, {LISTED: rows, LABELLED: rows})
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]), *map(int, sys.argv[2:]))
