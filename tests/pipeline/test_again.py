@@ -130,7 +130,7 @@ def test_partition_by__column_and_hash__rows_are_the_same_and_verify(tmp_path, t
         manifest = run_pipeline(**options, partition_by=by)
         assert_sound(tmp_path / "out")
         found = {f["path"].split("/")[1] for f in manifest["files"] if f["table"] == "predictions"}
-        assert len(found) == folders and all("=" in name for name in found)
+        assert 1 < len(found) <= folders and all("=" in name for name in found)
         assert read_tables(tmp_path / "out") == expected
         assert verify(str(tmp_path / "out")) == [] and manifest["rows"] == plain["rows"]
     run_pipeline(**options, partition_by="kind")
