@@ -191,6 +191,9 @@ class PredictConfig:
     batch_size: int | None = _option(
         None, "images in a batch; computed from the device by default", int, (1, 4096)
     )
+    require_accelerator: bool = _option(
+        False, "a worker without a GPU ends the run, where it would be slow otherwise", bool
+    )
     dedupe: str = _option(
         "id",
         "content: images of the same bytes share one inference, within a worker process",

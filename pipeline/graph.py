@@ -26,7 +26,12 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
     encoded = images.ok | "FetchImages" >> FetchImages(plan.limits)
     decoded = encoded.ok | "DecodeImages" >> DecodeImages(plan.model.resize, max_pixels, plan.threads)
     predictions = decoded.ok | "PredictLabels" >> PredictLabels(
-        plan.model, predict.top_k, predict.batch_size, plan.threads, reuse=predict.dedupe == "content"
+        plan.model,
+        predict.top_k,
+        predict.batch_size,
+        plan.threads,
+        reuse=predict.dedupe == "content",
+        require_gpu=predict.require_accelerator,
     )
 
     results = (

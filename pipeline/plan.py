@@ -22,7 +22,7 @@ from transforms.done import ReadDoneIds
 from transforms.errors import Reason, UserError
 from transforms.layout import Layout, read_manifest
 from transforms.merge import Partitioning
-from transforms.models.runtime import configure_tensorflow, load_tensorflow
+from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
 from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
 from transforms.overlap import available_cores
 from transforms.publish import Publication
@@ -112,6 +112,8 @@ def planned(
 def _resolve_model(config: RunConfig, cores: int | None) -> ModelSpec:
     if cores:
         configure_tensorflow(cores, cores)
+        if config.predict.require_accelerator and not has_gpu():
+            raise UserError(f"{NO_GPU}, and --require_accelerator asks for one.")
     load_tensorflow()
     return resolve_spec(ModelOptions(**_shallow(config.model)))
 

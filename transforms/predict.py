@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -13,11 +14,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
-from transforms.errors import ImageError
+from transforms.errors import ImageError, RunError
 from transforms.models.batching import Batcher
 from transforms.models.classifier import Classifier, TopK
 from transforms.models.reuse import Recent
-from transforms.models.runtime import configure_tensorflow, has_gpu
+from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu
 from transforms.models.spec import ModelSpec
 from transforms.overlap import (
     Outputs,
@@ -100,6 +101,7 @@ class PredictLabels(beam.PTransform):
       batch_size: Images in a full batch; by default computed from the device.
       threads: Cores a process may use; by default all.
       reuse: Whether images of the same bytes share one inference.
+      require_gpu: Whether a process without a GPU is an error.
     """
 
     model: ModelSpec
@@ -107,6 +109,7 @@ class PredictLabels(beam.PTransform):
     batch_size: int | None = None
     threads: int | None = None
     reuse: bool = False
+    require_gpu: bool = False
 
     def expand(self, images: beam.PCollection[DecodedImage]) -> Outputs:
         """Applies the step."""
@@ -119,6 +122,10 @@ class _Labeler:
     def __init__(self, step: _PredictLabelsFn) -> None:
         threads = step.threads or available_cores()
         on_gpu = has_gpu()
+        if step.require_gpu and not on_gpu:
+            raise RunError(
+                f"{NO_GPU} on the worker {platform.node()!r}, and --require_accelerator asks for one."
+            )
         callers = 1 if on_gpu else threads
         configure_tensorflow(callers, threads)
         batch_size = choose_batch_size(step.batch_size, step.model.resize.size_px, on_gpu)
@@ -158,6 +165,7 @@ class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
         self.batch_size = step.batch_size
         self.threads = step.threads
         self.reuse = step.reuse
+        self.require_gpu = step.require_gpu
         self._shared = Shared()
         self._predict_usec = Metrics.distribution(PredictLabels, "predict_usec")
         self._images_out = Metrics.counter(PredictLabels, "images_out")

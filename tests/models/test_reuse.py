@@ -8,6 +8,7 @@ import pytest
 from tests.eager import RUNNERS, eagerly
 from tests.tiny_model import save_tiny_model
 from transforms.elements import DecodedImage, ImageRef
+from transforms.errors import RunError
 from transforms.models.classifier import Classifier
 from transforms.models.reuse import Recent
 from transforms.models.spec import ModelOptions, resolve_spec
@@ -135,6 +136,12 @@ def test_predict_labels__reuse__infers_the_same_bytes_once_and_gives_each_its_ro
         ("4", "h4", "model_error"),
     ]
     assert sorted(inferred) == [0, 200, 255]
+
+
+def test_predict_labels__gpu_required_and_there_is_none__ends_the_run(tiny):
+    fn = _PredictLabelsFn(PredictLabels(tiny, 1, require_gpu=True))
+    with pytest.raises(RunError, match=r"TensorFlow sees no GPU .* on the worker .*--require_accelerator"):
+        fn.setup()
 
 
 def test_predict_labels__no_reuse__infers_each(tiny, inferred):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 _LOG = logging.getLogger(__name__)
 
+NO_GPU = "TensorFlow sees no GPU (check the driver, TensorFlow's CUDA libraries and CUDA_VISIBLE_DEVICES)"
+
 # What TensorFlow's users set to see no notices; it speaks before it has read it.
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
