@@ -50,7 +50,16 @@ class OutputState:
 
 
 def folder_of(output: str) -> str:
-    """An output folder's name without a slash at its end."""
+    """An output folder's name without a slash at its end.
+
+    Raises:
+      UserError: It is neither local nor in a bucket of Google's.
+    """
+    scheme = FileSystems.get_scheme(output)
+    if scheme not in (None, "gs"):
+        raise UserError(
+            f"output={output!r} is not allowed: a local folder or gs://; {scheme}:// is not written."
+        )
     return output.rstrip("/") or "/"
 
 

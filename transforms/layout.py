@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.elements import TableFile
@@ -97,13 +98,17 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     """The manifest of an output folder; None if nothing was published there.
 
     Raises:
-      UserError: There is one, and it is not ours.
+      UserError: There is one, and it is not ours; or the folder can't be read.
     """
     path = Layout(output).manifest
-    if not FileSystems.exists(path):
-        return None
     try:
-        manifest = json.loads(read_file(path))
+        if not FileSystems.exists(path):
+            return None
+        data = read_file(path)
+    except (BeamIOError, OSError, ValueError) as e:
+        raise UserError(f"{path!r} cannot be read: {e}. Check the folder's name and your credentials.") from e
+    try:
+        manifest = json.loads(data)
         _ = manifest["format"], manifest["run_id"], manifest["generation"], manifest["files"]
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{path} is no manifest of labelbeam's: {e!r}. Give another --output.") from e
