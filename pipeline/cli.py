@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from pipeline import GO_ON, __version__
-from pipeline.config import ModelConfig, load_config, options
+from pipeline.config import Kind, ModelConfig, load_config, options
 from transforms.errors import RunError, UserError
 
 OK, NOT_OK, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -114,8 +114,10 @@ def _add_options(parser: argparse.ArgumentParser, known: Mapping[str, dataclasse
     parser.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
     for name, f in known.items():
         default = f" (default: {f.default})" if f.default not in ("", None, (), False) else ""
-        text = f"{f.metadata['help']}{default}".replace("%", "%%")
-        switch: dict[str, Any] = {"nargs": "?", "const": True} if f.metadata["kind"].type is bool else {}
+        kind: Kind = f.metadata["kind"]
+        allowed = f"; {kind.allowed}" if kind.choices or kind.type is not str else ""
+        text = f"{f.metadata['help']}{allowed}{default}".replace("%", "%%")
+        switch: dict[str, Any] = {"nargs": "?", "const": True} if kind.type is bool else {}
         metavar = "true" if switch else "VALUE"
         parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, metavar=metavar, **switch)
 
@@ -183,11 +185,19 @@ def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from pipeline.rerun import published_manifest
     from pipeline.verify import verify
 
     _refuse(rest, "verify")
     findings = verify(args.folder, args.input)
-    print("\n".join(findings) or f"{args.folder}: all is as its manifest says.")
+    if not findings:
+        manifest = published_manifest(args.folder.rstrip("/"))
+        rows, files = sum(manifest["rows"].values()), len(manifest["files"])
+        print(f"{args.folder}: all is as its manifest says, {rows:,} rows in {files:,} files.")
+        if args.input:
+            print(f"Each image of {args.input} has a row.")
+    for finding in findings:
+        print(finding)
     return NOT_OK if findings else OK
 
 

@@ -214,8 +214,8 @@ class WriteConfig:
         "changed: label images again whose version is another than in the table",
         choices=("none", "changed"),
     )
-    stage_rows: int = _option(10_000, "finished rows are kept safe this often,", int, (1, 1_000_000))
-    stage_sec: float = _option(30.0, "or this often, in seconds", float, (0, 3600))
+    stage_rows: int = _option(10_000, "rows are staged when there are this many", int, (1, 1_000_000))
+    stage_sec: float = _option(30.0, "rows are staged when they are this old, in seconds", float, (0, 3600))
     target_file_mb: float = _option(256.0, "size of the published files", float, (0.01, 4096))
     keep_generations: int = _option(1, "older generations of the tables to keep", int, (0, 1000))
     partition_by: str | None = _option(

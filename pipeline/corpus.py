@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+from google.api_core.exceptions import GoogleAPIError
 from pyarrow import csv as pa_csv
 
 from pipeline.config import ReadConfig
 from transforms.errors import UserError
-from transforms.files import escape_glob
+from transforms.files import escape_glob, is_local
 from transforms.read import IMAGE_SUFFIXES, Corpus
 from transforms.rows import RESERVED_COLUMNS
 
@@ -60,15 +61,17 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
         )
     try:
         return _find_corpus(config, known_types or {})
-    except (BeamIOError, OSError, ValueError) as e:
+    except (BeamIOError, OSError, ValueError, GoogleAPIError) as e:
         raise UserError(f"input={config.input!r} cannot be read: {e}.") from e
 
 
 def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
-    is_glob = any(c in config.input for c in "*?[") and not os.path.exists(config.input)
-    if not is_glob and _is_folder(config.input):
-        return _folder_corpus(config)
-    pattern = config.input if is_glob else escape_glob(config.input)
+    # Absolute, so that an image has one URI and one id wherever a run is started.
+    path = os.path.abspath(config.input) if is_local(config.input) else config.input
+    is_glob = any(c in path for c in "*?[") and not os.path.exists(path)
+    if not is_glob and _is_folder(path):
+        return _folder_corpus(path)
+    pattern = path if is_glob else escape_glob(path)
     kind = _kind_of(config, is_glob)
     (match,) = FileSystems.match([pattern], limits=None if kind == "csv" else [1])
     if not match.metadata_list:
@@ -81,13 +84,13 @@ def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> 
     return Corpus(pattern, kind)
 
 
-def _folder_corpus(config: ReadConfig) -> Corpus:
-    pattern = f"{escape_glob(config.input.rstrip('/'))}/**"
+def _folder_corpus(path: str) -> Corpus:
+    pattern = f"{escape_glob(path.rstrip('/'))}/**"
     (match,) = FileSystems.match([pattern], limits=[_FILES_LOOKED_AT])
     files = match.metadata_list
     if len(files) < _FILES_LOOKED_AT and not any(f.path.lower().endswith(IMAGE_SUFFIXES) for f in files):
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise UserError(f"input={config.input!r} holds no images: no file ends in {suffixes}.")
+        raise UserError(f"input={path!r} holds no images: no file ends in {suffixes}.")
     return Corpus(pattern, "images", suffixes=IMAGE_SUFFIXES)
 
 
@@ -163,6 +166,7 @@ def _infer_types(sample: bytes, header: tuple[str, ...], path: str) -> dict[str,
             io.BytesIO(whole_lines),
             pa_csv.ReadOptions(column_names=header, skip_rows=1),
             pa_csv.ParseOptions(invalid_row_handler=lambda row: "skip"),
+            pa_csv.ConvertOptions(null_values=[""]),  # "NA" makes a column one of text
         )
     except pa.ArrowInvalid as e:
         raise UserError(f"{path} is not CSV: {e}.") from e

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+from google.api_core.exceptions import GoogleAPIError
 
 from pipeline.config import WriteConfig
 from pipeline.manifest import new_run_id
@@ -72,7 +73,7 @@ def open_output(config: WriteConfig, run_id: str, labelled_with: Mapping[str, An
     output = folder_of(config.output)
     try:
         return _open(output, config, run_id, labelled_with)
-    except (BeamIOError, OSError, ValueError) as e:
+    except (BeamIOError, OSError, ValueError, GoogleAPIError) as e:
         raise UserError(f"output={output!r} cannot be written: {e}.") from e
 
 

@@ -122,7 +122,9 @@ def _check_counts(sources: list[Source], manifest: dict[str, Any]) -> Iterator[s
                 reasons.update(pq.ParquetFile(f).read(["reason"])["reason"].to_pylist())
     if reasons != manifest["failures_by_reason"]:
         yield f"failures: by reason {dict(reasons)}, the manifest says {manifest['failures_by_reason']}"
-    if not manifest["balanced"]:
+    counts, rows = manifest["counts"], sum(manifest["rows"].values())
+    done = counts["kept"] + counts["labelled"] + counts["failed"]
+    if (counts["listed"], rows) != (counts["duplicate"] + done, done + counts["other"]):
         yield f"the run {manifest['run_id']} did not balance: {manifest['counts']}"
 
 

@@ -32,10 +32,8 @@ def supervised() -> Iterator[None]:
       KeyboardInterrupt: A signal came.
     """
     watch = _Watch()
-    beam_log = logging.getLogger("apache_beam")
-    level = beam_log.level
     if not _LOG.isEnabledFor(logging.INFO):
-        beam_log.setLevel(logging.CRITICAL)  # what it logs of a broken-off run, it raises too
+        logging.disable(logging.CRITICAL)  # what Beam and its workers log of a broken-off run, they raise too
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, watch.interrupt) for number in signals]
     hook, threading.excepthook = threading.excepthook, watch.thread_failed
@@ -53,7 +51,6 @@ def supervised() -> Iterator[None]:
         raise
     finally:
         threading.excepthook = hook
-        beam_log.setLevel(level)
         logging.disable(logging.NOTSET)
         for number, handler in zip(signals, handlers, strict=True):
             signal.signal(number, handler)
@@ -80,10 +77,8 @@ class _Watch:
         _LOG.info("a thread of the runner failed: %r", args.exc_value)
 
     def end_workers(self) -> None:
-        """Kills what is left of the worker processes; what they still say is no news."""
+        """Kills what is left of the worker processes."""
         self._ending = True
-        if not _LOG.isEnabledFor(logging.INFO):
-            logging.disable(logging.CRITICAL)
         for process in psutil.Process().children(recursive=True):
             try:
                 if _WORKER_MODULE in " ".join(process.cmdline()):

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
 from transforms.buckets import GATHERED_ROWS, bucket_of
 from transforms.elements import DIGEST, DoneIds
 from transforms.errors import Reason
-from transforms.files import open_file
+from transforms.files import open_parquet
 from transforms.layout import Source, published_sources, read_manifest, staged_sources
 from transforms.rows import FAILURES
 
@@ -36,8 +35,8 @@ def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Itera
     failures = source.file.table == FAILURES
     again = _FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
     extra = ["reason"] if failures else ["version", "sha256"] if versions else []
-    with open_file(source.file.path) as f:
-        for batch in pq.ParquetFile(f).iter_batches(GATHERED_ROWS, columns=["id", *extra]):
+    with open_parquet(source.file.path) as parquet:
+        for batch in parquet.iter_batches(GATHERED_ROWS, columns=["id", *extra]):
             ids = batch["id"].to_pylist()
             its_versions = None
             its_again = [False] * len(ids)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
+
+from transforms.errors import RunError
 
 
 def is_local(path: str) -> bool:
@@ -50,6 +55,24 @@ def read_file(path: str) -> bytes:
     """Reads a whole file."""
     with open_file(path) as f:
         return f.read()
+
+
+@contextmanager
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Opens a Parquet file.
+
+    Raises:
+      RunError: It is damaged.
+    """
+    with open_file(path) as f:
+        try:
+            parquet = pq.ParquetFile(f)
+        except pa.ArrowInvalid as e:
+            raise RunError(
+                f"{path} is damaged: {e}. Put a whole copy in its place (labelbeam verify tells which files "
+                "are whole), or label into another --output."
+            ) from e
+        yield parquet
 
 
 def list_files(folder: str) -> list[FileMetadata]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+from google.api_core.exceptions import GoogleAPIError
 
 from transforms.elements import TableFile
 from transforms.errors import RunError, UserError
@@ -105,7 +106,7 @@ def read_manifest(output: str) -> dict[str, Any] | None:
         if not FileSystems.exists(path):
             return None
         data = read_file(path)
-    except (BeamIOError, OSError, ValueError) as e:
+    except (BeamIOError, OSError, ValueError, GoogleAPIError) as e:
         raise UserError(f"{path!r} cannot be read: {e}. Check the folder's name and your credentials.") from e
     try:
         manifest = json.loads(data)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from transforms.buckets import hash_of
 from transforms.elements import TableFile
 from transforms.errors import RunError
-from transforms.files import FileSink, open_file
+from transforms.files import FileSink, open_parquet
 from transforms.layout import TABLES, Source
 from transforms.rows import FAILURES, PREDICTIONS, RowFacts, parquet_options, schema_of
 
@@ -155,8 +155,8 @@ def _ids_of_part(
     source: Source, part: int, parts: int, first: int = 0
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """The ids of a part, some at a time, and their row numbers counted from `first`."""
-    with open_file(source.file.path) as f:
-        for batch in pq.ParquetFile(f).iter_batches(_ROWS_PER_BATCH, columns=["id"]):
+    with open_parquet(source.file.path) as parquet:
+        for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=["id"]):
             ids = batch["id"].to_pylist()
             numbers = np.arange(first, first + len(ids))
             first += len(ids)
@@ -296,9 +296,9 @@ def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
 def _read_rows(
     file: TableFile, dropped: np.ndarray, columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    with open_file(file.path) as f:
+    with open_parquet(file.path) as parquet:
         start = 0
-        for batch in pq.ParquetFile(f).iter_batches(_ROWS_PER_BATCH, columns=columns):
+        for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=columns):
             end = start + len(batch)
             here = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
             keep = np.ones(len(batch), bool)

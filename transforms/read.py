@@ -83,6 +83,7 @@ def parse_row(line: str, corpus: Corpus) -> ImageRef:
 def _value(text: str, column: str, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind):
         return text
+    text = text.strip()
     if text == "":
         return None
     try:
@@ -90,8 +91,8 @@ def _value(text: str, column: str, kind: pa.DataType) -> Any:
     except (pa.ArrowInvalid, ValueError, OverflowError) as e:
         raise ImageError(
             Reason.BAD_ROW,
-            f"{column}={text!r} is no {kind}, which the first rows are; declare the column with "
-            f"--column_types {column}=string",
+            f"{column}={text!r} is no {kind}, which the column is. Mend the line and run again, or label "
+            f"into another output with --column_types {column}=string",
         ) from e
 
 
@@ -128,8 +129,9 @@ def parse_line(line: bytes, corpus: Corpus) -> Iterator[ImageRef | Failure]:
 
 
 def name_file(path: str, corpus: Corpus) -> Iterator[ImageRef | Failure]:
-    """Makes a row of an image file; none if its name does not end as it should."""
-    if path.lower().endswith(corpus.suffixes or ("",)):
+    """Makes a row of an image file; none if its name does not end as it should, or is hidden in a folder."""
+    hidden = bool(corpus.suffixes) and path.rpartition("/")[2].startswith(".")
+    if not hidden and path.lower().endswith(corpus.suffixes or ("",)):
         yield from parse_line(path.encode("utf-8", "surrogateescape"), corpus)
 
 

@@ -195,3 +195,15 @@ def test_kept__who_brought_it_was_killed__the_next_one_does(cache, archive):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert resolve_model(str(archive)).is_dir()
+
+
+def test_resolve__cache_cannot_be_written__says_so(archive, monkeypatch):
+    monkeypatch.setenv("LABELBEAM_CACHE_DIR", "/proc/none")
+    for handle in (str(archive), "embedded:efficientnet-lite0"):
+        with pytest.raises(UserError, match="cannot be kept in /proc/none.*LABELBEAM_CACHE_DIR"):
+            resolve_model(handle)
+
+
+def test_resolve__almost_a_preset__is_asked_for():
+    with pytest.raises(UserError, match="did you mean 'efficientnet-lite0'"):
+        resolve_model("efficientnet-lit0")

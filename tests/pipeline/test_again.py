@@ -375,3 +375,17 @@ def test_run__same_graph_twice__publishes_both_times(tmp_path, tiny):
             pipeline.run().wait_until_finish()
             assert_sound(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"]["predictions"] == 4
+
+
+def test_run__published_file_is_damaged__says_which_and_what_to_do(published, tmp_path, tiny):
+    path = file_of(published, "predictions")
+    path.write_bytes(path.read_bytes()[:100])
+    options = {"input": tmp_path / "list.txt", "output": published, "model": tiny}
+    with pytest.raises(RunError, match=rf"{path} is damaged: .*labelbeam verify"):
+        run_pipeline(**options)
+
+
+def test_verify__counts_edited__is_found(published):
+    alter(published, lambda manifest: manifest["counts"].update(labelled=157))
+    (found,) = verify(str(published))
+    assert "did not balance" in found

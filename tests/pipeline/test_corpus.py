@@ -4,7 +4,7 @@ import pytest
 from pipeline.config import ReadConfig
 from pipeline.corpus import find_corpus, output_columns
 from transforms.errors import UserError
-from transforms.read import IMAGE_SUFFIXES
+from transforms.read import IMAGE_SUFFIXES, list_rows
 
 
 @pytest.fixture
@@ -91,3 +91,30 @@ def test_find_corpus__columns_of_what_is_no_csv__are_refused(tmp_path):
     (tmp_path / "list.txt").touch()
     with pytest.raises(UserError, match="id_column: input=.* is no CSV"):
         find_corpus(ReadConfig(input=f"{tmp_path}/list.txt", id_column="key"))
+
+
+def test_find_corpus__relative_glob_and_folder__are_named_by_absolute_paths(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert find_corpus(ReadConfig(input="part-*.txt")).pattern == f"{folder}/part-*.txt"
+    assert find_corpus(ReadConfig(input="photos")).pattern == f"{folder}/photos/**"
+
+
+def test_find_corpus__folder_with_brackets__is_taken_literally(tmp_path):
+    (tmp_path / "Trip [2024]").mkdir()
+    (tmp_path / "Trip [2024]" / "a.jpg").touch()
+    corpus = find_corpus(ReadConfig(input=str(tmp_path / "Trip [2024]")))
+    assert [row.uri for row in list_rows(corpus)] == [f"{tmp_path}/Trip [2024]/a.jpg"]
+
+
+def test_find_corpus__csv_with_words_for_nothing__is_a_column_of_text(tmp_path):
+    (tmp_path / "list.csv").write_text("uri,price,stock\na.jpg,NA, 7\nb.jpg,1,8\n")
+    corpus = find_corpus(ReadConfig(input=f"{tmp_path}/list.csv"))
+    assert dict(corpus.columns) == {"price": pa.string(), "stock": pa.int64()}
+    assert [row.columns for row in list_rows(corpus)] == [("NA", 7), ("1", 8)]
+
+
+def test_list_rows__hidden_files_of_a_folder__are_left_out(tmp_path):
+    for name in (".hidden.jpg", "._a.jpg", "a.jpg"):
+        (tmp_path / name).touch()
+    corpus = find_corpus(ReadConfig(input=str(tmp_path)))
+    assert [row.uri for row in list_rows(corpus)] == [f"{tmp_path}/a.jpg"]

@@ -7,6 +7,7 @@ system frees with its process keeps others from bringing it too.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import functools
 import hashlib
@@ -29,6 +30,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from transforms.errors import UserError
 from transforms.models.contract import KERAS_SUFFIX
 from transforms.models.efficientnet_lite import LITE0_DIGEST, ensure_lite0_saved_model, lite0_folder
+from transforms.models.presets import PRESETS
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,6 +63,15 @@ def resolve_model(handle: str) -> Path:
     Raises:
       UserError: There is no such model, it cannot be had, or it is not whole.
     """
+    try:
+        return _resolve(handle)
+    except OSError as e:
+        raise UserError(
+            f"model={handle!r} cannot be kept in {cache_folder()}: {e}. Set LABELBEAM_CACHE_DIR."
+        ) from e
+
+
+def _resolve(handle: str) -> Path:
     scheme = urlsplit(handle).scheme
     if handle == EMBEDDED:
         return ensure_lite0_saved_model(cache_folder())
@@ -114,7 +125,8 @@ def check_whole(path: Path, handle: str) -> None:
     if not (path / "saved_model.pb").is_file():
         raise UserError(
             f"model={handle!r} is no SavedModel: there is no {path / 'saved_model.pb'}. Give a SavedModel "
-            "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name."
+            "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name"
+            f"{_close_presets(handle)}."
         )
     variables = path / "variables"
     shards = sorted(variables.glob("variables.data-*-of-*"))
@@ -126,6 +138,11 @@ def check_whole(path: Path, handle: str) -> None:
             raise UserError(
                 f"model={handle!r} is not whole: {missing} missing in {variables}. Copy or download it again."
             )
+
+
+def _close_presets(handle: str) -> str:
+    close = difflib.get_close_matches(handle, PRESETS, 1)
+    return f": did you mean {close[0]!r}?" if close else ""
 
 
 def _kept(handle: str, version: str, bring: Bring) -> Path:
