@@ -185,13 +185,14 @@ def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.rerun import published_manifest
+    from pipeline.manifest import published_manifest
+    from pipeline.output import folder_of
     from pipeline.verify import verify
 
     _refuse(rest, "verify")
     findings = verify(args.folder, args.input)
     if not findings:
-        manifest = published_manifest(args.folder.rstrip("/"))
+        manifest = published_manifest(folder_of(args.folder))
         rows, files = sum(manifest["rows"].values()), len(manifest["files"])
         print(f"{args.folder}: all is as its manifest says, {rows:,} rows in {files:,} files.")
         if args.input:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, make_config
 from pipeline.corpus import COLUMN_TYPES
+from transforms.errors import UserError
+from transforms.layout import Layout, read_manifest
 from transforms.models.spec import ModelSpec
 from transforms.rows import RowFacts
 
@@ -37,6 +39,27 @@ def columns_of(manifest: Mapping[str, Any]) -> tuple[tuple[str, pa.DataType], ..
     """The input's own columns in published tables, with their types."""
     kinds = {str(kind): kind for kind in COLUMN_TYPES.values()}
     return tuple((name, kinds[kind]) for name, kind in manifest["labelled_with"]["columns"].items())
+
+
+def published_manifest(folder: str) -> dict[str, Any]:
+    """The manifest of an output folder.
+
+    Raises:
+      UserError: There is none.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder!r} holds no published results: there is no {Layout(folder).manifest}.")
+    return manifest
+
+
+def recorded_config(
+    manifest: Mapping[str, Any], flags: Mapping[str, Any], beam_flags: Sequence[str] = ()
+) -> RunConfig:
+    """The configuration of the run that published a manifest, flags and Beam's flags added."""
+    values = {name: value for name, value in manifest["config"].items() if value not in (None, [], {})}
+    recorded_beam_flags = values.pop("beam_flags", ())
+    return make_config(values, "manifest: ", flags, (*recorded_beam_flags, *beam_flags))
 
 
 def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[str, Any]:

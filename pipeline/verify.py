@@ -12,15 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.config import ReadConfig, make_config
 from pipeline.corpus import find_corpus
-from pipeline.manifest import columns_of
+from pipeline.manifest import columns_of, published_manifest, recorded_config
 from pipeline.output import folder_of
-from pipeline.rerun import published_manifest
 from transforms.buckets import hash_of
 from transforms.files import list_files, open_file
 from transforms.layout import TABLES, Source, published_sources
-from transforms.merge import find_superseded, parts_of
+from transforms.merge import find_superseded, ids_of_part, parts_of
 from transforms.read import Corpus, list_rows
 from transforms.rows import FAILURES, RowFacts, schema_of
 from transforms.select import id_of
@@ -48,7 +46,7 @@ def verify(output: str, input: str | None = None) -> list[str]:
     """
     folder = folder_of(output)
     manifest = published_manifest(folder)
-    corpus = find_corpus(_read_config(manifest, input)) if input else None
+    corpus = find_corpus(recorded_config(manifest, {"input": input}).read) if input else None
     sources = published_sources(folder, manifest)
     files = list(itertools.chain.from_iterable(_check_file(s, folder, manifest) for s in sources))
     strays = list(_check_strays(folder, manifest))
@@ -56,11 +54,6 @@ def verify(output: str, input: str | None = None) -> list[str]:
         return files + strays
     rows = [*_check_counts(sources, manifest), *_check_unique(sources)]
     return strays + rows + (list(_check_input(sources, corpus)) if corpus else [])
-
-
-def _read_config(manifest: dict[str, Any], input: str) -> ReadConfig:
-    values = {n: v for n, v in manifest["config"].items() if v not in (None, [], {}) and n != "beam_flags"}
-    return make_config(values, "manifest: ", {"input": input}, ()).read
 
 
 def _check_file(source: Source, folder: str, manifest: dict[str, Any]) -> Iterator[str]:
@@ -145,23 +138,11 @@ def _check_input(sources: list[Source], corpus: Corpus) -> Iterator[str]:
 
 def _missing(sources: list[Source], corpus: Corpus, part: int, parts: int) -> Iterator[str]:
     """The ids of the input that have no row; of one part of all ids, so that these fit into memory."""
-    present = {
-        image_id
-        for source in sources
-        for batch in _id_batches(source.file.path)
-        for image_id in batch
-        if hash_of(image_id) % parts == part
-    }
+    present = {i for source in sources for ids, _ in ids_of_part(source, part, parts) for i in ids}
     for image_id in map(id_of, list_rows(corpus)):
         if hash_of(image_id) % parts == part and image_id not in present:
             present.add(image_id)
             yield image_id
-
-
-def _id_batches(path: str) -> Iterator[list[str]]:
-    with open_file(path) as f:
-        for batch in pq.ParquetFile(f).iter_batches(columns=["id"]):
-            yield batch["id"].to_pylist()
 
 
 def _ids(path: str) -> pa.Array:

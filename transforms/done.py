@@ -12,13 +12,10 @@ from apache_beam.metrics import Metrics
 
 from transforms.buckets import GATHERED_ROWS, bucket_of
 from transforms.elements import DIGEST, DoneIds
-from transforms.errors import Reason
+from transforms.errors import FAULTS_OF_THE_INPUT
 from transforms.files import open_parquet
 from transforms.layout import Source, published_sources, read_manifest, staged_sources
 from transforms.rows import FAILURES
-
-# Failures that nothing was fetched for: whoever mends the input means these ids too.
-_FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW.value, Reason.AMBIGUOUS_ID.value))
 
 
 def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Iterator[DoneIds]:
@@ -33,7 +30,8 @@ def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Itera
       The ids of one bucket at a time.
     """
     failures = source.file.table == FAILURES
-    again = _FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
+    # Whoever mends the input means the ids that it was at fault for.
+    again = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
     extra = ["reason"] if failures else ["version", "sha256"] if versions else []
     with open_parquet(source.file.path) as parquet:
         for batch in parquet.iter_batches(GATHERED_ROWS, columns=["id", *extra]):

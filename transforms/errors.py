@@ -34,6 +34,10 @@ class Reason(enum.StrEnum):
     MODEL_OOM = "model_oom"  # memory does not suffice for one image
 
 
+# Failures of the input, not of an image: nothing was fetched.
+FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW, Reason.AMBIGUOUS_ID))
+
+
 class LabelbeamError(Exception):
     """The root of the tree."""
 

@@ -97,7 +97,7 @@ class Merged:
 
     Attributes:
       files: The next generation's files, at their paths now.
-      paths: Of each, the path below its table's folder.
+      paths: Of each, its path below the output folder; "" if it stays where it is.
       labels: Rows by class id and label.
       reasons: Failures by reason.
       hosts: Failures by host; those that failed most.
@@ -134,7 +134,7 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
     Returns:
       Rows by the path of their file: `int64`, ascending.
     """
-    hashes = [_hashes(ids) for source in sources for ids, _ in _ids_of_part(source, part, parts)]
+    hashes = [_hashes(ids) for source in sources for ids, _ in ids_of_part(source, part, parts)]
     seen = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.int64)
     doubled = np.unique(seen[1:][seen[1:] == seen[:-1]])
     if not len(doubled):
@@ -142,7 +142,7 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
     suspects = [
         pa.record_batch({"id": list(itertools.compress(ids, met)), "rank": ranks[met]})
         for number, source in enumerate(sources)
-        for ids, ranks in _ids_of_part(source, part, parts, _rank_of(source, number))
+        for ids, ranks in ids_of_part(source, part, parts, _rank_of(source, number))
         if (met := np.isin(_hashes(ids), doubled)).any()
     ]
     table = pa.Table.from_batches(suspects)
@@ -151,7 +151,7 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
     return _by_path(beaten, sources) if len(beaten) else {}
 
 
-def _ids_of_part(
+def ids_of_part(
     source: Source, part: int, parts: int, first: int = 0
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """The ids of a part, some at a time, and their row numbers counted from `first`."""

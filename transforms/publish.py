@@ -176,7 +176,9 @@ def commit(
         path or file.path.removeprefix(publication.output).strip("/")
         for path, file in zip(merged.paths, merged.files, strict=True)
     ]
-    check_fan_out({path.rpartition("/")[0] for path in merged.paths}, publication.partitioning)
+    for table in TABLES:
+        folders = {path.rpartition("/")[0] for path in merged.paths if path.startswith(f"{table}/")}
+        check_fan_out(folders, publication.partitioning)
     staged = layout.merged(publication.run_id)
     for table in set(TABLES) - {file.table for file in merged.files}:
         merged.add(write_empty(table, f"{name}-99999", publication.facts, staged))

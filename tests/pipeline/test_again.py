@@ -389,3 +389,13 @@ def test_verify__counts_edited__is_found(published):
     alter(published, lambda manifest: manifest["counts"].update(labelled=157))
     (found,) = verify(str(published))
     assert "did not balance" in found
+
+
+def test_partition_by__both_tables__are_counted_each_by_itself(tmp_path, tiny):
+    write_images(tmp_path / "in", ["0.jpg", "1.jpg"])
+    rows = [f"{tmp_path}/in/{name}.jpg,{n % 2}" for n, name in enumerate(("0", "1", "none", "nothing"))]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,n", *rows]), "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
+    manifest = run_pipeline(**options, partition_by="n", max_partitions=2)
+    assert_sound(tmp_path / "out")
+    assert len(manifest["files"]) == 4
