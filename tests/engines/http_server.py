@@ -141,7 +141,7 @@ def _drip(handler, _argument: str) -> None:
 
 
 def _silent(handler, _argument: str) -> None:
-    time.sleep(3)
+    time.sleep(30)
     handler.close_connection = True
 
 

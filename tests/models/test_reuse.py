@@ -91,7 +91,7 @@ def test_recent__many_threads__one_submission_per_key(monkeypatch):
             futures = list(askers.map(lambda k: recent.submit(k, lambda: hand_out(k), lambda v: v), keys))
         finally:
             sys.setswitchinterval(interval)
-        assert [f.result(timeout=5) for f in futures] == [key.upper() for key in keys]
+        assert [f.result(timeout=60) for f in futures] == [key.upper() for key in keys]
     assert sorted(submitted) == sorted(set(keys))
 
 
