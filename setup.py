@@ -45,7 +45,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipeline*", "transforms*"]),
-    package_data={"pipeline": ["sample_corpus/*"]},
+    package_data={"transforms.photos": ["*"]},
     install_requires=REQUIRES,
     extras_require={"sample": SAMPLE, "gpu": GPU, "test": SAMPLE + TEST, "all": SAMPLE + GPU + TEST},
     entry_points={"console_scripts": ["labelbeam = pipeline.cli:entry"]},

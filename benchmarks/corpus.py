@@ -7,16 +7,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from pipeline.sample import PHOTOS
-
-_SUFFIXES = {".jpg", ".png", ".webp"}
+from transforms.photos import photo_paths
 
 
 def make_corpus(folder: Path, images: int, width_px: int, height_px: int) -> Path:
     """Writes `images` JPEG files (quality 85, 4:2:0), made of the photos in turn."""
     folder.mkdir(parents=True)
-    photos = sorted(path for path in PHOTOS.iterdir() if path.suffix in _SUFFIXES)
-    encoded = [_encode(path, width_px, height_px) for path in photos]
+    encoded = [_encode(path, width_px, height_px) for path in photo_paths()]
     for n in range(images):
         (folder / f"{n:06d}.jpg").write_bytes(encoded[n % len(encoded)])
     return folder

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -29,13 +29,14 @@ class Kind:
     at_least: float | None = None
     at_most: float | None = None
     choices: tuple[str, ...] = ()
+    word: str | None = None
 
     @property
     def allowed(self) -> str:
         """What is allowed, for a person."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        noun = _NOUNS[self.type]
+        noun = _NOUNS[self.type] if self.word is None else f"{self.word}, or {_NOUNS[self.type]}"
         if self.at_least is None:
             return noun
         return f"{noun} from {self.at_least:,} to {self.at_most:,}"
@@ -46,6 +47,8 @@ class Kind:
         Raises:
           UserError: It is of another type or out of range.
         """
+        if self.word is not None and raw == self.word:
+            return raw
         try:
             value = _PARSERS[self.type](raw)
         except (TypeError, ValueError):
@@ -115,9 +118,10 @@ def _option(
     type: type = str,
     between: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
+    word: str | None = None,
 ) -> Any:
     low, high = between or (None, None)
-    kind = Kind(type, low, high, choices)
+    kind = Kind(type, low, high, choices, word)
     return field(default=default, metadata={"help": help, "kind": kind})
 
 
@@ -156,7 +160,11 @@ class ModelConfig:
         None, "how an image is brought to that size", choices=("center_crop", "stretch")
     )
     input_range: tuple[float, float] | None = _option(None, "what the colours 0 and 255 become", tuple)
-    outputs: str | None = _option(None, "what the model gives", choices=("logits", "probabilities"))
+    outputs: Literal["logits", "probabilities", "embedding"] | None = _option(
+        None,
+        "what the model gives; an embedding (of a feature_vector model) is written as it is",
+        choices=("logits", "probabilities", "embedding"),
+    )
     labels: str | None = _option(
         None, "label map: imagenet, or a file: text with one label a line, CSV or JSON"
     )
@@ -188,8 +196,34 @@ class PredictConfig:
     """How the model is run."""
 
     top_k: int = _option(5, "classes to write for an image", int, (1, 1000))
-    batch_size: int | None = _option(
-        None, "images in a batch; computed from the device by default", int, (1, 4096)
+    keep_outputs: bool = _option(
+        False, "write what the model gives for every class, too, in the column logits or probabilities", bool
+    )
+    batch_size: int | Literal["auto"] | None = _option(
+        None,
+        "images in a batch; computed from the device by default, auto: tried out, once for a device",
+        int,
+        (1, 4096),
+        word="auto",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = _option(
+        "float32",
+        "what the model computes in: bfloat16 is faster on CPUs, float16 on GPUs",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    xla: Literal["off", "on", "force"] = _option(
+        "off", "compile the model: on GPUs, or force it on CPUs, too", choices=("off", "on", "force")
+    )
+    min_agreement: float = _option(
+        0.95, "least share of sample photos whose best class precision and xla leave as it is", float, (0, 1)
+    )
+    max_output_change: float = _option(
+        0.1, "most that they may change outputs, in standard deviations of these", float, (0, 100)
+    )
+    on_disagreement: Literal["refuse", "plain"] = _option(
+        "refuse",
+        "what to do where they change more: end the run, or go on without",
+        choices=("refuse", "plain"),
     )
     require_accelerator: bool = _option(
         False, "a worker without a GPU ends the run, where it would be slow otherwise", bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from pipeline.plan import Plan
+from pipeline.plan import Plan, optimisation
 from transforms.count import CountRows, SumCounts, as_counted, count_listed, count_result
 from transforms.decode import DecodeImages
 from transforms.fetch import FetchImages
@@ -32,6 +32,8 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
         plan.threads,
         reuse=predict.dedupe == "content",
         require_gpu=predict.require_accelerator,
+        optimisation=optimisation(plan.config),
+        keep_outputs=predict.keep_outputs,
     )
 
     results = (

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions
@@ -16,6 +16,7 @@ from apache_beam.runners.runner import PipelineState
 from pipeline import GO_ON, progress
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
+from pipeline.limits import Work, describe_limit, work_of
 from pipeline.output import folder_of
 from pipeline.plan import failure_budget, planned
 from pipeline.runners import is_local, new_pipeline, pipeline_options
@@ -32,7 +33,19 @@ _USER_ERROR = re.compile(r"transforms\.errors\.(RunError|UserError): (.*)$", re.
 _STAGE = re.compile(r" \[while running [^]]*\]$", re.M)
 
 
-def run(config: RunConfig, corpus: Corpus | None = None) -> dict[str, Any] | None:
+class Finished(NamedTuple):
+    """A run that has ended.
+
+    Attributes:
+      manifest: What it published.
+      work: What its processes did, where the runner tells.
+    """
+
+    manifest: dict[str, Any]
+    work: Work
+
+
+def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     """Runs the pipeline to its end.
 
     Args:
@@ -40,7 +53,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> dict[str, Any] | Non
       corpus: What to label; by default what the configuration's input is.
 
     Returns:
-      The manifest; None where the runner only wrote a job or runs on by itself.
+      What came of it; None where the runner only wrote a job.
 
     Raises:
       UserError: Something is wrong before the start; nothing was written.
@@ -54,7 +67,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> dict[str, Any] | Non
         with planned(config, options, tally, corpus) as plan:
             build_graph(pipeline, plan)
             try:
-                _execute(pipeline, tally.read if tally else None)
+                result = _execute(pipeline, tally.read if tally else None)
             except KeyboardInterrupt:
                 stager_of(plan.staging).flush()
                 raise
@@ -63,19 +76,20 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> dict[str, Any] | Non
     manifest = read_manifest(plan.output)
     if manifest is None or manifest["run_id"] != plan.publication.run_id:
         raise RunError(f"The run ended and published nothing at {plan.output!r}. {GO_ON}")
-    return manifest
+    return Finished(manifest, work_of(result))
 
 
-def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None) -> None:
+def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None) -> Any:
     """Runs a pipeline and shows its progress: from the local tally, else from the runner's metrics."""
     try:
         if read:
             with progress.shown(read), supervised():
-                pipeline.run().wait_until_finish()
-            return
+                result = pipeline.run()
+                result.wait_until_finish()
+            return result
         result = pipeline.run()
         if result is None or result.state == PipelineState.DONE or not getattr(result, "has_job", True):
-            return
+            return result
         try:
             with progress.shown(lambda: _counts_of(result)):
                 state = result.wait_until_finish()
@@ -88,6 +102,7 @@ def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None
         raise RunError(f"{_cause(e)} {GO_ON}") from e
     if state not in (None, PipelineState.DONE):
         raise RunError(f"The job ended as {state}. The runner's log says why. {GO_ON}")
+    return result
 
 
 def _counts_of(result: Any) -> progress.Counts:
@@ -119,12 +134,14 @@ def _cause(error: BaseException) -> str:
 def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     """Runs a pipeline and prints its summary; gives whether all went well."""
     start = time.monotonic()
-    manifest = run(config, corpus)
-    if manifest is None:
+    finished = run(config, corpus)
+    if finished is None:
         print("The job was written; start it from its template.")
         return True
     output = folder_of(config.write.output)
-    print(summarise(manifest, output, time.monotonic() - start))
+    manifest = finished.manifest
+    lines = describe_limit(finished.work)
+    print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
     wrong = verdict(manifest, failure_budget(config))
     print(f"\nlabelbeam: {wrong}" if wrong else next_steps(manifest, output))
     return wrong is None

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.config import RunConfig, make_config
+from pipeline.config import PredictConfig, RunConfig, make_config
 from pipeline.corpus import COLUMN_TYPES
 from transforms.errors import UserError
 from transforms.layout import Layout, read_manifest
@@ -25,12 +25,14 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
-def labelled_with(model: ModelSpec, rows: RowFacts, top_k: int) -> dict[str, Any]:
+def labelled_with(model: ModelSpec, rows: RowFacts, predict: PredictConfig) -> dict[str, Any]:
     """What rows of one table must have in common; JSON."""
     return {
         "model": model.model_fingerprint,
         "preprocessing": model.preprocessing_fingerprint,
-        "top_k": top_k,
+        "precision": predict.precision,
+        "top_k": predict.top_k,
+        "outputs": dict([rows.outputs] if rows.outputs else []),
         "columns": {name: str(kind) for name, kind in rows.columns},
     }
 
@@ -39,6 +41,11 @@ def columns_of(manifest: Mapping[str, Any]) -> tuple[tuple[str, pa.DataType], ..
     """The input's own columns in published tables, with their types."""
     kinds = {str(kind): kind for kind in COLUMN_TYPES.values()}
     return tuple((name, kinds[kind]) for name, kind in manifest["labelled_with"]["columns"].items())
+
+
+def outputs_of(manifest: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The column of the model's outputs in published tables, and their number."""
+    return next(iter(manifest["labelled_with"]["outputs"].items()), None)
 
 
 def published_manifest(folder: str) -> dict[str, Any]:
@@ -68,12 +75,12 @@ def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[
         "format": FORMAT,
         "labelbeam": __version__,
         "run_id": rows.run_id,
-        "labelled_with": labelled_with(model, rows, config.predict.top_k),
+        "labelled_with": labelled_with(model, rows, config.predict),
         "model": {
             "handle": model.handle,
             "sha256": model.digest,
-            "classes": len(model.labels),
             "outputs": model.outputs,
+            "length": model.length,
             "fingerprint": model.model_fingerprint,
         },
         "preprocessing": {

@@ -79,7 +79,9 @@ def _told(spec: ModelSpec) -> list[str]:
         f"input         {spec.contract.input_dtype}, {spec.resize.size_px} px, {spec.resize.mode}",
         f"range         {low:g} to {high:g} (a model does not tell: --input_range)",
         f"batch         {spec.contract.batch or 'any'}",
-        f"classes       {len(spec.labels):,}, such as {spec.labels[0]!r}",
+        f"classes       {len(spec.labels):,}, such as {spec.labels[0]!r}"
+        if spec.labels
+        else f"length        {spec.length:,}",
         f"fingerprints  {spec.model_fingerprint} (model), {spec.preprocessing_fingerprint} (preprocessing)",
     ]
 
@@ -93,7 +95,7 @@ def _seen(classifier: Classifier) -> list[str]:
         return [f"outputs       {result}"]
     score = float(result.scores[0])
     doubt = "" if 0 <= score <= 1 else f"; {score:g} is no probability: try --outputs logits"
-    frozen = "yes" if classifier.frozen else "no: it runs as it is, and slower"
+    frozen = "yes" if classifier.graph.frozen else "no: it runs as it is, and slower"
     return [f"outputs       {classifier.spec.outputs}{doubt}", f"frozen        {frozen}"]
 
 

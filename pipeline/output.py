@@ -28,7 +28,9 @@ _HINT = "; types of columns are set by --column_types"
 _WHAT = {
     "model": "the model or its label map",
     "preprocessing": "how images are resized and scaled",
+    "precision": "precision",
     "top_k": "top_k",
+    "outputs": "columns of what the model gives",
     "columns": "the input's own columns",
 }
 

@@ -22,6 +22,8 @@ from transforms.done import ReadDoneIds
 from transforms.errors import Reason, UserError
 from transforms.layout import Layout, read_manifest
 from transforms.merge import Partitioning
+from transforms.models.optimise import Optimisation
+from transforms.models.presets import EMBEDDING
 from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
 from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
 from transforms.overlap import available_cores
@@ -92,10 +94,11 @@ def planned(
     budget, partitioning = failure_budget(config), _partitioning(config, [name for name, _ in columns])
     threads = threads_of_process(options)
     model = _resolve_model(config, (threads or available_cores()) if is_local(options) else None)
-    rows = RowFacts(new_run_id(), model.model_fingerprint, model.preprocessing_fingerprint, columns)
+    prints = (model.model_fingerprint, model.preprocessing_fingerprint)
+    rows = RowFacts(new_run_id(), *prints, columns, _outputs_column(config, model))
     output = folder_of(config.write.output)
     with locked(output):
-        state = open_output(config.write, rows.run_id, labelled_with(model, rows, config.predict.top_k))
+        state = open_output(config.write, rows.run_id, labelled_with(model, rows, config.predict))
         yield Plan(
             config=config,
             corpus=corpus,
@@ -112,10 +115,30 @@ def planned(
 def _resolve_model(config: RunConfig, cores: int | None) -> ModelSpec:
     if cores:
         configure_tensorflow(cores, cores)
-        if config.predict.require_accelerator and not has_gpu():
+        on_gpu = has_gpu()
+        if config.predict.require_accelerator and not on_gpu:
             raise UserError(f"{NO_GPU}, and --require_accelerator asks for one.")
+        if unfit := optimisation(config).unfit(on_gpu):
+            raise UserError(unfit)
     load_tensorflow()
     return resolve_spec(ModelOptions(**_shallow(config.model)))
+
+
+def optimisation(config: RunConfig) -> Optimisation:
+    """How the model may be made faster."""
+    predict = config.predict
+    return Optimisation(
+        precision=predict.precision,
+        xla=predict.xla,
+        min_agreement=predict.min_agreement,
+        max_change=predict.max_output_change,
+        otherwise=predict.on_disagreement,
+    )
+
+
+def _outputs_column(config: RunConfig, model: ModelSpec) -> tuple[str, int] | None:
+    kept = config.predict.keep_outputs or model.outputs == EMBEDDING
+    return (model.outputs, model.length) if kept else None
 
 
 def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:

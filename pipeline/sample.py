@@ -11,9 +11,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.config import load_config
 from pipeline.launch import run_and_report
+from transforms.photos import PHOTOS
 from transforms.rows import PREDICTIONS
 
-PHOTOS = Path(__file__).parent / "sample_corpus"
 MODEL = "efficientnet-lite0"
 
 

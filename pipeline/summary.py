@@ -9,7 +9,7 @@ from apache_beam.io.filesystems import FileSystems
 from transforms.budget import FailureBudget
 from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, REUSED, UNCHECKED
 from transforms.layout import TABLES, Layout
-from transforms.rows import PREDICTIONS
+from transforms.rows import EMBEDDING, PREDICTIONS
 
 _TOP = 5
 
@@ -52,12 +52,15 @@ def _files(files: list[dict[str, Any]]) -> str:
 def next_steps(manifest: dict[str, Any], output: str) -> str:
     """What to try next with an output folder."""
     predictions = FileSystems.join(output, PREDICTIONS)
+    files = f"'{predictions}/**/*.parquet'"
+    labelled = EMBEDDING not in manifest["labelled_with"]["outputs"]
+    by_label = f"SELECT label, count(*) FROM {files} GROUP BY label ORDER BY 2 DESC"
     lines = [
         "",
         "Look at them from Python:",
         f"  pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
         "or with DuckDB:",
-        f"  SELECT label, count(*) FROM '{predictions}/**/*.parquet' GROUP BY label ORDER BY 2 DESC",
+        f"  {by_label if labelled else f'SELECT uri, {EMBEDDING} FROM {files} LIMIT 5'}",
         "Prove that they are whole:",
         f"  labelbeam verify {output}",
     ]

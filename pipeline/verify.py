@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.corpus import find_corpus
-from pipeline.manifest import columns_of, published_manifest, recorded_config
+from pipeline.manifest import columns_of, outputs_of, published_manifest, recorded_config
 from pipeline.output import folder_of
 from transforms.buckets import hash_of
 from transforms.files import list_files, open_file
@@ -79,7 +79,7 @@ def _check_content(
 ) -> Iterator[str]:
     if parquet.metadata.num_rows != source.file.rows:
         yield f"{name}: {parquet.metadata.num_rows:,} rows, {source.file.rows:,} are listed"
-    expected = schema_of(source.file.table, RowFacts("", "", "", columns_of(manifest)))
+    expected = schema_of(source.file.table, RowFacts("", "", "", columns_of(manifest), outputs_of(manifest)))
     if not parquet.schema_arrow.equals(expected):
         yield f"{name}: its schema is not that of {source.file.table}"
         return

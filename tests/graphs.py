@@ -60,9 +60,9 @@ def label_purely(uris: list[str], classifier: Classifier) -> tuple[dict[str, lis
 
 def run_pipeline(*beam_flags: str, config: str | None = None, **options: Any) -> dict[str, Any]:
     """Runs the pipeline as the command line would; gives the manifest."""
-    manifest = run(load_config(config, {name: str(value) for name, value in options.items()}, beam_flags))
-    assert manifest is not None
-    return manifest
+    finished = run(load_config(config, {name: str(value) for name, value in options.items()}, beam_flags))
+    assert finished is not None
+    return finished.manifest
 
 
 def read_tables(output: Path | str) -> tuple[list[dict], list[dict]]:

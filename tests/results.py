@@ -18,7 +18,14 @@ from transforms.publish import Publication, commit, list_sources
 from transforms.rows import RowFacts
 from transforms.stage import Stager, Staging
 
-LABELLED_WITH = {"model": "model-1", "preprocessing": "pre-1", "top_k": 2, "columns": {"price": "double"}}
+LABELLED_WITH = {
+    "model": "model-1",
+    "preprocessing": "pre-1",
+    "precision": "float32",
+    "top_k": 2,
+    "outputs": {},
+    "columns": {"price": "double"},
+}
 
 
 def facts_of(run_id: str) -> RowFacts:

@@ -106,9 +106,11 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The labels of one image, best first, and what was seen of it.
+    """What the model gives for one image, and what was seen of it.
 
     Attributes:
+      labels: Best first; none from a model that names no classes.
+      outputs: Logits, probabilities or embedding, little-endian float32; empty where nobody asked.
       reused: Whether the labels are those inferred for another image of the same bytes.
     """
 
@@ -120,6 +122,7 @@ class Prediction:
     size_bytes: int
     sha256: str
     version: str | None
+    outputs: bytes = b""
     reused: bool = False
 
 

@@ -30,6 +30,8 @@ IDS_PER_PART = 16_000_000
 # DuckDB, Spark and BigQuery read row groups of this size in parallel, and skip them by their statistics.
 _ROWS_PER_GROUP = 1 << 17
 _ROWS_PER_BATCH = 1 << 14
+# Rows with a model's outputs are long: a group of them is written when it has this many bytes.
+_BYTES_PER_GROUP = 128 << 20
 # Hosts that a manifest may name.
 _MAX_HOSTS = 1000
 
@@ -317,7 +319,7 @@ def _count(table: str, batch: pa.RecordBatch, merged: Merged) -> None:
     if table == FAILURES:
         merged.reasons.update(_value_counts(batch["reason"]))
         merged.hosts.update(_value_counts(batch["host"]))
-    elif len(batch):
+    elif len(batch) and "labels" in batch.schema.names:  # not of a model that names no classes
         class_ids = pc.struct_field(pc.list_element(batch["labels"], 0), "class_id")
         best = pa.table({"class_id": class_ids, "label": batch["label"]})
         counts = best.group_by(best.column_names).aggregate([([], "count_all")])
@@ -336,14 +338,15 @@ class _Writer:
         self._path = path
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
-        self._waiting = self._rows = 0
+        self._waiting = self._waiting_bytes = self._rows = 0
         self._sink: FileSink | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Takes rows in."""
         self._batches.append(batch.replace_schema_metadata(self._schema.metadata))
         self._waiting += len(batch)
-        if self._waiting >= _ROWS_PER_GROUP:
+        self._waiting_bytes += batch.nbytes
+        if self._waiting >= _ROWS_PER_GROUP or self._waiting_bytes >= _BYTES_PER_GROUP:
             self._write_group()
 
     def _open(self) -> FileSink:
@@ -357,7 +360,7 @@ class _Writer:
         table = pa.Table.from_batches(self._batches, self._schema)
         self._writer.write_table(table, row_group_size=max(1, len(table)))
         self._rows += len(table)
-        self._batches, self._waiting = [], 0
+        self._batches, self._waiting, self._waiting_bytes = [], 0, 0
 
     def close(self, table: str) -> TableFile:
         """Completes the file."""

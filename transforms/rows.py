@@ -11,6 +11,8 @@ import pyarrow as pa
 from transforms.elements import Failure, Prediction
 
 PREDICTIONS, FAILURES = "predictions", "failures"
+# Columns of what a model gives, one number a class or dimension.
+LOGITS, PROBABILITIES, EMBEDDING = "logits", "probabilities", "embedding"
 
 _LABELS = pa.list_(pa.struct([("class_id", pa.int32()), ("label", pa.string()), ("score", pa.float32())]))
 
@@ -30,12 +32,19 @@ class RowFacts:
       model_fingerprint: What labelled it.
       preprocessing_fingerprint: How its pixels were made.
       columns: The user's own columns, with their types.
+      outputs: The column that holds the model's outputs, and their number, where rows have one.
     """
 
     run_id: str
     model_fingerprint: str
     preprocessing_fingerprint: str
     columns: tuple[tuple[str, pa.DataType], ...] = ()
+    outputs: tuple[str, int] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the model names classes."""
+        return self.outputs is None or self.outputs[0] != EMBEDDING
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -49,13 +58,18 @@ class RowFacts:
 
 def predictions_schema(facts: RowFacts) -> pa.Schema:
     """The schema of `predictions/`; `label` and `score` are the best of `labels`."""
+    labels = [
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("labels", _LABELS, nullable=False),
+    ]
+    outputs = [pa.field(name, pa.list_(pa.float32(), n), nullable=False) for name, n in _outputs_of(facts)]
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
-            pa.field("label", pa.string(), nullable=False),
-            pa.field("score", pa.float32(), nullable=False),
-            pa.field("labels", _LABELS, nullable=False),
+            *(labels if facts.labelled else []),
+            *outputs,
             pa.field("width_px", pa.int32(), nullable=False),
             pa.field("height_px", pa.int32(), nullable=False),
             pa.field("format", pa.string(), nullable=False),
@@ -66,6 +80,10 @@ def predictions_schema(facts: RowFacts) -> pa.Schema:
         ],
         facts.metadata,
     )
+
+
+def _outputs_of(facts: RowFacts) -> list[tuple[str, int]]:
+    return [facts.outputs] if facts.outputs else []
 
 
 def failures_schema(facts: RowFacts) -> pa.Schema:
@@ -105,18 +123,16 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
 # The names that a user's column can't have.
 RESERVED_COLUMNS = frozenset(
     name for schema in (predictions_schema, failures_schema) for name in schema(RowFacts("", "", "")).names
-)
+) | {LOGITS, PROBABILITIES, EMBEDDING}
 
 
 def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
     """The values of a row of `predictions/`, in the schema's order."""
-    best = prediction.labels[0]
     return (
         prediction.ref.id,
         prediction.ref.uri,
-        best.label,
-        best.score,
-        [(one.class_id, one.label, one.score) for one in prediction.labels],
+        *(_labels_of(prediction) if facts.labelled else ()),
+        *((prediction.outputs,) if facts.outputs else ()),
         prediction.width_px,
         prediction.height_px,
         prediction.format,
@@ -126,6 +142,11 @@ def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
         *_common_values(facts),
         *prediction.ref.columns,
     )
+
+
+def _labels_of(prediction: Prediction) -> tuple[str, float, list[tuple[int, str, float]]]:
+    best = prediction.labels[0]
+    return best.label, best.score, [(one.class_id, one.label, one.score) for one in prediction.labels]
 
 
 def failure_row(failure: Failure, facts: RowFacts) -> tuple:
@@ -151,10 +172,19 @@ def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
     """Turns rows into columns.
 
     Args:
-      rows: Values in the schema's order; a struct is a tuple of its fields.
+      rows: Values in the schema's order; a struct is a tuple of its fields, a list of numbers their bytes.
       schema: Of the result.
     """
     columns = zip(*rows, strict=True)
     return pa.record_batch(
-        [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema
+        [_array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema
     )
+
+
+def _array(values: Sequence, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind)
+    numbers = pa.Array.from_buffers(
+        kind.value_type, len(values) * kind.list_size, [None, pa.py_buffer(b"".join(values))]
+    )
+    return pa.FixedSizeListArray.from_arrays(numbers, type=kind)

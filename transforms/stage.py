@@ -130,7 +130,7 @@ class StageResults(beam.PTransform):
     """Writes finished rows to files that nobody reads until they are published.
 
     Input: one or several collections of `Prediction` or `Failure`. Output: `TableFile`.
-    Metrics: `TABLE_rows`, `TABLE_file_bytes`.
+    Metrics: `TABLE_rows`, `TABLE_file_bytes`, `write_msec`.
     Guarantees: when a bundle ends its rows are in files, and at most `every_rows` or
     `every_sec` of work is not while it goes. A bundle that ran twice has its rows twice.
 
@@ -156,16 +156,23 @@ class _StageFn(beam.DoFn):
         tables = (PREDICTIONS, FAILURES)
         self._rows = {table: Metrics.counter(StageResults, f"{table}_rows") for table in tables}
         self._bytes = {table: Metrics.distribution(StageResults, f"{table}_file_bytes") for table in tables}
+        self._write_msec = Metrics.distribution(StageResults, "write_msec")
 
     def setup(self) -> None:
         self._stager = stager_of(self._staging)
 
     def process(self, result: Prediction | Failure) -> Iterator[TableFile]:
-        for file in self._stager.add(result):
+        start = time.monotonic()
+        if files := self._stager.add(result):
+            self._write_msec.update(round(1000 * (time.monotonic() - start)))
+        for file in files:
             yield self._seen(file)
 
     def finish_bundle(self) -> Iterator:
-        for file in self._stager.flush():
+        start = time.monotonic()
+        files = self._stager.flush()
+        self._write_msec.update(round(1000 * (time.monotonic() - start)))
+        for file in files:
             yield GlobalWindows.windowed_value(self._seen(file))
 
     def _seen(self, file: TableFile) -> TableFile:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.sample import PHOTOS
 from tests.synthetic import BAD_IMAGES, encoded, gradient, jpeg_bytes, oriented_jpeg, png_bytes
 from transforms.errors import ImageError
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
+from transforms.photos import PHOTOS
 
 RULE = ResizeRule(32)
 STRETCH = ResizeRule(32, "stretch")

@@ -15,14 +15,14 @@ def test_batch_sizes__any__are_powers_of_two_and_the_largest(largest, sizes):
 
 
 def test_batcher__full_batch__runs_without_a_flush():
-    batcher = Batcher(lambda items: [n * 10 for n in items], batch_size=3, callers=1)
+    batcher = Batcher([lambda items: [n * 10 for n in items]], batch_size=3)
     futures = [batcher.submit(n) for n in range(3)]
     assert [f.result(timeout=60) for f in futures] == [0, 10, 20]
 
 
 def test_batcher__flush__runs_what_waits():
     seen = []
-    batcher = Batcher(lambda items: seen.append(len(items)) or items, batch_size=8, callers=1)
+    batcher = Batcher([lambda items: seen.append(len(items)) or items], batch_size=8)
     futures = [batcher.submit(n) for n in range(11)]
     assert not futures[-1].done()
     batcher.flush()
@@ -32,7 +32,7 @@ def test_batcher__flush__runs_what_waits():
 
 def test_batcher__many_threads__merges_them_and_mixes_nothing_up():
     sizes = []
-    batcher = Batcher(lambda items: sizes.append(len(items)) or [-n for n in items], 4, 2)
+    batcher = Batcher([lambda items: sizes.append(len(items)) or [-n for n in items]] * 2, 4)
     with ThreadPoolExecutor(8) as pool:
         futures = list(pool.map(batcher.submit, range(402)))
     batcher.flush()
@@ -44,7 +44,7 @@ def test_batcher__a_run_that_raises__raises_for_each_of_its_items():
     def fail(items):
         raise ValueError("defect")
 
-    batcher = Batcher(fail, batch_size=2, callers=1)
+    batcher = Batcher([fail], batch_size=2)
     for future in [batcher.submit(1), batcher.submit(2)]:
         with pytest.raises(ValueError, match="defect"):
             future.result(timeout=60)
@@ -57,5 +57,5 @@ def test_batcher__two_callers__run_at_once():
         both.wait()
         return items
 
-    batcher = Batcher(run, batch_size=1, callers=2)
+    batcher = Batcher([run, run], batch_size=1)
     assert [f.result(timeout=60) for f in [batcher.submit(1), batcher.submit(2)]] == [1, 2]

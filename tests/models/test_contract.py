@@ -6,10 +6,11 @@ import tensorflow as tf
 
 from tests.tiny_model import save_tiny_model
 from transforms.errors import ImageError, RunError, UserError
-from transforms.models import classifier as classifier_module
+from transforms.models import optimise
 from transforms.models.classifier import Classifier, is_out_of_memory
 from transforms.models.contract import Contract, read_contract
 from transforms.models.labels import read_labels
+from transforms.models.meter import OOM_SPLITS
 from transforms.models.spec import ModelOptions, resolve_spec
 
 RED, GREEN, BLUE = ((200, 10, 50), (0, 90, 20), (10, 20, 130))
@@ -208,6 +209,12 @@ class Scarce:
         return self.function(pixels)
 
 
+def starve(model: Classifier, most: int, error: Exception = OOM) -> Scarce:
+    scarce = Scarce(model.graph.function, most, error)
+    model.graph = model.graph._replace(function=scarce)
+    return scarce
+
+
 @pytest.fixture
 def model(tmp_path):
     return Classifier(resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "m", 16)))), 1, 8)
@@ -218,37 +225,38 @@ def images(*colours) -> list[np.ndarray]:
 
 
 def test_classify__memory_is_short__halves_once_and_keeps_to_it(model):
-    model._function = scarce = Scarce(model._function, most=2)
+    scarce = starve(model, most=2)
     wanted = [0, 1, 2, 0, 1, 2, 0, 1]
     batch = images(*[(RED, GREEN, BLUE)[n % 3] for n in range(8)])
     assert [int(r.class_ids[0]) for r in model.classify(batch)] == wanted
-    assert scarce.calls[:3] == [8, 4, 2] and model.splits >= 2
+    assert scarce.calls[:3] == [8, 4, 2] and model.meter.take()[OOM_SPLITS] >= 2
     scarce.calls.clear()
     assert [int(r.class_ids[0]) for r in model.classify(batch)] == wanted
     assert scarce.calls == [2, 2, 2, 2]
 
 
 def test_classify__memory_is_short_for_one_image__is_a_model_oom_row(model):
-    model._function = Scarce(model._function, most=0)
+    starve(model, most=0)
     results = model.classify(images(RED, GREEN, BLUE))
     assert [r.reason for r in results] == ["model_oom"] * 3
 
 
 def test_classify__model_never_worked__gives_the_run_up(model):
-    model._works, model._function = False, Scarce(model._function, 0, NO_KERNEL)
+    starve(model, 0, NO_KERNEL)
+    model._works = False
     with pytest.raises(RunError, match="fails on every image: no kernel for this device"):
         for _ in range(5):
             model.classify(images(*[RED] * 8))
 
 
 def test_classify__model_worked_before__bisects_and_goes_on(model):
-    model._function = Scarce(model._function, 0, NO_KERNEL)
+    starve(model, 0, NO_KERNEL)
     results = [r for _ in range(5) for r in model.classify(images(*[RED] * 8))]
     assert all(isinstance(r, ImageError) and r.reason == "model_error" for r in results)
 
 
 def test_classify__device_is_lost__is_no_images_fault(model):
-    model._function = Scarce(model._function, 0, LOST)
+    starve(model, 0, LOST)
     with pytest.raises(tf.errors.InternalError, match="the device is lost"):
         model.classify(images(RED, GREEN))
 
@@ -271,8 +279,8 @@ def test_classifier__model_cannot_be_frozen__runs_all_the_same(tmp_path, monkeyp
     def refuse(function):
         raise ValueError("a resource that is no variable")
 
-    monkeypatch.setattr(classifier_module, "freeze", refuse)
+    monkeypatch.setattr(optimise, "freeze", refuse)
     spec = resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "m", 16))))
     classifier = Classifier(spec, 1, 4)
-    assert not classifier.frozen and "is not frozen and will be slower" in caplog.text
+    assert not classifier.graph.frozen and "is not frozen and will be slower" in caplog.text
     assert [int(r.class_ids[0]) for r in classifier.classify(images(RED, BLUE))] == [0, 2]

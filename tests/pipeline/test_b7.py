@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sample import PHOTOS
 from tests.graphs import assert_sound, read_tables
+from transforms.photos import PHOTOS
 
 ROOT = Path(__file__).parent.parent.parent
 # Measured: 6.5 GB at its peak, while TensorFlow optimises the frozen graph; 3 GB afterwards.

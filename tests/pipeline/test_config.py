@@ -48,6 +48,8 @@ EVERY_KIND = {
     "max_failure_rates": "timeout=0.01,not_found=0.2",
     "failure_floor": "7",
     "partition_by": "hash:8",
+    "batch_size": "auto",
+    "precision": "bfloat16",
 }
 
 

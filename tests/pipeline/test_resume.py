@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from pipeline.progress import Tally
-from pipeline.sample import PHOTOS
 from tests.graphs import assert_sound, besides_progress, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import encoded
 from tests.tiny_model import save_tiny_model
 from transforms import stage
 from transforms.layout import staged_runs, staged_sources
+from transforms.photos import PHOTOS
 
 ROOT = Path(__file__).parent.parent.parent
 STAGE_ROWS = 100

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -20,28 +22,36 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 class Batcher(Generic[E, T]):
     """Merges the requests of all threads and bundles of a process into full batches.
 
-    A batch is run as soon as it is full, on one of `callers` threads. Whoever
+    A batch is run as soon as it is full, by the first caller that is free. Whoever
     has nothing more to submit calls `flush` before waiting.
     """
 
-    def __init__(self, run: Callable[[Sequence[E]], Sequence[T]], batch_size: int, callers: int) -> None:
+    def __init__(self, callers: Sequence[Callable[[Sequence[E]], Sequence[T]]], batch_size: int) -> None:
         """Makes a batcher.
 
         Args:
-          run: Called with 1 to `batch_size` items; gives one result per item, in order.
+          callers: Each is called on a thread of its own with 1 to `batch_size` items, such as by the model of
+            one device; gives one result per item, in order. One that is named twice runs two batches at once.
           batch_size: Items in a full batch.
-          callers: Batches run at once.
         """
-        self._run = run
         self._batch_size = batch_size
-        self._executor = ThreadPoolExecutor(callers, "predict")
+        self._own = threading.local()
+        free: queue.SimpleQueue[Callable] = queue.SimpleQueue()
+        for caller in callers:
+            free.put(caller)
+        self._executor = ThreadPoolExecutor(len(callers), "predict", lambda: self._take_caller(free))
         self._lock = threading.Lock()
         self._waiting: list[tuple[E, Future[T]]] = []
+        self._opened: float | None = None
+
+    def _take_caller(self, free: queue.SimpleQueue[Callable]) -> None:
+        self._own.run = free.get()
 
     def submit(self, item: E) -> Future[T]:
         """Queues an item; the batch starts when it is full."""
         future: Future[T] = Future()
         with self._lock:
+            self._opened = self._opened or time.perf_counter()
             self._waiting.append((item, future))
             if len(self._waiting) >= self._batch_size:
                 self._start()
@@ -53,13 +63,19 @@ class Batcher(Generic[E, T]):
             if self._waiting:
                 self._start()
 
+    def open_sec(self) -> float:
+        """The seconds since the first item that came after this was last asked; 0 if none came."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        return time.perf_counter() - opened if opened else 0.0
+
     def _start(self) -> None:
         batch, self._waiting = self._waiting, []
         self._executor.submit(self._settle, batch)
 
     def _settle(self, batch: list[tuple[E, Future[T]]]) -> None:
         try:
-            results = self._run([item for item, _ in batch])
+            results = self._own.run([item for item, _ in batch])
             for (_, future), result in zip(batch, results, strict=True):
                 future.set_result(result)
         except BaseException as e:  # handed to whoever waits, who raises it

@@ -1,23 +1,21 @@
-"""The model as workers run it: one frozen graph from pixels to top-k."""
+"""The model as workers run it: batches in, top-k out, whatever memory allows."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import logging
+import threading
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from transforms.errors import ImageError, Reason, RunError
 from transforms.models.batching import batch_sizes
-from transforms.models.loading import Model, freeze, load_model, scaled
+from transforms.models.meter import BUSY_USEC, IMAGES_RUN, OOM_SPLITS, PLACES_RUN, Meter
+from transforms.models.optimise import Graph, Optimisation, build_graph
 from transforms.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-_LOG = logging.getLogger(__name__)
 
 # What TensorFlow, cuDNN and XLA say when memory is short without raising `ResourceExhaustedError`.
 _NO_MEMORY = (
@@ -32,19 +30,21 @@ _HOPELESS = 16
 
 
 class TopK(NamedTuple):
-    """The best classes of one image, best first.
+    """What a model gives for one image.
 
     Attributes:
-      class_ids: `[k] int32`.
+      class_ids: `[k] int32`, best first; none of an embedding.
       scores: `[k] float32`, in [0, 1].
+      outputs: `[length] float32`: the model's own logits, probabilities or embedding.
     """
 
     class_ids: np.ndarray
     scores: np.ndarray
+    outputs: np.ndarray
 
 
 class Classifier:
-    """A loaded model. Safe to call from several threads.
+    """A loaded model on one device. Safe to call from several threads.
 
     A batch that memory does not suffice for is halved, and no larger one is tried
     again in this process. A batch that the model fails on is halved down to the
@@ -52,39 +52,66 @@ class Classifier:
 
     Attributes:
       spec: What was loaded.
+      graph: How it was loaded.
       sizes: The batch sizes that calls are padded to, ascending.
-      frozen: Whether the variables could be turned into constants.
-      splits: How often memory did not suffice.
+      largest: The largest of them that memory suffices for, as far as is known.
+      meter: Counts images, places in batches, time, and what memory did not suffice for.
     """
 
-    def __init__(self, spec: ModelSpec, top_k: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        top_k: int,
+        batch_size: int,
+        how: Optimisation = Optimisation(),  # noqa: B008  (frozen)
+        device: str | None = None,
+        copies_ahead: bool = False,
+        twin: Classifier | None = None,
+    ) -> None:
         """Loads, freezes and warms up a model.
 
         Args:
           spec: What to load.
           top_k: Classes to give for an image.
           batch_size: Images in a full batch; a model made for one batch size keeps to its own.
+          how: How it may be made faster.
+          device: TensorFlow's name of where it runs; by default TensorFlow chooses.
+          copies_ahead: Whether batches run one after another, the next one's pixels being
+            brought to the device meanwhile; by default those of several threads run at once.
+          twin: The same model on another device; a frozen graph is shared with it.
 
         Raises:
           RunError: The model changed since the run started, can't be loaded, or gives
             something else than its label map is for.
         """
         self.spec = spec
-        self.sizes = (spec.contract.batch,) if spec.contract.batch else batch_sizes(batch_size)
-        self.splits = 0
-        self._largest = self.sizes[-1]
+        self.meter: Meter = twin.meter if twin else Meter()
+        self._device = device
+        self._turn = threading.Lock() if copies_ahead else contextlib.nullcontext()
         self._works = False
         self._failed_alone = 0
-        self._function, self.frozen = _build(spec, top_k)
+        self.graph = self._load(top_k, how, twin)
         gc.collect()  # the variables, which TensorFlow keeps in cycles: 3 GB of B7's 7.7
-        self._warm_up()
+        self.warm_up(batch_size)
 
-    def _warm_up(self) -> None:
+    def _load(self, top_k: int, how: Optimisation, twin: Classifier | None) -> Graph:
+        import tensorflow as tf
+
+        if twin and twin.graph.frozen:
+            return twin.graph
+        with tf.device(self._device):  # which holds the variables if they stay
+            return build_graph(self.spec, top_k, how)
+
+    def warm_up(self, batch_size: int) -> None:
+        """Chooses the batch sizes anew, and runs each once, so that no image waits for a first time."""
+        self.sizes = (self.spec.contract.batch,) if self.spec.contract.batch else batch_sizes(batch_size)
+        self.largest = self.sizes[-1]
         size_px = self.spec.resize.size_px
         for size in self.sizes:
-            if size <= self._largest:
+            if size <= self.largest:
                 self._attempt([np.zeros((size_px, size_px, 3), np.uint8)] * size)
         self._failed_alone = 0  # a model may dislike black images
+        self.meter.take()
 
     def classify(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
         """Labels a batch.
@@ -93,14 +120,14 @@ class Classifier:
           images: Each `[size, size, 3] uint8`, RGB, 0-255.
 
         Returns:
-          For each image its labels, or what is wrong with it alone.
+          For each image what the model gives, or what is wrong with it alone.
 
         Raises:
           RunError: The model fails on every image.
         """
         results: list[TopK | ImageError] = []
         while len(results) < len(images):
-            results += self._attempt(images[len(results) : len(results) + self._largest])
+            results += self._attempt(images[len(results) : len(results) + self.largest])
         return results
 
     def _attempt(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
@@ -116,8 +143,8 @@ class Classifier:
                 raise
             message = str(getattr(e, "message", e)).strip().rpartition("\n\n")[2]  # without the graph's stack
         if no_memory:
-            self.splits += 1
-            self._largest = max([size for size in self.sizes if size < len(images)], default=self.sizes[0])
+            self.meter.add(**{OOM_SPLITS: 1})
+            self.largest = max([size for size in self.sizes if size < len(images)], default=self.sizes[0])
         if len(images) > 1:
             middle = len(images) // 2
             return self._attempt(images[:middle]) + self._attempt(images[middle:])
@@ -134,13 +161,22 @@ class Classifier:
         size = next(size for size in self.sizes if size >= len(images))
         padded = np.zeros((size, *images[0].shape), np.uint8)
         np.stack(images, out=padded[: len(images)])
-        ids, scores, finite = (output.numpy() for output in self._function(tf.constant(padded)))
-        return [
-            TopK(ids[n], scores[n])
-            if finite[n]
-            else ImageError(Reason.MODEL_ERROR, "The model gave NaN or infinity for this image")
-            for n in range(len(images))
-        ]
+        with tf.device(self._device):
+            pixels = tf.identity(tf.constant(padded))  # on its device before its turn
+            with self._turn:
+                start = time.perf_counter()
+                given = [output.numpy() for output in self.graph.function(pixels)]
+                busy_usec = round(1e6 * (time.perf_counter() - start))
+        self.meter.add(**{BUSY_USEC: busy_usec, IMAGES_RUN: len(images), PLACES_RUN: size})
+        return [_result_of(*one) for one in zip(*(output[: len(images)] for output in given), strict=True)]
+
+
+def _result_of(
+    class_ids: np.ndarray, scores: np.ndarray, finite: np.bool_, outputs: np.ndarray
+) -> TopK | ImageError:
+    if finite:
+        return TopK(class_ids, scores, outputs)
+    return ImageError(Reason.MODEL_ERROR, "The model gave NaN or infinity for this image")
 
 
 def _faults_of_the_device() -> tuple[type[Exception], ...]:
@@ -165,39 +201,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)) or any(
         sign in text for sign in _NO_MEMORY
     )
-
-
-def _build(spec: ModelSpec, top_k: int) -> tuple[Any, bool]:
-    """The whole graph, and whether it is frozen; a model that can't be frozen is run as it is."""
-    model = scaled(load_model(spec), spec)  # holds the variables
-    function = _top_k_function(model, spec, top_k)
-    try:
-        return freeze(function), True
-    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
-        _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
-        function.model = model
-        return function, False
-
-
-def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
-    """Cast, scale, model, softmax, top-k as one graph."""
-    import tensorflow as tf
-
-    size_px = spec.resize.size_px
-    shape = [spec.contract.batch, size_px, size_px, 3]
-
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
-    def top_k_of(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        outputs = model(pixels)
-        if outputs.shape.rank != 2 or outputs.shape[-1] not in (None, len(spec.labels)):
-            raise RunError(
-                f"Model {spec.handle!r} gives {outputs.shape}; its label map needs "
-                f"[batch, {len(spec.labels)}]. "
-                "Give the model's own label map with --labels FILE."
-            )
-        finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
-        scores = tf.nn.softmax(outputs) if spec.outputs == "logits" else outputs
-        best = tf.math.top_k(scores, min(top_k, len(spec.labels)))
-        return best.indices, best.values, finite
-
-    return top_k_of.get_concrete_function()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Outputs = Literal["logits", "probabilities"]
+Outputs = Literal["logits", "probabilities", "embedding"]
+EMBEDDING: Outputs = "embedding"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,6 +56,23 @@ def configure_tensorflow(callers: int, threads: int) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // callers))
     except RuntimeError:
         _LOG.info("TensorFlow was already running in this process; its threads stay as they are")
+
+
+def model_devices() -> list[str]:
+    """TensorFlow's names of what runs the model: every GPU it sees, or the CPU or what it was split into."""
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name for device in devices]
+
+
+def device_kind() -> str:
+    """The model of the first GPU, or of the processor."""
+    import tensorflow as tf
+
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+    return f"{platform.machine()} {platform.processor()}".strip()
 
 
 def has_gpu() -> bool:

@@ -11,7 +11,7 @@ from transforms.errors import UserError
 from transforms.images.resize import ResizeRule
 from transforms.models.contract import Contract, read_contract
 from transforms.models.labels import fit_labels, read_labels
-from transforms.models.presets import Outputs, Preset, find_preset
+from transforms.models.presets import EMBEDDING, Outputs, Preset, find_preset
 from transforms.models.store import digest_model, resolve_model
 
 # What 0 and 255 become where nothing else is known: in floats, and in whole numbers.
@@ -27,7 +27,7 @@ class ModelOptions:
       image_size: Width and height of the input, px.
       resize: `center_crop` or `stretch`.
       input_range: What the colours 0 and 255 become.
-      outputs: `logits` or `probabilities`.
+      outputs: `logits`, `probabilities`, or `embedding` of a model that names no classes.
       labels: `imagenet`, or the path of a label map.
       signature: Which of a SavedModel's signatures to use.
       output_name: Which of the model's outputs.
@@ -51,8 +51,9 @@ class ModelSpec:
       handle: Where each worker loads it from.
       resize: How an image is brought to the model's input size.
       input_range: What the colours 0 and 255 become.
-      outputs: What the model gives for each class.
-      labels: Labels by class index.
+      outputs: What the model gives.
+      labels: Labels by class index; none for an embedding.
+      length: How many numbers the model gives for an image.
       digest: SHA-256 of the model, which each worker checks.
       contract: What it takes and gives.
     """
@@ -62,6 +63,7 @@ class ModelSpec:
     input_range: tuple[float, float]
     outputs: Outputs
     labels: tuple[str, ...]
+    length: int
     digest: str
     contract: Contract
 
@@ -90,6 +92,10 @@ def resolve_spec(options: ModelOptions) -> ModelSpec:
     path = resolve_model(handle)
     contract = read_contract(path, options.signature, options.output_name)
     size_px = options.image_size or (preset.image_size_px if preset else contract.size_px)
+    outputs = options.outputs or (preset.outputs if preset else "logits")
+    labels = (
+        () if outputs == EMBEDDING else _labels(options, preset.labels if preset else None, contract.classes)
+    )
     return ModelSpec(
         handle=handle,
         resize=ResizeRule(
@@ -97,8 +103,9 @@ def resolve_spec(options: ModelOptions) -> ModelSpec:
             options.resize or (preset.resize if preset else "center_crop"),
         ),
         input_range=_input_range(options, preset, contract),
-        outputs=options.outputs or (preset.outputs if preset else "logits"),
-        labels=_labels(options, preset.labels if preset else None, contract.classes),
+        outputs=outputs,
+        labels=labels,
+        length=len(labels) or _embedding_length(options, contract),
         digest=digest_model(path),
         contract=contract,
     )
@@ -123,6 +130,17 @@ def _input_range(options: ModelOptions, preset: Preset | None, contract: Contrac
             f"input_range={wanted}: model {options.model!r} takes {contract.input_dtype}, which is 0 to 255."
         )
     return wanted
+
+
+def _embedding_length(options: ModelOptions, contract: Contract) -> int:
+    if options.labels:
+        raise UserError(f"labels={options.labels!r}: an embedding names no classes. Leave --labels out.")
+    if contract.classes is None:
+        raise UserError(
+            f"The length of the embedding of model {options.model!r} is not known: it has no signature that "
+            "tells it. Export it with one."
+        )
+    return contract.classes
 
 
 def _labels(options: ModelOptions, preset_labels: str | None, classes: int | None) -> tuple[str, ...]:

@@ -1,0 +1,165 @@
+"""Faster graphs: what they may change, and what happens where they change more."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny_model import save_tiny_model
+from transforms.errors import RunError
+from transforms.models.classifier import Classifier
+from transforms.models.optimise import Optimisation, build_graph, compare, photo_pixels
+from transforms.models.spec import ModelOptions, resolve_spec
+
+BFLOAT16 = Optimisation(precision="bfloat16")
+
+
+@pytest.fixture
+def plain_precision():
+    """Leaves TensorFlow as it was, whatever a test sets."""
+    yield
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "tiny", 16))))
+
+
+@pytest.fixture
+def lite0(lite0_dir):
+    return resolve_spec(ModelOptions("efficientnet-lite0"))
+
+
+@pytest.mark.parametrize(
+    ("how", "on_gpu", "says"),
+    [
+        (Optimisation(), False, None),
+        (Optimisation(), True, None),
+        (BFLOAT16, False, None),
+        (BFLOAT16, True, "Use --precision float16"),
+        (Optimisation(precision="float16"), True, None),
+        (Optimisation(precision="float16"), False, "Use --precision bfloat16"),
+        (Optimisation(xla="on"), True, None),
+        (Optimisation(xla="on"), False, "11 times slower"),
+        (Optimisation(xla="force"), False, None),
+        (Optimisation(precision="bfloat16", xla="force"), False, "can't be had at once"),
+        (Optimisation(precision="float16", xla="on"), True, "can't be had at once"),
+    ],
+)
+def test_unfit__precision_and_xla__are_for_devices_that_have_them(how, on_gpu, says):
+    unfit = how.unfit(on_gpu)
+    assert unfit is None if says is None else says in unfit
+
+
+def test_compare__outputs__counts_best_classes_and_measures_the_change():
+    expected = np.array([[1, 0], [0, 1], [3, 0], [0, 3]], np.float32)
+    assert compare(expected, expected) == (4, 4, 0)
+    other = expected.copy()
+    other[1] = (2, 1)
+    same, photos, change = compare(expected, other)
+    assert (same, photos) == (3, 4) and change == pytest.approx(np.sqrt(4 / 8) / expected.std())
+
+
+def test_build_graph__bfloat16__is_checked_on_photos_and_changes_little(lite0, plain_precision):
+    pixels = photo_pixels(lite0.resize)
+    plain = build_graph(lite0, 5, Optimisation()).function(tf.constant(pixels))[3].numpy()
+    graph = build_graph(lite0, 5, BFLOAT16)
+    given = graph.function(tf.constant(pixels))[3].numpy()
+    same, photos, change = compare(plain, given)
+    assert graph.frozen and graph.optimised == (change > 0)  # no change on a processor that has no bfloat16
+    assert same >= 0.95 * photos and change < 0.1
+
+
+def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, plain_precision, monkeypatch):
+    if build_graph(lite0, 5, BFLOAT16).optimised is False:
+        pytest.skip("this processor computes bfloat16 as float32")
+    strict = {"precision": "bfloat16", "max_change": 1e-6}
+    with pytest.raises(
+        RunError, match=r"best class of 5\d of 57 photos stays .* or say --on_disagreement plain"
+    ):
+        build_graph(lite0, 5, Optimisation(**strict))
+    graph = build_graph(lite0, 5, Optimisation(**strict, otherwise="plain"))
+    assert graph.optimised is False
+    pixels = photo_pixels(lite0.resize)[:8]
+    plain = build_graph(lite0, 5, Optimisation()).function(tf.constant(pixels))[3]
+    np.testing.assert_allclose(graph.function(tf.constant(pixels))[3], plain, atol=1e-4)
+
+
+def test_build_graph__top_1_agreement_below_the_least__is_refused(tiny, monkeypatch):
+    from transforms.models import optimise
+
+    monkeypatch.setattr(optimise, "_compiled", lambda function: lambda x: [*function(x)[:3], -function(x)[3]])
+    with pytest.raises(RunError, match="xla=force change what model"):
+        build_graph(tiny, 1, Optimisation(xla="force", max_change=100))
+
+
+def test_build_graph__xla__gives_the_same(tiny):
+    pixels = tf.constant(photo_pixels(tiny.resize)[:4])
+    plain, compiled = (
+        build_graph(tiny, 2, Optimisation(xla=xla)).function(pixels) for xla in ("off", "force")
+    )
+    for one, other in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_classifier__xla__labels_batches_of_every_size(tiny):
+    classifier = Classifier(tiny, 1, 4, Optimisation(xla="force"))
+    images = [
+        np.full((16, 16, 3), colour, np.uint8) for colour in [(200, 0, 0), (0, 200, 0), (0, 0, 200)] * 2
+    ]
+    assert [int(r.class_ids[0]) for r in classifier.classify(images)] == [0, 1, 2, 0, 1, 2]
+
+
+_SEVERAL_DEVICES = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
+import numpy as np
+from collections import Counter
+from transforms.elements import DecodedImage, ImageRef
+from transforms.models import optimise
+from transforms.models.spec import ModelOptions, resolve_spec
+from transforms.predict import PredictLabels, _Labeler
+if sys.argv[2] == "not frozen":
+    def refuse(function):
+        raise ValueError("not today")
+    optimise.freeze = refuse
+spec = resolve_spec(ModelOptions(sys.argv[1]))
+labeler = _Labeler(PredictLabels(spec, top_k=1, batch_size=2, threads=1))
+devices = Counter()
+for classifier in {run.keywords["classifier"] for run in labeler.callers}:
+    function = classifier.graph.function
+    def seen(pixels, function=function):
+        outputs = function(pixels)
+        assert outputs[1].device == pixels.device, (outputs[1].device, pixels.device)
+        devices[pixels.device[-5:]] += 1
+        return outputs
+    classifier.graph = classifier.graph._replace(function=seen)
+futures = []
+for n in range(120):
+    pixels = np.zeros((16, 16, 3), np.uint8); pixels[..., n % 3] = 200
+    futures.append(labeler.submit(DecodedImage(ImageRef(str(n), "u"), pixels, 1, 1, "PNG", 1, "s")))
+labeler.batcher.flush()
+assert [f.result(60).value.labels[0].class_id for f in futures] == [n % 3 for n in range(120)]
+counts = labeler.take_counts()
+names = ("models_loaded", "models_not_frozen", "images_run")
+print(sorted(devices), sum(devices.values()), *(counts[name] for name in names))
+"""
+
+
+@pytest.mark.parametrize(("kind", "not_frozen"), [("frozen", 0), ("not frozen", 3)])
+def test_labeler__several_devices__each_has_its_model_and_takes_from_one_queue(tmp_path, kind, not_frozen):
+    model = save_tiny_model(tmp_path / "tiny", 16)
+    done = subprocess.run(
+        [sys.executable, "-c", _SEVERAL_DEVICES, str(model), kind],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[-2] == f"['CPU:0', 'CPU:1', 'CPU:2'] 60 3 {not_frozen} 120"

@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from tests.tiny_model import save_tiny_model
+from transforms.models import tuning
+from transforms.models.classifier import Classifier
+from transforms.models.spec import ModelOptions, resolve_spec
+from transforms.models.tuning import best_batch_size, tuned_batch_size
+
+
+@pytest.mark.parametrize(
+    ("rates", "best", "tried"),
+    [
+        ([10, 20, 40, 41, 41, 41], 8, 6),  # 41 is a fortieth more than 40, the next ones are not
+        ([10, 20, 19, 18, 90], 2, 4),  # two worse ones end it
+        ([10, 20, 19, 30, None, 90], 8, 5),  # one worse one does not; want of memory does
+        ([None, 90], 1, 1),
+        ([10, 10.1, 10.1], 1, 3),  # not worth its latency
+    ],
+)
+def test_best_batch_size__rates__the_best_one_that_fits(rates, best, tried):
+    asked = []
+
+    def rate_of(size):
+        asked.append(size)
+        return rates[len(asked) - 1]
+
+    assert best_batch_size([1, 2, 4, 8, 16, 32][: len(rates)], rate_of) == best
+    assert asked == [1, 2, 4, 8, 16, 32][:tried]
+
+
+@pytest.fixture
+def classifier(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELBEAM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(tuning, "_TRIAL_SEC", 0.0)
+    return Classifier(resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "tiny", 16)))), 1, 1)
+
+
+def test_tuned_batch_size__second_process__remembers(classifier, tmp_path, monkeypatch):
+    size = tuned_batch_size(classifier, 2, 8, {"device": "this one"})
+    assert size in (1, 2, 4, 8)
+    (file,) = (tmp_path / "cache" / "batch-sizes").iterdir()
+    assert json.loads(file.read_text())["batch_size"] == size
+    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: 99)
+    assert tuned_batch_size(classifier, 2, 8, {"device": "this one"}) == size
+    assert tuned_batch_size(classifier, 2, 8, {"device": "another"}) == 99
+
+
+def test_tuned_batch_size__half_a_file__is_tried_again(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: 4)
+    tuned_batch_size(classifier, 1, 8, {})
+    (file,) = (tmp_path / "cache" / "batch-sizes").iterdir()
+    file.write_text('{"batch')
+    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: 2)
+    assert tuned_batch_size(classifier, 1, 8, {}) == 2
+    assert json.loads(file.read_text())["batch_size"] == 2
+
+
+def test_tuned_batch_size__memory_ends__keeps_below(classifier):
+    import tensorflow as tf
+
+    function = classifier.graph.function
+
+    def scarce(pixels):
+        if len(pixels) > 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return function(pixels)
+
+    classifier.graph = classifier.graph._replace(function=scarce)
+    assert tuned_batch_size(classifier, 1, 64, {}) in (1, 2)

@@ -1,0 +1,78 @@
+from collections import Counter
+
+import pytest
+
+from pipeline.config import load_config
+from pipeline.launch import run
+from pipeline.limits import Work, describe_limit, find_limit
+from tests.graphs import make_mixed_corpus
+from tests.tiny_model import save_tiny_model
+from transforms.models import meter
+
+SECOND = 1_000_000
+
+
+def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **counts: int) -> Work:
+    """Two cores for some seconds: the shares of the time in which the model and the decoders were busy."""
+    callers = 1 if on_gpu else 2
+    counted = {
+        meter.WALL_USEC: sec * SECOND,
+        meter.CORE_USEC: 2 * sec * SECOND,
+        meter.OPEN_USEC: callers * sec * SECOND,
+        meter.BUSY_USEC: round(model * callers * sec * SECOND),
+        meter.IMAGES_RUN: 950,
+        meter.PLACES_RUN: 1000,
+        meter.LOADED: 1,
+        meter.ON_GPU: int(on_gpu),
+    }
+    times = {"fetch": (1900.0, 950), "decode": (decode * 2 * sec * 1000, 950), "write": (95.0, 3)}
+    return Work(Counter({**counted, **counts}), times)
+
+
+@pytest.mark.parametrize(
+    ("seen", "limit"),
+    [
+        (work(0.95, 0.2, on_gpu=True), "model on GPU"),
+        (work(0.5, 0.95, on_gpu=True), "decoding"),
+        (work(0.5, 0.5, on_gpu=True), "network"),
+        (work(0.95, 0.5), "model"),
+        (work(0.6, 0.4), "model"),  # they share the cores, all of which are busy
+        (work(0.3, 0.65), "decoding"),
+        (work(0.1, 0.1), "network"),
+    ],
+)
+def test_find_limit__shares__names_what_the_rest_waits_for(seen, limit):
+    assert find_limit(seen) == limit
+
+
+def test_describe_limit__a_run__tells_times_waiting_padding_and_what_is_wrong():
+    wrong = {meter.OOM_SPLITS: 2, meter.NOT_FROZEN: 1, meter.NOT_OPTIMISED: 1}
+    _, first, times, waited, *warnings = describe_limit(work(0.9, 0.19, **wrong))
+    assert first.startswith("What limits this run: the model. --precision bfloat16")
+    assert times == ("  an image took 2.0 ms to fetch, 4.0 to decode, 18.9 in the model, 0.10 to write")
+    assert waited == "  the model waited 10% of the time; 5.0% of its batches was padding"
+    assert [line.split()[:3] for line in warnings] == [
+        ["2", "batches", "were"],
+        ["1", "of", "1"],
+        ["1", "of", "1"],
+    ]
+
+
+def test_describe_limit__too_short_to_tell__says_nothing():
+    assert describe_limit(work(0.9, 0.19, sec=1)) == []
+
+
+@pytest.mark.parametrize("flags", [(), ("--direct_num_workers=2", "--direct_running_mode=multi_processing")])
+def test_work_of__a_run__counts_every_image_of_all_processes(tmp_path, flags):
+    model = save_tiny_model(tmp_path / "tiny", size_px=16)
+    (tmp_path / "list.txt").write_text("\n".join(make_mixed_corpus(tmp_path / "in", images=11)), "utf-8")
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": model, "batch_size": 4}
+    said = {name: str(value) for name, value in options.items()}
+    finished = run(load_config(None, {**said, "max_failure_rate": "1"}, flags))
+    seen = finished.work
+    processes = 2 if flags else 1
+    assert seen.counts[meter.IMAGES_RUN] == finished.manifest["counts"]["labelled"]
+    assert seen.counts[meter.PLACES_RUN] >= seen.counts[meter.IMAGES_RUN]
+    assert 1 <= seen.counts[meter.LOADED] <= processes and seen.counts[meter.NOT_FROZEN] == 0
+    assert 0 < seen.counts[meter.BUSY_USEC] <= seen.counts[meter.OPEN_USEC]
+    assert seen.times_msec["decode"][1] >= 11 and seen.times_msec["write"][1] >= 1

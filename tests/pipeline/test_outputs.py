@@ -1,0 +1,80 @@
+"""What a model gives, as columns of the tables: logits, probabilities, embeddings."""
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from pipeline.config import load_config
+from pipeline.launch import run_and_report
+from pipeline.verify import verify
+from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
+from tests.tiny_model import save_tiny_model
+from transforms.decode import decode
+from transforms.elements import EncodedImage, ImageRef
+from transforms.errors import UserError
+from transforms.images.resize import ResizeRule
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    uris = make_mixed_corpus(folder / "images", images=12)
+    (folder / "list.txt").write_text("\n".join(uris), "utf-8")
+    return folder / "list.txt"
+
+
+def mean_colours(uri: str) -> np.ndarray:
+    """What the tiny model gives for an image."""
+    with open(uri, "rb") as f:
+        image = decode(EncodedImage(ImageRef("1", uri), f.read(), "digest"), ResizeRule(16), 10**9)
+    return image.pixels.mean(axis=(0, 1)) / 255
+
+
+def test_keep_outputs__logits__are_a_column_of_fixed_size_lists(tmp_path, tiny, corpus):
+    options = {"input": corpus, "output": tmp_path / "out", "model": tiny, "max_failure_rate": 1}
+    run_pipeline(**options, keep_outputs=True)
+    assert_sound(tmp_path / "out")
+    schema = ds.dataset(tmp_path / "out" / "predictions").schema
+    assert schema.field("logits").type == pa.list_(pa.float32(), 3)
+    predictions, _ = read_tables(tmp_path / "out")
+    for row in predictions:
+        np.testing.assert_allclose(row["logits"], mean_colours(row["uri"]), atol=1e-5)
+        assert row["labels"][0]["class_id"] == int(np.argmax(row["logits"]))
+    assert verify(str(tmp_path / "out"), str(corpus)) == []
+    with pytest.raises(
+        UserError, match=r"columns of what the model gives \(\{'logits': 3\} there, \{\} now\)"
+    ):
+        run_pipeline(**options)
+
+
+def test_embedding__model_that_names_no_classes__has_embeddings_and_no_labels(tmp_path, tiny, corpus, capsys):
+    options = {"input": corpus, "output": tmp_path / "out", "model": tiny, "max_failure_rate": 1}
+    flags = {name: str(value) for name, value in options.items()}
+    assert run_and_report(load_config(None, {**flags, "outputs": "embedding"}))
+    said = capsys.readouterr().out
+    assert "Top labels" not in said and "label" not in said.split("or with DuckDB:")[1].split("\n")[1]
+    assert_sound(tmp_path / "out")
+    predictions, failures = read_tables(tmp_path / "out")
+    assert len(predictions) == 12 and failures
+    for row in predictions:
+        assert not row.keys() & {"label", "score", "labels"}
+        np.testing.assert_allclose(row["embedding"], mean_colours(row["uri"]), atol=1e-5)
+    assert verify(str(tmp_path / "out"), str(corpus)) == []
+    nearest = duckdb.sql(
+        f"SELECT list_inner_product(embedding, embedding) FROM '{tmp_path}/out/predictions/*.parquet'"
+    )
+    assert len(nearest.fetchall()) == 12
+    run_pipeline(**options, outputs="embedding", target_file_mb=0.01)  # counts the files that stay
+    assert_sound(tmp_path / "out")
+
+
+def test_embedding__label_map__is_a_mistake(tmp_path, tiny, corpus):
+    with pytest.raises(UserError, match="labels='imagenet': an embedding names no classes"):
+        run_pipeline(input=corpus, output=tmp_path / "o", model=tiny, outputs="embedding", labels="imagenet")

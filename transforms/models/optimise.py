@@ -1,0 +1,230 @@
+"""The model as one graph, and made faster where that leaves its labels as they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from transforms.errors import RunError
+from transforms.images.decode import decode_image
+from transforms.images.resize import ResizeRule
+from transforms.models.loading import Model, freeze, load_model, scaled
+from transforms.models.presets import EMBEDDING
+from transforms.models.spec import ModelSpec
+from transforms.photos import photo_paths
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_LOG = logging.getLogger(__name__)
+
+# TensorFlow's graph optimisers that do it, for oneDNN on CPUs and for CUDA.
+_PRECISION_REWRITES = {
+    "bfloat16": "auto_mixed_precision_onednn_bfloat16",
+    "float16": "auto_mixed_precision",
+}
+# Photos that are compared at once.
+_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Optimisation:
+    """How a model may be made faster than it is as a frozen graph.
+
+    Attributes:
+      precision: Of what its layers compute in: `bfloat16` on CPUs, `float16` on GPUs.
+      xla: Whether XLA compiles it: `on` on GPUs, `force` on CPUs, too.
+      min_agreement: Least share of the sample photos whose best class stays, in [0, 1].
+      max_change: Most that outputs may change: root mean square, in standard deviations of the outputs.
+      otherwise: What to do where that is not so: `refuse`, or run it `plain`.
+    """
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    xla: Literal["off", "on", "force"] = "off"
+    min_agreement: float = 0.95
+    max_change: float = 0.1
+    otherwise: Literal["refuse", "plain"] = "refuse"
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is asked for."""
+        return self.precision == "float32" and self.xla == "off"
+
+    def unfit(self, on_gpu: bool) -> str | None:
+        """Why a device can't or should not do it; None if it can."""
+        if on_gpu and self.precision == "bfloat16":
+            return (
+                "precision=bfloat16 is for CPUs. Use --precision float16, which TensorFlow mixes in on GPUs."
+            )
+        if not on_gpu and self.precision == "float16":
+            return "precision=float16 is for GPUs, and there is none. Use --precision bfloat16 on CPUs."
+        if self.precision != "float32" and self.xla != "off":
+            return (
+                f"precision={self.precision} and xla={self.xla} can't be had at once: what XLA compiles "
+                "stays float32. Leave one of them out."
+            )
+        if not on_gpu and self.xla == "on":
+            return (
+                "xla=on is for GPUs, and there is none; on a CPU, XLA makes EfficientNet 11 times slower "
+                "(measured). Leave --xla out, or insist with --xla force."
+            )
+        return None
+
+
+class Agreement(NamedTuple):
+    """How the outputs of two graphs for the same photos compare.
+
+    Attributes:
+      same_top_1: Photos whose best class is the same.
+      photos: How many were compared.
+      change: Root mean square of the differences, in standard deviations of the first outputs.
+    """
+
+    same_top_1: int
+    photos: int
+    change: float
+
+
+class Graph(NamedTuple):
+    """A loaded model.
+
+    Attributes:
+      function: From pixels, `[N, size, size, 3] uint8`, to class ids `[N, k] int32` and scores `[N, k]
+        float32`, best first, whether outputs are finite `[N] bool`, and outputs `[N, length] float32`.
+      frozen: Whether the variables could be turned into constants.
+      optimised: Whether it is as fast as was asked.
+    """
+
+    function: Callable[[Any], tuple[Any, Any, Any, Any]]
+    frozen: bool
+    optimised: bool
+
+
+def build_graph(spec: ModelSpec, top_k: int, how: Optimisation) -> Graph:
+    """Loads a model and makes it as fast as may be.
+
+    The precision holds for all that TensorFlow runs in this process from now on.
+
+    Args:
+      spec: What to load.
+      top_k: Classes to give for an image.
+      how: What may be done.
+
+    Raises:
+      RunError: The model can't be loaded, gives something else than it should, or
+        would give other labels if it were optimised.
+    """
+    _set_precision("float32")
+    function, frozen = _plain(spec, top_k)
+    if how.is_none:
+        return Graph(function, frozen, True)
+    pixels = photo_pixels(spec.resize)
+    batch = spec.contract.batch or _BATCH
+    expected = _outputs_of(function, pixels, batch)
+    optimised = _compiled(function) if how.xla != "off" else function
+    _set_precision(how.precision)
+    agreement = compare(expected, _outputs_of(optimised, pixels, batch))
+    wrong = _disagreement(agreement, how, spec)
+    if wrong and how.otherwise == "refuse":
+        raise RunError(wrong)
+    if wrong:
+        _LOG.warning("%s It runs plain.", wrong)
+        _set_precision("float32")
+        return Graph(function, frozen, False)
+    # An optimiser that knows no better way for this processor, or for variables, leaves all as it was.
+    return Graph(optimised, frozen, agreement.change > 0)
+
+
+def photo_pixels(rule: ResizeRule) -> np.ndarray:
+    """The sample photos as the model takes them, `[N, size, size, 3] uint8`."""
+    return np.stack([decode_image(path.read_bytes(), rule, 10**9).pixels for path in photo_paths()])
+
+
+def compare(expected: np.ndarray, given: np.ndarray) -> Agreement:
+    """Compares outputs, `[N, length] float32` both."""
+    same = int(np.sum(expected.argmax(axis=1) == given.argmax(axis=1)))
+    change = float(np.sqrt(np.mean((given - expected) ** 2)) / max(float(expected.std()), 1e-12))
+    return Agreement(same, len(expected), change)
+
+
+def _disagreement(agreement: Agreement, how: Optimisation, spec: ModelSpec) -> str | None:
+    same, photos, change = agreement
+    top_1_is_kept = spec.outputs == EMBEDDING or same >= how.min_agreement * photos
+    if top_1_is_kept and change <= how.max_change:  # NaN is not
+        return None
+    return (
+        f"precision={how.precision} and xla={how.xla} change what model {spec.handle!r} says: the best class "
+        f"of {same} of {photos} photos stays (min_agreement={how.min_agreement:g}), and outputs change by "
+        f"{change:.3g} of their spread (max_output_change={how.max_change:g}). Leave them out, allow for "
+        "more, or say --on_disagreement plain."
+    )
+
+
+def _set_precision(precision: str) -> None:
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options(
+        {rewrite: name == precision for name, rewrite in _PRECISION_REWRITES.items()}
+    )
+
+
+def _outputs_of(function: Any, pixels: np.ndarray, batch: int) -> np.ndarray:
+    padding = np.zeros((-len(pixels) % batch, *pixels.shape[1:]), np.uint8)
+    padded = np.concatenate([pixels, padding])
+    outputs = [function(_tensor(padded[n : n + batch]))[3].numpy() for n in range(0, len(padded), batch)]
+    return np.concatenate(outputs)[: len(pixels)]
+
+
+def _tensor(pixels: np.ndarray) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.constant(pixels)
+
+
+def _plain(spec: ModelSpec, top_k: int) -> tuple[Any, bool]:
+    """The whole graph, and whether it is frozen; a model that can't be frozen is run as it is."""
+    model = scaled(load_model(spec), spec)  # holds the variables
+    function = _top_k_function(model, spec, top_k)
+    try:
+        return freeze(function), True
+    except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
+        _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
+        function.model = model
+        return function, False
+
+
+def _compiled(function: Any) -> Any:
+    """The function, compiled by XLA for each batch size that it is called with."""
+    import tensorflow as tf
+
+    (pixels,) = function.inputs[:1]
+    spec = tf.TensorSpec(pixels.shape, pixels.dtype)
+    return tf.function(function, [spec], autograph=False, jit_compile=True).get_concrete_function()
+
+
+def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
+    """Cast, scale, model, softmax, top-k as one graph."""
+    import tensorflow as tf
+
+    size_px = spec.resize.size_px
+    shape = [spec.contract.batch, size_px, size_px, 3]
+    k = min(top_k, len(spec.labels))  # none of an embedding
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+    def top_k_of(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        outputs = model(pixels)
+        if outputs.shape.rank != 2 or outputs.shape[-1] not in (None, spec.length):
+            raise RunError(
+                f"Model {spec.handle!r} gives {outputs.shape}; its label map needs [batch, {spec.length}]. "
+                "Give the model's own label map with --labels FILE."
+            )
+        finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
+        scores = tf.nn.softmax(outputs) if spec.outputs == "logits" else outputs
+        best = tf.math.top_k(scores, k)
+        return best.indices, best.values, finite, outputs
+
+    return top_k_of.get_concrete_function()
