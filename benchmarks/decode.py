@@ -1,5 +1,7 @@
 """Decoding and resizing on one thread: what drafting and malloc's settings gain, and what drafting costs.
 
+Labels are EfficientNet-Lite0's, so that only figures at 224 px have them.
+
 python -m benchmarks.decode [--images 57] [--rounds 5]
 """
 
@@ -12,15 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.corpus import make_corpus
-from transforms.images import decode as decoding
+from transforms.images.decode import decode_image
 from transforms.images.memory import tune_malloc
 from transforms.images.resize import ResizeRule
+from transforms.models.classifier import Classifier
+from transforms.models.spec import ModelOptions, resolve_spec
+from transforms.photos import photo_paths
 
 SIZE = (1600, 1200)
 TARGETS_PX = (224, 600)
@@ -35,7 +41,7 @@ def decode_fully(data: bytes, rule: ResizeRule) -> np.ndarray:
 
 def decode_drafted(data: bytes, rule: ResizeRule) -> np.ndarray:
     """The pipeline's way."""
-    return decoding.decode_image(data, rule, 10**9).pixels
+    return decode_image(data, rule, 10**9).pixels
 
 
 def msec_per_image(decode, images: list[bytes], rule: ResizeRule) -> float:  # type: ignore[no-untyped-def]
@@ -57,10 +63,32 @@ def measure(folder: str, tuned: bool) -> None:
         tune_malloc()
     images = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
     for target in TARGETS_PX:
-        rule = ResizeRule(target)
-        full, drafted = (msec_per_image(f, images, rule) for f in (decode_fully, decode_drafted))
-        noise = statistics.median(psnr_db(decode_fully(d, rule), decode_drafted(d, rule)) for d in images)
-        print(f"{target} {full:.2f} {drafted:.2f} {noise:.1f}")
+        rules = ResizeRule(target), ResizeRule(target, decoding="fast")
+        full = msec_per_image(decode_fully, images, rules[0])
+        good, fast = (msec_per_image(decode_drafted, images, rule) for rule in rules)
+        noises = [
+            statistics.median(psnr_db(decode_fully(d, rule), decode_drafted(d, rule)) for d in images)
+            for rule in rules
+        ]
+        print(target, full, good, fast, *noises)
+
+
+def label_changes() -> dict[str, tuple[float, float]]:
+    """Against a full decode: share of photos that keep their best class, largest change of its score."""
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_corpus(Path(folder) / "images", len(photo_paths()), *SIZE)
+        images = [path.read_bytes() for path in sorted(corpus.iterdir())]
+    classifier = Classifier(resolve_spec(ModelOptions("efficientnet-lite0")), top_k=5, batch_size=8)
+    rule = classifier.spec.resize
+    full = classifier.classify([decode_fully(data, rule) for data in images])
+    changes = {}
+    for decoding in ("good", "fast"):
+        fitted = replace(rule, decoding=decoding)
+        given = classifier.classify([decode_drafted(data, fitted) for data in images])
+        same = [a.class_ids[0] == b.class_ids[0] for a, b in zip(full, given, strict=True)]
+        shift = [abs(a.scores[0] - b.scores[0]) for a, b in zip(full, given, strict=True)]
+        changes[decoding] = (float(np.mean(same)), float(max(shift)))
+    return changes
 
 
 def main() -> None:
@@ -85,10 +113,14 @@ def main() -> None:
                     figures.setdefault((tuned, int(target)), []).append([float(v) for v in values])
     print(f"{SIZE[0]}x{SIZE[1]} JPEG, CPU ms an image, medians of {args.rounds} rounds")
     for (tuned, target), rounds in sorted(figures.items()):
-        full, drafted, noise = (statistics.median(column) for column in zip(*rounds, strict=True))
+        full, good, fast, *noises = (statistics.median(column) for column in zip(*rounds, strict=True))
         print(
-            f"malloc {tuned}, to {target} px: full {full:.2f}, drafted {drafted:.2f}"
-            f" ({drafted / full:.2f} of full, {noise:.1f} dB)"
+            f"malloc {tuned}, to {target} px: full {full:.2f}, good {good:.2f} ({good / full:.2f} of full, "
+            f"{noises[0]:.1f} dB), fast {fast:.2f} ({fast / full:.2f} of full, {noises[1]:.1f} dB)"
+        )
+    for decoding, (same, shift) in label_changes().items():
+        print(
+            f"{decoding}: {same:.3f} of photos keep their best class; best scores change by up to {shift:.3f}"
         )
 
 

@@ -33,11 +33,11 @@ def hand_loop(corpus: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.hand_loop", str(corpus), MODEL]
 
 
-def pipeline(corpus: Path, *flags: str) -> list[str]:
+def pipeline(corpus: Path, *flags: str, model: str = MODEL) -> list[str]:
     """The pipeline, as a user starts it."""
     output = corpus.parent / "output"
     shutil.rmtree(output, ignore_errors=True)
-    options = ["--input", str(corpus), "--output", str(output), "--model", MODEL]
+    options = ["--input", str(corpus), "--output", str(output), "--model", model]
     return [sys.executable, "-m", "pipeline", "run", *options, *flags]
 
 

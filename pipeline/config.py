@@ -159,6 +159,11 @@ class ModelConfig:
     resize: str | None = _option(
         None, "how an image is brought to that size", choices=("center_crop", "stretch")
     )
+    decoding: Literal["good", "fast"] = _option(
+        "good",
+        "fast: JPEGs may be decoded at the model's own size, not twice that; a few labels change",
+        choices=("good", "fast"),
+    )
     input_range: tuple[float, float] | None = _option(None, "what the colours 0 and 255 become", tuple)
     outputs: Literal["logits", "probabilities", "embedding"] | None = _option(
         None,

@@ -52,14 +52,28 @@ def test_decode_image__exif_orientation__is_as_displayed(orientation, rule):
 
 
 @pytest.mark.parametrize(
-    ("name", "size_px"),
-    [("european-honey-bee.jpg", 224), ("european-honey-bee.jpg", 600), ("citrus-fruits.jpg", 224)],
+    ("name", "size_px", "decoding", "at_least_db"),
+    [
+        ("european-honey-bee.jpg", 224, "good", 45),
+        ("european-honey-bee.jpg", 600, "good", 45),
+        ("citrus-fruits.jpg", 224, "good", 45),
+        ("citrus-fruits.jpg", 100, "fast", 25),
+    ],
 )
-def test_decode_image__large_photo__drafted_is_close_to_a_full_decode(name, size_px):
-    rule = ResizeRule(size_px)
+def test_decode_image__large_photo__drafted_is_close_to_a_full_decode(name, size_px, decoding, at_least_db):
+    rule = ResizeRule(size_px, decoding=decoding)
     with Image.open(PHOTOS / name) as image:
         exact = plain_way(image, rule)
-    assert psnr_db(pixels_of((PHOTOS / name).read_bytes(), rule), exact) > 45
+    assert psnr_db(pixels_of((PHOTOS / name).read_bytes(), rule), exact) > at_least_db
+
+
+def test_decode_image__fast__decodes_less_of_a_jpeg_and_is_another_rule():
+    good, fast = ResizeRule(100), ResizeRule(100, decoding="fast")
+    data = (PHOTOS / "citrus-fruits.jpg").read_bytes()
+    assert (pixels_of(data, good) != pixels_of(data, fast)).any()
+    assert (
+        good.describe() != fast.describe() == {**good.describe(), "algorithm": fast.describe()["algorithm"]}
+    )
 
 
 def test_decode_image__transparency__is_white():

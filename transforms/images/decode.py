@@ -22,10 +22,6 @@ Image.MAX_IMAGE_PIXELS = None
 # Pillow warns of odd metadata; an image that can be decoded is no news.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# JPEGs are decoded at no less than this many times the target: 54.5 dB against a full
-# decode, at 0.24 to 0.4 of its time (docs/performance.md).
-_DRAFT_OVERSAMPLING = 2
-
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -90,15 +86,13 @@ def _decode(image: Image.Image, rule: ResizeRule, max_pixels: int) -> Decoded:
     orientation = read_orientation(image)
     displayed = displayed_size(stored, orientation)
     box = stored_box(rule.box(*displayed), displayed, orientation)
-    small = resize_image(
-        _to_rgb(_draft(image, box, rule.size_px)), _scale(box, stored, image.size), rule.size_px
-    )
+    small = resize_image(_to_rgb(_draft(image, box, rule)), _scale(box, stored, image.size), rule.size_px)
     return Decoded(to_pixels(turn(small, orientation)), *displayed, _format_of(image))
 
 
-def _draft(image: Image.Image, box: Box, size_px: int) -> Image.Image:
+def _draft(image: Image.Image, box: Box, rule: ResizeRule) -> Image.Image:
     """Has a JPEG decoded smaller where the box keeps enough pixels; gives the image itself."""
-    shrink = min(box[2] - box[0], box[3] - box[1]) / (_DRAFT_OVERSAMPLING * size_px)
+    shrink = min(box[2] - box[0], box[3] - box[1]) / (rule.oversampling * rule.size_px)
     if image.format in ("JPEG", "MPO") and shrink >= 2:
         image.draft(None, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
     return image

@@ -26,6 +26,7 @@ class ModelOptions:
       model: Preset, handle or folder.
       image_size: Width and height of the input, px.
       resize: `center_crop` or `stretch`.
+      decoding: `good` or `fast`.
       input_range: What the colours 0 and 255 become.
       outputs: `logits`, `probabilities`, or `embedding` of a model that names no classes.
       labels: `imagenet`, or the path of a label map.
@@ -36,6 +37,7 @@ class ModelOptions:
     model: str
     image_size: int | None = None
     resize: Literal["center_crop", "stretch"] | None = None
+    decoding: Literal["good", "fast"] = "good"
     input_range: tuple[float, float] | None = None
     outputs: Outputs | None = None
     labels: str | None = None
@@ -101,6 +103,7 @@ def resolve_spec(options: ModelOptions) -> ModelSpec:
         resize=ResizeRule(
             _checked_size(size_px, contract, options.model),
             options.resize or (preset.resize if preset else "center_crop"),
+            decoding=options.decoding,
         ),
         input_range=_input_range(options, preset, contract),
         outputs=outputs,
