@@ -99,13 +99,15 @@ def describe_limit(work: Work) -> list[str]:
     times = {name: total / max(1, n) for name, (total, n) in work.times_msec.items()}
     times["write"] = work.times_msec["write"][0] / images
     model_msec = counts[meter.BUSY_USEC] / 1000 / images
-    waited, padding = 1 - _model_share(work), 1 - counts[meter.IMAGES_RUN] / counts[meter.PLACES_RUN]
+    waited, fill = 1 - _model_share(work), images / counts[meter.FULL_PLACES]
+    padding = 1 - images / counts[meter.PLACES_RUN]
     return [
         "",
         f"What limits this run: the {limit}. {_ADVICE[limit]}",
         f"  an image took {times['fetch']:.1f} ms to fetch, {times['decode']:.1f} to decode, {model_msec:.1f}"
         f" in the model, {times['write']:.2f} to write",
-        f"  the model waited {max(0.0, waited):.0%} of the time; {padding:.1%} of its batches was padding",
+        f"  the model waited {max(0.0, waited):.0%} of the time; its batches were {fill:.0%} full, and "
+        f"{padding:.1%} of what it computed was padding",
         *_warnings(counts),
     ]
 

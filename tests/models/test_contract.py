@@ -1,5 +1,8 @@
 """Models of every kind: what is read of them, and what they give."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -104,6 +107,19 @@ def test_saved_model__input_range__is_what_the_model_sees(tmp_path, input_range,
     spec = resolve_spec(ModelOptions(str(folder), input_range=input_range))
     (result,) = Classifier(spec, 1, 1).classify([np.full((16, 16, 3), 51, np.uint8)])
     assert result.class_ids.tolist() == [0] and result.scores[0] > 0.999
+
+
+def test_keras_file__sequential_or_of_several_heads__is_loaded(tmp_path):
+    pooling = tf.keras.layers.GlobalAveragePooling2D
+    tf.keras.Sequential([tf.keras.Input((16, 16, 3)), pooling()]).save(tmp_path / "sequential.keras")
+    assert top_1(tmp_path / "sequential.keras", RED, BLUE) == [0, 2]
+    inputs = tf.keras.Input((16, 16, 3))
+    straight = pooling(name="straight")(inputs)
+    turned = tf.keras.layers.Rescaling(-1.0, name="turned")(straight)
+    tf.keras.Model(inputs, [straight, turned]).save(tmp_path / "heads.keras")
+    with pytest.raises(UserError, match="several outputs: choose one with --output_name: straight, turned"):
+        read_contract(tmp_path / "heads.keras")
+    assert top_1(tmp_path / "heads.keras", RED, output_name="turned") == [1]
 
 
 def test_keras_file__classifier__is_loaded_without_its_folder(tmp_path):
@@ -284,3 +300,30 @@ def test_classifier__model_cannot_be_frozen__runs_all_the_same(tmp_path, monkeyp
     classifier = Classifier(spec, 1, 4)
     assert not classifier.graph.frozen and "is not frozen and will be slower" in caplog.text
     assert [int(r.class_ids[0]) for r in classifier.classify(images(RED, BLUE))] == [0, 2]
+
+
+def test_classifier__copies_ahead__brings_the_next_batch_while_one_runs(tmp_path, monkeypatch):
+    classifier = Classifier(
+        resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "m", 16)))), 1, 1, copies_ahead=True
+    )
+    copied, identity, function = threading.Semaphore(0), tf.identity, classifier.graph.function
+    running, at_once = threading.Lock(), []
+
+    def bring(pixels):
+        brought = identity(pixels)
+        copied.release()
+        return brought
+
+    def run(pixels):
+        at_once.append(running.acquire(blocking=False))
+        if len(at_once) == 1:
+            assert copied.acquire(timeout=60) and copied.acquire(timeout=60)  # its own, and the next one's
+        outputs = function(pixels)
+        running.release()
+        return outputs
+
+    monkeypatch.setattr(tf, "identity", bring)
+    classifier.graph = classifier.graph._replace(function=run)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(classifier.classify, [images(RED), images(BLUE)]))
+    assert [int(r.class_ids[0]) for (r,) in results] == [0, 2] and at_once == [True, True]

@@ -22,6 +22,7 @@ def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **cou
         meter.BUSY_USEC: round(model * callers * sec * SECOND),
         meter.IMAGES_RUN: 950,
         meter.PLACES_RUN: 1000,
+        meter.FULL_PLACES: 1900,
         meter.LOADED: 1,
         meter.ON_GPU: int(on_gpu),
     }
@@ -50,7 +51,8 @@ def test_describe_limit__a_run__tells_times_waiting_padding_and_what_is_wrong():
     _, first, times, waited, *warnings = describe_limit(work(0.9, 0.19, **wrong))
     assert first.startswith("What limits this run: the model. --precision bfloat16")
     assert times == ("  an image took 2.0 ms to fetch, 4.0 to decode, 18.9 in the model, 0.10 to write")
-    assert waited == "  the model waited 10% of the time; 5.0% of its batches was padding"
+    said = "waited 10% of the time; its batches were 50% full, and 5.0% of what it computed was padding"
+    assert waited == f"  the model {said}"
     assert [line.split()[:3] for line in warnings] == [
         ["2", "batches", "were"],
         ["1", "of", "1"],

@@ -13,7 +13,7 @@ import numpy as np
 
 from transforms.errors import ImageError, Reason, RunError
 from transforms.models.batching import batch_sizes
-from transforms.models.meter import BUSY_USEC, IMAGES_RUN, OOM_SPLITS, PLACES_RUN, Meter
+from transforms.models.meter import BUSY_USEC, FULL_PLACES, IMAGES_RUN, OOM_SPLITS, PLACES_RUN, Meter
 from transforms.models.optimise import Graph, Optimisation, build_graph
 from transforms.models.spec import ModelSpec
 
@@ -167,7 +167,8 @@ class Classifier:
                 start = time.perf_counter()
                 given = [output.numpy() for output in self.graph.function(pixels)]
                 busy_usec = round(1e6 * (time.perf_counter() - start))
-        self.meter.add(**{BUSY_USEC: busy_usec, IMAGES_RUN: len(images), PLACES_RUN: size})
+        counts = {IMAGES_RUN: len(images), PLACES_RUN: size, FULL_PLACES: self.sizes[-1]}
+        self.meter.add(**{BUSY_USEC: busy_usec, **counts})
         return [_result_of(*one) for one in zip(*(output[: len(images)] for output in given), strict=True)]
 
 

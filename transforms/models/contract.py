@@ -127,16 +127,34 @@ def _signature_contract(path: Path, name: str, signature: SignatureDef, output: 
     )
 
 
-def _keras_contract(path: Path, output: str | None) -> Contract:
+def load_keras(path: Path) -> Any:
+    """Loads a Keras 3 model.
+
+    Raises:
+      UserError: It can't be loaded, or does not say what it takes.
+    """
     import tensorflow as tf
 
     try:
         model = tf.keras.models.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as e:
         raise UserError(f"model={str(path)!r} is no Keras 3 model that can be loaded: {e}.") from e
+    if not getattr(model, "inputs", None):
+        raise UserError(f"{path} does not say what it takes: call it with an image once before you save it.")
+    return model
+
+
+def keras_outputs(model: Any) -> dict[str, Any]:
+    """The outputs of a Keras model by name; a sequential model has one, and no name for it."""
+    names = getattr(model, "output_names", None) or [f"output_{n}" for n in range(len(model.outputs))]
+    return dict(zip(names, model.outputs, strict=True))
+
+
+def _keras_contract(path: Path, output: str | None) -> Contract:
+    model = load_keras(path)
     if len(model.inputs) != 1:
         raise UserError(f"{path} takes {len(model.inputs)} inputs; a classifier takes images alone.")
-    outputs = dict(zip(model.output_names, model.outputs, strict=True))
+    outputs = keras_outputs(model)
     output_name = _choose(path, "output", output, outputs)
     shape = list(model.inputs[0].shape)
     return Contract(

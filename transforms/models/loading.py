@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transforms.errors import RunError
-from transforms.models.contract import KERAS_SUFFIX, Contract
+from transforms.models.contract import KERAS_SUFFIX, Contract, keras_outputs, load_keras
 from transforms.models.spec import ModelSpec
 from transforms.models.store import digest_model, resolve_model
 
@@ -39,13 +39,13 @@ def load_model(spec: ModelSpec) -> Model:
 def _load_keras(path: Path, contract: Contract) -> Model:
     import tensorflow as tf
 
-    model = tf.keras.models.load_model(path, compile=False)
+    model = load_keras(path)
 
     def call(images: tf.Tensor) -> tf.Tensor:
         outputs = model(images, training=False)
         if not contract.output_name:
             return outputs
-        return tf.nest.flatten(outputs)[model.output_names.index(contract.output_name)]
+        return tf.nest.flatten(outputs)[list(keras_outputs(model)).index(contract.output_name)]
 
     return call
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-# Images that the model ran on, and the places in its batches, padding included.
-IMAGES_RUN, PLACES_RUN = "images_run", "places_run"
+# Images that the model ran on, the places in its batches, padding included, and those there would be
+# if each of them were a full one.
+IMAGES_RUN, PLACES_RUN, FULL_PLACES = "images_run", "places_run", "full_places"
 # Batches that memory did not suffice for.
 OOM_SPLITS = "oom_splits"
 # Microseconds in which the model ran, of each batch that may run at once, and in which it could have.
@@ -17,7 +18,7 @@ WALL_USEC, CORE_USEC = "wall_usec", "core_usec"
 LOADED, ON_GPU = "models_loaded", "models_on_gpu"
 NOT_FROZEN, NOT_OPTIMISED = "models_not_frozen", "models_not_optimised"
 COUNTS = (
-    *(IMAGES_RUN, PLACES_RUN, OOM_SPLITS, BUSY_USEC, OPEN_USEC, WALL_USEC, CORE_USEC),
+    *(IMAGES_RUN, PLACES_RUN, FULL_PLACES, OOM_SPLITS, BUSY_USEC, OPEN_USEC, WALL_USEC, CORE_USEC),
     *(LOADED, ON_GPU, NOT_FROZEN, NOT_OPTIMISED),
 )
 
