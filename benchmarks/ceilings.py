@@ -51,10 +51,10 @@ def run_model_alone(corpus: str, model: str) -> None:
     import numpy as np
 
     from transforms.models.classifier import Classifier
+    from transforms.models.devices import choose_batch_size
     from transforms.models.runtime import configure_tensorflow
     from transforms.models.spec import ModelOptions, resolve_spec
     from transforms.overlap import available_cores
-    from transforms.predict import choose_batch_size
 
     cores = available_cores()
     configure_tensorflow(cores, cores)

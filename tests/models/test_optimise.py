@@ -132,7 +132,7 @@ if sys.argv[2] == "not frozen":
 spec = resolve_spec(ModelOptions(sys.argv[1]))
 labeler = _Labeler(PredictLabels(spec, top_k=1, batch_size=2, threads=1))
 devices = Counter()
-for classifier in {run.keywords["classifier"] for run in labeler.callers}:
+for classifier in labeler.models.classifiers:
     function = classifier.graph.function
     def seen(pixels, function=function):
         outputs = function(pixels)

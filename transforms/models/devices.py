@@ -1,0 +1,119 @@
+"""The model on every device of a process."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from transforms.errors import RunError
+from transforms.models.classifier import Classifier
+from transforms.models.meter import LOADED, NOT_FROZEN, NOT_OPTIMISED, ON_GPU, Meter
+from transforms.models.optimise import Optimisation
+from transforms.models.runtime import NO_GPU, configure_tensorflow, device_kind, has_gpu, model_devices
+from transforms.models.spec import ModelSpec
+from transforms.models.tuning import tuned_batch_size
+
+# Pixels in a full batch: measured best on CPU, 8 at 224 px and 1 at 600 px.
+_CPU_BATCH_PIXELS = 8 * 224 * 224
+# On a GPU, 64 up to 424 px and 32 at 600 px: an estimate, not measured.
+_GPU_BATCH_SIZE, _GPU_BATCH_PIXELS = 64, 32 * 600 * 600
+# Most bytes of one batch as float32, whatever batch size is asked for.
+_MAX_BATCH_BYTES = 1 << 30
+# The largest batches that are tried, on CPUs (larger ones gain nothing, measured) and on GPUs (an estimate).
+_LARGEST_TRIAL = {False: 64, True: 512}
+# Threads that call the model on a GPU: one runs a batch while the other brings its pixels to the device.
+_GPU_CALLERS = 2
+
+BatchSize = int | Literal["auto"] | None
+
+
+class Models(NamedTuple):
+    """The model on every device of a process.
+
+    Attributes:
+      classifiers: One a device.
+      at_once: Batches that run at once on each.
+      callers: Threads that should call each.
+    """
+
+    classifiers: Sequence[Classifier]
+    at_once: int
+    callers: int
+
+    @property
+    def meter(self) -> Meter:
+        """Counts for all of them."""
+        return self.classifiers[0].meter
+
+
+def load_models(
+    spec: ModelSpec, top_k: int, batch_size: BatchSize, how: Optimisation, threads: int, require_gpu: bool
+) -> Models:
+    """Loads a model on every GPU, or else on the CPU.
+
+    Args:
+      spec: What to load.
+      top_k: Classes to give for an image.
+      batch_size: Images in a full batch; None is computed from the device, `auto` found by trial.
+      how: How the model may be made faster.
+      threads: Cores this process may use.
+      require_gpu: Whether to do without a GPU is an error.
+
+    Raises:
+      RunError: There is no GPU, the device can't do what is asked for, or the model can't be loaded.
+    """
+    on_gpu = has_gpu()
+    _check_device(how, on_gpu, require_gpu)
+    at_once, callers = (1, _GPU_CALLERS) if on_gpu else (threads, threads)
+    configure_tensorflow(at_once, threads)
+    size_px = spec.resize.size_px
+    images = choose_batch_size(None if batch_size == "auto" else batch_size, size_px, on_gpu)
+    first, *others = model_devices()
+    classifier = Classifier(spec, top_k, images, how, first, on_gpu)
+    if batch_size == "auto" and not spec.contract.batch:
+        images = _try_batch_sizes(classifier, how, callers, on_gpu)
+        classifier.warm_up(images)
+    twins = [Classifier(spec, top_k, images, how, device, on_gpu, classifier) for device in others]
+    return _counted(Models([classifier, *twins], at_once, callers), on_gpu)
+
+
+def choose_batch_size(wanted: int | None, size_px: int, on_gpu: bool) -> int:
+    """The batch size at `size_px`: what is wanted, or the best for the device, bounded by bytes."""
+    if wanted:
+        return _bounded(wanted, size_px)
+    if on_gpu:
+        fitting = min(_GPU_BATCH_SIZE, _GPU_BATCH_PIXELS // (size_px * size_px))
+    else:
+        fitting = _CPU_BATCH_PIXELS // (size_px * size_px)
+    return 1 << max(0, min(fitting, 64).bit_length() - 1)
+
+
+def _bounded(batch_size: int, size_px: int) -> int:
+    return max(1, min(batch_size, _MAX_BATCH_BYTES // (size_px * size_px * 3 * 4)))
+
+
+def _check_device(how: Optimisation, on_gpu: bool, require_gpu: bool) -> None:
+    where = f"on the worker {platform.node()!r}"
+    if require_gpu and not on_gpu:
+        raise RunError(f"{NO_GPU} {where}, and --require_accelerator asks for one.")
+    if unfit := how.unfit(on_gpu):
+        raise RunError(f"{unfit[:-1]} ({where}).")
+
+
+def _try_batch_sizes(classifier: Classifier, how: Optimisation, callers: int, on_gpu: bool) -> int:
+    size_px = classifier.spec.resize.size_px
+    facts = {"device": device_kind(), "size_px": size_px, "precision": how.precision, "xla": how.xla}
+    return tuned_batch_size(classifier, callers, _bounded(_LARGEST_TRIAL[on_gpu], size_px), facts)
+
+
+def _counted(models: Models, on_gpu: bool) -> Models:
+    graphs = [classifier.graph for classifier in models.classifiers]
+    counts = {
+        LOADED: len(graphs),
+        ON_GPU: len(graphs) * on_gpu,
+        NOT_FROZEN: sum(not graph.frozen for graph in graphs),
+        NOT_OPTIMISED: sum(not graph.optimised for graph in graphs),
+    }
+    models.meter.add(**counts)
+    return models
