@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.coders.coders import FastPrimitivesCoder
 
-from transforms.elements import DoneIds, Failure, ImageRef, TableFile
+from transforms.elements import DoneIds, Failure, ImageRef, PackedImage, TableFile
 
 
 class _FieldsCoder(beam.coders.Coder):
@@ -30,6 +30,13 @@ class _FieldsCoder(beam.coders.Coder):
     def to_type_hint(self) -> type:
         return self.element
 
+    # Runners compare the coders on both sides of a shuffle.
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
 
 class ImageRefCoder(_FieldsCoder):
     """Encodes an `ImageRef`."""
@@ -49,19 +56,30 @@ class TableFileCoder(_FieldsCoder):
     element = TableFile
 
 
-class FailureCoder(_FieldsCoder):
-    """Encodes a `Failure`, its `ImageRef` as bytes inside."""
+class _OfImageCoder(_FieldsCoder):
+    """Encodes a dataclass whose first field is an `ImageRef`, which goes as bytes inside."""
 
-    element = Failure
     _ref = ImageRefCoder()
 
-    def encode(self, value: Failure) -> bytes:
-        rest = (value.stage, value.reason, value.message, value.attempts, value.host)
-        return self._primitives.encode((self._ref.encode(value.ref), *rest))
+    def encode(self, value: Any) -> bytes:
+        ref, *rest = self._values(value)
+        return self._primitives.encode((self._ref.encode(ref), *rest))
 
-    def decode(self, encoded: bytes) -> Failure:
+    def decode(self, encoded: bytes) -> Any:
         ref, *rest = self._primitives.decode(encoded)
-        return Failure(self._ref.decode(ref), *rest)
+        return self.element(self._ref.decode(ref), *rest)
+
+
+class FailureCoder(_OfImageCoder):
+    """Encodes a `Failure`."""
+
+    element = Failure
+
+
+class PackedImageCoder(_OfImageCoder):
+    """Encodes a `PackedImage`."""
+
+    element = PackedImage
 
 
 class RowOfBucketCoder(beam.coders.Coder):
@@ -79,5 +97,5 @@ class RowOfBucketCoder(beam.coders.Coder):
         return self._coders[encoded[0]].decode(encoded[1:])
 
 
-for _coder in (ImageRefCoder, DoneIdsCoder, TableFileCoder, FailureCoder):
+for _coder in (ImageRefCoder, DoneIdsCoder, TableFileCoder, FailureCoder, PackedImageCoder):
     beam.coders.registry.register_coder(_coder.element, _coder)

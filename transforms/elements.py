@@ -1,7 +1,8 @@
 """What flows between the steps: typed, immutable elements.
 
 `ImageRef`, `Failure`, `DoneIds` and `TableFile` hold primitives alone and may
-cross a shuffle. Elements that hold bytes or pixels stay inside a fused stage.
+cross a shuffle. Elements that hold bytes or pixels stay inside a fused stage;
+in the split layout `PackedImage` crosses a shuffle in their place.
 """
 
 from __future__ import annotations
@@ -87,6 +88,24 @@ class DecodedImage:
 
     ref: ImageRef
     pixels: np.ndarray
+    width_px: int
+    height_px: int
+    format: str
+    size_bytes: int
+    sha256: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedImage:
+    """A `DecodedImage` as it crosses a shuffle; its pixels come back exactly.
+
+    Attributes:
+      data: The pixels, as `transforms.images.packing` packs them.
+    """
+
+    ref: ImageRef
+    data: bytes
     width_px: int
     height_px: int
     format: str

@@ -1,0 +1,74 @@
+import datetime
+
+import numpy as np
+import pytest
+
+from tests.eager import RUNNERS, eagerly
+from transforms import pack
+from transforms.coders import PackedImageCoder
+from transforms.elements import DecodedImage, ImageRef, PackedImage
+from transforms.pack import HandOverImages, pack_image, unpack_image
+
+SIZE_PX = 24
+
+
+def image(n: int) -> DecodedImage:
+    pixels = np.random.default_rng(n).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
+    ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n, None, datetime.date(2026, 1, 2)))
+    return DecodedImage(ref, pixels, 640, 480 + n, "JPEG", 1234, "f" * 64, "v1" if n % 2 else None)
+
+
+def facts_of(one: DecodedImage) -> tuple:
+    """All of an image, so that it can be compared."""
+    pixels = (one.pixels.dtype, one.pixels.shape, one.pixels.tobytes())
+    return (
+        *(one.ref, one.width_px, one.height_px, one.format, one.size_bytes, one.sha256, one.version),
+        *pixels,
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_unpack_image__packed__is_the_same_image(n):
+    assert facts_of(unpack_image(pack_image(image(n)))) == facts_of(image(n))
+
+
+def test_packed_image__through_its_coder__is_the_same():
+    packed = pack_image(image(1))
+    coder = PackedImageCoder()
+    again = coder.decode(coder.encode(packed))
+    assert again == packed and isinstance(again, PackedImage)
+
+
+def test_hand_over_images__shuffle__is_encoded_by_the_registered_coder(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(PackedImageCoder, "decode", _noting(PackedImageCoder.decode, decoded))
+    eagerly(HandOverImages(SIZE_PX), [image(n) for n in range(5)])
+    assert sorted(packed.ref.id for packed in decoded) == [f"id{n}" for n in range(5)]
+
+
+def _noting(method, into):
+    def call(self, *args):
+        into.append(method(self, *args))
+        return into[-1]
+
+    return call
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("threads", [None, 1])
+def test_hand_over_images__any_bundles__every_image_arrives_once(runner, threads):
+    images = [image(n) for n in range(50)]
+    arrived = eagerly(HandOverImages(SIZE_PX, threads), images, runner)
+    assert sorted(map(facts_of, arrived), key=repr) == sorted(map(facts_of, images), key=repr)
+
+
+def test_hand_over_images__keys_that_collide__lose_no_image(monkeypatch):
+    monkeypatch.setattr(pack, "hash_of", lambda _id: 7)
+    arrived = eagerly(HandOverImages(SIZE_PX), [image(n) for n in range(9)])
+    assert sorted(one.ref.id for one in arrived) == [f"id{n}" for n in range(9)]
+
+
+def test_hand_over_images__small_window__waits_and_goes_on():
+    images = [image(n) for n in range(20)]
+    arrived = eagerly(HandOverImages(SIZE_PX, threads=2, max_window_bytes=1), images)
+    assert len(arrived) == 20

@@ -1,0 +1,149 @@
+"""Handing over: decoded images cross a shuffle, from the workers that decode to those that infer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from transforms.buckets import hash_of
+from transforms.elements import DecodedImage, Failure, PackedImage
+from transforms.images.memory import tune_malloc
+from transforms.images.packing import pack_pixels, unpack_pixels
+from transforms.overlap import (
+    E,
+    OverlappedFn,
+    T,
+    Timed,
+    Window,
+    attempt,
+    available_cores,
+    once_per_process,
+)
+
+
+def pack_image(image: DecodedImage) -> PackedImage:
+    """Makes a decoded image small."""
+    return PackedImage(
+        ref=image.ref,
+        data=pack_pixels(image.pixels),
+        width_px=image.width_px,
+        height_px=image.height_px,
+        format=image.format,
+        size_bytes=image.size_bytes,
+        sha256=image.sha256,
+        version=image.version,
+    )
+
+
+def unpack_image(packed: PackedImage) -> DecodedImage:
+    """The same image again, to the pixel."""
+    return DecodedImage(
+        ref=packed.ref,
+        pixels=unpack_pixels(packed.data),
+        width_px=packed.width_px,
+        height_px=packed.height_px,
+        format=packed.format,
+        size_bytes=packed.size_bytes,
+        sha256=packed.sha256,
+        version=packed.version,
+    )
+
+
+@dataclass
+class HandOverImages(beam.PTransform):
+    """Hands each image over to other workers, packed while it crosses the shuffle.
+
+    Input: `DecodedImage`. Output: `DecodedImage`, the same.
+    Metrics: `pack_usec`, `unpack_usec`, `packed_bytes`.
+    Guarantees: fusion is broken between packing and unpacking, and nowhere else. The
+    hints are on all that follows the shuffle: `beam.Reshuffle` would not do, whose own
+    last steps would be on one side or its first ones on the other, and images that
+    are read from the shuffle would cross a second one.
+
+    Attributes:
+      size_px: Width and height of the images.
+      threads: Packing threads of a process; by default one per core.
+      hints: Beam's resource hints for what follows the shuffle.
+      max_window_bytes: Most bytes in flight in one bundle.
+    """
+
+    size_px: int
+    threads: int | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
+    max_window_bytes: int = 256 << 20
+
+    def expand(self, images: beam.PCollection[DecodedImage]) -> beam.PCollection[DecodedImage]:
+        """Applies the step."""
+        take = beam.FlatMap(_images_of).with_output_types(PackedImage)
+        unpack = beam.ParDo(_UnpackImagesFn(self)).with_output_types(DecodedImage)
+        return (
+            images
+            | "Pack" >> beam.ParDo(_PackImagesFn(self)).with_output_types(PackedImage)
+            | "Deal" >> beam.Map(_keyed).with_output_types(tuple[int, PackedImage])
+            | "GroupByKey" >> beam.GroupByKey()
+            | "Take" >> take.with_resource_hints(**self.hints)
+            | "Unpack" >> unpack.with_resource_hints(**self.hints)
+        )
+
+
+def _keyed(packed: PackedImage) -> tuple[int, PackedImage]:
+    """Gives each image a key of its own, the same in every attempt."""
+    return hash_of(packed.ref.id), packed
+
+
+def _images_of(group: tuple[int, Iterable[PackedImage]]) -> Iterable[PackedImage]:
+    return group[1]
+
+
+@once_per_process
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "pack")
+
+
+class _OnThreadsFn(OverlappedFn[E, T]):
+    def __init__(self, step: HandOverImages) -> None:
+        self._threads = step.threads or 0
+        self._max_window_bytes = step.max_window_bytes
+        self._pixel_bytes = 3 * step.size_px**2
+
+    def setup(self) -> None:
+        tune_malloc()
+        self._threads = self._threads or available_cores()
+        self._pool = _pool(self._threads)
+
+    def open_window(self) -> Window[Timed[T | Failure]]:
+        return Window(8 * self._threads, self._max_window_bytes)
+
+
+class _PackImagesFn(_OnThreadsFn[DecodedImage, PackedImage]):
+    def __init__(self, step: HandOverImages) -> None:
+        super().__init__(step)
+        self._pack_usec = Metrics.distribution(HandOverImages, "pack_usec")
+        self._packed_bytes = Metrics.distribution(HandOverImages, "packed_bytes")
+
+    def submit(self, image: DecodedImage) -> tuple[Future[Timed[PackedImage | Failure]], int]:
+        task = functools.partial(pack_image, image)
+        return self._pool.submit(attempt, "decode", image.ref, task), 2 * self._pixel_bytes
+
+    def observe(self, timed: Timed[PackedImage | Failure]) -> None:
+        self._pack_usec.update(timed.usec)
+        if isinstance(timed.value, PackedImage):
+            self._packed_bytes.update(len(timed.value.data))
+
+
+class _UnpackImagesFn(_OnThreadsFn[PackedImage, DecodedImage]):
+    def __init__(self, step: HandOverImages) -> None:
+        super().__init__(step)
+        self._unpack_usec = Metrics.distribution(HandOverImages, "unpack_usec")
+
+    def submit(self, packed: PackedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
+        task = functools.partial(unpack_image, packed)
+        return self._pool.submit(attempt, "predict", packed.ref, task), len(packed.data) + self._pixel_bytes
+
+    def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
+        self._unpack_usec.update(timed.usec)
