@@ -46,6 +46,11 @@ def two_processes(corpus: Path) -> list[str]:
     return pipeline(corpus, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
+def split_layout(corpus: Path) -> list[str]:
+    """The pipeline with a shuffle between decoding and inference."""
+    return pipeline(corpus, "--layout=split")
+
+
 class Cost(NamedTuple):
     """What a command took: seconds of wall time, and of the processor in all its processes."""
 
@@ -106,6 +111,7 @@ def main() -> None:
         "hand loop": hand_loop,
         "pipeline": pipeline,
         "two processes": two_processes,
+        "split layout": split_layout,
     }
     for size in args.sizes.split(","):
         measure(size, (few, many), args.rounds, contenders)

@@ -233,6 +233,16 @@ class PredictConfig:
     require_accelerator: bool = _option(
         False, "a worker without a GPU ends the run, where it would be slow otherwise", bool
     )
+    layout: str = _option(
+        "fused",
+        "split: images are fetched and decoded by some workers and labelled by others, across a shuffle",
+        choices=("fused", "split"),
+    )
+    accelerator_hint: str | None = _option(
+        None,
+        "with --layout=split, what labelling alone asks of its workers, as Beam's resource hint; on Dataflow "
+        "such as type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver",
+    )
     dedupe: str = _option(
         "id",
         "content: images of the same bytes share one inference, within a worker process",

@@ -8,6 +8,7 @@ from pipeline.plan import Plan, optimisation
 from transforms.count import CountRows, SumCounts, as_counted, count_listed, count_result
 from transforms.decode import DecodeImages
 from transforms.fetch import FetchImages
+from transforms.pack import HandOverImages
 from transforms.predict import PredictLabels
 from transforms.publish import PublishResults
 from transforms.read import ReadImageRefs
@@ -25,7 +26,11 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
     images = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
     encoded = images.ok | "FetchImages" >> FetchImages(plan.limits)
     decoded = encoded.ok | "DecodeImages" >> DecodeImages(plan.model.resize, max_pixels, plan.threads)
-    predictions = decoded.ok | "PredictLabels" >> PredictLabels(
+    pixels = decoded.ok
+    if plan.is_split:
+        size_px = plan.model.resize.size_px
+        pixels = pixels | "HandOverImages" >> HandOverImages(size_px, plan.threads, plan.hints)
+    predictions = pixels | "PredictLabels" >> PredictLabels(
         plan.model,
         predict.top_k,
         predict.batch_size,
@@ -34,19 +39,20 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
         require_gpu=predict.require_accelerator,
         optimisation=optimisation(plan.config),
         keep_outputs=predict.keep_outputs,
-    )
+    ).with_resource_hints(**plan.hints)
 
-    results = (
-        predictions.ok,
-        images.failures,
-        encoded.failures,
-        decoded.failures,
-        predictions.failures,
-    )
-    staged = results | "StageResults" >> StageResults(plan.staging)
+    # What takes predictions in has their hints, so that it is fused with them.
+    early = (images.failures, encoded.failures, decoded.failures)
+    results = (predictions.ok, predictions.failures)
+    passed_on = (decoded.ok,) if plan.is_split else ()
+    staged = (
+        (*early, *passed_on) | "StageEarly" >> StageResults(plan.early_staging),
+        results | "StageResults" >> StageResults(plan.staging).with_resource_hints(**plan.hints),
+    ) | "Staged" >> beam.Flatten()
     counts = (
         tuple(rows) | "CountRows" >> CountRows(count_listed, plan.listener),
         (images.counts,) | "CountSelection" >> CountRows(as_counted, plan.listener),
-        (*results, encoded.unchanged) | "CountResults" >> CountRows(count_result, plan.listener),
+        (*early, encoded.unchanged) | "CountEarly" >> CountRows(count_result, plan.listener),
+        results | "CountResults" >> CountRows(count_result, plan.listener).with_resource_hints(**plan.hints),
     ) | "SumCounts" >> SumCounts()
     return (staged, counts) | "PublishResults" >> PublishResults(plan.publication)

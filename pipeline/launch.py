@@ -69,7 +69,8 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
             try:
                 result = _execute(pipeline, tally.read if tally else None)
             except KeyboardInterrupt:
-                stager_of(plan.staging).flush()
+                for staging in (plan.early_staging, plan.staging):
+                    stager_of(staging).flush()
                 raise
     if options.view_as(GoogleCloudOptions).template_location:
         return None

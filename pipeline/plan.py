@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import columns_of, labelled_with, manifest_facts, new_run_id
 from pipeline.output import OutputState, folder_of, locked, open_output
-from pipeline.runners import is_local, threads_of_process
+from pipeline.runners import accelerator_hints, is_local, threads_of_process
 from transforms.budget import FailureBudget
 from transforms.count import Listener
 from transforms.done import ReadDoneIds
@@ -49,6 +49,7 @@ class Plan:
       limits: Of one request.
       staging: Where finished rows go.
       publication: What the run is to publish.
+      hints: Resource hints of what follows the shuffle of the split layout.
       threads: Cores of a worker process; None for all it has.
       listener: Called on workers with what became of images.
     """
@@ -60,8 +61,19 @@ class Plan:
     limits: Limits
     staging: Staging
     publication: Publication
+    hints: Mapping[str, str]
     threads: int | None = None
     listener: Listener | None = None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether other workers label images than decode them."""
+        return self.config.predict.layout == "split"
+
+    @property
+    def early_staging(self) -> Staging:
+        """Where the rows go of images that fail before they are handed over to other workers, if they are."""
+        return dataclasses.replace(self.staging, side="decoding") if self.is_split else self.staging
 
     @property
     def output(self) -> str:
@@ -89,6 +101,7 @@ def planned(
     Raises:
       UserError: The input, the model or the output is not as it should be.
     """
+    hints = accelerator_hints(config.predict, options)
     corpus = corpus or find_corpus(config.read, _known_types(config))
     columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
     budget, partitioning = failure_budget(config), _partitioning(config, [name for name, _ in columns])
@@ -107,6 +120,7 @@ def planned(
             limits=_limits(config),
             staging=_staging(config, rows, FailureBudget() if corpus.kind == "failures" else budget),
             publication=_publication(config, model, rows, state, partitioning),
+            hints=hints,
             threads=threads,
             listener=listener,
         )

@@ -9,10 +9,12 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
 )
 
+from pipeline.config import PredictConfig
 from transforms.errors import UserError
 from transforms.overlap import available_cores
 
@@ -48,6 +50,35 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
 def _is_stray(flags: tuple[str, ...], n: int) -> bool:
     """Whether a word belongs to no flag."""
     return n == 0 or not flags[n - 1].startswith("--") or "=" in flags[n - 1]
+
+
+def accelerator_hints(predict: PredictConfig, options: PipelineOptions) -> dict[str, str]:
+    """The resource hints of what follows the shuffle of the split layout.
+
+    Raises:
+      UserError: There is no such shuffle, or Dataflow is asked for what excludes hints.
+    """
+    hint = predict.accelerator_hint
+    if hint is None:
+        return {}
+    if predict.layout != "split":
+        raise UserError(
+            f"--accelerator_hint={hint!r} needs --layout=split: within the fused layout it would send pixels "
+            f"through a shuffle. For all workers alike, give Beam's '--resource_hints=accelerator={hint}'."
+        )
+    google = options.view_as(GoogleCloudOptions)
+    rivals = [o for o in google.dataflow_service_options or [] if o.startswith("worker_accelerator")]
+    if rivals:
+        raise UserError(
+            f"--dataflow_service_options={rivals[0]!r} is not allowed with --accelerator_hint={hint!r}: it "
+            "gives every worker an accelerator, and Dataflow's right fitting excludes it. Leave it out."
+        )
+    if google.flexrs_goal:
+        raise UserError(
+            f"--flexrs_goal={google.flexrs_goal} is not allowed with --accelerator_hint={hint!r}: Dataflow's "
+            "right fitting excludes FlexRS. Leave it out."
+        )
+    return {"accelerator": hint}
 
 
 def new_pipeline(options: PipelineOptions) -> beam.Pipeline:

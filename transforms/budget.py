@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from transforms.elements import Failure, Prediction
+from transforms.elements import DecodedImage, Failure, Prediction
 from transforms.errors import RunError
 
 _WORST = 3
@@ -82,8 +82,8 @@ class BudgetWatch:
         self._reasons: Counter[str] = Counter()
         self._hosts: Counter[str] = Counter()
 
-    def count(self, result: Prediction | Failure) -> None:
-        """Counts a finished image.
+    def count(self, result: Prediction | Failure | DecodedImage) -> None:
+        """Counts an image that this process has finished with.
 
         Raises:
           RunError: Too many have failed.

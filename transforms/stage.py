@@ -17,7 +17,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 import transforms.coders  # noqa: F401  (registers the coders)
 from transforms.budget import BudgetWatch, FailureBudget
-from transforms.elements import Failure, Prediction, TableFile
+from transforms.elements import DecodedImage, Failure, Prediction, TableFile
 from transforms.errors import RunError
 from transforms.files import write_file
 from transforms.overlap import once_per_process
@@ -43,6 +43,7 @@ class Staging:
       every_rows: A file is closed with this many rows,
       every_sec: or when its first row is this old and another row comes.
       budget: How many images may fail.
+      side: Of the split layout; each has a stager, and is held to the budget, by itself.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class Staging:
     every_rows: int
     every_sec: float
     budget: FailureBudget
+    side: str = ""
 
 
 def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
@@ -97,6 +99,10 @@ class Stager:
             raise
         return written
 
+    def pass_on(self, image: DecodedImage) -> None:
+        """Counts an image that has not failed and goes on to other workers."""
+        self._watch.count(image)
+
     def flush(self) -> list[TableFile]:
         """Writes what has gathered."""
         with self._lock:
@@ -129,7 +135,9 @@ def stager_of(staging: Staging) -> Stager:
 class StageResults(beam.PTransform):
     """Writes finished rows to files that nobody reads until they are published.
 
-    Input: one or several collections of `Prediction` or `Failure`. Output: `TableFile`.
+    Input: one or several collections of `Prediction` or `Failure`, and of `DecodedImage` where
+    images go on to other workers: they have no rows, and count as such that did not fail.
+    Output: `TableFile`.
     Metrics: `TABLE_rows`, `TABLE_file_bytes`, `write_msec`.
     Guarantees: when a bundle ends its rows are in files, and at most `every_rows` or
     `every_sec` of work is not while it goes. A bundle that ran twice has its rows twice.
@@ -161,7 +169,10 @@ class _StageFn(beam.DoFn):
     def setup(self) -> None:
         self._stager = stager_of(self._staging)
 
-    def process(self, result: Prediction | Failure) -> Iterator[TableFile]:
+    def process(self, result: Prediction | Failure | DecodedImage) -> Iterator[TableFile]:
+        if isinstance(result, DecodedImage):
+            self._stager.pass_on(result)
+            return
         start = time.monotonic()
         if files := self._stager.add(result):
             self._write_msec.update(round(1000 * (time.monotonic() - start)))

@@ -8,6 +8,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import plan
 from pipeline.config import load_config
 from pipeline.launch import run_and_report
 from pipeline.rerun import rerun
@@ -188,6 +189,18 @@ def test_budget__passed__stops_early_names_the_worst_and_keeps_what_is_done(tmp_
     counts = run_pipeline(**options, max_failure_rate=1)["counts"]
     assert 50 <= counts["kept"] <= staged
     assert_sound(tmp_path / "out")
+
+
+def test_budget__split_layout__takes_images_handed_over_for_good(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(plan, "_DECODING_AND_PREDICTING", 32)
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(400)])
+    write_images(images, [f"bad{n}.jpg" for n in range(40)], HTML)
+    options = {"input": images, "model": tiny, "layout": "split", "failure_floor": 30, "fetch_threads": 1}
+    counts = run_pipeline(output=tmp_path / "out", **options)["counts"]
+    assert (counts["labelled"], counts["failed"]) == (400, 40)
+    write_images(images, [f"worse{n}.jpg" for n in range(400)], HTML)
+    with pytest.raises(RunError, match=r"Stopped early: .*max_failure_rate=10.0% allows"):
+        run_pipeline(output=tmp_path / "worse", **options)
 
 
 def test_budget__by_reason__stops_for_this_reason_alone(tmp_path, tiny):

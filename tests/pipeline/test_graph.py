@@ -1,10 +1,17 @@
 import csv
 import datetime
+from pathlib import Path
 
+import apache_beam as beam
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
+from pipeline.config import load_config
+from pipeline.graph import build_graph
+from pipeline.plan import planned
+from pipeline.runners import pipeline_options
 from tests.graphs import assert_sound, label_purely, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import BAD_IMAGES, jpeg_bytes
 from tests.tiny_model import save_tiny_model
@@ -54,6 +61,105 @@ def test_graph__mixed_corpus_in_shards__gives_what_the_pure_functions_give(tmp_p
         assert (p["label"], p["score"]) == (p["labels"][0]["label"], p["labels"][0]["score"])
     assert manifest["counts"]["duplicate"] == 8 and manifest["counts"]["listed"] == len(uris) + 8
     assert len(failed) == len(BAD_IMAGES) + 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "dedupe"),
+    [
+        ((), "content"),
+        (TWO_PROCESSES, "id"),
+        (("--direct_runner_bundle_repeat=1",), "id"),
+        (("--runner=BundleBasedDirectRunner",), "content"),
+    ],
+    ids=["one_process", "two_processes", "bundles_twice", "bundle_based"],
+)
+def test_graph__split_layout__gives_the_rows_of_the_fused_layout(tmp_path, corpus, tiny, flags, dedupe):
+    _, uris = corpus
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(Path(uris[0]).read_bytes())
+    (tmp_path / "list.txt").write_text("\n".join([*uris, str(copy), uris[0], uris[-1]]), "utf-8")
+    options = {"input": tmp_path / "list.txt", "model": tiny, "dedupe": dedupe}
+    fused = run_pipeline(output=tmp_path / "fused", **options)
+    split = run_pipeline(*flags, output=tmp_path / "split", layout="split", **options)
+    assert_sound(tmp_path / "split")
+    assert split["counts"] == fused["counts"] and split["counts"]["duplicate"] == 2
+    assert_same_rows(tmp_path / "split", tmp_path / "fused")
+
+
+def assert_same_rows(output, expected):
+    for rows, others in zip(read_tables(output), read_tables(expected), strict=True):
+        assert [without_scores(row) for row in rows] == [without_scores(row) for row in others]
+        for row, other in zip(rows, others, strict=True):
+            scores, other_scores = ([one["score"] for one in r.get("labels", [])] for r in (row, other))
+            assert scores == pytest.approx(other_scores, abs=1e-5)
+
+
+def without_scores(row):
+    labels = [(one["class_id"], one["label"]) for one in row.get("labels", [])]
+    return {k: v for k, v in row.items() if k not in ("run_id", "score", "labels")} | {"labels": labels}
+
+
+def test_graph__output_of_the_other_layout__goes_on(tmp_path, corpus, tiny):
+    _, uris = corpus
+    options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny}
+    for layout, listed in (("split", 10), ("fused", 20), ("split", len(uris))):
+        (tmp_path / "list.txt").write_text("\n".join(uris[:listed]), "utf-8")
+        run_pipeline(layout=layout, **options)
+    assert assert_sound(tmp_path / "out")["counts"]["kept"] == 20
+
+
+HINT = "type:nvidia-l4;count:1;install-nvidia-driver"
+
+
+@pytest.mark.parametrize("options", [{"layout": "split", "accelerator_hint": HINT}, {"layout": "split"}])
+def test_graph__split_layout__is_one_stage_on_each_side_of_one_shuffle(tmp_path, tiny, options):
+    stages = stages_of(tmp_path, tiny, **options)
+    decoding, labelling = (
+        ("GroupByBucket/Read", "FetchImages", "DecodeImages", "HandOverImages/Pack"),
+        (
+            *("HandOverImages/GroupByKey/Read", "HandOverImages/Unpack", "PredictLabels"),
+            *("StageResults/Write0", "StageResults/Write1", "CountResults/Count0", "CountResults/Count1"),
+        ),
+    )
+    hint = options.get("accelerator_hint")
+    assert [h for names, h in stages if has_all(names, labelling)] == [hint]
+    assert [h for names, h in stages if has_all(names, decoding)] == [None]
+    assert sum(has_all(names, ("HandOverImages/",)) for names, _ in stages) == 2
+
+
+def test_graph__fused_layout__is_one_stage_from_references_to_staged_rows(tmp_path, tiny):
+    steps = ("FetchImages", "DecodeImages", "PredictLabels", "StageEarly/Write2", "StageResults/Write0")
+    stages = stages_of(tmp_path, tiny)
+    assert [h for names, h in stages if has_all(names, steps)] == [None]
+    assert not any(has_all(names, ("HandOverImages",)) for names, _ in stages)
+
+
+def has_all(names, parts):
+    return all(any(part in name for name in names) for part in parts)
+
+
+def stages_of(tmp_path, tiny, **options):
+    """The stages that Beam's local runner fuses: their steps' names, and the accelerator they ask for."""
+    (tmp_path / "list.txt").write_text("a.jpg\n", "utf-8")
+    needed = {"input": str(tmp_path / "list.txt"), "output": str(tmp_path / "out"), "model": str(tiny)}
+    config, beam_options = load_config(None, needed | options), pipeline_options(())
+    pipeline = beam.Pipeline(options=beam_options)
+    with planned(config, beam_options) as plan:
+        build_graph(pipeline, plan)
+    context, stages = FnApiRunner().create_stages(pipeline.to_runner_api())
+    environments = context.components.environments
+    return [
+        (
+            [transform.unique_name for transform in stage.transforms],
+            asked_of(environments[stage.environment]) if stage.environment else None,
+        )
+        for stage in stages
+    ]
+
+
+def asked_of(environment):
+    hint = environment.resource_hints.get("beam:resources:accelerator:v1")
+    return hint.decode() if hint else None
 
 
 def test_graph__csv__its_own_columns_pass_through_with_their_types(tmp_path, tiny):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.pipeline import Pipeline
+from apache_beam.portability.api import beam_runner_api_pb2
 
 from pipeline.config import load_config
 from pipeline.graph import build_graph
@@ -83,6 +84,40 @@ def test_run_configs__dataflow__the_real_runner_writes_the_job(path, hub, flags,
     options = job["environment"]["sdkPipelineOptions"]["options"]
     assert options.get("dataflow_service_options", []) == asked.get("dataflow_service_options", [])
     assert set(asked.get("experiments", [])) <= set(job["environment"]["experiments"])
+
+
+def test_run_configs__dataflow_split__what_labels_asks_for_an_accelerator_alone(hub, flags, gcs, tmp_path):
+    beam_flags = [
+        "--project=some-project",
+        "--temp_location=gs://bucket/tmp",
+        "--staging_location=gs://bucket/split",
+        f"--template_location={tmp_path / 'job.json'}",
+        "--sdk_container_image=gcr.io/p/labelbeam:1",
+    ]
+    config = load_config(str(FOLDER / "dataflow-split.yaml"), flags, beam_flags)
+    hub(config.model.model)
+    run(config)
+    (name,) = (name for name in gcs.names("gs://bucket/split/") if name.endswith("pipeline.pb"))
+    job = beam_runner_api_pb2.Pipeline.FromString(gcs.get(f"gs://bucket/{name}"))
+    asked = {step for step, hint in accelerators(job) if hint == config.predict.accelerator_hint}
+    others = {step for step, hint in accelerators(job) if hint is None}
+    assert asked | others == {step for step, _ in accelerators(job)}
+    labelling = (
+        *("HandOverImages/Take", "HandOverImages/Unpack"),
+        *("PredictLabels", "StageResults", "CountResults"),
+    )
+    assert {step for step in asked | others if step.startswith(labelling)} == asked
+    assert all(any(step.startswith(part) for step in asked) for part in labelling)
+    assert {"HandOverImages/Pack", "HandOverImages/Deal"} <= others
+
+
+def accelerators(job):
+    """The steps that run on workers, and the accelerator each asks for."""
+    for transform in job.components.transforms.values():
+        if transform.environment_id and not transform.subtransforms:
+            hints = job.components.environments[transform.environment_id].resource_hints
+            hint = hints.get("beam:resources:accelerator:v1")
+            yield transform.unique_name, hint.decode() if hint else None
 
 
 def test_threads_of_process__dataflow__one_per_vcpu_unless_one_process_owns_the_machine():

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from tests.eager import RUNNERS, eagerly
 from tests.results import facts_of, failure, prediction
 from transforms import stage
 from transforms.budget import FailureBudget
-from transforms.elements import Failure, Prediction
+from transforms.elements import DecodedImage, Failure, ImageRef, Prediction
 from transforms.errors import RunError
 from transforms.layout import Layout, staged_sources
 from transforms.rows import (
@@ -186,6 +187,18 @@ def test_stager__over_budget__writes_all_rows_and_raises(tmp_path):
         stager.add(failure(3))
     assert ids_of(staged(tmp_path), PREDICTIONS) == ["id0"]
     assert ids_of(staged(tmp_path), FAILURES) == ["id1", "id2", "id3"]
+
+
+def test_stager__images_passed_on__have_no_rows_and_count_as_not_failed(tmp_path):
+    stager = Stager(staging(tmp_path, budget=FailureBudget(0.5, floor=1)))
+    passed_on = DecodedImage(ImageRef("1", "a"), np.zeros((1, 1, 3), np.uint8), 1, 1, "PNG", 1, "")
+    for n in range(200):
+        stager.pass_on(passed_on)
+        stager.add(failure(n))
+    assert [(file.table, file.rows) for file in stager.flush()] == [(FAILURES, 200)]
+    with pytest.raises(RunError, match="Stopped early"):
+        for n in range(200):
+            stager.add(failure(n))
 
 
 def test_stager__many_threads__lose_nothing_and_write_nothing_twice(tmp_path):
