@@ -22,14 +22,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.decode import TARGETS_PX, psnr_db
-from pipeline.sample import MODEL, PHOTOS
-from transforms.images import decode as decoding
+from benchmarks.decode import TARGETS_PX, decode_drafted, psnr_db
 from transforms.images.memory import tune_malloc
 from transforms.images.packing import pack_pixels, unpack_pixels
 from transforms.images.resize import ResizeRule
+from transforms.models.classifier import Classifier
+from transforms.models.spec import ModelOptions, resolve_spec
+from transforms.photos import photo_paths
 
-_SUFFIXES = {".jpg", ".png", ".webp"}
 _CLASSES = 1000
 
 
@@ -129,8 +129,7 @@ class Cost(NamedTuple):
 
 def load_images(size_px: int) -> list[np.ndarray]:
     """The sample photos as the pipeline decodes them."""
-    paths = sorted(path for path in PHOTOS.iterdir() if path.suffix in _SUFFIXES)
-    return [decoding.decode_image(path.read_bytes(), ResizeRule(size_px), 10**9).pixels for path in paths]
+    return [decode_drafted(path.read_bytes(), ResizeRule(size_px)) for path in photo_paths()]
 
 
 def timed(results: Iterator) -> tuple[list, float]:
@@ -160,12 +159,9 @@ def scores_of(images: list[np.ndarray]) -> np.ndarray:
 
 
 @functools.cache
-def classifier() -> Any:
+def classifier() -> Classifier:
     """The embedded model; every class is given."""
-    from transforms.models.classifier import Classifier
-    from transforms.models.spec import ModelOptions, resolve_spec
-
-    return Classifier(resolve_spec(ModelOptions(MODEL)), _CLASSES, 8)
+    return Classifier(resolve_spec(ModelOptions("efficientnet-lite0")), _CLASSES, 8)
 
 
 def measure_costs(size_px: int, rounds: int) -> None:

@@ -141,7 +141,8 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
         return True
     output = folder_of(config.write.output)
     manifest = finished.manifest
-    lines = describe_limit(finished.work)
+    # In the split layout decoding and the model don't wait for each other.
+    lines = describe_limit(finished.work) if config.predict.layout == "fused" else []
     print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
     wrong = verdict(manifest, failure_budget(config))
     print(f"\nlabelbeam: {wrong}" if wrong else next_steps(manifest, output))

@@ -72,7 +72,9 @@ class BudgetWatch:
 
     Every process sees a random part of the input, so that each can judge by
     what it has seen itself, and no runner has to carry a number between them. It
-    stops a run only where chance can't explain what it has seen.
+    stops a run only where chance can't explain what it has seen. In the split
+    layout each side has a watch: one sees what can't be decoded, the other what
+    can't be labelled.
     """
 
     def __init__(self, budget: FailureBudget) -> None:

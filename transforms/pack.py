@@ -60,10 +60,9 @@ class HandOverImages(beam.PTransform):
 
     Input: `DecodedImage`. Output: `DecodedImage`, the same.
     Metrics: `pack_usec`, `unpack_usec`, `packed_bytes`.
-    Guarantees: fusion is broken between packing and unpacking, and nowhere else. The
-    hints are on all that follows the shuffle: `beam.Reshuffle` would not do, whose own
-    last steps would be on one side or its first ones on the other, and images that
-    are read from the shuffle would cross a second one.
+    Guarantees: images cross one shuffle, between packing and unpacking, also with hints,
+    which are on all that reads from it. `beam.Reshuffle` can't promise that: with hints it
+    would be cut off from what packs, without them from what unpacks.
 
     Attributes:
       size_px: Width and height of the images.
