@@ -23,6 +23,7 @@ import pyarrow.dataset as ds
 
 from benchmarks import throughput
 from benchmarks.corpus import make_corpus
+from benchmarks.measure import Command, Cost, cost_of
 from pipeline.config import load_config
 from pipeline.plan import Plan, planned
 from pipeline.runners import new_pipeline, pipeline_options
@@ -82,9 +83,9 @@ def straight_command(corpus: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.staging", "straight", str(corpus), str(output)]
 
 
-def cost_of(command: throughput.Command, corpus: Path, images: int) -> throughput.Cost:
+def checked_cost(command: Command, corpus: Path, images: int) -> Cost:
     """What a run takes that labels all images."""
-    cost = throughput.cost_of(command(corpus))
+    cost = cost_of(command(corpus))
     rows = ds.dataset(corpus.parent / "output" / PREDICTIONS, format="parquet").count_rows()
     assert rows == images, f"{rows} rows of {images} images"
     return cost
@@ -98,12 +99,12 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     contenders = {"pipeline": throughput.pipeline, "straight": straight_command}
-    costs: dict[str, list[throughput.Cost]] = {name: [] for name in contenders}
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder) / "images", args.images, *SIZE)
         for n in range(args.rounds):
             for name, command in contenders.items():
-                costs[name].append(cost_of(command, corpus, args.images))
+                costs[name].append(checked_cost(command, corpus, args.images))
             now = ", ".join(f"{k} {v[-1].wall_sec:.1f} s ({v[-1].cpu_sec:.1f} CPU)" for k, v in costs.items())
             print(f"round {n + 1}: {now}", flush=True)
     for clock in ("wall", "cpu"):

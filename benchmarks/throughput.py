@@ -13,20 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks.corpus import make_corpus
+from benchmarks.measure import Run, compare, measure_rates, timed
 
 MODEL = "efficientnet-lite0"
-
-Command = Callable[[Path], list[str]]
 
 
 def hand_loop(corpus: Path) -> list[str]:
@@ -52,51 +46,15 @@ def split_layout(corpus: Path) -> list[str]:
     return pipeline(corpus, "--layout=split")
 
 
-class Cost(NamedTuple):
-    """What a command took: seconds of wall time, and of the processor in all its processes."""
-
-    wall_sec: float
-    cpu_sec: float
-
-
-def cost_of(command: Sequence[str]) -> Cost:
-    """Runs a command."""
-    start, before = time.perf_counter(), os.times()
-    done = subprocess.run(command, capture_output=True, text=True)
-    after = os.times()
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    cpu_sec = after.children_user + after.children_system - before.children_user - before.children_system
-    return Cost(time.perf_counter() - start, cpu_sec)
-
-
-def marginal_rate(command: Command, few: Path, many: Path) -> tuple[float, float]:
-    """Images per second beyond start-up, of wall time and of processor time."""
-    images = len(list(many.iterdir())) - len(list(few.iterdir()))
-    more, less = cost_of(command(many)), cost_of(command(few))
-    return images / (more.wall_sec - less.wall_sec), images / (more.cpu_sec - less.cpu_sec)
-
-
-def measure(size: str, images: tuple[int, int], rounds: int, contenders: dict[str, Command]) -> None:
+def measure(size: str, images: tuple[int, int], rounds: int, runs: dict[str, Run]) -> None:
     """Prints each round's rates, and the medians of their ratios to the first contender."""
     width_px, height_px = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         few, many = (make_corpus(Path(folder) / str(n) / "images", n, width_px, height_px) for n in images)
-        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-        for n in range(rounds):
-            for name, command in contenders.items():
-                rates[name].append(marginal_rate(command, few, many))
-            now = ", ".join(f"{k} {v[-1][0]:.1f}/s ({v[-1][1]:.1f} a CPU second)" for k, v in rates.items())
-            print(f"{size} round {n + 1}: {now}", flush=True)
-    base, *others = contenders
+        rates = measure_rates(size, few, many, rounds, runs)
+    base, *others = runs
     for name in others:
-        for n, clock in enumerate(("wall", "CPU")):
-            ratios = [a[n] / b[n] for a, b in zip(rates[name], rates[base], strict=True)]
-            print(
-                f"{size} {name} / {base}, {clock}: median {statistics.median(ratios):.3f}"
-                f" (min {min(ratios):.3f}, max {max(ratios):.3f}, {rounds} rounds)",
-                flush=True,
-            )
+        compare(f"{size} {name} / {base}", rates[name], rates[base])
 
 
 CONTENDERS: dict[str, Command] = {
@@ -117,9 +75,9 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     few, many = map(int, args.images.split(","))
-    contenders = {name: CONTENDERS[name] for name in args.contenders.split(",")}
+    runs = {name: timed(CONTENDERS[name]) for name in args.contenders.split(",")}
     for size in args.sizes.split(","):
-        measure(size, (few, many), args.rounds, contenders)
+        measure(size, (few, many), args.rounds, runs)
 
 
 if __name__ == "__main__":
