@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import throughput
-from benchmarks.throughput import Command
+from benchmarks.measure import Command, timed
 
 
 def save_null_model(folder: str) -> None:
@@ -136,7 +136,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             start = time.monotonic()
             images, runs = contenders(name, folder)
-            throughput.measure("1600x1200", images, args.rounds, runs)
+            timed_runs = {who: timed(command) for who, command in runs.items()}
+            throughput.measure("1600x1200", images, args.rounds, timed_runs)
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.throughput import cost_of
+from benchmarks.measure import cost_of
 
 _LOAD = """
 import sys

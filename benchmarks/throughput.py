@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.corpus import make_corpus
-from benchmarks.measure import Run, compare, measure_rates, timed
+from benchmarks.measure import Command, Run, compare, measure_rates, timed
 
 MODEL = "efficientnet-lite0"
 

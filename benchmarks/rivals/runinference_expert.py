@@ -1,0 +1,83 @@
+"""Beam's RunInference as an expert would use it: an own handler of the frozen graph, all cores at work.
+
+python -m benchmarks.rivals.runinference_expert CORPUS OUTPUT MODEL multi_threading|multi_processing
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.io.fileio import MatchFiles
+from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from benchmarks.rivals.rows import SCHEMA, best_of
+from transforms.errors import ImageError
+from transforms.images.decode import decode_image
+from transforms.images.memory import tune_malloc
+from transforms.images.resize import ResizeRule
+from transforms.models.classifier import Classifier, TopK
+from transforms.models.runtime import configure_tensorflow
+from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
+
+BATCH_SIZE = 8
+
+
+class FrozenModelHandler(ModelHandler[np.ndarray, TopK | ImageError, Classifier]):
+    """The pipeline's frozen graph, called with full batches of one size."""
+
+    def __init__(self, spec: ModelSpec, threads: int) -> None:
+        super().__init__(min_batch_size=BATCH_SIZE, max_batch_size=BATCH_SIZE)
+        self._spec = spec
+        self._threads = threads
+
+    def load_model(self) -> Classifier:
+        """Loads the model, once per process."""
+        tune_malloc()
+        configure_tensorflow(callers=self._threads, threads=self._threads)
+        return Classifier(self._spec, top_k=1, batch_size=BATCH_SIZE)
+
+    def run_inference(
+        self, batch: Sequence[np.ndarray], model: Classifier, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[TopK | ImageError]:
+        """Labels a batch."""
+        return model.classify(batch)
+
+
+def read_image(path: str, rule: ResizeRule) -> tuple[str, np.ndarray]:
+    """Decodes an image, keyed by its path."""
+    return path, decode_image(Path(path).read_bytes(), rule, 10**9).pixels
+
+
+def to_row(uri: str, result: TopK | ImageError) -> dict:
+    """The best class."""
+    return {"uri": uri, **best_of(result)}
+
+
+def main(corpus: str, output: str, model: str, mode: str) -> None:
+    """Labels a folder of images."""
+    spec = resolve_spec(ModelOptions(model))
+    cores = len(os.sched_getaffinity(0))
+    handler = FrozenModelHandler(spec, threads=cores if mode == "multi_threading" else 1)
+    options = PipelineOptions(runner="FnApiRunner", direct_num_workers=cores, direct_running_mode=mode)
+    with beam.Pipeline(options=options) as pipe:
+        _ = (
+            pipe
+            | MatchFiles(f"{corpus}/*")
+            | "Path" >> beam.Map(lambda match: match.path)
+            | beam.Reshuffle()  # over the workers
+            | "Read" >> beam.Map(read_image, spec.resize)
+            | RunInference(KeyedModelHandler(handler))
+            | "Row" >> beam.MapTuple(to_row)
+            | beam.io.WriteToParquet(f"{output}/part", SCHEMA, file_name_suffix=".parquet")
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
