@@ -1,0 +1,37 @@
+# syntax=docker/dockerfile:1
+# The image of workers, for Dataflow, Flink and Beam's Docker environments.
+#   docker build --tag IMAGE .                                        CUDA for GPUs
+#   docker build --tag IMAGE --build-arg EXTRA= .                     CPU only
+#   docker build --tag IMAGE --build-arg MODEL=efficientnet-b7 .      with a model inside
+# Check it against the machine that submits: python container/check_image.py IMAGE
+ARG PYTHON_VERSION=3.11
+ARG BEAM_VERSION=2.77.0
+
+FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam
+
+FROM python:${PYTHON_VERSION}-slim-bookworm AS wheel
+WORKDIR /source
+COPY setup.py pyproject.toml README.md LICENSE ./
+COPY pipeline pipeline
+COPY transforms transforms
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:${PYTHON_VERSION}-slim-bookworm
+ARG BEAM_VERSION
+# The extras that are installed: gpu has CUDA's libraries, as TensorFlow packages them.
+ARG EXTRA=gpu
+# A model to have inside, as --model takes it; by default each worker brings its own.
+ARG MODEL=
+
+COPY --from=beam /opt/apache/beam /opt/apache/beam
+COPY --from=wheel /wheels /wheels
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN pip install --no-cache-dir "$(echo /wheels/labelbeam-*.whl)[sample${EXTRA:+,$EXTRA}]" "apache-beam[gcp]==${BEAM_VERSION}"
+
+# What Dataflow mounts of NVIDIA's driver, and where models are kept.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    LABELBEAM_CACHE_DIR=/opt/labelbeam/models \
+    RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1
+RUN mkdir -p "$LABELBEAM_CACHE_DIR" && if [ -n "$MODEL" ]; then labelbeam model inspect "$MODEL"; fi
+
+ENTRYPOINT ["/opt/apache/beam/boot"]
