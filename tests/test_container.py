@@ -1,0 +1,112 @@
+"""The images and the template, as far as that goes without building them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from container.check_image import wanted_versions
+from container.template_metadata import metadata
+from pipeline.config import load_config, options
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "container/launcher.Dockerfile"])
+def test_dockerfile__linted__has_no_findings(file):
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, file], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_dockerfile__versions__are_those_of_this_environment():
+    args = dict(re.findall(r"^ARG (\w+)=(.*)$", (ROOT / "Dockerfile").read_text(), re.M))
+    wanted = wanted_versions()
+    assert (args["PYTHON_VERSION"], args["BEAM_VERSION"]) == (wanted["python"], wanted["apache-beam"])
+    assert args["MODEL"] == ""
+
+
+def test_dockerfile__files_it_copies__are_not_ignored():
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for file in ("Dockerfile", "container/launcher.Dockerfile"):
+        for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / file).read_text(), re.M):
+            for source in sources.split():
+                assert (ROOT / source).exists() and source.split("/")[0] in kept
+
+
+def test_cloudbuild__every_step__uses_what_is_there():
+    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    text = json.dumps(build)
+    used = set(re.findall(r"\$(_[A-Z]+)", text))
+    assert used == {"_IMAGE", "_TEMPLATE", *build["substitutions"]}
+    for path in re.findall(r"container/[\w.]+", text.replace("/workspace/", "")):
+        assert (ROOT / path).is_file()
+
+
+SAID = {
+    "input": "gs://bucket/list.csv",
+    "output": "gs://bucket/labels",
+    "batch_size": "auto",
+    "input_range": "-1,1",
+    "max_failure_rates": "timeout=0.01,not_found=0.2",
+    "require_accelerator": "true",
+    "stage_sec": "2.5",
+    "model": "efficientnet-b7",
+}
+NOT_ALLOWED = {
+    "input": "list.csv",
+    "output": "gs://",
+    "batch_size": "large",
+    "top_k": "-1",
+    "resize": "crop",
+    "require_accelerator": "yes",
+    "stage_sec": "soon",
+    "max_failure_rates": "timeout",
+    "model": "",
+}
+
+
+def test_metadata__parameters__are_the_options_and_take_what_these_take():
+    parameters = {p["name"]: p for p in metadata()["parameters"]}
+    assert parameters.keys() == options().keys()
+    assert {name for name, p in parameters.items() if not p["isOptional"]} == {"input", "output", "model"}
+    load_config(None, SAID)
+
+    def takes(name: str, value: str) -> bool:
+        return all(re.search(regex, value) for regex in parameters[name]["regexes"])
+
+    assert [name for name, value in SAID.items() if not takes(name, value)] == []
+    assert [name for name, value in NOT_ALLOWED.items() if takes(name, value)] == []
+    for name, field in options().items():
+        if isinstance(field.default, (int, float, str)) and field.default != "":
+            assert takes(name, str(field.default)), name
+
+
+FAKE_DOCKER = """#!{python}
+import sys, json
+print("pulled")
+print(json.dumps({seen!r}))
+"""
+
+
+@pytest.mark.parametrize(("changed", "status"), [({}, 0), ({"tensorflow": "2.10.0", "boot": "none"}, 1)])
+def test_check_image__versions__differences_are_named(tmp_path, changed, status):
+    docker = tmp_path / "docker"
+    docker.write_text(FAKE_DOCKER.format(python=sys.executable, seen={**wanted_versions(), **changed}))
+    docker.chmod(0o755)
+    command = [sys.executable, ROOT / "container/check_image.py", "image:1"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == status
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines if status] == list(changed)
+    assert status or lines == ["image:1 fits."]
+
+
+def test_check_image__no_docker__says_so(tmp_path):
+    command = [sys.executable, ROOT / "container/check_image.py", "image:1"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "docker is not installed here" in done.stderr
