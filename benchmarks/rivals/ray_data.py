@@ -15,7 +15,7 @@ from PIL import Image
 
 SIZE_PX, CROP_PADDING_PX = 224, 32
 
-# The best of what was tried on two cores: 1 and 2 actors, of 0 to 1 CPU each, batches of 8 to 64. Two actors
+# The best of what was tried on two cores: 1 and 2 actors of 0 to 1 CPU each, batches of 8 to 64. Two actors
 # of one CPU leave none to read with and wait for ever; with less than one, the crop runs where images are
 # read, so that no whole image is shipped.
 ACTORS = max(1, len(os.sched_getaffinity(0)) // 2)
