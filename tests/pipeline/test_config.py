@@ -130,7 +130,7 @@ def test_failure_budget__no_such_reason_or_rate__is_refused(rates, said):
     ("yaml", "said"),
     [
         ("topk: 3", "unknown key 'topk'. Did you mean 'top_k'?"),
-        ("nonsense: 3", "Known keys: batch_size"),
+        ("nonsense: 3", "Known keys: accelerator_hint, batch_size"),
         ("top_k: 0", "top_k=0 is not allowed: it must be a whole number from 1 to 1,000"),
         ("top_k: 2.5", "top_k=2.5"),
         ("top_k: true", "top_k=True"),
