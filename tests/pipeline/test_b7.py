@@ -42,6 +42,6 @@ def test_run__b7_at_600__labels_photos_with_bounded_memory(tmp_path, b7):
     assert rss_bytes < _MAX_RSS_BYTES, f"{rss_bytes / 1e9:.1f} GB"
     manifest = assert_sound(tmp_path / "out")
     assert manifest["preprocessing"]["resize"]["size_px"] == 600
-    assert (manifest["model"]["classes"], manifest["counts"]["labelled"]) == (1000, len(photos))
+    assert (manifest["model"]["length"], manifest["counts"]["labelled"]) == (1000, len(photos))
     predictions, _ = read_tables(tmp_path / "out")
     assert all(len(p["labels"]) == 5 and 0 < p["score"] < 1 for p in predictions)
