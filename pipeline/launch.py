@@ -16,7 +16,7 @@ from apache_beam.runners.runner import PipelineState
 from pipeline import GO_ON, progress
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
-from pipeline.limits import Work, describe_limit, work_of
+from pipeline.limits import Work, describe_work, work_of
 from pipeline.output import folder_of
 from pipeline.plan import failure_budget, planned
 from pipeline.runners import is_local, new_pipeline, pipeline_options
@@ -38,11 +38,11 @@ class Finished(NamedTuple):
 
     Attributes:
       manifest: What it published.
-      work: What its processes did, where the runner tells.
+      work: What its processes did; None where the runner does not tell.
     """
 
     manifest: dict[str, Any]
-    work: Work
+    work: Work | None
 
 
 def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
@@ -141,8 +141,7 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
         return True
     output = folder_of(config.write.output)
     manifest = finished.manifest
-    # In the split layout decoding and the model don't wait for each other.
-    lines = describe_limit(finished.work) if config.predict.layout == "fused" else []
+    lines = describe_work(finished.work, config.predict) if finished.work else []
     print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
     wrong = verdict(manifest, failure_budget(config))
     print(f"\nlabelbeam: {wrong}" if wrong else next_steps(manifest, output))

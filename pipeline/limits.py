@@ -1,27 +1,32 @@
-"""What limits a run: the network, decoding or the model, and what would help."""
+"""What limits a run: fetching, decoding or the model, and what would help."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config import PredictConfig
 from transforms.decode import DecodeImages
 from transforms.fetch import FetchImages
 from transforms.models import meter
 from transforms.predict import PredictLabels
 from transforms.stage import StageResults
 
+_LOG = logging.getLogger(__name__)
+
 # Runs in which images were on their way for less than this tell nothing.
 _SHORTEST_SEC = 5.0
 # From this share of the time on, something is busy.
 _BUSY = 0.85
 
+# What would help; a phrase that begins with an option is left out where that is given.
 _ADVICE = {
-    "network": "More --fetch_threads or workers help, and workers near the images.",
-    "decoding": "More cores or workers help, and smaller images.",
-    "model": "--precision bfloat16, more cores or workers, a GPU or a smaller model help.",
-    "model on GPU": "--precision float16, --batch_size auto, more GPUs or a smaller model help.",
+    "fetching": ("more --fetch_threads", "more workers", "workers near the images"),
+    "decoding": ("--decoding fast", "more cores or workers", "smaller images"),
+    "model": ("--precision bfloat16", "more cores or workers", "a GPU", "a smaller model"),
+    "model on GPU": ("--precision float16", "--batch_size auto", "more GPUs", "a smaller model"),
 }
 
 
@@ -31,24 +36,35 @@ class Work:
 
     Attributes:
       counts: What `transforms.models.meter` counts, by name.
-      times_msec: Milliseconds by step, and the number of times it was done.
+      times_usec: Microseconds by step, and the number of times it was done.
     """
 
     counts: Counter[str]
-    times_msec: dict[str, tuple[float, int]]
+    times_usec: dict[str, tuple[int, int]]
 
 
-def work_of(result: Any) -> Work:
-    """Reads a finished run's metrics; `result` is what its runner gave."""
-    found = result.metrics().query()
+def work_of(result: Any) -> Work | None:
+    """Reads a finished run's metrics.
+
+    Args:
+      result: What its runner gave.
+
+    Returns:
+      None where the runner does not tell: the run is done, whatever becomes of its metrics.
+    """
+    try:
+        found = result.metrics().query()
+    except Exception as e:  # runners raise anything
+        _LOG.info("The runner gives no metrics: %r", e)
+        return None
     counts: Counter[str] = Counter()
     for counter in found["counters"]:
         if counter.key.metric.namespace == _namespace(PredictLabels):
             counts[counter.key.metric.name] += counter.committed or counter.attempted or 0
     times = {
-        "fetch": _sum(found, FetchImages, "fetch_msec"),
-        "decode": _sum(found, DecodeImages, "decode_msec"),
-        "write": _sum(found, StageResults, "write_msec"),
+        "fetch": _sum(found, FetchImages, "fetch_usec"),
+        "decode": _sum(found, DecodeImages, "decode_usec"),
+        "write": _sum(found, StageResults, "write_usec"),
     }
     return Work(counts, times)
 
@@ -57,18 +73,17 @@ def _namespace(transform: type) -> str:
     return f"{transform.__module__}.{transform.__qualname__}"
 
 
-def _sum(found: dict, transform: type, name: str) -> tuple[float, int]:
-    total, count = 0.0, 0
+def _sum(found: dict, transform: type, name: str) -> tuple[int, int]:
+    total = count = 0
     for distribution in found["distributions"]:
-        metric = distribution.key.metric
-        if (metric.namespace, metric.name) == (_namespace(transform), name):
-            seen = distribution.committed or distribution.attempted
+        metric, seen = distribution.key.metric, distribution.committed or distribution.attempted
+        if seen and (metric.namespace, metric.name) == (_namespace(transform), name):
             total, count = total + seen.sum, count + seen.count
     return total, count
 
 
 def find_limit(work: Work) -> str:
-    """What the rest waited for: `network`, `decoding`, `model` or `model on GPU`."""
+    """What the rest waited for: `fetching`, `decoding`, `model` or `model on GPU`."""
     on_gpu = work.counts[meter.ON_GPU] > 0
     model, decode = _model_share(work), _decode_share(work)
     the_model = "model on GPU" if on_gpu else "model"
@@ -78,7 +93,7 @@ def find_limit(work: Work) -> str:
         return "decoding"
     if not on_gpu and model + decode >= _BUSY:  # they share the cores
         return the_model if model >= decode else "decoding"
-    return "network"
+    return "fetching"
 
 
 def _model_share(work: Work) -> float:
@@ -86,29 +101,43 @@ def _model_share(work: Work) -> float:
 
 
 def _decode_share(work: Work) -> float:
-    return 1000 * work.times_msec["decode"][0] / max(1, work.counts[meter.CORE_USEC])
+    return work.times_usec["decode"][0] / max(1, work.counts[meter.CORE_USEC])
 
 
-def describe_limit(work: Work) -> list[str]:
-    """Tells what limits a run, for its summary; nothing of one that was too short to tell."""
+def describe_work(work: Work, predict: PredictConfig) -> list[str]:
+    """Tells what limits a run, for its summary, unless it was too short to tell; and what went wrong."""
     counts = work.counts
-    if counts[meter.WALL_USEC] < 1e6 * _SHORTEST_SEC or not counts[meter.PLACES_RUN]:
-        return []
+    lines = []
+    if counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC and counts[meter.PLACES_RUN]:
+        # In the split layout decoding and the model don't wait for each other.
+        lines += [_limit(work, predict)] if predict.layout == "fused" else []
+        lines += _times(work)
+    lines += _warnings(counts)
+    return ["", *lines] if lines else []
+
+
+def _limit(work: Work, predict: PredictConfig) -> str:
     limit = find_limit(work)
+    given = {"--precision"} if predict.precision != "float32" else set()
+    given |= {"--batch_size"} if predict.batch_size else set()
+    *some, last = [phrase for phrase in _ADVICE[limit] if phrase.split()[0] not in given]
+    return f"What limits this run: {limit}. What helps: {', '.join(some)} or {last}."
+
+
+def _times(work: Work) -> list[str]:
+    counts = work.counts
     images = max(1, counts[meter.IMAGES_RUN])
-    times = {name: total / max(1, n) for name, (total, n) in work.times_msec.items()}
-    times["write"] = work.times_msec["write"][0] / images
-    model_msec = counts[meter.BUSY_USEC] / 1000 / images
-    waited, fill = 1 - _model_share(work), images / counts[meter.FULL_PLACES]
+    fetch, decode = (
+        total / 1000 / max(1, n) for total, n in (work.times_usec[k] for k in ("fetch", "decode"))
+    )
+    model, write = (usec / 1000 / images for usec in (counts[meter.BUSY_USEC], work.times_usec["write"][0]))
+    waited, fill = max(0.0, 1 - _model_share(work)), images / counts[meter.FULL_PLACES]
     padding = 1 - images / counts[meter.PLACES_RUN]
     return [
-        "",
-        f"What limits this run: the {limit}. {_ADVICE[limit]}",
-        f"  an image took {times['fetch']:.1f} ms to fetch, {times['decode']:.1f} to decode, {model_msec:.1f}"
-        f" in the model, {times['write']:.2f} to write",
-        f"  the model waited {max(0.0, waited):.0%} of the time; its batches were {fill:.0%} full, and "
+        f"  an image took {fetch:.1f} ms to fetch, {decode:.1f} to decode, {model:.1f} in the model, "
+        f"{write:.2f} to write",
+        f"  the model waited {waited:.0%} of the time; its batches were {fill:.0%} full, and "
         f"{padding:.1%} of what it computed was padding",
-        *_warnings(counts),
     ]
 
 

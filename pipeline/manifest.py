@@ -31,6 +31,7 @@ def labelled_with(model: ModelSpec, rows: RowFacts, predict: PredictConfig) -> d
         "model": model.model_fingerprint,
         "preprocessing": model.preprocessing_fingerprint,
         "precision": predict.precision,
+        "xla": predict.xla != "off",
         "top_k": predict.top_k,
         "outputs": dict([rows.outputs] if rows.outputs else []),
         "columns": {name: str(kind) for name, kind in rows.columns},

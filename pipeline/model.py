@@ -47,7 +47,8 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
         lines += [*_told(spec), *_seen(classifier)]
     except LabelbeamError as e:
         return False, "\n".join([*lines, f"fits          no: {e}"])
-    return True, "\n".join([*lines, "fits          yes, an image classifier"])
+    what = "an image classifier" if spec.labels else f"gives embeddings of length {spec.length:,}"
+    return True, "\n".join([*lines, f"fits          yes, {what}"])
 
 
 def _signatures(path: Path) -> Iterator[str]:
@@ -94,7 +95,7 @@ def _seen(classifier: Classifier) -> list[str]:
     (result,) = classifier.classify([noise])
     if isinstance(result, Exception):
         return [f"outputs       {result}"]
-    score = float(result.scores[0])
+    score = float(max(result.scores, default=0))
     doubt = "" if 0 <= score <= 1 else f"; {score:g} is no probability: try --outputs logits"
     frozen = "yes" if classifier.graph.frozen else "no: it runs as it is, and slower"
     return [f"outputs       {classifier.spec.outputs}{doubt}", f"frozen        {frozen}"]

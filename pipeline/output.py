@@ -29,6 +29,7 @@ _WHAT = {
     "model": "the model or its label map",
     "preprocessing": "how images are resized and scaled",
     "precision": "precision",
+    "xla": "whether XLA compiles the model",
     "top_k": "top_k",
     "outputs": "columns of what the model gives",
     "columns": "the input's own columns",

@@ -15,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import columns_of, labelled_with, manifest_facts, new_run_id
 from pipeline.output import OutputState, folder_of, locked, open_output
-from pipeline.runners import accelerator_hints, is_local, threads_of_process
+from pipeline.runners import accelerator_hints, check_accelerators, is_local, threads_of_process
 from transforms.budget import FailureBudget
 from transforms.count import Listener
 from transforms.done import ReadDoneIds
@@ -32,9 +32,6 @@ from transforms.read import Corpus
 from transforms.rows import RowFacts
 from transforms.stage import Staging
 from transforms.stores import Limits
-
-# Images that are decoded and predicted at once in a process, at most, where batches are not large.
-_DECODING_AND_PREDICTING = 512
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,7 @@ def planned(
       UserError: The input, the model or the output is not as it should be.
     """
     hints = accelerator_hints(config.predict, options)
+    check_accelerators(options, hints)
     corpus = corpus or find_corpus(config.read, _known_types(config))
     columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
     budget, partitioning = failure_budget(config), _partitioning(config, [name for name, _ in columns])
@@ -127,12 +125,15 @@ def planned(
 
 
 def _resolve_model(config: RunConfig, cores: int | None) -> ModelSpec:
+    how = optimisation(config)
+    if unfit := how.unfit(on_gpu=True) if config.predict.require_accelerator else how.contradiction():
+        raise UserError(unfit)
     if cores:
         configure_tensorflow(cores, cores)
         on_gpu = has_gpu()
         if config.predict.require_accelerator and not on_gpu:
             raise UserError(f"{NO_GPU}, and --require_accelerator asks for one.")
-        if unfit := optimisation(config).unfit(on_gpu):
+        if unfit := how.unfit(on_gpu):
             raise UserError(unfit)
     load_tensorflow()
     return resolve_spec(ModelOptions(**_shallow(config.model)))
@@ -233,7 +234,6 @@ def failure_budget(config: RunConfig) -> FailureBudget:
         max_rate=config.budget.max_failure_rate,
         max_rates=tuple(rates),
         floor=config.budget.failure_floor,
-        in_flight=4 * config.fetch.fetch_threads + _DECODING_AND_PREDICTING,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
@@ -81,6 +82,23 @@ def accelerator_hints(predict: PredictConfig, options: PipelineOptions) -> dict[
     return {"accelerator": hint}
 
 
+def check_accelerators(options: PipelineOptions, hints: Mapping[str, str]) -> None:
+    """Makes sure that on Dataflow one process owns a worker's GPU.
+
+    Raises:
+      UserError: Each vCPU's process would load a model onto it.
+    """
+    google, debug = options.view_as(GoogleCloudOptions), options.view_as(DebugOptions)
+    asked = [o for o in google.dataflow_service_options or [] if o.startswith("worker_accelerator")]
+    asked += [o for o in options.get_all_options().get("resource_hints") or [] if o.startswith("accelerator")]
+    wanted = "no_use_multiple_sdk_containers"
+    if _is_dataflow(options) and (asked or hints) and wanted not in (debug.experiments or []):
+        raise UserError(
+            f"{(asked or list(hints.values()))[0]!r} needs --experiments={wanted}: without it Dataflow "
+            "starts a process for each vCPU, and each loads the model onto the GPU."
+        )
+
+
 def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
     """An empty pipeline, its options checked by its runner.
 
@@ -91,6 +109,10 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
         return beam.Pipeline(options=options)
     except ValueError as e:
         raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
+
+
+def _is_dataflow(options: PipelineOptions) -> bool:
+    return options.view_as(StandardOptions).runner == "DataflowRunner"
 
 
 def is_local(options: PipelineOptions) -> bool:
@@ -105,7 +127,7 @@ def threads_of_process(options: PipelineOptions) -> int | None:
         several = direct.direct_running_mode == "multi_processing"
         processes = (direct.direct_num_workers or available_cores()) if several else 1
         return max(1, available_cores() // processes)
-    if options.view_as(StandardOptions).runner == "DataflowRunner":
+    if _is_dataflow(options):
         # Dataflow starts one SDK process per vCPU unless it is told not to.
         experiments = options.view_as(DebugOptions).experiments or []
         return None if "no_use_multiple_sdk_containers" in experiments else 1

@@ -22,6 +22,7 @@ LABELLED_WITH = {
     "model": "model-1",
     "preprocessing": "pre-1",
     "precision": "float32",
+    "xla": False,
     "top_k": 2,
     "outputs": {},
     "columns": {"price": "double"},

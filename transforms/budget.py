@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from transforms.elements import DecodedImage, Failure, Prediction
@@ -26,13 +26,11 @@ class FailureBudget:
       max_rate: Of all images.
       max_rates: By reason.
       floor: Images that a worker process must have finished before it may stop the run.
-      in_flight: Images that a worker process may have under way; failures overtake them.
     """
 
     max_rate: float = 1.0
     max_rates: tuple[tuple[str, float], ...] = ()
     floor: int = 1000
-    in_flight: int = 0
 
     def excess(
         self, images: int, reasons: Mapping[str, int], hosts: Mapping[str, int], doubts: float = 0.0
@@ -77,8 +75,15 @@ class BudgetWatch:
     can't be labelled.
     """
 
-    def __init__(self, budget: FailureBudget) -> None:
+    def __init__(self, budget: FailureBudget, in_flight: Callable[[], int] = lambda: 0) -> None:
+        """Makes a watch that has seen nothing.
+
+        Args:
+          budget: What it holds the process to.
+          in_flight: Gives how many images the process has under way at most; failures overtake them.
+        """
         self._budget = budget
+        self._in_flight = in_flight
         self._lock = threading.Lock()
         self._images = 0
         self._reasons: Counter[str] = Counter()
@@ -100,7 +105,7 @@ class BudgetWatch:
                 self._hosts = Counter(dict(self._hosts.most_common(_MAX_HOSTS)))
             if self._images < self._budget.floor:
                 return
-            begun = self._images + self._budget.in_flight
+            begun = self._images + self._in_flight()
             excess = self._budget.excess(begun, self._reasons, self._hosts, _DOUBTS)
         if excess:
             raise RunError(f"Stopped early: {excess}")

@@ -49,7 +49,7 @@ class DecodeImages(beam.PTransform):
     """Decodes each image to `[size, size, 3] uint8` on a few threads.
 
     Input: `EncodedImage`. Output: `DecodedImage`. Failures: `decode`.
-    Metrics: `decode_msec`, `source_pixels`.
+    Metrics: `decode_usec`, `source_pixels`.
 
     Attributes:
       rule: How the image is cropped and resized.
@@ -80,7 +80,7 @@ class _DecodeImagesFn(OverlappedFn[EncodedImage, DecodedImage]):
         self._threads = step.threads or 0
         self._max_window_bytes = step.max_window_bytes
         self._pixel_bytes = 3 * step.rule.size_px**2
-        self._decode_msec = Metrics.distribution(DecodeImages, "decode_msec")
+        self._decode_usec = Metrics.distribution(DecodeImages, "decode_usec")
         self._source_pixels = Metrics.distribution(DecodeImages, "source_pixels")
 
     def setup(self) -> None:
@@ -97,6 +97,6 @@ class _DecodeImagesFn(OverlappedFn[EncodedImage, DecodedImage]):
         return future, len(image.data) + self._pixel_bytes
 
     def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
-        self._decode_msec.update(timed.msec)
+        self._decode_usec.update(timed.usec)
         if isinstance(timed.value, DecodedImage):
             self._source_pixels.update(timed.value.width_px * timed.value.height_px)

@@ -59,7 +59,7 @@ class FetchImages(beam.PTransform):
 
     Input: `ImageRef`. Output: `EncodedImage`; `Unchanged` where the known version
     is still the present one. Failures: `fetch`.
-    Metrics: `images_in`, `fetch_msec`, `image_bytes`.
+    Metrics: `images_in`, `fetch_usec`, `image_bytes`.
 
     Attributes:
       limits: Time limits and byte cap of one request; `limits.connections` requests run at once.
@@ -90,7 +90,7 @@ class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage | Unchanged]):
         self._max_window_bytes = step.max_window_bytes
         self._mean_bytes = _FIRST_GUESS_BYTES
         self._images_in = Metrics.counter(FetchImages, "images_in")
-        self._fetch_msec = Metrics.distribution(FetchImages, "fetch_msec")
+        self._fetch_usec = Metrics.distribution(FetchImages, "fetch_usec")
         self._image_bytes = Metrics.distribution(FetchImages, "image_bytes")
 
     def setup(self) -> None:
@@ -106,7 +106,7 @@ class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage | Unchanged]):
         return self._pool.submit(attempt, "fetch", ref, task), self._mean_bytes
 
     def observe(self, timed: Timed[EncodedImage | Unchanged | Failure]) -> None:
-        self._fetch_msec.update(timed.msec)
+        self._fetch_usec.update(timed.usec)
         if isinstance(timed.value, EncodedImage):
             size_bytes = len(timed.value.data)
             self._image_bytes.update(size_bytes)

@@ -42,11 +42,6 @@ class Timed(NamedTuple, Generic[T]):
     value: T
     usec: int
 
-    @property
-    def msec(self) -> int:
-        """Milliseconds, rounded."""
-        return round(self.usec / 1000)
-
 
 def once_per_process(make: Callable[..., T]) -> Callable[..., T]:
     """Memoises a factory by its arguments; concurrent callers wait for the first."""
@@ -134,6 +129,27 @@ class Window(Generic[T]):
         return future.result()
 
 
+class _Places:
+    """The images that a process's windows have room for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.open = 0
+
+    def add(self, places: int) -> None:
+        """Counts places that were opened, or closed where negative."""
+        with self._lock:
+            self.open += places
+
+
+_places = _Places()
+
+
+def images_in_flight() -> int:
+    """How many images this process may have under way now, in all its bundles and steps."""
+    return _places.open
+
+
 # The outputs of a DoFn under `par_do` by what goes there; all else goes to `ok`.
 _TAGS: dict[type, str] = {Failure: "failures", Unchanged: "unchanged"}
 
@@ -171,9 +187,20 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
     def observe(self, timed: Timed[T | Failure]) -> None:
         """Called once for every result."""
 
+    _held = 0
+
     def start_bundle(self) -> None:
         """Opens the window."""
         self._window = self.open_window()
+        self._hold(self._window.max_items)
+
+    def _hold(self, places: int) -> None:
+        _places.add(places - self._held)
+        self._held = places
+
+    def teardown(self) -> None:
+        """Gives up the window of a bundle that failed."""
+        self._hold(0)
 
     def process(self, element: E) -> Iterator:
         """Takes an element in, and gives out what is ready."""
@@ -187,6 +214,7 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
         for timed in self._window.drain():
             self.observe(timed)
             yield to_output(timed.value, GlobalWindows.windowed_value(timed.value))
+        self._hold(0)
 
 
 def par_do(

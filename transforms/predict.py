@@ -33,8 +33,9 @@ from transforms.overlap import (
     usec_since,
 )
 
-# Images whose labels a process remembers for others of the same bytes: some 100 MB.
-_MAX_RECENT = 1 << 16
+# Images whose labels a process remembers for others of the same bytes: some 100 MB, of 1.5 KB each, and no
+# more where they have outputs as well.
+_MAX_RECENT, _RECENT_BYTES = 1 << 16, 1536
 
 
 def predict_labels(
@@ -87,7 +88,7 @@ class PredictLabels(beam.PTransform):
     Guarantees: an image on which the model fails costs itself only; padding is never seen.
     The process has one queue of full batches, from which every device takes when it is free.
     With `reuse`, images of the same bytes are inferred once per process, as long as it
-    remembers them: its last 65,536.
+    remembers them: its last 65,536, fewer with outputs.
 
     Attributes:
       model: What to load.
@@ -125,15 +126,15 @@ class _Labeler:
         batch_size = self.models.classifiers[0].sizes[-1]
         callers = [
             functools.partial(predict_labels, classifier=classifier, keep_outputs=step.keep_outputs)
-            for classifier in self.models.classifiers
             for _ in range(self.models.callers)
+            for classifier in self.models.classifiers
         ]
         # More than one batch waits while each caller runs one, so that a full window always moves.
         self.window_items = (len(callers) + 2) * batch_size
         self.window_bytes = self.window_items * 3 * step.model.resize.size_px**2
         self.batcher: Batcher[DecodedImage, Timed[Prediction | Failure]] = Batcher(callers, batch_size)
         self._recent: Recent[Timed[Prediction | Failure]] | None = (
-            Recent(_MAX_RECENT, self.batcher.flush) if step.reuse else None
+            Recent(_most_recent(step), self.batcher.flush) if step.reuse else None
         )
 
     def take_counts(self) -> dict[str, int]:
@@ -150,6 +151,11 @@ class _Labeler:
         return self._recent.submit(
             image.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
         )
+
+
+def _most_recent(step: PredictLabels) -> int:
+    outputs = 4 * step.model.length if step.keep_outputs or step.model.outputs == EMBEDDING else 0
+    return _MAX_RECENT * _RECENT_BYTES // (_RECENT_BYTES + outputs)
 
 
 def _adapt(image: DecodedImage, timed: Timed[Prediction | Failure]) -> Timed[Prediction | Failure]:

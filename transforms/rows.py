@@ -42,6 +42,11 @@ class RowFacts:
     outputs: tuple[str, int] | None = None
 
     @property
+    def outputs_bytes(self) -> int:
+        """What a row has of the model's outputs."""
+        return 4 * self.outputs[1] if self.outputs else 0
+
+    @property
     def labelled(self) -> bool:
         """Whether the model names classes."""
         return self.outputs is None or self.outputs[0] != EMBEDDING

@@ -20,7 +20,7 @@ from transforms.budget import BudgetWatch, FailureBudget
 from transforms.elements import DecodedImage, Failure, Prediction, TableFile
 from transforms.errors import RunError
 from transforms.files import write_file
-from transforms.overlap import once_per_process
+from transforms.overlap import images_in_flight, once_per_process, usec_since
 from transforms.rows import (
     FAILURES,
     PREDICTIONS,
@@ -31,6 +31,9 @@ from transforms.rows import (
     schema_of,
     to_record_batch,
 )
+
+# Most bytes of the model's outputs that gather before they are staged.
+_MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Stager:
 
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
-        self._watch = BudgetWatch(staging.budget)
+        self._watch = BudgetWatch(staging.budget, images_in_flight)
         self._lock = threading.Lock()
         self._rows: dict[str, list[tuple]] = {PREDICTIONS: [], FAILURES: []}
         self._oldest: float | None = None
@@ -112,7 +115,8 @@ class Stager:
         now = time.monotonic()
         self._oldest = now if self._oldest is None else self._oldest
         rows = max(map(len, self._rows.values()))
-        return rows >= self._staging.every_rows or now - self._oldest >= self._staging.every_sec
+        most = min(self._staging.every_rows, _MAX_BYTES // max(1, self._staging.facts.outputs_bytes))
+        return rows >= most or now - self._oldest >= self._staging.every_sec
 
     def _write(self) -> list[TableFile]:
         written = []
@@ -138,7 +142,7 @@ class StageResults(beam.PTransform):
     Input: one or several collections of `Prediction` or `Failure`, and of `DecodedImage` where
     images go on to other workers: they have no rows, and count as such that did not fail.
     Output: `TableFile`.
-    Metrics: `TABLE_rows`, `TABLE_file_bytes`, `write_msec`.
+    Metrics: `TABLE_rows`, `TABLE_file_bytes`, `write_usec`.
     Guarantees: when a bundle ends its rows are in files, and at most `every_rows` or
     `every_sec` of work is not while it goes. A bundle that ran twice has its rows twice.
 
@@ -164,7 +168,7 @@ class _StageFn(beam.DoFn):
         tables = (PREDICTIONS, FAILURES)
         self._rows = {table: Metrics.counter(StageResults, f"{table}_rows") for table in tables}
         self._bytes = {table: Metrics.distribution(StageResults, f"{table}_file_bytes") for table in tables}
-        self._write_msec = Metrics.distribution(StageResults, "write_msec")
+        self._write_usec = Metrics.distribution(StageResults, "write_usec")
 
     def setup(self) -> None:
         self._stager = stager_of(self._staging)
@@ -173,16 +177,16 @@ class _StageFn(beam.DoFn):
         if isinstance(result, DecodedImage):
             self._stager.pass_on(result)
             return
-        start = time.monotonic()
+        start = time.perf_counter()
         if files := self._stager.add(result):
-            self._write_msec.update(round(1000 * (time.monotonic() - start)))
+            self._write_usec.update(usec_since(start))
         for file in files:
             yield self._seen(file)
 
     def finish_bundle(self) -> Iterator:
-        start = time.monotonic()
+        start = time.perf_counter()
         files = self._stager.flush()
-        self._write_msec.update(round(1000 * (time.monotonic() - start)))
+        self._write_usec.update(usec_since(start))
         for file in files:
             yield GlobalWindows.windowed_value(self._seen(file))
 

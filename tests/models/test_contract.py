@@ -251,6 +251,41 @@ def test_classify__memory_is_short__halves_once_and_keeps_to_it(model):
     assert scarce.calls == [2, 2, 2, 2]
 
 
+def test_classify__memory_is_shorter_and_shorter__tries_no_larger_batch_again(model):
+    scarce = starve(model, most=4)
+    scarce.limits = iter([4, 4, 2])  # another process takes memory meanwhile
+    call = scarce.__call__
+
+    def shrinking(pixels):
+        scarce.most = next(scarce.limits, scarce.most)
+        return call(pixels)
+
+    model.graph = model.graph._replace(function=shrinking)
+    assert len(model.classify(images(*[RED] * 8))) == 8
+    assert scarce.calls == sorted(scarce.calls[:-1], reverse=True) + scarce.calls[-1:]
+    assert model.largest == 2
+
+
+def test_classify__memory_is_short_for_a_fixed_batch__ends_the_run(tmp_path):
+    folder = save(tmp_path / "m", {"serving_default": lambda x: {"y": colours(x)}}, shape=(3, 16, 16, 3))
+    model = Classifier(resolve_spec(ModelOptions(str(folder))), 1, 8)
+    starve(model, most=2)
+    with pytest.raises(
+        RunError, match="Memory does not suffice for a batch of 3, which model .* is made for"
+    ):
+        model.classify(images(RED))
+
+
+def test_classifier__model_that_dislikes_black__starts_all_the_same(tmp_path, monkeypatch):
+    def dislike(pixels):
+        tf.debugging.assert_greater(tf.reduce_max(pixels), 0.0)
+        return colours(pixels)
+
+    folder = save(tmp_path / "m", {"serving_default": lambda x: {"y": dislike(x)}})
+    classifier = Classifier(resolve_spec(ModelOptions(str(folder))), 1, 32)
+    assert [int(r.class_ids[0]) for r in classifier.classify(images(RED, BLUE))] == [0, 2]
+
+
 def test_classify__memory_is_short_for_one_image__is_a_model_oom_row(model):
     starve(model, most=0)
     results = model.classify(images(RED, GREEN, BLUE))

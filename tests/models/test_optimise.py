@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.tiny_model import save_tiny_model
 from transforms.errors import RunError
+from transforms.models import optimise
 from transforms.models.classifier import Classifier
 from transforms.models.optimise import Optimisation, build_graph, compare, photo_pixels
 from transforms.models.spec import ModelOptions, resolve_spec
@@ -65,41 +66,61 @@ def test_compare__outputs__counts_best_classes_and_measures_the_change():
 
 def test_build_graph__bfloat16__is_checked_on_photos_and_changes_little(lite0, plain_precision):
     pixels = photo_pixels(lite0.resize)
-    plain = build_graph(lite0, 5, Optimisation()).function(tf.constant(pixels))[3].numpy()
-    graph = build_graph(lite0, 5, BFLOAT16)
+    plain = build_graph(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3].numpy()
+    graph = build_graph(lite0, 5, BFLOAT16, 8)
     given = graph.function(tf.constant(pixels))[3].numpy()
     same, photos, change = compare(plain, given)
     assert graph.frozen and graph.optimised == (change > 0)  # no change on a processor that has no bfloat16
     assert same >= 0.95 * photos and change < 0.1
 
 
-def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, plain_precision, monkeypatch):
-    if build_graph(lite0, 5, BFLOAT16).optimised is False:
+def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, plain_precision):
+    if build_graph(lite0, 5, BFLOAT16, 8).optimised is False:
         pytest.skip("this processor computes bfloat16 as float32")
     strict = {"precision": "bfloat16", "max_change": 1e-6}
     with pytest.raises(
-        RunError, match=r"best class of 5\d of 57 photos stays .* or say --on_disagreement plain"
+        RunError, match=r"best class of \d+ of 57 photos stays .* or say --on_disagreement plain"
     ):
-        build_graph(lite0, 5, Optimisation(**strict))
-    graph = build_graph(lite0, 5, Optimisation(**strict, otherwise="plain"))
+        build_graph(lite0, 5, Optimisation(**strict), 8)
+    graph = build_graph(lite0, 5, Optimisation(**strict, otherwise="plain"), 8)
     assert graph.optimised is False
     pixels = photo_pixels(lite0.resize)[:8]
-    plain = build_graph(lite0, 5, Optimisation()).function(tf.constant(pixels))[3]
+    plain = build_graph(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3]
     np.testing.assert_allclose(graph.function(tf.constant(pixels))[3], plain, atol=1e-4)
 
 
 def test_build_graph__top_1_agreement_below_the_least__is_refused(tiny, monkeypatch):
-    from transforms.models import optimise
-
     monkeypatch.setattr(optimise, "_compiled", lambda function: lambda x: [*function(x)[:3], -function(x)[3]])
     with pytest.raises(RunError, match="xla=force change what model"):
-        build_graph(tiny, 1, Optimisation(xla="force", max_change=100))
+        build_graph(tiny, 1, Optimisation(xla="force", max_change=100), 8)
+
+
+def test_build_graph__a_graph_that_fails__is_refused_or_runs_plain(tiny, monkeypatch):
+    def fail(_function):
+        def run(_pixels):
+            raise tf.errors.InvalidArgumentError(None, None, "XLA can't compile this")
+
+        return run
+
+    monkeypatch.setattr(optimise, "_compiled", fail)
+    with pytest.raises(RunError, match="fail with model .* XLA can't compile this.*--on_disagreement plain"):
+        build_graph(tiny, 1, Optimisation(xla="force"), 8)
+    graph = build_graph(tiny, 1, Optimisation(xla="force", otherwise="plain"), 8)
+    assert graph.optimised is False and graph.function(tf.zeros((1, 16, 16, 3), tf.uint8))[0].shape == (1, 1)
+
+
+def test_build_graph__asked_again__remembers_that_photos_agree(tiny, monkeypatch):
+    build_graph(tiny, 1, Optimisation(xla="force"), 8)
+    monkeypatch.setattr(optimise, "photo_pixels", None)
+    assert build_graph(tiny, 1, Optimisation(xla="force"), 8).optimised
+    with pytest.raises(RunError, match="best class of 57 of 57"):
+        build_graph(tiny, 1, Optimisation(xla="force", max_change=0, min_agreement=1.0), 8)
 
 
 def test_build_graph__xla__gives_the_same(tiny):
     pixels = tf.constant(photo_pixels(tiny.resize)[:4])
     plain, compiled = (
-        build_graph(tiny, 2, Optimisation(xla=xla)).function(pixels) for xla in ("off", "force")
+        build_graph(tiny, 2, Optimisation(xla=xla), 8).function(pixels) for xla in ("off", "force")
     )
     for one, other in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -114,7 +135,7 @@ def test_classifier__xla__labels_batches_of_every_size(tiny):
 
 
 _SEVERAL_DEVICES = """
-import os, sys
+import os, sys, threading
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -131,6 +152,7 @@ if sys.argv[2] == "not frozen":
     optimise.freeze = refuse
 spec = resolve_spec(ModelOptions(sys.argv[1]))
 labeler = _Labeler(PredictLabels(spec, top_k=1, batch_size=2, threads=1))
+everyone = threading.Barrier(3, timeout=60)
 devices = Counter()
 for classifier in labeler.models.classifiers:
     function = classifier.graph.function
@@ -138,6 +160,8 @@ for classifier in labeler.models.classifiers:
         outputs = function(pixels)
         assert outputs[1].device == pixels.device, (outputs[1].device, pixels.device)
         devices[pixels.device[-5:]] += 1
+        if devices[pixels.device[-5:]] == 1:
+            everyone.wait()  # no batch ends before each device has one
         return outputs
     classifier.graph = classifier.graph._replace(function=seen)
 futures = []

@@ -26,7 +26,7 @@ def test_best_batch_size__rates__the_best_one_that_fits(rates, best, tried):
         asked.append(size)
         return rates[len(asked) - 1]
 
-    assert best_batch_size([1, 2, 4, 8, 16, 32][: len(rates)], rate_of) == best
+    assert best_batch_size([1, 2, 4, 8, 16, 32][: len(rates)], rate_of) == (best, None not in rates[:tried])
     assert asked == [1, 2, 4, 8, 16, 32][:tried]
 
 
@@ -37,27 +37,33 @@ def classifier(tmp_path, monkeypatch):
     return Classifier(resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "tiny", 16)))), 1, 1)
 
 
-def test_tuned_batch_size__second_process__remembers(classifier, tmp_path, monkeypatch):
+def test_tuned_batch_size__asked_again__is_remembered(classifier, tmp_path, monkeypatch):
     size = tuned_batch_size(classifier, 2, 8, {"device": "this one"})
     assert size in (1, 2, 4, 8)
     (file,) = (tmp_path / "cache" / "batch-sizes").iterdir()
-    assert json.loads(file.read_text())["batch_size"] == size
-    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: 99)
+    assert json.loads(file.read_text())["answer"] == {"batch_size": size}
+    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: (99, True))
     assert tuned_batch_size(classifier, 2, 8, {"device": "this one"}) == size
     assert tuned_batch_size(classifier, 2, 8, {"device": "another"}) == 99
 
 
 def test_tuned_batch_size__half_a_file__is_tried_again(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: 4)
+    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: (4, True))
     tuned_batch_size(classifier, 1, 8, {})
     (file,) = (tmp_path / "cache" / "batch-sizes").iterdir()
     file.write_text('{"batch')
-    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: 2)
+    monkeypatch.setattr(tuning, "best_batch_size", lambda *_: (2, True))
     assert tuned_batch_size(classifier, 1, 8, {}) == 2
-    assert json.loads(file.read_text())["batch_size"] == 2
+    assert json.loads(file.read_text())["answer"] == {"batch_size": 2}
 
 
-def test_tuned_batch_size__memory_ends__keeps_below(classifier):
+def test_tuned_batch_size__cache_that_cannot_be_written__costs_only_the_memory(classifier, tmp_path):
+    (tmp_path / "cache" / "batch-sizes").parent.mkdir(exist_ok=True)
+    (tmp_path / "cache" / "batch-sizes").write_text("no folder")
+    assert tuned_batch_size(classifier, 1, 2, {}) in (1, 2)
+
+
+def test_tuned_batch_size__memory_ends__keeps_below_and_forgets(classifier, tmp_path):
     import tensorflow as tf
 
     function = classifier.graph.function
@@ -69,3 +75,4 @@ def test_tuned_batch_size__memory_ends__keeps_below(classifier):
 
     classifier.graph = classifier.graph._replace(function=scarce)
     assert tuned_batch_size(classifier, 1, 64, {}) in (1, 2)
+    assert not list((tmp_path / "cache").glob("batch-sizes/*"))

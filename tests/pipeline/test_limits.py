@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
-from pipeline.config import load_config
+from pipeline.config import PredictConfig, load_config
 from pipeline.launch import run
-from pipeline.limits import Work, describe_limit, find_limit
+from pipeline.limits import Work, describe_work, find_limit, work_of
 from tests.graphs import make_mixed_corpus
 from tests.tiny_model import save_tiny_model
 from transforms.models import meter
@@ -26,7 +26,8 @@ def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **cou
         meter.LOADED: 1,
         meter.ON_GPU: int(on_gpu),
     }
-    times = {"fetch": (1900.0, 950), "decode": (decode * 2 * sec * 1000, 950), "write": (95.0, 3)}
+    decode_usec = round(decode * 2 * sec * SECOND)
+    times = {"fetch": (1_900_000, 950), "decode": (decode_usec, 950), "write": (95_000, 3)}
     return Work(Counter({**counted, **counts}), times)
 
 
@@ -35,22 +36,25 @@ def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **cou
     [
         (work(0.95, 0.2, on_gpu=True), "model on GPU"),
         (work(0.5, 0.95, on_gpu=True), "decoding"),
-        (work(0.5, 0.5, on_gpu=True), "network"),
+        (work(0.5, 0.5, on_gpu=True), "fetching"),
         (work(0.95, 0.5), "model"),
         (work(0.6, 0.4), "model"),  # they share the cores, all of which are busy
         (work(0.3, 0.65), "decoding"),
-        (work(0.1, 0.1), "network"),
+        (work(0.1, 0.1), "fetching"),
     ],
 )
 def test_find_limit__shares__names_what_the_rest_waits_for(seen, limit):
     assert find_limit(seen) == limit
 
 
-def test_describe_limit__a_run__tells_times_waiting_padding_and_what_is_wrong():
+def test_describe_work__a_run__tells_times_waiting_padding_and_what_is_wrong():
     wrong = {meter.OOM_SPLITS: 2, meter.NOT_FROZEN: 1, meter.NOT_OPTIMISED: 1}
-    _, first, times, waited, *warnings = describe_limit(work(0.9, 0.19, **wrong))
-    assert first.startswith("What limits this run: the model. --precision bfloat16")
-    assert times == ("  an image took 2.0 ms to fetch, 4.0 to decode, 18.9 in the model, 0.10 to write")
+    _, first, times, waited, *warnings = describe_work(work(0.9, 0.19, **wrong), PredictConfig())
+    assert first == (
+        "What limits this run: model. What helps: --precision bfloat16, more cores or workers, a GPU or a "
+        "smaller model."
+    )
+    assert times == "  an image took 2.0 ms to fetch, 4.0 to decode, 18.9 in the model, 0.10 to write"
     said = "waited 10% of the time; its batches were 50% full, and 5.0% of what it computed was padding"
     assert waited == f"  the model {said}"
     assert [line.split()[:3] for line in warnings] == [
@@ -60,8 +64,29 @@ def test_describe_limit__a_run__tells_times_waiting_padding_and_what_is_wrong():
     ]
 
 
-def test_describe_limit__too_short_to_tell__says_nothing():
-    assert describe_limit(work(0.9, 0.19, sec=1)) == []
+def test_describe_work__options_that_are_given__are_no_advice():
+    given = PredictConfig(precision="float16", batch_size="auto")
+    _, first, *_ = describe_work(work(0.9, 0.1, on_gpu=True), given)
+    assert first == "What limits this run: model on GPU. What helps: more GPUs or a smaller model."
+
+
+def test_describe_work__split_layout__has_times_and_no_verdict():
+    lines = describe_work(work(0.9, 0.19), PredictConfig(layout="split"))
+    assert "What limits" not in lines[1] and "the model waited 10%" in lines[2]
+
+
+def test_describe_work__too_short_to_tell__says_nothing_but_what_is_wrong():
+    assert describe_work(work(0.9, 0.19, sec=1), PredictConfig()) == []
+    _, line = describe_work(work(0.9, 0.19, sec=1, **{meter.NOT_FROZEN: 1}), PredictConfig())
+    assert "1 of 1 models could not be frozen" in line
+
+
+def test_work_of__runner_that_gives_no_metrics__is_none():
+    class Silent:
+        def metrics(self):
+            raise NotImplementedError
+
+    assert work_of(Silent()) is None and work_of(None) is None
 
 
 @pytest.mark.parametrize("flags", [(), ("--direct_num_workers=2", "--direct_running_mode=multi_processing")])
@@ -77,4 +102,4 @@ def test_work_of__a_run__counts_every_image_of_all_processes(tmp_path, flags):
     assert seen.counts[meter.PLACES_RUN] >= seen.counts[meter.IMAGES_RUN]
     assert 1 <= seen.counts[meter.LOADED] <= processes and seen.counts[meter.NOT_FROZEN] == 0
     assert 0 < seen.counts[meter.BUSY_USEC] <= seen.counts[meter.OPEN_USEC]
-    assert seen.times_msec["decode"][1] >= 11 and seen.times_msec["write"][1] >= 1
+    assert seen.times_usec["decode"][1] >= 11 and seen.times_usec["write"][1] >= 1

@@ -51,6 +51,15 @@ def test_inspect__outputs_are_logits_after_all__doubts(tmp_path):
     assert "is no probability: try --outputs logits" in text
 
 
+def test_inspect__embedding__fits_and_names_no_classes(tiny):
+    fits, text = inspect_model(str(tiny), {"outputs": "embedding"})
+    assert (
+        fits
+        and "length        3" in text
+        and text.endswith("fits          yes, gives embeddings of length 3")
+    )
+
+
 def test_mirror__to_a_bucket__can_be_run_from_there(tiny, tmp_path, gcs):
     gcs.put("gs://mirror/here", b"")
     handle = mirror_model(str(tiny), "gs://mirror/tiny/")

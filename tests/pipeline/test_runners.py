@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.config import PredictConfig
-from pipeline.runners import accelerator_hints, pipeline_options
+from pipeline.runners import accelerator_hints, check_accelerators, pipeline_options
 from tests.graphs import run_pipeline
 from transforms.errors import UserError
 
@@ -44,6 +44,25 @@ def test_accelerator_hints__what_excludes_each_other__is_refused_in_one_line(pre
     with pytest.raises(UserError, match=said) as e:
         accelerator_hints(predict, pipeline_options(flags))
     assert "\n" not in str(e.value)
+
+
+NO_SUCH = "--experiments=no_use_multiple_sdk_containers"
+
+
+@pytest.mark.parametrize(
+    ("flags", "hints"),
+    [
+        ((DATAFLOW, f"--dataflow_service_options=worker_accelerator={HINT}"), {}),
+        ((DATAFLOW, f"--resource_hints=accelerator={HINT}"), {}),
+        ((DATAFLOW,), {"accelerator": HINT}),
+    ],
+)
+def test_check_accelerators__several_processes_on_dataflow__are_refused(flags, hints):
+    with pytest.raises(UserError, match=r"needs --experiments=no_use_multiple_sdk_containers") as e:
+        check_accelerators(pipeline_options(flags), hints)
+    assert HINT in str(e.value)
+    check_accelerators(pipeline_options((*flags, NO_SUCH)), hints)
+    check_accelerators(pipeline_options(flags[1:]), hints)  # not on Dataflow
 
 
 def test_run__accelerator_hint_in_the_fused_layout__writes_nothing(tmp_path):

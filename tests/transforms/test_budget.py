@@ -92,7 +92,7 @@ def test_watch__within_budget_by_a_tenth__never_stops(rate):
     """Failures overtake the images under way, and parts of an input differ by chance."""
     for seed in range(20):
         chance, late = random.Random(seed), collections.deque()
-        watch = BudgetWatch(FailureBudget(rate, floor=100, in_flight=300))
+        watch = BudgetWatch(FailureBudget(rate, floor=100), lambda: 300)
         for n in range(3000):
             late.append(prediction(n))
             if chance.random() < 0.9 * rate:
@@ -105,7 +105,7 @@ def test_watch__within_budget_by_a_tenth__never_stops(rate):
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_watch__twice_the_budget__stops_within_thousands(rate):
     chance = random.Random(1)
-    watch = BudgetWatch(FailureBudget(rate, floor=100, in_flight=300))
+    watch = BudgetWatch(FailureBudget(rate, floor=100), lambda: 300)
     with pytest.raises(RunError, match="Stopped early"):
         for n in range(8000):
             watch.count(failure() if chance.random() < 2 * rate else prediction(n))

@@ -43,6 +43,7 @@ class Batcher(Generic[E, T]):
         self._lock = threading.Lock()
         self._waiting: list[tuple[E, Future[T]]] = []
         self._opened: float | None = None
+        self._under_way = 0
 
     def _take_caller(self, free: queue.SimpleQueue[Callable]) -> None:
         self._own.run = free.get()
@@ -52,6 +53,7 @@ class Batcher(Generic[E, T]):
         future: Future[T] = Future()
         with self._lock:
             self._opened = self._opened or time.perf_counter()
+            self._under_way += 1
             self._waiting.append((item, future))
             if len(self._waiting) >= self._batch_size:
                 self._start()
@@ -64,10 +66,11 @@ class Batcher(Generic[E, T]):
                 self._start()
 
     def open_sec(self) -> float:
-        """The seconds since the first item that came after this was last asked; 0 if none came."""
+        """The seconds since this was last asked in which there was work; 0 if there was none."""
+        now = time.perf_counter()
         with self._lock:
-            opened, self._opened = self._opened, None
-        return time.perf_counter() - opened if opened else 0.0
+            opened, self._opened = self._opened, now if self._under_way else None
+        return now - opened if opened else 0.0
 
     def _start(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -75,7 +78,11 @@ class Batcher(Generic[E, T]):
 
     def _settle(self, batch: list[tuple[E, Future[T]]]) -> None:
         try:
-            results = self._own.run([item for item, _ in batch])
+            try:
+                results = self._own.run([item for item, _ in batch])
+            finally:
+                with self._lock:
+                    self._under_way -= len(batch)
             for (_, future), result in zip(batch, results, strict=True):
                 future.set_result(result)
         except BaseException as e:  # handed to whoever waits, who raises it

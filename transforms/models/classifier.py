@@ -14,7 +14,7 @@ import numpy as np
 from transforms.errors import ImageError, Reason, RunError
 from transforms.models.batching import batch_sizes
 from transforms.models.meter import BUSY_USEC, FULL_PLACES, IMAGES_RUN, OOM_SPLITS, PLACES_RUN, Meter
-from transforms.models.optimise import Graph, Optimisation, build_graph
+from transforms.models.optimise import Graph, Optimisation, build_graph, wrong_length
 from transforms.models.spec import ModelSpec
 
 # What TensorFlow, cuDNN and XLA say when memory is short without raising `ResourceExhaustedError`.
@@ -23,6 +23,7 @@ _NO_MEMORY = (
     "out of memory",
     "failed to allocate",
     "cudnn_status_alloc_failed",
+    "cublas_status_alloc_failed",
     "failed to get convolution algorithm",
 )
 # Images that a model which never worked may fail on, one by one, before the run is given up.
@@ -90,28 +91,41 @@ class Classifier:
         self._turn = threading.Lock() if copies_ahead else contextlib.nullcontext()
         self._works = False
         self._failed_alone = 0
-        self.graph = self._load(top_k, how, twin)
+        self._lock = threading.Lock()
+        sizes = (spec.contract.batch,) if spec.contract.batch else batch_sizes(batch_size)
+        self.graph = self._load(top_k, how, sizes[-1], twin)
         gc.collect()  # the variables, which TensorFlow keeps in cycles: 3 GB of B7's 7.7
-        self.warm_up(batch_size)
+        self.warm_up(sizes)
 
-    def _load(self, top_k: int, how: Optimisation, twin: Classifier | None) -> Graph:
+    def _load(self, top_k: int, how: Optimisation, batch_size: int, twin: Classifier | None) -> Graph:
         import tensorflow as tf
 
         if twin and twin.graph.frozen:
             return twin.graph
         with tf.device(self._device):  # which holds the variables if they stay
-            return build_graph(self.spec, top_k, how)
+            return build_graph(self.spec, top_k, how, batch_size)
 
-    def warm_up(self, batch_size: int) -> None:
-        """Chooses the batch sizes anew, and runs each once, so that no image waits for a first time."""
-        self.sizes = (self.spec.contract.batch,) if self.spec.contract.batch else batch_sizes(batch_size)
-        self.largest = self.sizes[-1]
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        """Runs a batch of each size, so that none waits for a first time; keeps those that memory allows.
+
+        Raises:
+          RunError: The model does not give as many outputs as its label map needs.
+        """
+        self.sizes, self.largest = tuple(sizes), sizes[-1]
         size_px = self.spec.resize.size_px
-        for size in self.sizes:
+        for size in sizes:
             if size <= self.largest:
-                self._attempt([np.zeros((size_px, size_px, 3), np.uint8)] * size)
-        self._failed_alone = 0  # a model may dislike black images
-        self.meter.take()
+                self._failed_alone = -size  # a model may dislike black images
+                for result in self.classify([np.zeros((size_px, size_px, 3), np.uint8)] * size):
+                    self._check_length(result)
+        self._failed_alone = 0
+        self.sizes = tuple(size for size in sizes if size <= self.largest) or self.sizes[:1]
+        splits = self.meter.take()[OOM_SPLITS]
+        self.meter.add(**{OOM_SPLITS: splits})
+
+    def _check_length(self, result: TopK | ImageError) -> None:
+        if isinstance(result, TopK) and len(result.outputs) != self.spec.length:
+            raise RunError(wrong_length(self.spec, (None, len(result.outputs))))
 
     def classify(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
         """Labels a batch.
@@ -143,8 +157,9 @@ class Classifier:
                 raise
             message = str(getattr(e, "message", e)).strip().rpartition("\n\n")[2]  # without the graph's stack
         if no_memory:
-            self.meter.add(**{OOM_SPLITS: 1})
-            self.largest = max([size for size in self.sizes if size < len(images)], default=self.sizes[0])
+            self._shrink(len(images))
+        if no_memory and len(images) > 1:
+            return self.classify(images)
         if len(images) > 1:
             middle = len(images) // 2
             return self._attempt(images[:middle]) + self._attempt(images[middle:])
@@ -154,6 +169,18 @@ class Classifier:
         if no_memory:
             return [ImageError(Reason.MODEL_OOM, f"Memory does not suffice for one image: {message}"[:500])]
         return [ImageError(Reason.MODEL_ERROR, f"The model failed on this image: {message}"[:500])]
+
+    def _shrink(self, images: int) -> None:
+        """Memory did not suffice for the batch of some images."""
+        smaller = [size for size in self.sizes if size < images]
+        if not smaller and self.sizes[0] > 1:
+            raise RunError(
+                f"Memory does not suffice for a batch of {self.sizes[0]}, which model {self.spec.handle!r} "
+                "is made for. Export it for a smaller one, or for any."
+            )
+        with self._lock:
+            self.meter.add(**{OOM_SPLITS: 1})
+            self.largest = min(self.largest, max(smaller, default=self.sizes[0]))
 
     def _call(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
         import tensorflow as tf

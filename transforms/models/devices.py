@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from transforms.errors import RunError
+from transforms.models.batching import batch_sizes
 from transforms.models.classifier import Classifier
 from transforms.models.meter import LOADED, NOT_FROZEN, NOT_OPTIMISED, ON_GPU, Meter
 from transforms.models.optimise import Optimisation
-from transforms.models.runtime import NO_GPU, configure_tensorflow, device_kind, has_gpu, model_devices
+from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, model_devices, runtime_facts
 from transforms.models.spec import ModelSpec
 from transforms.models.tuning import tuned_batch_size
 
@@ -21,7 +22,7 @@ _GPU_BATCH_SIZE, _GPU_BATCH_PIXELS = 64, 32 * 600 * 600
 # Most bytes of one batch as float32, whatever batch size is asked for.
 _MAX_BATCH_BYTES = 1 << 30
 # The largest batches that are tried, on CPUs (larger ones gain nothing, measured) and on GPUs (an estimate).
-_LARGEST_TRIAL = {False: 64, True: 512}
+_LARGEST_TRIAL = {False: 16, True: 512}
 # Threads that call the model on a GPU: one runs a batch while the other brings its pixels to the device.
 _GPU_CALLERS = 2
 
@@ -73,7 +74,8 @@ def load_models(
     classifier = Classifier(spec, top_k, images, how, first, on_gpu)
     if batch_size == "auto" and not spec.contract.batch:
         images = _try_batch_sizes(classifier, how, callers, on_gpu)
-        classifier.warm_up(images)
+        classifier.meter.take()  # of the trials
+        classifier.warm_up(batch_sizes(images))
     twins = [Classifier(spec, top_k, images, how, device, on_gpu, classifier) for device in others]
     return _counted(Models([classifier, *twins], at_once, callers), on_gpu)
 
@@ -86,7 +88,7 @@ def choose_batch_size(wanted: int | None, size_px: int, on_gpu: bool) -> int:
         fitting = min(_GPU_BATCH_SIZE, _GPU_BATCH_PIXELS // (size_px * size_px))
     else:
         fitting = _CPU_BATCH_PIXELS // (size_px * size_px)
-    return 1 << max(0, min(fitting, 64).bit_length() - 1)
+    return 1 << max(0, min(fitting, _GPU_BATCH_SIZE).bit_length() - 1)
 
 
 def _bounded(batch_size: int, size_px: int) -> int:
@@ -103,7 +105,7 @@ def _check_device(how: Optimisation, on_gpu: bool, require_gpu: bool) -> None:
 
 def _try_batch_sizes(classifier: Classifier, how: Optimisation, callers: int, on_gpu: bool) -> int:
     size_px = classifier.spec.resize.size_px
-    facts = {"device": device_kind(), "size_px": size_px, "precision": how.precision, "xla": how.xla}
+    facts = {**runtime_facts(classifier.spec), "precision": how.precision, "xla": how.xla}
     return tuned_batch_size(classifier, callers, _bounded(_LARGEST_TRIAL[on_gpu], size_px), facts)
 
 

@@ -14,6 +14,8 @@ from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
 from transforms.models.loading import Model, freeze, load_model, scaled
 from transforms.models.presets import EMBEDDING
+from transforms.models.remember import Answer, remembered
+from transforms.models.runtime import runtime_facts
 from transforms.models.spec import ModelSpec
 from transforms.photos import photo_paths
 
@@ -27,8 +29,7 @@ _PRECISION_REWRITES = {
     "bfloat16": "auto_mixed_precision_onednn_bfloat16",
     "float16": "auto_mixed_precision",
 }
-# Photos that are compared at once.
-_BATCH = 8
+_REMEDY = "Leave them out, allow for more change, or say --on_disagreement plain."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,15 @@ class Optimisation:
         """Whether nothing is asked for."""
         return self.precision == "float32" and self.xla == "off"
 
+    def contradiction(self) -> str | None:
+        """Why no device can do it; None if one can."""
+        if self.precision != "float32" and self.xla != "off":
+            return (
+                f"precision={self.precision} and xla={self.xla} can't be had at once: what XLA compiles "
+                "stays float32. Leave one of them out."
+            )
+        return None
+
     def unfit(self, on_gpu: bool) -> str | None:
         """Why a device can't or should not do it; None if it can."""
         if on_gpu and self.precision == "bfloat16":
@@ -62,17 +72,12 @@ class Optimisation:
             )
         if not on_gpu and self.precision == "float16":
             return "precision=float16 is for GPUs, and there is none. Use --precision bfloat16 on CPUs."
-        if self.precision != "float32" and self.xla != "off":
-            return (
-                f"precision={self.precision} and xla={self.xla} can't be had at once: what XLA compiles "
-                "stays float32. Leave one of them out."
-            )
         if not on_gpu and self.xla == "on":
             return (
                 "xla=on is for GPUs, and there is none; on a CPU, XLA makes EfficientNet 11 times slower "
                 "(measured). Leave --xla out, or insist with --xla force."
             )
-        return None
+        return self.contradiction()
 
 
 class Agreement(NamedTuple):
@@ -97,46 +102,69 @@ class Graph(NamedTuple):
         float32`, best first, whether outputs are finite `[N] bool`, and outputs `[N, length] float32`.
       frozen: Whether the variables could be turned into constants.
       optimised: Whether it is as fast as was asked.
+      keeps: What must live as long as the function.
     """
 
     function: Callable[[Any], tuple[Any, Any, Any, Any]]
     frozen: bool
     optimised: bool
+    keeps: Any = None
 
 
-def build_graph(spec: ModelSpec, top_k: int, how: Optimisation) -> Graph:
+def build_graph(spec: ModelSpec, top_k: int, how: Optimisation, batch_size: int) -> Graph:
     """Loads a model and makes it as fast as may be.
 
     The precision holds for all that TensorFlow runs in this process from now on.
+    Whether photos keep their labels is found out once for a kind of device.
 
     Args:
       spec: What to load.
       top_k: Classes to give for an image.
       how: What may be done.
+      batch_size: Images that are compared at once.
 
     Raises:
       RunError: The model can't be loaded, gives something else than it should, or
         would give other labels if it were optimised.
     """
     _set_precision("float32")
-    function, frozen = _plain(spec, top_k)
+    plain = _plain(spec, top_k)
     if how.is_none:
-        return Graph(function, frozen, True)
-    pixels = photo_pixels(spec.resize)
-    batch = spec.contract.batch or _BATCH
-    expected = _outputs_of(function, pixels, batch)
-    optimised = _compiled(function) if how.xla != "off" else function
-    _set_precision(how.precision)
-    agreement = compare(expected, _outputs_of(optimised, pixels, batch))
-    wrong = _disagreement(agreement, how, spec)
+        return plain
+    from tensorflow.errors import OpError
+
+    function = _compiled(plain.function) if how.xla != "off" else plain.function
+    facts = {**runtime_facts(spec), "precision": how.precision, "xla": how.xla, "frozen": plain.frozen}
+    try:
+        answer = remembered(
+            "agreements", facts, lambda: _compare_on_photos(plain, function, spec, how, batch_size)
+        )
+        agreement = Agreement(**answer)
+        wrong = _disagreement(agreement, how, spec)
+    except OpError as e:
+        wrong = (
+            f"precision={how.precision} and xla={how.xla} fail with model {spec.handle!r}: {e.message}"[:500]
+            + "."
+        )
     if wrong and how.otherwise == "refuse":
-        raise RunError(wrong)
+        raise RunError(f"{wrong} {_REMEDY}")
     if wrong:
         _LOG.warning("%s It runs plain.", wrong)
         _set_precision("float32")
-        return Graph(function, frozen, False)
+        return plain._replace(optimised=False)
+    _set_precision(how.precision)
     # An optimiser that knows no better way for this processor, or for variables, leaves all as it was.
-    return Graph(optimised, frozen, agreement.change > 0)
+    return Graph(function, plain.frozen, how.xla != "off" or agreement.change > 0, plain)
+
+
+def _compare_on_photos(
+    plain: Graph, function: Any, spec: ModelSpec, how: Optimisation, batch_size: int
+) -> tuple[Answer, bool]:
+    pixels = photo_pixels(spec.resize)
+    batch = spec.contract.batch or batch_size
+    expected = _outputs_of(plain.function, pixels, batch)
+    _set_precision(how.precision)
+    return compare(expected, _outputs_of(function, pixels, batch))._asdict(), True
 
 
 def photo_pixels(rule: ResizeRule) -> np.ndarray:
@@ -159,8 +187,7 @@ def _disagreement(agreement: Agreement, how: Optimisation, spec: ModelSpec) -> s
     return (
         f"precision={how.precision} and xla={how.xla} change what model {spec.handle!r} says: the best class "
         f"of {same} of {photos} photos stays (min_agreement={how.min_agreement:g}), and outputs change by "
-        f"{change:.3g} of their spread (max_output_change={how.max_change:g}). Leave them out, allow for "
-        "more, or say --on_disagreement plain."
+        f"{change:.3g} of their spread (max_output_change={how.max_change:g})."
     )
 
 
@@ -185,16 +212,15 @@ def _tensor(pixels: np.ndarray) -> tf.Tensor:
     return tf.constant(pixels)
 
 
-def _plain(spec: ModelSpec, top_k: int) -> tuple[Any, bool]:
-    """The whole graph, and whether it is frozen; a model that can't be frozen is run as it is."""
+def _plain(spec: ModelSpec, top_k: int) -> Graph:
+    """The whole graph; a model that can't be frozen is run as it is."""
     model = scaled(load_model(spec), spec)  # holds the variables
     function = _top_k_function(model, spec, top_k)
     try:
-        return freeze(function), True
+        return Graph(freeze(function), True, True)
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
         _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
-        function.model = model
-        return function, False
+        return Graph(function, False, True, model)
 
 
 def _compiled(function: Any) -> Any:
@@ -204,6 +230,14 @@ def _compiled(function: Any) -> Any:
     (pixels,) = function.inputs[:1]
     spec = tf.TensorSpec(pixels.shape, pixels.dtype)
     return tf.function(function, [spec], autograph=False, jit_compile=True).get_concrete_function()
+
+
+def wrong_length(spec: ModelSpec, shape: tuple[int | None, ...]) -> str:
+    """What to say of outputs that don't fit the label map."""
+    return (
+        f"Model {spec.handle!r} gives {list(shape)}; its label map needs [batch, {spec.length}]. "
+        "Give the model's own label map with --labels FILE."
+    )
 
 
 def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
@@ -218,10 +252,7 @@ def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
     def top_k_of(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         outputs = model(pixels)
         if outputs.shape.rank != 2 or outputs.shape[-1] not in (None, spec.length):
-            raise RunError(
-                f"Model {spec.handle!r} gives {outputs.shape}; its label map needs [batch, {spec.length}]. "
-                "Give the model's own label map with --labels FILE."
-            )
+            raise RunError(wrong_length(spec, tuple(outputs.shape)))
         finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
         scores = tf.nn.softmax(outputs) if spec.outputs == "logits" else outputs
         best = tf.math.top_k(scores, k)

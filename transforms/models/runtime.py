@@ -8,6 +8,9 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from transforms.models.spec import ModelSpec
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,7 +75,24 @@ def device_kind() -> str:
 
     if gpus := tf.config.list_physical_devices("GPU"):
         return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
-    return f"{platform.machine()} {platform.processor()}".strip()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:  # not on Linux
+        return f"{platform.machine()} {platform.processor()}"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def runtime_facts(spec: ModelSpec) -> dict[str, str]:
+    """What measurements of a model in this process depend on."""
+    import tensorflow as tf
+
+    return {
+        "tensorflow": tf.__version__,
+        "device": device_kind(),
+        "model": spec.model_fingerprint,
+        "preprocessing": spec.preprocessing_fingerprint,
+    }
 
 
 def has_gpu() -> bool:

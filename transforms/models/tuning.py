@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from transforms.models.classifier import Classifier
-from transforms.models.store import cache_folder
+from transforms.models.remember import Answer, remembered
 
 # A larger batch must be this much faster to be worth its memory and its latency.
 _WORTHWHILE = 1.02
@@ -24,54 +20,54 @@ _PATIENCE = 2
 _TRIAL_SEC, _TRIAL_BATCHES = 0.5, 2
 
 
-def best_batch_size(sizes: Iterable[int], rate_of: Callable[[int], float | None]) -> int:
+def best_batch_size(sizes: Iterable[int], rate_of: Callable[[int], float | None]) -> tuple[int, bool]:
     """The size whose rate is highest, trying no more of them than it takes.
 
     Args:
       sizes: Ascending.
       rate_of: Images per second at a size; None where memory does not suffice.
+
+    Returns:
+      The size, and whether memory sufficed for all that were tried.
     """
-    best, best_rate, worse = 0, 0.0, 0
+    best, best_rate, worse = 1, 0.0, 0
     for size in sizes:
         rate = rate_of(size)
         if rate is None:
-            break
+            return best, False
         if rate > best_rate * _WORTHWHILE:
             best, best_rate, worse = size, rate, 0
         else:
             worse += 1
         if worse == _PATIENCE:
             break
-    return max(best, 1)
+    return best, True
 
 
 def tuned_batch_size(classifier: Classifier, callers: int, largest: int, facts: dict[str, Any]) -> int:
     """The best batch size, found by trial once for a model on a kind of device, and remembered.
 
+    It is not remembered where memory ended: others may use it at another time.
+
     Args:
       classifier: What is tried; its sizes are other ones afterwards.
       callers: Batches run at once.
       largest: No larger one is tried.
-      facts: What the answer depends on beside the model and the batches run at once.
+      facts: What the answer depends on beside the batches run at once.
     """
-    facts = {**facts, "model": classifier.spec.digest, "callers": callers, "largest": largest}
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    file = cache_folder() / "batch-sizes" / f"{key}.json"
-    try:
-        return int(json.loads(file.read_text("utf-8"))["batch_size"])
-    except (OSError, ValueError, KeyError):  # none yet, or half of one
+
+    def find_out() -> tuple[Answer, bool]:
         sizes = [1 << n for n in range(largest.bit_length())]
-        size = best_batch_size(sizes, lambda size: _rate(classifier, size, callers))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as f:
-        json.dump({**facts, "batch_size": size}, f)
-    os.replace(f.name, file)
-    return size
+        best, memory_sufficed = best_batch_size(sizes, lambda size: _rate(classifier, size, callers))
+        return {"batch_size": best}, memory_sufficed
+
+    facts = {**facts, "callers": callers, "largest": largest}
+    return remembered("batch-sizes", facts, find_out)["batch_size"]
 
 
 def _rate(classifier: Classifier, size: int, callers: int) -> float | None:
     """Images per second in full batches of a size; None where memory does not suffice."""
-    classifier.warm_up(size)
+    classifier.warm_up(sorted({1, size}))
     if classifier.largest < size:
         return None
     size_px = classifier.spec.resize.size_px
