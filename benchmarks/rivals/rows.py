@@ -24,7 +24,7 @@ def best_of(result: TopK | ImageError) -> dict[str, float]:
 
 
 def read_best(output: Path) -> Best:
-    """The rows that a rival wrote, a file or a folder."""
+    """The rows that a rival wrote."""
     rows = ds.dataset(output, format="parquet").to_table(SCHEMA.names).to_pylist()
     best = {Path(row["uri"]).name: (row["class_id"], row["score"]) for row in rows}
     assert len(best) == len(rows), f"{len(rows)} rows of {len(best)} images"

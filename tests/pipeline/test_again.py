@@ -8,7 +8,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import plan
 from pipeline.config import load_config
 from pipeline.launch import run_and_report
 from pipeline.rerun import rerun
@@ -191,8 +190,7 @@ def test_budget__passed__stops_early_names_the_worst_and_keeps_what_is_done(tmp_
     assert_sound(tmp_path / "out")
 
 
-def test_budget__split_layout__takes_images_handed_over_for_good(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(plan, "_DECODING_AND_PREDICTING", 32)
+def test_budget__split_layout__takes_images_handed_over_for_good(tmp_path, tiny):
     images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(400)])
     write_images(images, [f"bad{n}.jpg" for n in range(40)], HTML)
     options = {"input": images, "model": tiny, "layout": "split", "failure_floor": 30, "fetch_threads": 1}

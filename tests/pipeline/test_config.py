@@ -105,9 +105,9 @@ def test_failure_budget__options__by_flag_and_by_file(tmp_path):
     path = write(tmp_path, "max_failure_rates: {timeout: 0.01, not_found: 1}\nfailure_floor: 20")
     flags = {"max_failure_rates": "timeout=0.01,not_found=1", "failure_floor": "20", "max_failure_rate": "1"}
     rates = (("timeout", 0.01), ("not_found", 1.0))
-    assert failure_budget(load_config(path, NEEDED)) == FailureBudget(0.1, rates, 20, 640)
-    assert failure_budget(load_config(None, {**NEEDED, **flags})) == FailureBudget(1.0, rates, 20, 640)
-    assert failure_budget(load_config(None, NEEDED)) == FailureBudget(0.1, (), 1000, 640)
+    assert failure_budget(load_config(path, NEEDED)) == FailureBudget(0.1, rates, 20)
+    assert failure_budget(load_config(None, {**NEEDED, **flags})) == FailureBudget(1.0, rates, 20)
+    assert failure_budget(load_config(None, NEEDED)) == FailureBudget(0.1, (), 1000)
 
 
 @pytest.mark.parametrize(

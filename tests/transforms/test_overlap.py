@@ -5,7 +5,7 @@ import pytest
 
 from transforms.elements import Failure, ImageRef
 from transforms.errors import ImageError, Reason
-from transforms.overlap import Window, attempt, once_per_process
+from transforms.overlap import OverlappedFn, Timed, Window, attempt, images_in_flight, once_per_process
 
 REF = ImageRef("1", "http://example.test/a.jpg")
 
@@ -87,3 +87,22 @@ def test_once_per_process__many_threads__one_call_per_argument():
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(make, [1] * 50))
     assert calls == [1] and len(made) == 1
+
+
+class _WaitingFn(OverlappedFn[int, int]):
+    def open_window(self) -> Window[Timed[int]]:
+        return Window(max_items=5, max_bytes=100)
+
+
+def test_images_in_flight__windows_of_bundles__are_counted_while_they_are_open():
+    before, fns = images_in_flight(), [_WaitingFn(), _WaitingFn()]
+    for fn in fns:
+        fn.start_bundle()
+    assert images_in_flight() == before + 10
+    fns[0].start_bundle()  # the one before failed
+    assert images_in_flight() == before + 10
+    assert list(fns[0].finish_bundle()) == []
+    assert images_in_flight() == before + 5
+    fns[1].teardown()
+    fns[1].teardown()
+    assert images_in_flight() == before

@@ -116,7 +116,7 @@ class Classifier:
         for size in sizes:
             if size <= self.largest:
                 self._failed_alone = -size  # a model may dislike black images
-                for result in self.classify([np.zeros((size_px, size_px, 3), np.uint8)] * size):
+                for result in self._attempt([np.zeros((size_px, size_px, 3), np.uint8)] * size):
                     self._check_length(result)
         self._failed_alone = 0
         self.sizes = tuple(size for size in sizes if size <= self.largest) or self.sizes[:1]
