@@ -125,6 +125,26 @@ def test_http__no_version__is_fetched_whatever_is_known(stores, web):
     assert stores.fetch(web.uri("/a.jpg"), '"v1"') == (b"image", None)
 
 
+@pytest.mark.parametrize(("more", "grown"), [(5, True), (LIMITS.max_bytes, False)])
+def test_local__file_that_grows_while_it_is_read__is_read_to_its_end_or_too_large(
+    stores, tmp_path, monkeypatch, more, grown
+):
+    path, fstat = tmp_path / "a.jpg", os.fstat
+    path.write_bytes(b"image")
+
+    def grow(fd):
+        status = fstat(fd)
+        with path.open("ab") as f:
+            f.write(b"x" * more)
+        return status
+
+    monkeypatch.setattr("transforms.stores.local.os.fstat", grow)
+    if grown:
+        assert stores.fetch(str(path)).data == b"imagexxxxx"
+    else:
+        assert reason_of(stores, str(path)) == "too_large_bytes"
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [

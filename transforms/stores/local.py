@@ -46,7 +46,10 @@ class LocalStore:
         version = f"{status.st_mtime_ns}-{status.st_size}"
         if version == known_version:
             return None
-        data = f.read(self._limits.max_bytes + 1)
+        # Not max_bytes at once: that much memory would be mapped, faulted in and unmapped for each image.
+        data = f.read(status.st_size + 1)
+        if len(data) > status.st_size:  # it has grown meanwhile
+            data += f.read(self._limits.max_bytes + 1 - len(data))
         if len(data) > self._limits.max_bytes:
             raise too_large(self._limits)
         return Fetched(data, version)
