@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import throughput
+from benchmarks.hand_loop import on_every_core
 from benchmarks.measure import Command, timed
 
 
@@ -85,16 +85,7 @@ def decode_shard(core: int, paths: Sequence[Path]) -> None:
 
 def run_decoder_alone(corpus: str) -> None:
     """Decodes a corpus on every core."""
-    paths = sorted(Path(corpus).iterdir())
-    cores = sorted(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("spawn")
-    shards = [(core, paths[n :: len(cores)]) for n, core in enumerate(cores)]
-    processes = [context.Process(target=decode_shard, args=shard) for shard in shards]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert not any(process.exitcode for process in processes)
+    on_every_core(decode_shard, corpus)
 
 
 def _here(function: str, *arguments: str) -> list[str]:

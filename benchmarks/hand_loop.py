@@ -9,7 +9,9 @@ import hashlib
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 BATCH_SIZE = 8
 
@@ -36,13 +38,13 @@ def label_shard(core: int, paths: list[Path], model: str, batch_size: int) -> No
     assert labelled == len(paths)
 
 
-def main(folder: str, model: str, batch_size: int = BATCH_SIZE) -> None:
-    """Shares the files out to one process per core."""
+def on_every_core(work: Callable[..., None], folder: str, *args: Any) -> None:
+    """Shares a folder's files out to one process per core; `work` gets the core, its files and `args`."""
     paths = sorted(Path(folder).iterdir())
     cores = sorted(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=label_shard, args=(core, paths[n :: len(cores)], model, batch_size))
+        context.Process(target=work, args=(core, paths[n :: len(cores)], *args))
         for n, core in enumerate(cores)
     ]
     for process in processes:
@@ -51,6 +53,11 @@ def main(folder: str, model: str, batch_size: int = BATCH_SIZE) -> None:
         process.join()
     if any(process.exitcode for process in processes):
         sys.exit(1)
+
+
+def main(folder: str, model: str, batch_size: int = BATCH_SIZE) -> None:
+    """Labels a folder."""
+    on_every_core(label_shard, folder, model, batch_size)
 
 
 if __name__ == "__main__":

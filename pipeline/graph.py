@@ -38,7 +38,7 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
         reuse=predict.dedupe == "content",
         require_gpu=predict.require_accelerator,
         optimisation=optimisation(plan.config),
-        keep_outputs=predict.keep_outputs,
+        keep_outputs=plan.keeps_outputs,
     ).with_resource_hints(**plan.hints)
 
     # What takes predictions in has their hints, so that it is fused with them.

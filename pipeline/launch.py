@@ -16,7 +16,7 @@ from apache_beam.runners.runner import PipelineState
 from pipeline import GO_ON, progress
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
-from pipeline.limits import Work, describe_work, work_of
+from pipeline.limits import Work, counters_of, describe_work, work_of
 from pipeline.output import folder_of
 from pipeline.plan import failure_budget, planned
 from pipeline.runners import is_local, new_pipeline, pipeline_options
@@ -108,16 +108,8 @@ def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None
 
 def _counts_of(result: Any) -> progress.Counts:
     """What the runner's metrics say became of images."""
-    namespace = f"{CountRows.__module__}.{CountRows.__qualname__}"
-    counters = result.metrics().query()["counters"]
-    return {
-        kind: sum(
-            c.committed or c.attempted or 0
-            for c in counters
-            if c.key.metric.namespace == namespace and c.key.metric.name == kind
-        )
-        for kind in KINDS
-    }
+    counts = counters_of(result.metrics().query(), CountRows)
+    return {kind: counts[kind] for kind in KINDS}
 
 
 def _cause(error: BaseException) -> str:

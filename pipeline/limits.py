@@ -57,16 +57,26 @@ def work_of(result: Any) -> Work | None:
     except Exception as e:  # runners raise anything
         _LOG.info("The runner gives no metrics: %r", e)
         return None
-    counts: Counter[str] = Counter()
-    for counter in found["counters"]:
-        if counter.key.metric.namespace == _namespace(PredictLabels):
-            counts[counter.key.metric.name] += counter.committed or counter.attempted or 0
     times = {
         "fetch": _sum(found, FetchImages, "fetch_usec"),
         "decode": _sum(found, DecodeImages, "decode_usec"),
         "write": _sum(found, StageResults, "write_usec"),
     }
-    return Work(counts, times)
+    return Work(counters_of(found, PredictLabels), times)
+
+
+def counters_of(found: dict, transform: type) -> Counter[str]:
+    """What a step has counted, by name.
+
+    Args:
+      found: What a query of a runner's metrics gave.
+      transform: The step.
+    """
+    counts: Counter[str] = Counter()
+    for counter in found["counters"]:
+        if counter.key.metric.namespace == _namespace(transform):
+            counts[counter.key.metric.name] += counter.committed or counter.attempted or 0
+    return counts
 
 
 def _namespace(transform: type) -> str:

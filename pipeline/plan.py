@@ -68,6 +68,11 @@ class Plan:
         return self.config.predict.layout == "split"
 
     @property
+    def keeps_outputs(self) -> bool:
+        """Whether rows get what the model gives itself."""
+        return self.staging.facts.outputs is not None
+
+    @property
     def early_staging(self) -> Staging:
         """Where the rows go of images that fail before they are handed over to other workers, if they are."""
         return dataclasses.replace(self.staging, side="decoding") if self.is_split else self.staging

@@ -20,6 +20,8 @@ from transforms.errors import UserError
 from transforms.overlap import available_cores
 
 LOCAL_RUNNER = "FnApiRunner"
+# What has Dataflow start one SDK process on a worker, and not one for each vCPU.
+_ONE_PROCESS = "no_use_multiple_sdk_containers"
 # Runners whose service takes options that the Python SDK doesn't know.
 _OPEN_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
 
@@ -67,16 +69,14 @@ def accelerator_hints(predict: PredictConfig, options: PipelineOptions) -> dict[
             f"--accelerator_hint={hint!r} needs --layout=split: within the fused layout it would send pixels "
             f"through a shuffle. For all workers alike, give Beam's '--resource_hints=accelerator={hint}'."
         )
-    google = options.view_as(GoogleCloudOptions)
-    rivals = [o for o in google.dataflow_service_options or [] if o.startswith("worker_accelerator")]
-    if rivals:
+    if rivals := _worker_accelerators(options):
         raise UserError(
             f"--dataflow_service_options={rivals[0]!r} is not allowed with --accelerator_hint={hint!r}: it "
             "gives every worker an accelerator, and Dataflow's right fitting excludes it. Leave it out."
         )
-    if google.flexrs_goal:
+    if goal := options.view_as(GoogleCloudOptions).flexrs_goal:
         raise UserError(
-            f"--flexrs_goal={google.flexrs_goal} is not allowed with --accelerator_hint={hint!r}: Dataflow's "
+            f"--flexrs_goal={goal} is not allowed with --accelerator_hint={hint!r}: Dataflow's "
             "right fitting excludes FlexRS. Leave it out."
         )
     return {"accelerator": hint}
@@ -88,15 +88,28 @@ def check_accelerators(options: PipelineOptions, hints: Mapping[str, str]) -> No
     Raises:
       UserError: Each vCPU's process would load a model onto it.
     """
-    google, debug = options.view_as(GoogleCloudOptions), options.view_as(DebugOptions)
-    asked = [o for o in google.dataflow_service_options or [] if o.startswith("worker_accelerator")]
-    asked += [o for o in options.get_all_options().get("resource_hints") or [] if o.startswith("accelerator")]
-    wanted = "no_use_multiple_sdk_containers"
-    if _is_dataflow(options) and (asked or hints) and wanted not in (debug.experiments or []):
+    for_all = options.get_all_options().get("resource_hints") or []
+    asked = [
+        *_worker_accelerators(options),
+        *(o for o in for_all if o.startswith("accelerator")),
+        *hints.values(),
+    ]
+    if _is_dataflow(options) and asked and not _has_one_process(options):
         raise UserError(
-            f"{(asked or list(hints.values()))[0]!r} needs --experiments={wanted}: without it Dataflow "
-            "starts a process for each vCPU, and each loads the model onto the GPU."
+            f"{asked[0]!r} needs --experiments={_ONE_PROCESS}: without it Dataflow starts a process for each "
+            "vCPU, and each loads the model onto the GPU."
         )
+
+
+def _worker_accelerators(options: PipelineOptions) -> list[str]:
+    """The service options that give every worker of Dataflow an accelerator."""
+    service_options = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    return [option for option in service_options if option.startswith("worker_accelerator")]
+
+
+def _has_one_process(options: PipelineOptions) -> bool:
+    """Whether a worker of Dataflow has one process, and not one for each vCPU."""
+    return _ONE_PROCESS in (options.view_as(DebugOptions).experiments or [])
 
 
 def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
@@ -128,7 +141,5 @@ def threads_of_process(options: PipelineOptions) -> int | None:
         processes = (direct.direct_num_workers or available_cores()) if several else 1
         return max(1, available_cores() // processes)
     if _is_dataflow(options):
-        # Dataflow starts one SDK process per vCPU unless it is told not to.
-        experiments = options.view_as(DebugOptions).experiments or []
-        return None if "no_use_multiple_sdk_containers" in experiments else 1
+        return None if _has_one_process(options) else 1
     return None

@@ -9,7 +9,8 @@ from apache_beam.io.filesystems import FileSystems
 from transforms.budget import FailureBudget
 from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, REUSED, UNCHECKED
 from transforms.layout import TABLES, Layout
-from transforms.rows import EMBEDDING, PREDICTIONS
+from transforms.models.presets import EMBEDDING
+from transforms.rows import PREDICTIONS
 
 _TOP = 5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -11,18 +11,8 @@ from apache_beam.metrics import Metrics
 
 from transforms.elements import DecodedImage, EncodedImage, Failure
 from transforms.images.decode import decode_image
-from transforms.images.memory import tune_malloc
 from transforms.images.resize import ResizeRule
-from transforms.overlap import (
-    Outputs,
-    OverlappedFn,
-    Timed,
-    Window,
-    attempt,
-    available_cores,
-    once_per_process,
-    par_do,
-)
+from transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
@@ -68,28 +58,14 @@ class DecodeImages(beam.PTransform):
         return Outputs(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
 
 
-@once_per_process
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "decode")
-
-
-class _DecodeImagesFn(OverlappedFn[EncodedImage, DecodedImage]):
+class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
     def __init__(self, step: DecodeImages) -> None:
+        super().__init__("decode", step.threads, step.max_window_bytes)
         self._rule = step.rule
         self._max_pixels = step.max_pixels
-        self._threads = step.threads or 0
-        self._max_window_bytes = step.max_window_bytes
         self._pixel_bytes = 3 * step.rule.size_px**2
         self._decode_usec = Metrics.distribution(DecodeImages, "decode_usec")
         self._source_pixels = Metrics.distribution(DecodeImages, "source_pixels")
-
-    def setup(self) -> None:
-        tune_malloc()
-        self._threads = self._threads or available_cores()
-        self._pool = _pool(self._threads)
-
-    def open_window(self) -> Window[Timed[DecodedImage | Failure]]:
-        return Window(8 * self._threads, self._max_window_bytes)
 
     def submit(self, image: EncodedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
         task = functools.partial(decode, image, self._rule, self._max_pixels)

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from apache_beam.transforms.window import GlobalWindows
 import transforms.coders  # noqa: F401  (registers the coders)
 from transforms.elements import Failure, ImageRef, Unchanged, host_of_uri
 from transforms.errors import ImageError
+from transforms.images.memory import tune_malloc
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -215,6 +216,37 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
             self.observe(timed)
             yield to_output(timed.value, GlobalWindows.windowed_value(timed.value))
         self._hold(0)
+
+
+@once_per_process
+def _pool(name: str, threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, name)
+
+
+class PixelsFn(OverlappedFn[E, T]):
+    """An `OverlappedFn` that works on pixels: one thread a core, in memory that is kept from page faults."""
+
+    def __init__(self, pool: str, threads: int | None, max_window_bytes: int) -> None:
+        """Makes one.
+
+        Args:
+          pool: Name of the threads, which all of that name in a process share.
+          threads: How many there are; by default one per core.
+          max_window_bytes: Most bytes in flight in one bundle.
+        """
+        self._pool_name = pool
+        self._threads = threads or 0
+        self._max_window_bytes = max_window_bytes
+
+    def setup(self) -> None:
+        """Starts the threads."""
+        tune_malloc()
+        self._threads = self._threads or available_cores()
+        self._pool = _pool(self._pool_name, self._threads)
+
+    def open_window(self) -> Window[Timed[T | Failure]]:
+        """A new window, for one bundle."""
+        return Window(8 * self._threads, self._max_window_bytes)
 
 
 def par_do(

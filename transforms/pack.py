@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import apache_beam as beam
@@ -12,18 +12,8 @@ from apache_beam.metrics import Metrics
 
 from transforms.buckets import hash_of
 from transforms.elements import DecodedImage, Failure, PackedImage
-from transforms.images.memory import tune_malloc
 from transforms.images.packing import pack_pixels, unpack_pixels
-from transforms.overlap import (
-    E,
-    OverlappedFn,
-    T,
-    Timed,
-    Window,
-    attempt,
-    available_cores,
-    once_per_process,
-)
+from transforms.overlap import PixelsFn, Timed, attempt
 
 
 def pack_image(image: DecodedImage) -> PackedImage:
@@ -99,29 +89,10 @@ def _images_of(group: tuple[int, Iterable[PackedImage]]) -> Iterable[PackedImage
     return group[1]
 
 
-@once_per_process
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "pack")
-
-
-class _OnThreadsFn(OverlappedFn[E, T]):
+class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
     def __init__(self, step: HandOverImages) -> None:
-        self._threads = step.threads or 0
-        self._max_window_bytes = step.max_window_bytes
+        super().__init__("pack", step.threads, step.max_window_bytes)
         self._pixel_bytes = 3 * step.size_px**2
-
-    def setup(self) -> None:
-        tune_malloc()
-        self._threads = self._threads or available_cores()
-        self._pool = _pool(self._threads)
-
-    def open_window(self) -> Window[Timed[T | Failure]]:
-        return Window(8 * self._threads, self._max_window_bytes)
-
-
-class _PackImagesFn(_OnThreadsFn[DecodedImage, PackedImage]):
-    def __init__(self, step: HandOverImages) -> None:
-        super().__init__(step)
         self._pack_usec = Metrics.distribution(HandOverImages, "pack_usec")
         self._packed_bytes = Metrics.distribution(HandOverImages, "packed_bytes")
 
@@ -135,9 +106,10 @@ class _PackImagesFn(_OnThreadsFn[DecodedImage, PackedImage]):
             self._packed_bytes.update(len(timed.value.data))
 
 
-class _UnpackImagesFn(_OnThreadsFn[PackedImage, DecodedImage]):
+class _UnpackImagesFn(PixelsFn[PackedImage, DecodedImage]):
     def __init__(self, step: HandOverImages) -> None:
-        super().__init__(step)
+        super().__init__("pack", step.threads, step.max_window_bytes)
+        self._pixel_bytes = 3 * step.size_px**2
         self._unpack_usec = Metrics.distribution(HandOverImages, "unpack_usec")
 
     def submit(self, packed: PackedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:

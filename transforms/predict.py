@@ -19,7 +19,6 @@ from transforms.models.classifier import Classifier, TopK
 from transforms.models.devices import BatchSize, load_models
 from transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL_USEC
 from transforms.models.optimise import Optimisation
-from transforms.models.presets import EMBEDDING
 from transforms.models.reuse import Recent
 from transforms.models.spec import ModelSpec
 from transforms.overlap import (
@@ -46,15 +45,17 @@ def predict_labels(
     Args:
       images: What the model is called with.
       classifier: The model.
-      keep_outputs: Whether rows get what the model gives for every class, too.
+      keep_outputs: Whether rows get what the model gives itself: logits, probabilities, embedding.
 
     Returns:
       For each image its labels or why it has none; the time is its share of the batch's.
     """
     start = time.perf_counter()
     results = classifier.classify([image.pixels for image in images])
-    labels, keep = classifier.spec.labels, keep_outputs or classifier.spec.outputs == EMBEDDING
-    rows = [_row_of(image, result, labels, keep) for image, result in zip(images, results, strict=True)]
+    labels = classifier.spec.labels
+    rows = [
+        _row_of(image, result, labels, keep_outputs) for image, result in zip(images, results, strict=True)
+    ]
     share = usec_since(start) // len(images)
     return [Timed(row, share) for row in rows]
 
@@ -98,7 +99,7 @@ class PredictLabels(beam.PTransform):
       reuse: Whether images of the same bytes share one inference.
       require_gpu: Whether a process without a GPU is an error.
       optimisation: How the model may be made faster.
-      keep_outputs: Whether rows get what the model gives for every class, too.
+      keep_outputs: Whether rows get what the model gives itself: logits, probabilities, embedding.
     """
 
     model: ModelSpec
@@ -154,7 +155,7 @@ class _Labeler:
 
 
 def _most_recent(step: PredictLabels) -> int:
-    outputs = 4 * step.model.length if step.keep_outputs or step.model.outputs == EMBEDDING else 0
+    outputs = 4 * step.model.length if step.keep_outputs else 0
     return _MAX_RECENT * _RECENT_BYTES // (_RECENT_BYTES + outputs)
 
 

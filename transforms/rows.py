@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
 from transforms.elements import Failure, Prediction
+from transforms.models.presets import EMBEDDING, Outputs
 
 PREDICTIONS, FAILURES = "predictions", "failures"
-# Columns of what a model gives, one number a class or dimension.
-LOGITS, PROBABILITIES, EMBEDDING = "logits", "probabilities", "embedding"
 
 _LABELS = pa.list_(pa.struct([("class_id", pa.int32()), ("label", pa.string()), ("score", pa.float32())]))
 
@@ -128,7 +127,7 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
 # The names that a user's column can't have.
 RESERVED_COLUMNS = frozenset(
     name for schema in (predictions_schema, failures_schema) for name in schema(RowFacts("", "", "")).names
-) | {LOGITS, PROBABILITIES, EMBEDDING}
+) | frozenset(get_args(Outputs))
 
 
 def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:

@@ -14,13 +14,7 @@ from pipeline.rerun import rerun
 from pipeline.verify import verify
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import HTML, encoded, gradient, jpeg_bytes
-from tests.tiny_model import save_tiny_model
 from transforms.errors import RunError, UserError
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
 
 
 def write_images(folder, names, data=None):

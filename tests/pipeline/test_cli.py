@@ -14,15 +14,9 @@ import pytest
 from pipeline.sample import score
 from tests.graphs import assert_sound, besides_progress
 from tests.synthetic import HTML, jpeg_bytes
-from tests.tiny_model import save_tiny_model
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-m", "pipeline")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
 
 
 def labelbeam(*args, **kwargs) -> subprocess.CompletedProcess:

@@ -14,7 +14,6 @@ from pipeline.plan import planned
 from pipeline.runners import pipeline_options
 from tests.graphs import assert_sound, label_purely, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import BAD_IMAGES, jpeg_bytes
-from tests.tiny_model import save_tiny_model
 from transforms.models.classifier import Classifier
 from transforms.models.spec import ModelOptions, resolve_spec
 
@@ -24,11 +23,6 @@ def told(manifest):
 
 
 TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,6 @@ from transforms.errors import UserError
 from transforms.models.store import digest_model, resolve_model
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
-
-
 def test_inspect__classifier__tells_all_and_fits(tiny):
     fits, text = inspect_model(str(tiny), {})
     assert fits and text.endswith("fits          yes, an image classifier")

@@ -10,16 +10,10 @@ from pipeline.config import load_config
 from pipeline.launch import run_and_report
 from pipeline.verify import verify
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
-from tests.tiny_model import save_tiny_model
 from transforms.decode import decode
 from transforms.elements import EncodedImage, ImageRef
 from transforms.errors import UserError
 from transforms.images.resize import ResizeRule
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from PIL import Image
 from pipeline.progress import Tally
 from tests.graphs import assert_sound, besides_progress, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import encoded
-from tests.tiny_model import save_tiny_model
 from transforms import stage
 from transforms.layout import staged_runs, staged_sources
 from transforms.photos import PHOTOS
@@ -26,11 +25,6 @@ from transforms.photos import PHOTOS
 ROOT = Path(__file__).parent.parent.parent
 STAGE_ROWS = 100
 TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
 
 
 @pytest.fixture(scope="module")

@@ -200,16 +200,12 @@ def _set_precision(precision: str) -> None:
 
 
 def _outputs_of(function: Any, pixels: np.ndarray, batch: int) -> np.ndarray:
-    padding = np.zeros((-len(pixels) % batch, *pixels.shape[1:]), np.uint8)
-    padded = np.concatenate([pixels, padding])
-    outputs = [function(_tensor(padded[n : n + batch]))[3].numpy() for n in range(0, len(padded), batch)]
-    return np.concatenate(outputs)[: len(pixels)]
-
-
-def _tensor(pixels: np.ndarray) -> tf.Tensor:
     import tensorflow as tf
 
-    return tf.constant(pixels)
+    padding = np.zeros((-len(pixels) % batch, *pixels.shape[1:]), np.uint8)
+    padded = np.concatenate([pixels, padding])
+    outputs = [function(tf.constant(padded[n : n + batch]))[3].numpy() for n in range(0, len(padded), batch)]
+    return np.concatenate(outputs)[: len(pixels)]
 
 
 def _plain(spec: ModelSpec, top_k: int) -> Graph:
