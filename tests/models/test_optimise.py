@@ -64,6 +64,12 @@ def test_compare__outputs__counts_best_classes_and_measures_the_change():
     assert (same, photos) == (3, 4) and change == pytest.approx(np.sqrt(4 / 8) / expected.std())
 
 
+def test_build_graph__a_frozen_graph__is_called_by_its_signature(tiny):
+    graph = build_graph(tiny, 1, Optimisation(), 8)
+    pixels = tf.zeros((2, 16, 16, 3), tf.uint8)
+    assert graph.frozen and graph.function.function_type.bind(pixels).args == (pixels,)
+
+
 def test_build_graph__bfloat16__is_checked_on_photos_and_changes_little(lite0, plain_precision):
     pixels = photo_pixels(lite0.resize)
     plain = build_graph(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3].numpy()

@@ -89,4 +89,14 @@ def freeze(function: Any) -> Any:
     """Turns the variables into constants, so that the runtime can fold and fuse."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    return convert_variables_to_constants_v2(function)
+    # What this gives fits no signature: at each call TensorFlow would first print its input into an error.
+    return with_signature(convert_variables_to_constants_v2(function))
+
+
+def with_signature(function: Any, jit_compile: bool = False) -> Any:
+    """A function of pixels that calls another and knows its own signature."""
+    import tensorflow as tf
+
+    (pixels,) = function.inputs[:1]
+    spec = tf.TensorSpec(pixels.shape, pixels.dtype)
+    return tf.function(function, [spec], autograph=False, jit_compile=jit_compile).get_concrete_function()

@@ -12,7 +12,7 @@ import numpy as np
 from transforms.errors import RunError
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
-from transforms.models.loading import Model, freeze, load_model, scaled
+from transforms.models.loading import Model, freeze, load_model, scaled, with_signature
 from transforms.models.presets import EMBEDDING
 from transforms.models.remember import Answer, remembered
 from transforms.models.runtime import runtime_facts
@@ -221,11 +221,7 @@ def _plain(spec: ModelSpec, top_k: int) -> Graph:
 
 def _compiled(function: Any) -> Any:
     """The function, compiled by XLA for each batch size that it is called with."""
-    import tensorflow as tf
-
-    (pixels,) = function.inputs[:1]
-    spec = tf.TensorSpec(pixels.shape, pixels.dtype)
-    return tf.function(function, [spec], autograph=False, jit_compile=True).get_concrete_function()
+    return with_signature(function, jit_compile=True)
 
 
 def wrong_length(spec: ModelSpec, shape: tuple[int | None, ...]) -> str:
