@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from transforms.elements import DecodedImage, EncodedImage, Failure
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
-from transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
+from transforms.overlap import Outputs, PixelsFn, Timed, par_do
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
@@ -69,7 +69,7 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
 
     def submit(self, image: EncodedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
         task = functools.partial(decode, image, self._rule, self._max_pixels)
-        future = self._pool.submit(attempt, "decode", image.ref, task)
+        future = self.start("decode", image.ref, task)
         return future, len(image.data) + self._pixel_bytes
 
     def observe(self, timed: Timed[DecodedImage | Failure]) -> None:

@@ -13,7 +13,7 @@ from apache_beam.metrics import Metrics
 from transforms.buckets import hash_of
 from transforms.elements import DecodedImage, Failure, PackedImage
 from transforms.images.packing import pack_pixels, unpack_pixels
-from transforms.overlap import PixelsFn, Timed, attempt
+from transforms.overlap import PixelsFn, Timed
 
 
 def pack_image(image: DecodedImage) -> PackedImage:
@@ -98,7 +98,7 @@ class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
 
     def submit(self, image: DecodedImage) -> tuple[Future[Timed[PackedImage | Failure]], int]:
         task = functools.partial(pack_image, image)
-        return self._pool.submit(attempt, "decode", image.ref, task), 2 * self._pixel_bytes
+        return self.start("decode", image.ref, task), 2 * self._pixel_bytes
 
     def observe(self, timed: Timed[PackedImage | Failure]) -> None:
         self._pack_usec.update(timed.usec)
@@ -114,7 +114,7 @@ class _UnpackImagesFn(PixelsFn[PackedImage, DecodedImage]):
 
     def submit(self, packed: PackedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
         task = functools.partial(unpack_image, packed)
-        return self._pool.submit(attempt, "predict", packed.ref, task), len(packed.data) + self._pixel_bytes
+        return self.start("predict", packed.ref, task), len(packed.data) + self._pixel_bytes
 
     def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
         self._unpack_usec.update(timed.usec)

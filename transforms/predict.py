@@ -27,6 +27,7 @@ from transforms.overlap import (
     Timed,
     Window,
     available_cores,
+    cores,
     failure_of,
     par_do,
     usec_since,
@@ -122,7 +123,13 @@ class _Labeler:
     def __init__(self, step: PredictLabels) -> None:
         self._threads = step.threads or available_cores()
         self.models = load_models(
-            step.model, step.top_k, step.batch_size, step.optimisation, self._threads, step.require_gpu
+            step.model,
+            step.top_k,
+            step.batch_size,
+            step.optimisation,
+            self._threads,
+            cores(self._threads),
+            step.require_gpu,
         )
         batch_size = self.models.classifiers[0].sizes[-1]
         callers = [

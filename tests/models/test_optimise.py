@@ -157,7 +157,7 @@ if sys.argv[2] == "not frozen":
         raise ValueError("not today")
     optimise.freeze = refuse
 spec = resolve_spec(ModelOptions(sys.argv[1]))
-labeler = _Labeler(PredictLabels(spec, top_k=1, batch_size=2, threads=1))
+labeler = _Labeler(PredictLabels(spec, top_k=1, batch_size=2, threads=3))
 everyone = threading.Barrier(3, timeout=60)
 devices = Counter()
 for classifier in labeler.models.classifiers:

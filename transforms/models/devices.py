@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 from transforms.errors import RunError
@@ -49,7 +51,13 @@ class Models(NamedTuple):
 
 
 def load_models(
-    spec: ModelSpec, top_k: int, batch_size: BatchSize, how: Optimisation, threads: int, require_gpu: bool
+    spec: ModelSpec,
+    top_k: int,
+    batch_size: BatchSize,
+    how: Optimisation,
+    threads: int,
+    core: AbstractContextManager,
+    require_gpu: bool,
 ) -> Models:
     """Loads a model on every GPU, or else on the CPU.
 
@@ -59,6 +67,7 @@ def load_models(
       batch_size: Images in a full batch; None is computed from the device, `auto` found by trial.
       how: How the model may be made faster.
       threads: Cores this process may use.
+      core: One of them, held while a batch runs on it.
       require_gpu: Whether to do without a GPU is an error.
 
     Raises:
@@ -71,12 +80,13 @@ def load_models(
     size_px = spec.resize.size_px
     images = choose_batch_size(None if batch_size == "auto" else batch_size, size_px, on_gpu)
     first, *others = model_devices()
-    classifier = Classifier(spec, top_k, images, how, first, on_gpu)
+    turn = threading.Lock if on_gpu else lambda: core
+    classifier = Classifier(spec, top_k, images, how, first, turn())
     if batch_size == "auto" and not spec.contract.batch:
         images = _try_batch_sizes(classifier, how, callers, on_gpu)
         classifier.meter.take()  # of the trials
         classifier.warm_up(batch_sizes(images))
-    twins = [Classifier(spec, top_k, images, how, device, on_gpu, classifier) for device in others]
+    twins = [Classifier(spec, top_k, images, how, device, turn(), classifier) for device in others]
     return _counted(Models([classifier, *twins], at_once, callers), on_gpu)
 
 

@@ -1,0 +1,1 @@
+"""Beam's other engines on this machine, from package registries: Prism, and a Flink cluster."""
