@@ -19,6 +19,7 @@ from pipeline.graph import build_graph
 from pipeline.limits import Work, counters_of, describe_work, work_of
 from pipeline.output import folder_of
 from pipeline.plan import failure_budget, planned
+from pipeline.rules import check_rules
 from pipeline.runners import is_local, new_pipeline, pipeline_options
 from pipeline.summary import next_steps, summarise, verdict
 from pipeline.workers import supervised
@@ -60,6 +61,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
       RunError: The run broke off.
     """
     options = pipeline_options(config.beam_flags)
+    check_rules(config, options)
     local = is_local(options)
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None

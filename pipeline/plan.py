@@ -15,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import columns_of, labelled_with, manifest_facts, new_run_id
 from pipeline.output import OutputState, folder_of, locked, open_output
-from pipeline.runners import accelerator_hints, check_accelerators, is_local, threads_of_process
+from pipeline.runners import is_local, threads_of_process
 from transforms.budget import FailureBudget
 from transforms.count import Listener
 from transforms.done import ReadDoneIds
@@ -103,8 +103,6 @@ def planned(
     Raises:
       UserError: The input, the model or the output is not as it should be.
     """
-    hints = accelerator_hints(config.predict, options)
-    check_accelerators(options, hints)
     corpus = corpus or find_corpus(config.read, _known_types(config))
     columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
     budget, partitioning = failure_budget(config), _partitioning(config, [name for name, _ in columns])
@@ -123,22 +121,24 @@ def planned(
             limits=_limits(config),
             staging=_staging(config, rows, FailureBudget() if corpus.kind == "failures" else budget),
             publication=_publication(config, model, rows, state, partitioning),
-            hints=hints,
+            hints=_hints(config),
             threads=threads,
             listener=listener,
         )
 
 
+def _hints(config: RunConfig) -> dict[str, str]:
+    hint = config.predict.accelerator_hint
+    return {"accelerator": hint} if hint else {}
+
+
 def _resolve_model(config: RunConfig, cores: int | None) -> ModelSpec:
-    how = optimisation(config)
-    if unfit := how.unfit(on_gpu=True) if config.predict.require_accelerator else how.contradiction():
-        raise UserError(unfit)
     if cores:
         configure_tensorflow(cores, cores)
         on_gpu = has_gpu()
         if config.predict.require_accelerator and not on_gpu:
             raise UserError(f"{NO_GPU}, and --require_accelerator asks for one.")
-        if unfit := how.unfit(on_gpu):
+        if unfit := optimisation(config).unfit(on_gpu):
             raise UserError(unfit)
     load_tensorflow()
     return resolve_spec(ModelOptions(**_shallow(config.model)))

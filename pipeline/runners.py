@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
@@ -15,13 +14,12 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from pipeline.config import PredictConfig
 from transforms.errors import UserError
 from transforms.overlap import available_cores
 
 LOCAL_RUNNER = "FnApiRunner"
 # What has Dataflow start one SDK process on a worker, and not one for each vCPU.
-_ONE_PROCESS = "no_use_multiple_sdk_containers"
+ONE_PROCESS = "no_use_multiple_sdk_containers"
 # Runners whose service takes options that the Python SDK doesn't know.
 _OPEN_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
 
@@ -41,7 +39,8 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     except SystemExit as e:
         raise UserError(f"Beam says: {said.getvalue().strip().rpartition('error: ')[2]}.") from e
     standard = options.view_as(StandardOptions)
-    standard.runner = standard.runner or LOCAL_RUNNER
+    # Beam's DirectRunner is another one by what it finds on a machine and in a pipeline.
+    standard.runner = LOCAL_RUNNER if standard.runner in (None, "DirectRunner") else standard.runner
     unknown = sorted(set(given) - set(known))
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
     if stray or (unknown and not standard.runner.endswith(_OPEN_RUNNERS)):
@@ -55,61 +54,21 @@ def _is_stray(flags: tuple[str, ...], n: int) -> bool:
     return n == 0 or not flags[n - 1].startswith("--") or "=" in flags[n - 1]
 
 
-def accelerator_hints(predict: PredictConfig, options: PipelineOptions) -> dict[str, str]:
-    """The resource hints of what follows the shuffle of the split layout.
-
-    Raises:
-      UserError: There is no such shuffle, or Dataflow is asked for what excludes hints.
-    """
-    hint = predict.accelerator_hint
-    if hint is None:
-        return {}
-    if predict.layout != "split":
-        raise UserError(
-            f"--accelerator_hint={hint!r} needs --layout=split: within the fused layout it would send pixels "
-            f"through a shuffle. For all workers alike, give Beam's '--resource_hints=accelerator={hint}'."
-        )
-    if rivals := _worker_accelerators(options):
-        raise UserError(
-            f"--dataflow_service_options={rivals[0]!r} is not allowed with --accelerator_hint={hint!r}: it "
-            "gives every worker an accelerator, and Dataflow's right fitting excludes it. Leave it out."
-        )
-    if goal := options.view_as(GoogleCloudOptions).flexrs_goal:
-        raise UserError(
-            f"--flexrs_goal={goal} is not allowed with --accelerator_hint={hint!r}: Dataflow's "
-            "right fitting excludes FlexRS. Leave it out."
-        )
-    return {"accelerator": hint}
-
-
-def check_accelerators(options: PipelineOptions, hints: Mapping[str, str]) -> None:
-    """Makes sure that on Dataflow one process owns a worker's GPU.
-
-    Raises:
-      UserError: Each vCPU's process would load a model onto it.
-    """
-    for_all = options.get_all_options().get("resource_hints") or []
-    asked = [
-        *_worker_accelerators(options),
-        *(o for o in for_all if o.startswith("accelerator")),
-        *hints.values(),
-    ]
-    if _is_dataflow(options) and asked and not _has_one_process(options):
-        raise UserError(
-            f"{asked[0]!r} needs --experiments={_ONE_PROCESS}: without it Dataflow starts a process for each "
-            "vCPU, and each loads the model onto the GPU."
-        )
-
-
-def _worker_accelerators(options: PipelineOptions) -> list[str]:
+def worker_accelerators(options: PipelineOptions) -> list[str]:
     """The service options that give every worker of Dataflow an accelerator."""
     service_options = options.view_as(GoogleCloudOptions).dataflow_service_options or []
     return [option for option in service_options if option.startswith("worker_accelerator")]
 
 
-def _has_one_process(options: PipelineOptions) -> bool:
+def accelerators_for_all(options: PipelineOptions) -> list[str]:
+    """The resource hints by which every step asks for an accelerator."""
+    hints = options.get_all_options().get("resource_hints") or []
+    return [hint for hint in hints if hint.startswith("accelerator")]
+
+
+def has_one_process(options: PipelineOptions) -> bool:
     """Whether a worker of Dataflow has one process, and not one for each vCPU."""
-    return _ONE_PROCESS in (options.view_as(DebugOptions).experiments or [])
+    return ONE_PROCESS in (options.view_as(DebugOptions).experiments or [])
 
 
 def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
@@ -124,7 +83,8 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
         raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
 
 
-def _is_dataflow(options: PipelineOptions) -> bool:
+def is_dataflow(options: PipelineOptions) -> bool:
+    """Whether the job goes to Dataflow."""
     return options.view_as(StandardOptions).runner == "DataflowRunner"
 
 
@@ -140,6 +100,6 @@ def threads_of_process(options: PipelineOptions) -> int | None:
         several = direct.direct_running_mode == "multi_processing"
         processes = (direct.direct_num_workers or available_cores()) if several else 1
         return max(1, available_cores() // processes)
-    if _is_dataflow(options):
-        return None if _has_one_process(options) else 1
+    if is_dataflow(options):
+        return None if has_one_process(options) else 1
     return None

@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from transforms.elements import DecodedImage, EncodedImage, Failure
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
-from transforms.overlap import Outputs, PixelsFn, Timed, par_do
+from transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
@@ -60,7 +60,7 @@ class DecodeImages(beam.PTransform):
 
 class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
     def __init__(self, step: DecodeImages) -> None:
-        super().__init__("decode", step.threads, step.max_window_bytes)
+        super().__init__(step.threads, step.max_window_bytes)
         self._rule = step.rule
         self._max_pixels = step.max_pixels
         self._pixel_bytes = 3 * step.rule.size_px**2
@@ -69,7 +69,7 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
 
     def submit(self, image: EncodedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
         task = functools.partial(decode, image, self._rule, self._max_pixels)
-        future = self.start("decode", image.ref, task)
+        future = self._pool.submit(attempt, "decode", image.ref, task)
         return future, len(image.data) + self._pixel_bytes
 
     def observe(self, timed: Timed[DecodedImage | Failure]) -> None:

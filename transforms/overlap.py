@@ -64,19 +64,6 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-@once_per_process
-def cores(threads: int) -> threading.Semaphore:
-    """The cores of a process: what computes takes one, and keeps it until it is done.
-
-    More tasks under way than there are cores interrupt each other, and each finds its
-    data gone from the caches: on two cores 1.15 times the time (docs/performance.md).
-
-    Args:
-      threads: How many there are.
-    """
-    return threading.Semaphore(threads)
-
-
 def failure_of(ref: ImageRef, stage: str, error: ImageError) -> Failure:
     """The row that tells why `ref` has no labels."""
     return Failure(ref, stage, error.reason.value, str(error), error.attempts, host_of_uri(ref.uri))
@@ -232,29 +219,25 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
 
 
 @once_per_process
-def _pool(name: str, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, name)
+def compute_pool(threads: int) -> ThreadPoolExecutor:
+    """The threads of a process that compute, one a core: what decodes, and what infers on a CPU.
 
-
-def _attempt_on(
-    core: threading.Semaphore, stage: str, ref: ImageRef, task: Callable[[], T]
-) -> Timed[T | Failure]:
-    with core:
-        return attempt(stage, ref, task)
+    With threads of their own for each, more of them than cores would interrupt each other,
+    and find their data gone from the caches: up to 1.15 times the time on two cores.
+    """
+    return ThreadPoolExecutor(threads, "compute")
 
 
 class PixelsFn(OverlappedFn[E, T]):
-    """An `OverlappedFn` that works on pixels: one thread a core, in memory that is kept from page faults."""
+    """An `OverlappedFn` that works on pixels, in memory that is kept from page faults."""
 
-    def __init__(self, pool: str, threads: int | None, max_window_bytes: int) -> None:
+    def __init__(self, threads: int | None, max_window_bytes: int) -> None:
         """Makes one.
 
         Args:
-          pool: Name of the threads, which all of that name in a process share.
-          threads: How many there are; by default one per core.
+          threads: How many compute in a process; by default one per core.
           max_window_bytes: Most bytes in flight in one bundle.
         """
-        self._pool_name = pool
         self._threads = threads or 0
         self._max_window_bytes = max_window_bytes
 
@@ -262,12 +245,7 @@ class PixelsFn(OverlappedFn[E, T]):
         """Starts the threads."""
         tune_malloc()
         self._threads = self._threads or available_cores()
-        self._pool = _pool(self._pool_name, self._threads)
-        self._core = cores(self._threads)
-
-    def start(self, stage: str, ref: ImageRef, task: Callable[[], T]) -> Future[Timed[T | Failure]]:
-        """Has a task run as soon as a thread and a core are free."""
-        return self._pool.submit(_attempt_on, self._core, stage, ref, task)
+        self._pool = compute_pool(self._threads)
 
     def open_window(self) -> Window[Timed[T | Failure]]:
         """A new window, for one bundle."""

@@ -13,7 +13,7 @@ from apache_beam.metrics import Metrics
 from transforms.buckets import hash_of
 from transforms.elements import DecodedImage, Failure, PackedImage
 from transforms.images.packing import pack_pixels, unpack_pixels
-from transforms.overlap import PixelsFn, Timed
+from transforms.overlap import PixelsFn, Timed, attempt
 
 
 def pack_image(image: DecodedImage) -> PackedImage:
@@ -91,14 +91,14 @@ def _images_of(group: tuple[int, Iterable[PackedImage]]) -> Iterable[PackedImage
 
 class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
     def __init__(self, step: HandOverImages) -> None:
-        super().__init__("pack", step.threads, step.max_window_bytes)
+        super().__init__(step.threads, step.max_window_bytes)
         self._pixel_bytes = 3 * step.size_px**2
         self._pack_usec = Metrics.distribution(HandOverImages, "pack_usec")
         self._packed_bytes = Metrics.distribution(HandOverImages, "packed_bytes")
 
     def submit(self, image: DecodedImage) -> tuple[Future[Timed[PackedImage | Failure]], int]:
         task = functools.partial(pack_image, image)
-        return self.start("decode", image.ref, task), 2 * self._pixel_bytes
+        return self._pool.submit(attempt, "decode", image.ref, task), 2 * self._pixel_bytes
 
     def observe(self, timed: Timed[PackedImage | Failure]) -> None:
         self._pack_usec.update(timed.usec)
@@ -108,13 +108,13 @@ class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
 
 class _UnpackImagesFn(PixelsFn[PackedImage, DecodedImage]):
     def __init__(self, step: HandOverImages) -> None:
-        super().__init__("pack", step.threads, step.max_window_bytes)
+        super().__init__(step.threads, step.max_window_bytes)
         self._pixel_bytes = 3 * step.size_px**2
         self._unpack_usec = Metrics.distribution(HandOverImages, "unpack_usec")
 
     def submit(self, packed: PackedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
         task = functools.partial(unpack_image, packed)
-        return self.start("predict", packed.ref, task), len(packed.data) + self._pixel_bytes
+        return self._pool.submit(attempt, "predict", packed.ref, task), len(packed.data) + self._pixel_bytes
 
     def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
         self._unpack_usec.update(timed.usec)

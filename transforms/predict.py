@@ -27,7 +27,7 @@ from transforms.overlap import (
     Timed,
     Window,
     available_cores,
-    cores,
+    compute_pool,
     failure_of,
     par_do,
     usec_since,
@@ -123,13 +123,7 @@ class _Labeler:
     def __init__(self, step: PredictLabels) -> None:
         self._threads = step.threads or available_cores()
         self.models = load_models(
-            step.model,
-            step.top_k,
-            step.batch_size,
-            step.optimisation,
-            self._threads,
-            cores(self._threads),
-            step.require_gpu,
+            step.model, step.top_k, step.batch_size, step.optimisation, self._threads, step.require_gpu
         )
         batch_size = self.models.classifiers[0].sizes[-1]
         callers = [
@@ -137,10 +131,13 @@ class _Labeler:
             for _ in range(self.models.callers)
             for classifier in self.models.classifiers
         ]
-        # More than one batch waits while each caller runs one, so that a full window always moves.
-        self.window_items = (len(callers) + 2) * batch_size
+        # More than one batch waits while each caller runs one, so that a full window always moves; on a CPU
+        # they wait behind what is being decoded.
+        self.window_items = (len(callers) + 2) * batch_size + 8 * self._threads
         self.window_bytes = self.window_items * 3 * step.model.resize.size_px**2
-        self.batcher: Batcher[DecodedImage, Timed[Prediction | Failure]] = Batcher(callers, batch_size)
+        self.batcher: Batcher[DecodedImage, Timed[Prediction | Failure]] = Batcher(
+            callers, batch_size, None if self.models.on_gpu else compute_pool(self._threads)
+        )
         self._recent: Recent[Timed[Prediction | Failure]] | None = (
             Recent(_most_recent(step), self.batcher.flush) if step.reuse else None
         )

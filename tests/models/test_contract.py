@@ -337,9 +337,9 @@ def test_classifier__model_cannot_be_frozen__runs_all_the_same(tmp_path, monkeyp
     assert [int(r.class_ids[0]) for r in classifier.classify(images(RED, BLUE))] == [0, 2]
 
 
-def test_classifier__one_batch_after_another__brings_the_next_batch_while_one_runs(tmp_path, monkeypatch):
+def test_classifier__copies_ahead__brings_the_next_batch_while_one_runs(tmp_path, monkeypatch):
     classifier = Classifier(
-        resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "m", 16)))), 1, 1, turn=threading.Lock()
+        resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "m", 16)))), 1, 1, copies_ahead=True
     )
     copied, identity, function = threading.Semaphore(0), tf.identity, classifier.graph.function
     running, at_once = threading.Lock(), []

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 E = TypeVar("E")
@@ -26,27 +26,29 @@ class Batcher(Generic[E, T]):
     has nothing more to submit calls `flush` before waiting.
     """
 
-    def __init__(self, callers: Sequence[Callable[[Sequence[E]], Sequence[T]]], batch_size: int) -> None:
+    def __init__(
+        self,
+        callers: Sequence[Callable[[Sequence[E]], Sequence[T]]],
+        batch_size: int,
+        executor: Executor | None = None,
+    ) -> None:
         """Makes a batcher.
 
         Args:
-          callers: Each is called on a thread of its own with 1 to `batch_size` items, such as by the model of
-            one device; gives one result per item, in order. One that is named twice runs two batches at once.
+          callers: Each is called with 1 to `batch_size` items, such as by the model of one device, and gives
+            one result per item, in order. It runs one batch at a time; one that is named twice runs two.
           batch_size: Items in a full batch.
+          executor: Whose threads they are called on; by default each has one.
         """
         self._batch_size = batch_size
-        self._own = threading.local()
-        free: queue.SimpleQueue[Callable] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Callable[[Sequence[E]], Sequence[T]]] = queue.SimpleQueue()
         for caller in callers:
-            free.put(caller)
-        self._executor = ThreadPoolExecutor(len(callers), "predict", lambda: self._take_caller(free))
+            self._free.put(caller)
+        self._executor = executor or ThreadPoolExecutor(len(callers), "predict")
         self._lock = threading.Lock()
         self._waiting: list[tuple[E, Future[T]]] = []
         self._opened: float | None = None
         self._under_way = 0
-
-    def _take_caller(self, free: queue.SimpleQueue[Callable]) -> None:
-        self._own.run = free.get()
 
     def submit(self, item: E) -> Future[T]:
         """Queues an item; the batch starts when it is full."""
@@ -78,9 +80,11 @@ class Batcher(Generic[E, T]):
 
     def _settle(self, batch: list[tuple[E, Future[T]]]) -> None:
         try:
+            run = self._free.get()
             try:
-                results = self._own.run([item for item, _ in batch])
+                results = run([item for item, _ in batch])
             finally:
+                self._free.put(run)
                 with self._lock:
                     self._under_way -= len(batch)
             for (_, future), result in zip(batch, results, strict=True):

@@ -7,7 +7,6 @@ import gc
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +66,7 @@ class Classifier:
         batch_size: int,
         how: Optimisation = Optimisation(),  # noqa: B008  (frozen)
         device: str | None = None,
-        turn: AbstractContextManager = contextlib.nullcontext(),  # noqa: B008  (holds nothing)
+        copies_ahead: bool = False,
         twin: Classifier | None = None,
     ) -> None:
         """Loads, freezes and warms up a model.
@@ -78,8 +77,8 @@ class Classifier:
           batch_size: Images in a full batch; a model made for one batch size keeps to its own.
           how: How it may be made faster.
           device: TensorFlow's name of where it runs; by default TensorFlow chooses.
-          turn: Held while a batch runs: a lock where batches run one after another, the next
-            one's pixels being brought to the device meanwhile; by default those of all threads run.
+          copies_ahead: Whether batches run one after another, the next one's pixels being
+            brought to the device meanwhile; by default those of several threads run at once.
           twin: The same model on another device; a frozen graph is shared with it.
 
         Raises:
@@ -89,7 +88,7 @@ class Classifier:
         self.spec = spec
         self.meter: Meter = twin.meter if twin else Meter()
         self._device = device
-        self._turn = turn
+        self._turn = threading.Lock() if copies_ahead else contextlib.nullcontext()
         self._works = False
         self._failed_alone = 0
         self._lock = threading.Lock()

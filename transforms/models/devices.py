@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 from transforms.errors import RunError
@@ -36,11 +34,13 @@ class Models(NamedTuple):
 
     Attributes:
       classifiers: One a device.
+      on_gpu: Whether that is a GPU.
       at_once: Batches that run at once on each.
       callers: Threads that should call each.
     """
 
     classifiers: Sequence[Classifier]
+    on_gpu: bool
     at_once: int
     callers: int
 
@@ -51,13 +51,7 @@ class Models(NamedTuple):
 
 
 def load_models(
-    spec: ModelSpec,
-    top_k: int,
-    batch_size: BatchSize,
-    how: Optimisation,
-    threads: int,
-    core: AbstractContextManager,
-    require_gpu: bool,
+    spec: ModelSpec, top_k: int, batch_size: BatchSize, how: Optimisation, threads: int, require_gpu: bool
 ) -> Models:
     """Loads a model on every GPU, or else on the CPU.
 
@@ -67,7 +61,6 @@ def load_models(
       batch_size: Images in a full batch; None is computed from the device, `auto` found by trial.
       how: How the model may be made faster.
       threads: Cores this process may use.
-      core: One of them, held while a batch runs on it.
       require_gpu: Whether to do without a GPU is an error.
 
     Raises:
@@ -80,14 +73,13 @@ def load_models(
     size_px = spec.resize.size_px
     images = choose_batch_size(None if batch_size == "auto" else batch_size, size_px, on_gpu)
     first, *others = model_devices()
-    turn = threading.Lock if on_gpu else lambda: core
-    classifier = Classifier(spec, top_k, images, how, first, turn())
+    classifier = Classifier(spec, top_k, images, how, first, on_gpu)
     if batch_size == "auto" and not spec.contract.batch:
         images = _try_batch_sizes(classifier, how, callers, on_gpu)
         classifier.meter.take()  # of the trials
         classifier.warm_up(batch_sizes(images))
-    twins = [Classifier(spec, top_k, images, how, device, turn(), classifier) for device in others]
-    return _counted(Models([classifier, *twins], at_once, callers), on_gpu)
+    twins = [Classifier(spec, top_k, images, how, device, on_gpu, classifier) for device in others]
+    return _counted(Models([classifier, *twins], on_gpu, at_once, callers))
 
 
 def choose_batch_size(wanted: int | None, size_px: int, on_gpu: bool) -> int:
@@ -119,11 +111,11 @@ def _try_batch_sizes(classifier: Classifier, how: Optimisation, callers: int, on
     return tuned_batch_size(classifier, callers, _bounded(_LARGEST_TRIAL[on_gpu], size_px), facts)
 
 
-def _counted(models: Models, on_gpu: bool) -> Models:
+def _counted(models: Models) -> Models:
     graphs = [classifier.graph for classifier in models.classifiers]
     counts = {
         LOADED: len(graphs),
-        ON_GPU: len(graphs) * on_gpu,
+        ON_GPU: len(graphs) * models.on_gpu,
         NOT_FROZEN: sum(not graph.frozen for graph in graphs),
         NOT_OPTIMISED: sum(not graph.optimised for graph in graphs),
     }

@@ -1,0 +1,210 @@
+"""What options can't be said together, or to a runner: one table, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+
+from pipeline.config import RunConfig
+from pipeline.plan import optimisation
+from pipeline.runners import (
+    LOCAL_RUNNER,
+    ONE_PROCESS,
+    accelerators_for_all,
+    has_one_process,
+    is_dataflow,
+    is_local,
+    worker_accelerators,
+)
+from transforms.errors import UserError
+from transforms.files import is_local as is_local_path
+
+
+class Said(NamedTuple):
+    """What the user said: labelbeam's options and Beam's."""
+
+    config: RunConfig
+    options: PipelineOptions
+
+    @property
+    def runner(self) -> str:
+        """The runner's name."""
+        return self.options.view_as(StandardOptions).runner
+
+
+def broken_rules(config: RunConfig, options: PipelineOptions) -> Iterator[str]:
+    """What the options have against each other or the runner, each with what to do."""
+    said = Said(config, options)
+    for rule in RULES:
+        if wrong := rule(said):
+            yield wrong
+
+
+def check_rules(config: RunConfig, options: PipelineOptions) -> None:
+    """Makes sure that options go together.
+
+    Raises:
+      UserError: They don't.
+    """
+    for wrong in broken_rules(config, options):
+        raise UserError(wrong)
+
+
+def _runner_loses_rows(said: Said) -> str | None:
+    if said.runner.rpartition(".")[2] != "DaskRunner":
+        return None
+    return (
+        "--runner=DaskRunner is not allowed: it drops what a step yields at a bundle's end, and so loses "
+        f"images. Use {LOCAL_RUNNER}, PrismRunner, FlinkRunner or DataflowRunner."
+    )
+
+
+def _streaming(said: Said) -> str | None:
+    if not said.options.view_as(StandardOptions).streaming:
+        return None
+    return "--streaming is not allowed: a corpus is a list with an end, and is published at it. Leave it out."
+
+
+def _main_session(said: Said) -> str | None:
+    if not said.options.view_as(SetupOptions).save_main_session:
+        return None
+    return (
+        "--save_main_session is not allowed: workers have labelbeam installed, and need nothing of the "
+        "submitting process. Leave it out."
+    )
+
+
+def _local_processes_elsewhere(said: Said) -> str | None:
+    direct = said.options.view_as(DirectOptions)
+    if is_local(said.options) or said.runner == "BundleBasedDirectRunner":
+        return None
+    if direct.direct_num_workers == 1 and direct.direct_running_mode in (None, "in_memory"):
+        return None
+    return (
+        f"--direct_num_workers and --direct_running_mode mean nothing to {said.runner}. Leave them out, or "
+        f"use --runner={LOCAL_RUNNER}."
+    )
+
+
+def _hint_without_split(said: Said) -> str | None:
+    predict = said.config.predict
+    hint = predict.accelerator_hint
+    if hint is None or predict.layout == "split":
+        return None
+    return (
+        f"--accelerator_hint={hint!r} needs --layout=split: within the fused layout it would send pixels "
+        f"through a shuffle. For all workers alike, give Beam's '--resource_hints=accelerator={hint}'."
+    )
+
+
+def _hint_and_service_option(said: Said) -> str | None:
+    hints = [*accelerators_for_all(said.options), *_own_hint(said)]
+    rivals = worker_accelerators(said.options)
+    if not hints or not rivals:
+        return None
+    return (
+        f"--dataflow_service_options={rivals[0]!r} is not allowed with the hint {hints[0]!r}: it gives every "
+        "worker an accelerator, and Dataflow's right fitting excludes it. Leave one of them out."
+    )
+
+
+def _hint_and_flexrs(said: Said) -> str | None:
+    hints = [*accelerators_for_all(said.options), *_own_hint(said)]
+    goal = said.options.view_as(GoogleCloudOptions).flexrs_goal
+    if not hints or not goal:
+        return None
+    return (
+        f"--flexrs_goal={goal} is not allowed with the hint {hints[0]!r}: Dataflow's right fitting excludes "
+        "FlexRS. Leave one of them out."
+    )
+
+
+def _several_processes_a_gpu(said: Said) -> str | None:
+    asked = _accelerators(said)
+    if not is_dataflow(said.options) or not asked or has_one_process(said.options):
+        return None
+    return (
+        f"{asked[0]!r} needs --experiments={ONE_PROCESS}: without it Dataflow starts a process for each "
+        "vCPU, and each loads the model onto the GPU."
+    )
+
+
+def _accelerator_required_and_not_asked_for(said: Said) -> str | None:
+    if not said.config.predict.require_accelerator or not is_dataflow(said.options) or _accelerators(said):
+        return None
+    return (
+        "--require_accelerator on Dataflow needs workers that have one. Give "
+        "--dataflow_service_options='worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver', or "
+        "--layout=split with --accelerator_hint."
+    )
+
+
+def _optimisation(said: Said) -> str | None:
+    how = optimisation(said.config)
+    return how.unfit(on_gpu=True) if said.config.predict.require_accelerator else how.contradiction()
+
+
+def _local_path_on_dataflow(said: Said) -> str | None:
+    if not is_dataflow(said.options):
+        return None
+    for name, path in (("input", said.config.read.input), ("output", said.config.write.output)):
+        if path and is_local_path(path):
+            return f"--{name}={path!r} is on this machine, and Dataflow's workers are not. Give a gs:// path."
+    return None
+
+
+def _more_workers_than_most(said: Said) -> str | None:
+    workers = said.options.view_as(WorkerOptions)
+    first, most = workers.num_workers, workers.max_num_workers
+    if not first or not most or first <= most:
+        return None
+    return f"--num_workers={first} is more than --max_num_workers={most}. Lower the one, or raise the other."
+
+
+def _loopback_on_a_cluster(said: Said) -> str | None:
+    options = said.options.view_as(PortableOptions)
+    master = said.options.get_all_options(retain_unknown_options=True).get("flink_master") or "[auto]"
+    if said.runner != "FlinkRunner" or options.environment_type != "LOOPBACK" or master.startswith("["):
+        return None
+    return (
+        f"--environment_type=LOOPBACK is not allowed with --flink_master={master}: task managers number "
+        "their workers alike, and one's end would end another's. Use DOCKER, PROCESS or EXTERNAL."
+    )
+
+
+def _own_hint(said: Said) -> list[str]:
+    hint = said.config.predict.accelerator_hint
+    return [hint] if hint else []
+
+
+def _accelerators(said: Said) -> list[str]:
+    """All that asks for accelerators."""
+    return [*worker_accelerators(said.options), *accelerators_for_all(said.options), *_own_hint(said)]
+
+
+# Each gives what is wrong, and the remedy; None where all is well.
+RULES: tuple[Callable[[Said], str | None], ...] = (
+    _runner_loses_rows,
+    _streaming,
+    _main_session,
+    _local_processes_elsewhere,
+    _hint_without_split,
+    _hint_and_service_option,
+    _hint_and_flexrs,
+    _several_processes_a_gpu,
+    _accelerator_required_and_not_asked_for,
+    _optimisation,
+    _local_path_on_dataflow,
+    _more_workers_than_most,
+    _loopback_on_a_cluster,
+)
