@@ -1,7 +1,7 @@
 """The pipeline against a loop written by hand, on the same images with the same functions.
 
 python -m benchmarks.throughput [--sizes 1600x1200,500x375] [--images 400,1600] [--rounds 5]
-    [--contenders "hand loop,pipeline,two processes"; also "split layout"]
+    [--contenders "hand loop,pipeline,two processes"; also "split layout", "one core"]
 
 Rates are marginal: from runs over fewer and more images, each in a fresh
 process, so that start-up cancels out. Rounds are interleaved; the figure is
@@ -41,6 +41,11 @@ def two_processes(corpus: Path) -> list[str]:
     return pipeline(corpus, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
+def one_core(corpus: Path) -> list[str]:
+    """The pipeline on one core."""
+    return ["taskset", "--cpu-list", "0", *pipeline(corpus)]
+
+
 def split_layout(corpus: Path) -> list[str]:
     """The pipeline with a shuffle between decoding and inference."""
     return pipeline(corpus, "--layout=split")
@@ -62,6 +67,7 @@ CONTENDERS: dict[str, Command] = {
     "pipeline": pipeline,
     "two processes": two_processes,
     "split layout": split_layout,
+    "one core": one_core,
 }
 
 

@@ -1,4 +1,4 @@
-"""A Flink cluster with Beam's job server on this machine, on loopback alone.
+"""A Flink cluster on this machine, on loopback alone.
 
 python -m engines.flink [--task_managers 2] [--slots 2]
 
@@ -42,10 +42,10 @@ _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 
 
 class FlinkCluster:
-    """A job manager, task managers of one slot each, and a job server.
+    """A job manager and task managers of one slot each.
 
     Attributes:
-      flags: Beam's flags that send a job here.
+      flags: Beam's flags that send a job here, by a job server of its own.
       task_managers: Their processes.
     """
 
@@ -60,31 +60,31 @@ class FlinkCluster:
         self._folder = folder.absolute()
         self._count = task_managers
         self._slots = slots or task_managers
-        self._rpc_port, self._rest_port, self._job_port = _free_ports(3)
+        self._rpc_port, self._rest_port = _free_ports(2)
         self.task_managers: list[subprocess.Popen] = []
-        self._others: list[subprocess.Popen] = []
+        self._job_manager: subprocess.Popen | None = None
 
     @property
     def flags(self) -> list[str]:
         environment = {"command": str(self._folder / "worker.sh")}
         return [
-            "--runner=PortableRunner",
-            f"--job_endpoint=localhost:{self._job_port}",
+            "--runner=FlinkRunner",
+            f"--flink_master=localhost:{self._rest_port}",
+            f"--flink_job_server_jar={self._job_server}",
             "--environment_type=PROCESS",
             f"--environment_config={json.dumps(environment)}",
             f"--parallelism={self._slots}",
         ]
 
     def __enter__(self) -> FlinkCluster:
-        jars, job_server, boot = install.flink_jars(), install.job_server(), install.boot()
-        self._classpath = os.pathsep.join(map(str, jars))
+        self._classpath = os.pathsep.join(map(str, install.flink_jars()))
+        self._job_server, boot = install.job_server(), install.boot()
         (self._folder / "tmp").mkdir(parents=True, exist_ok=True)
         _write_worker_script(self._folder / "worker.sh", boot)
         try:
-            self._others.append(self._start_flink("job-manager", "600m", _JOB_MANAGER))
+            self._job_manager = self._start("job-manager", "600m", _JOB_MANAGER)
             for n in range(self._count):
-                self.task_managers.append(self._start_flink(f"task-manager-{n}", "768m", _TASK_MANAGER))
-            self._others.append(self._start_job_server(job_server))
+                self.task_managers.append(self._start(f"task-manager-{n}", "768m", _TASK_MANAGER))
             self._wait()
         except BaseException:
             self.__exit__()
@@ -92,42 +92,34 @@ class FlinkCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in [*self._others, *self.task_managers]:
-            children = workers_of(process)
+        workers = [worker for task_manager in self.task_managers for worker in workers_of(task_manager)]
+        for process in self._processes:
             process.terminate()
-            for child in children:
-                _kill(child.pid)
-        for process in [*self._others, *self.task_managers]:
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+        for process in self._processes:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """What the cluster says of its jobs: `name`, `state`, stages (`vertices`), and more."""
-        return [self._get(f"jobs/{job['jid']}") for job in self._get("jobs/overview")["jobs"]]
+    @property
+    def _processes(self) -> list[subprocess.Popen]:
+        return [self._job_manager, *self.task_managers] if self._job_manager else self.task_managers
 
-    def _start_flink(self, name: str, heap: str, main_class: str) -> subprocess.Popen:
+    def jobs(self) -> list[dict[str, Any]]:
+        """What the cluster says of its jobs, oldest first: `state`, `timestamps`, stages (`vertices`)."""
+        jobs = [self._get(f"jobs/{job['jid']}") for job in self._get("jobs/overview")["jobs"]]
+        return sorted(jobs, key=lambda job: job["start-time"])
+
+    def _start(self, name: str, heap: str, main_class: str) -> subprocess.Popen:
         conf = self._folder / name
         conf.mkdir(exist_ok=True)
-        settings = self._settings(name)
-        (conf / "config.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+        (conf / "config.yaml").write_text(yaml.safe_dump(self._settings(name)), "utf-8")
         memory = (f"-Xmx{heap}", "-XX:MaxDirectMemorySize=700m")
         command = ("java", *memory, *_OPEN, "-cp", self._classpath, main_class, "--configDir", str(conf))
-        return self._start(name, *command)
-
-    def _start_job_server(self, jar: Path) -> subprocess.Popen:
-        return self._start(
-            "job-server",
-            *("java", *_OPEN, "-jar", str(jar)),
-            f"--flink-master=localhost:{self._rest_port}",
-            f"--job-port={self._job_port}",
-            *("--artifact-port=0", "--expansion-port=0"),
-            f"--artifacts-dir={self._folder / 'artifacts'}",
-        )
-
-    def _start(self, name: str, *command: str) -> subprocess.Popen:
         with (self._folder / f"{name}.log").open("wb") as log:
             # Beam's boot leaves pipeline_options.json where it starts.
             return subprocess.Popen(
@@ -185,20 +177,13 @@ class FlinkCluster:
         """
         deadline = time.monotonic() + _START_SEC
         while time.monotonic() < deadline:
-            if any(process.poll() is not None for process in [*self._others, *self.task_managers]):
+            if any(process.poll() is not None for process in self._processes):
                 break
-            if self._is_ready():
-                return
+            with contextlib.suppress(OSError):
+                if self._get("overview")["taskmanagers"] == self._count:
+                    return
             time.sleep(0.5)
         raise RuntimeError(f"The cluster did not start; see the logs in {self._folder}")
-
-    def _is_ready(self) -> bool:
-        try:
-            ready = self._get("overview")["taskmanagers"] == self._count
-            socket.create_connection(("localhost", self._job_port), 1).close()
-        except OSError:
-            return False
-        return ready
 
     def _get(self, path: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://localhost:{self._rest_port}/{path}", timeout=10) as response:
@@ -212,11 +197,6 @@ def workers_of(task_manager: subprocess.Popen) -> list[psutil.Process]:
         return [process for process in started if "sdk_worker_main" in " ".join(process.cmdline())]
     except psutil.NoSuchProcess:
         return []
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def _write_worker_script(path: Path, boot: Path) -> None:

@@ -11,8 +11,11 @@ import pytest
 # Set before TensorFlow is imported anywhere, here and in worker processes.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
+from engines import install
+from engines.flink import FlinkCluster
 from tests.engines.gcs import GcsEmulator
 from tests.engines.http_server import FaultServer
+from tests.engines.parts import part
 
 DATA = Path(__file__).parent / "data"
 
@@ -51,3 +54,18 @@ def gcs(gcs_server: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> GcsEmulator
 def web() -> Iterator[FaultServer]:
     with FaultServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def prism_flags() -> tuple[str, ...]:
+    """What sends a job to Prism."""
+    return ("--runner=PrismRunner", f"--prism_location={part('Prism', install.prism)}")
+
+
+@pytest.fixture(scope="session")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
+    """A cluster with a task manager to spare."""
+    for make in install.ENGINES["flink"]:
+        part("Flink", make)
+    with FlinkCluster(tmp_path_factory.mktemp("flink"), task_managers=3, slots=2) as cluster:
+        yield cluster

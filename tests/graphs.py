@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
+import pytest
 
 from pipeline.config import load_config
 from pipeline.launch import run
@@ -22,6 +23,7 @@ from transforms.predict import predict_labels
 from transforms.stores import Limits, Stores
 
 LIMITS = Limits(5, 5, 10_000_000, 4)
+TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 def make_mixed_corpus(folder: Path, images: int = 40) -> list[str]:
@@ -71,6 +73,20 @@ def read_tables(output: Path | str) -> tuple[list[dict], list[dict]]:
     tables = (ds.dataset(folder, partitioning=None).to_table().to_pylist() for folder in folders)
     predictions, failures = (sorted(rows, key=lambda row: row["id"]) for rows in tables)
     return predictions, failures
+
+
+def assert_same_rows(output: Path, expected: Path) -> None:
+    """Checks that two outputs hold the same but for the run and differences of scores below 1e-5."""
+    for rows, others in zip(read_tables(output), read_tables(expected), strict=True):
+        assert [_without_scores(row) for row in rows] == [_without_scores(row) for row in others]
+        for row, other in zip(rows, others, strict=True):
+            scores, other_scores = ([one["score"] for one in r.get("labels", [])] for r in (row, other))
+            assert scores == pytest.approx(other_scores, abs=1e-5)
+
+
+def _without_scores(row: dict) -> dict:
+    labels = [(one["class_id"], one["label"]) for one in row.get("labels", [])]
+    return {k: v for k, v in row.items() if k not in ("run_id", "score", "labels")} | {"labels": labels}
 
 
 def besides_progress(stderr: str) -> list[str]:

@@ -110,3 +110,20 @@ def test_check_image__no_docker__says_so(tmp_path):
     command = [sys.executable, ROOT / "container/check_image.py", "image:1"]
     done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 1 and "docker is not installed here" in done.stderr
+
+
+def test_flink_manifest__its_parts__fit_each_other_the_dockerfile_and_the_run_config():
+    manifest = yaml.safe_load((ROOT / "container" / "flink-kubernetes.yaml").read_text("utf-8"))
+    spec = manifest["spec"]
+    main, workers = spec["taskManager"]["podTemplate"]["spec"]["containers"]
+    beam = yaml.safe_load((ROOT / "run_configs" / "flink.yaml").read_text("utf-8"))["beam"]
+    assert (manifest["kind"], main["name"]) == ("FlinkDeployment", "flink-main-container")
+    assert spec["flinkVersion"] == "v" + beam["flink_version"].replace(".", "_")
+    assert spec["image"].startswith(f"flink:{beam['flink_version']}-")
+    assert spec["taskManager"]["replicas"] >= beam["parallelism"]
+    # A pool serves one task manager, which has one slot; boot listens on 50000 when told to be a pool.
+    assert spec["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
+    assert workers["args"] == ["--worker_pool"] and workers["ports"] == [{"containerPort": 50000}]
+    assert 'ENTRYPOINT ["/opt/apache/beam/boot"]' in (ROOT / "Dockerfile").read_text("utf-8")
+    text = json.dumps(spec["flinkConfiguration"])
+    assert "fixed-delay" in text and all(isinstance(v, str) for v in spec["flinkConfiguration"].values())

@@ -12,7 +12,15 @@ from pipeline.config import load_config
 from pipeline.graph import build_graph
 from pipeline.plan import planned
 from pipeline.runners import pipeline_options
-from tests.graphs import assert_sound, label_purely, make_mixed_corpus, read_tables, run_pipeline
+from tests.graphs import (
+    TWO_PROCESSES,
+    assert_same_rows,
+    assert_sound,
+    label_purely,
+    make_mixed_corpus,
+    read_tables,
+    run_pipeline,
+)
 from tests.synthetic import BAD_IMAGES, jpeg_bytes
 from transforms.models.classifier import Classifier
 from transforms.models.spec import ModelOptions, resolve_spec
@@ -20,9 +28,6 @@ from transforms.models.spec import ModelOptions, resolve_spec
 
 def told(manifest):
     return {kind: count for kind, count in manifest["counts"].items() if count}
-
-
-TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +83,6 @@ def test_graph__split_layout__gives_the_rows_of_the_fused_layout(tmp_path, corpu
     assert_sound(tmp_path / "split")
     assert split["counts"] == fused["counts"] and split["counts"]["duplicate"] == 2
     assert_same_rows(tmp_path / "split", tmp_path / "fused")
-
-
-def assert_same_rows(output, expected):
-    for rows, others in zip(read_tables(output), read_tables(expected), strict=True):
-        assert [without_scores(row) for row in rows] == [without_scores(row) for row in others]
-        for row, other in zip(rows, others, strict=True):
-            scores, other_scores = ([one["score"] for one in r.get("labels", [])] for r in (row, other))
-            assert scores == pytest.approx(other_scores, abs=1e-5)
-
-
-def without_scores(row):
-    labels = [(one["class_id"], one["label"]) for one in row.get("labels", [])]
-    return {k: v for k, v in row.items() if k not in ("run_id", "score", "labels")} | {"labels": labels}
 
 
 def test_graph__output_of_the_other_layout__goes_on(tmp_path, corpus, tiny):

@@ -16,7 +16,14 @@ import pytest
 from PIL import Image
 
 from pipeline.progress import Tally
-from tests.graphs import assert_sound, besides_progress, make_mixed_corpus, read_tables, run_pipeline
+from tests.graphs import (
+    TWO_PROCESSES,
+    assert_sound,
+    besides_progress,
+    make_mixed_corpus,
+    read_tables,
+    run_pipeline,
+)
 from tests.synthetic import encoded
 from transforms import stage
 from transforms.layout import staged_runs, staged_sources
@@ -24,7 +31,6 @@ from transforms.photos import PHOTOS
 
 ROOT = Path(__file__).parent.parent.parent
 STAGE_ROWS = 100
-TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 @pytest.fixture(scope="module")

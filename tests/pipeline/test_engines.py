@@ -1,0 +1,146 @@
+"""The same rows on every runner, and what befalls a cluster's workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engines.flink import FlinkCluster, workers_of
+from pipeline.config import load_config
+from pipeline.launch import run
+from tests.graphs import TWO_PROCESSES, assert_same_rows, assert_sound, run_pipeline
+from tests.synthetic import BAD_IMAGES
+from transforms.layout import staged_runs, staged_sources
+from transforms.models.meter import LOADED
+from transforms.photos import photo_paths
+
+ROOT = Path(__file__).parent.parent.parent
+LISTED_TWICE = 5
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A list of the photos, of images that can't be read, and of some of both again."""
+    folder = tmp_path_factory.mktemp("photos")
+    bad = []
+    for name, (data, _) in BAD_IMAGES.items():
+        bad.append(folder / f"{name}.jpg")
+        bad[-1].write_bytes(data)
+    uris = [*map(str, photo_paths()), *map(str, bad), str(folder / "missing.jpg"), "s3://bucket/a.jpg"]
+    (folder / "list.txt").write_text("\n".join([*uris, *uris[-LISTED_TWICE:]]), "utf-8")
+    return folder / "list.txt"
+
+
+@pytest.fixture(scope="module")
+def many_photos(photos) -> Path:
+    """A list of many links to the photos."""
+    folder = photos.parent / "many"
+    folder.mkdir()
+    originals = photo_paths()
+    for n in range(20 * len(originals)):
+        (folder / f"{n:05d}.webp").symlink_to(originals[n % len(originals)])
+    (photos.parent / "many.txt").write_text("\n".join(map(str, sorted(folder.iterdir()))), "utf-8")
+    return photos.parent / "many.txt"
+
+
+def label(photos, output, *flags):
+    return run_pipeline(*flags, input=photos, output=output, model="efficientnet-lite0", top_k=3)
+
+
+@pytest.fixture(scope="module")
+def expected(photos, lite0_dir, tmp_path_factory) -> Path:
+    """What one local process makes of the photos."""
+    output = tmp_path_factory.mktemp("expected") / "out"
+    label(photos, output, "--runner=BundleBasedDirectRunner")
+    manifest = assert_sound(output)
+    assert manifest["rows"] == {"predictions": len(photo_paths()), "failures": len(BAD_IMAGES) + 2}
+    return output
+
+
+@pytest.fixture(params=["fn_api", "two_processes", "prism", "flink"])
+def flags(request):
+    """What sends a job to each of the other runners."""
+    if request.param == "flink":
+        return request.getfixturevalue("flink").flags
+    if request.param == "prism":
+        return request.getfixturevalue("prism_flags")
+    return {"fn_api": (), "two_processes": TWO_PROCESSES}[request.param]
+
+
+def test_run__photos_bad_images_and_duplicates__give_the_same_tables_on_every_runner(
+    tmp_path, photos, expected, flags
+):
+    manifest = label(photos, tmp_path / "out", *flags)
+    assert_sound(tmp_path / "out")
+    assert manifest["counts"]["duplicate"] == LISTED_TWICE
+    assert_same_rows(tmp_path / "out", expected)
+
+
+def test_flink__a_run__loads_the_model_once_a_worker_in_one_stage(flink, tmp_path, photos, lite0_dir):
+    options = {"input": str(photos), "output": str(tmp_path / "out"), "model": "efficientnet-lite0"}
+    config = str(ROOT / "run_configs" / "flink.yaml")
+    finished = run(load_config(config, options, flink.flags))
+    assert finished.work.counts[LOADED] == 2
+    (stage,) = (vertex for vertex in flink.jobs()[-1]["vertices"] if "PredictLabels" in vertex["name"])
+    steps = ("FetchImages", "DecodeImages", "PredictLabels", "StageResults")
+    assert all(step in stage["name"] for step in steps)
+    assert stage["parallelism"] == 2
+
+
+class Command:
+    """A run as a process of its own."""
+
+    def __init__(self, input: Path, output: Path, *flags: str) -> None:
+        self._output = str(output)
+        arguments = [
+            f"--input={input}",
+            f"--output={output}",
+            "--model=efficientnet-lite0",
+            "--stage_rows=20",
+        ]
+        self._log = output.with_suffix(".log")
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline", "run", *arguments, *flags],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until_staged(self) -> None:
+        """Waits until some rows are kept, and most are not."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if staged_sources(self._output, staged_runs(self._output)):
+                return
+            time.sleep(0.05)
+        raise AssertionError(self.log)
+
+    def finish(self) -> None:
+        assert self._process.wait(400) == 0, self.log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text("utf-8")
+
+
+def busy(cluster: FlinkCluster) -> list[tuple[subprocess.Popen, psutil.Process]]:
+    """The task managers that work, each with its Python worker."""
+    return [(t, worker) for t in cluster.task_managers if t.poll() is None for worker in workers_of(t)[:1]]
+
+
+@pytest.mark.parametrize("victim", ["a worker", "a task manager"])
+def test_flink__killed_mid_run__costs_no_row(flink, tmp_path, many_photos, lite0_dir, victim):
+    command = Command(many_photos, tmp_path / "out", *flink.flags)
+    command.wait_until_staged()
+    task_manager, worker = busy(flink)[0]
+    os.kill(worker.pid if victim == "a worker" else task_manager.pid, signal.SIGKILL)
+    command.finish()
+    assert flink.jobs()[-1]["timestamps"]["RESTARTING"] > 0
+    manifest = assert_sound(tmp_path / "out")
+    assert manifest["rows"] == {"predictions": 20 * len(photo_paths()), "failures": 0}
