@@ -59,8 +59,9 @@ class Rival(NamedTuple):
 
 
 RIVALS = {
-    "runinference_documented": Rival("runinference_documented", "keras"),
-    "runinference_expert": Rival("runinference_expert", "name", args=("multi_threading",)),
+    "runinference_documented": Rival("runinference_documented", "keras", own_way=True),
+    "runinference_expert": Rival("runinference_expert", "name", args=("in_memory",)),
+    "runinference_expert_threads": Rival("runinference_expert", "name", args=("multi_threading",)),
     "runinference_expert_processes": Rival("runinference_expert", "name", args=("multi_processing",)),
     "tf_data": Rival("tf_data", "saved_model", own_way=True),
     # Ray's daemons leave its process, which is not charged for what they use.

@@ -1,4 +1,4 @@
-"""Beam's RunInference as its documentation uses it with TensorFlow: its own handler and its own batching.
+"""Beam's RunInference as its documentation uses it with TensorFlow: Pillow, Beam's handler, Beam's batching.
 
 python -m benchmarks.rivals.runinference_documented CORPUS OUTPUT KERAS_FILE
 """
@@ -6,7 +6,6 @@ python -m benchmarks.rivals.runinference_documented CORPUS OUTPUT KERAS_FILE
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -14,17 +13,20 @@ import tensorflow as tf
 from apache_beam.io.fileio import MatchFiles
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerTensor
+from PIL import Image
 
 from benchmarks.rivals.rows import SCHEMA
-from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
 
 RULE = ResizeRule(224)
 
 
 def read_image(path: str) -> tuple[str, tf.Tensor]:
-    """Decodes an image, keyed by its path."""
-    pixels = decode_image(Path(path).read_bytes(), RULE, 10**9).pixels
+    """Decodes an image, keyed by its path, and takes the part of it that the model is made for."""
+    with Image.open(path) as image:
+        rgb = image.convert("RGB")
+    size = (RULE.size_px, RULE.size_px)
+    pixels = np.asarray(rgb.resize(size, Image.Resampling.BICUBIC, box=RULE.box(*rgb.size)))
     return path, tf.cast(pixels, tf.float32) / 255.0
 
 

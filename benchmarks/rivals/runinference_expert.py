@@ -1,6 +1,8 @@
-"""Beam's RunInference as an expert would use it: an own handler of the frozen graph, all cores at work.
+"""Beam's RunInference as an expert would use it: an own handler of the frozen graph, full batches.
 
-python -m benchmarks.rivals.runinference_expert CORPUS OUTPUT MODEL multi_threading|multi_processing
+python -m benchmarks.rivals.runinference_expert CORPUS OUTPUT MODEL in_memory|multi_threading|multi_processing
+
+It decodes and labels with the pipeline's functions. The last two modes have Beam work on every core.
 """
 
 from __future__ import annotations
@@ -32,15 +34,16 @@ BATCH_SIZE = 8
 class FrozenModelHandler(ModelHandler[np.ndarray, TopK | ImageError, Classifier]):
     """The pipeline's frozen graph, called with full batches of one size."""
 
-    def __init__(self, spec: ModelSpec, threads: int) -> None:
+    def __init__(self, spec: ModelSpec, callers: int, threads: int) -> None:
         super().__init__(min_batch_size=BATCH_SIZE, max_batch_size=BATCH_SIZE)
         self._spec = spec
+        self._callers = callers
         self._threads = threads
 
     def load_model(self) -> Classifier:
         """Loads the model, once per process."""
         tune_malloc()
-        configure_tensorflow(callers=self._threads, threads=self._threads)
+        configure_tensorflow(callers=self._callers, threads=self._threads)
         return Classifier(self._spec, top_k=1, batch_size=BATCH_SIZE)
 
     def run_inference(
@@ -64,8 +67,13 @@ def main(corpus: str, output: str, model: str, mode: str) -> None:
     """Labels a folder of images."""
     spec = resolve_spec(ModelOptions(model))
     cores = len(os.sched_getaffinity(0))
-    handler = FrozenModelHandler(spec, threads=cores if mode == "multi_threading" else 1)
-    options = PipelineOptions(runner="FnApiRunner", direct_num_workers=cores, direct_running_mode=mode)
+    workers = 1 if mode == "in_memory" else cores
+    handler = FrozenModelHandler(
+        spec,
+        callers=workers if mode == "multi_threading" else 1,
+        threads=1 if mode == "multi_processing" else cores,
+    )
+    options = PipelineOptions(runner="FnApiRunner", direct_num_workers=workers, direct_running_mode=mode)
     with beam.Pipeline(options=options) as pipe:
         _ = (
             pipe
