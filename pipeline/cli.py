@@ -54,8 +54,11 @@ def _leave(message: str, status: int) -> int:
 
 
 def entry() -> NoReturn:
-    """Runs a command as a process: its end does not wait for what a broken-off run left behind."""
+    """Runs a command as a process, and ends what it leaves behind instead of waiting for it."""
+    from pipeline.workers import end_children
+
     status = main()
+    end_children()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

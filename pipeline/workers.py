@@ -1,4 +1,4 @@
-"""Local worker processes: none ends unnoticed, none outlives its run."""
+"""Processes that a run starts here: no worker ends unnoticed, nothing outlives the command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -18,6 +18,21 @@ _LOG = logging.getLogger(__name__)
 
 # How Beam's local runner names the thread that waits for a worker process, and what the process runs.
 _WAITING_THREAD, _WORKER_MODULE = "run_worker", "apache_beam.runners.worker.sdk_worker_main"
+
+
+_END_SEC = 3.0
+
+
+def end_children() -> None:
+    """Ends what this process has started and what is still there, such as a runner's job server."""
+    children = psutil.Process().children(recursive=True)
+    for process in children:
+        with suppress(psutil.Error):
+            process.terminate()
+    _, left = psutil.wait_procs(children, _END_SEC)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -123,10 +124,19 @@ class Command:
 
     def finish(self) -> None:
         assert self._process.wait(400) == 0, self.log
+        assert not list(job_servers()), "the command leaves its job server behind"
 
     @property
     def log(self) -> str:
         return self._log.read_text("utf-8")
+
+
+def job_servers() -> Iterator[psutil.Process]:
+    """Those that no process of this test has started itself, and that are still there."""
+    own = {child.pid for child in psutil.Process().children(recursive=True)}
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if "job-server.jar" in " ".join(process.info["cmdline"] or ()) and process.info["pid"] not in own:
+            yield process
 
 
 def busy(cluster: FlinkCluster) -> list[tuple[subprocess.Popen, psutil.Process]]:
