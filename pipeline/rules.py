@@ -21,9 +21,11 @@ from pipeline.runners import (
     LOCAL_RUNNER,
     ONE_PROCESS,
     accelerators_for_all,
+    has_job_server,
     has_one_process,
     is_dataflow,
     is_local,
+    runs_elsewhere,
     worker_accelerators,
 )
 from transforms.errors import UserError
@@ -118,14 +120,13 @@ def _hint_and_service_option(said: Said) -> str | None:
     )
 
 
-def _hint_and_flexrs(said: Said) -> str | None:
-    hints = [*accelerators_for_all(said.options), *_own_hint(said)]
-    goal = said.options.view_as(GoogleCloudOptions).flexrs_goal
-    if not hints or not goal:
+def _accelerator_and_flexrs(said: Said) -> str | None:
+    asked, goal = _accelerators(said), said.options.view_as(GoogleCloudOptions).flexrs_goal
+    if not asked or not goal:
         return None
     return (
-        f"--flexrs_goal={goal} is not allowed with the hint {hints[0]!r}: Dataflow's right fitting excludes "
-        "FlexRS. Leave one of them out."
+        f"--flexrs_goal={goal} is not allowed with {asked[0]!r}: FlexRS is for jobs without accelerators. "
+        "Leave one of them out."
     )
 
 
@@ -182,6 +183,38 @@ def _loopback_on_a_cluster(said: Said) -> str | None:
     )
 
 
+def _no_wait_here(said: Said) -> str | None:
+    if not said.config.launch.no_wait or runs_elsewhere(said.options):
+        return None
+    return (
+        f"--no_wait is not allowed with --runner={said.runner}, whose jobs end with this command. Leave it "
+        "out, or name a runner that works elsewhere, such as --runner=DataflowRunner."
+    )
+
+
+def _no_wait_with_an_own_job_server(said: Said) -> str | None:
+    if not said.config.launch.no_wait or is_dataflow(said.options) or has_job_server(said.options):
+        return None
+    if not runs_elsewhere(said.options):
+        return None
+    return (
+        f"--no_wait needs --job_endpoint with --runner={said.runner}: the job server that Beam starts "
+        "otherwise ends with this command."
+    )
+
+
+def _no_wait_with_own_workers(said: Said) -> str | None:
+    environment = said.options.view_as(PortableOptions).environment_type
+    if not said.config.launch.no_wait or is_dataflow(said.options) or not has_job_server(said.options):
+        return None
+    if environment not in (None, "LOOPBACK"):
+        return None
+    return (
+        "--no_wait needs --environment_type=DOCKER, PROCESS or EXTERNAL: the workers of LOOPBACK, which "
+        "some runners take by default, are this command."
+    )
+
+
 def _own_hint(said: Said) -> list[str]:
     hint = said.config.predict.accelerator_hint
     return [hint] if hint else []
@@ -200,11 +233,14 @@ RULES: tuple[Callable[[Said], str | None], ...] = (
     _local_processes_elsewhere,
     _hint_without_split,
     _hint_and_service_option,
-    _hint_and_flexrs,
+    _accelerator_and_flexrs,
     _several_processes_a_gpu,
     _accelerator_required_and_not_asked_for,
     _optimisation,
     _local_path_on_dataflow,
     _more_workers_than_most,
     _loopback_on_a_cluster,
+    _no_wait_here,
+    _no_wait_with_an_own_job_server,
+    _no_wait_with_own_workers,
 )

@@ -9,8 +9,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
+    FlinkRunnerOptions,
     GoogleCloudOptions,
     PipelineOptions,
+    PortableOptions,
+    SparkRunnerOptions,
     StandardOptions,
 )
 
@@ -91,6 +94,30 @@ def is_dataflow(options: PipelineOptions) -> bool:
 def is_local(options: PipelineOptions) -> bool:
     """Whether this process, or processes it starts, do the work."""
     return options.view_as(StandardOptions).runner == LOCAL_RUNNER
+
+
+def runs_elsewhere(options: PipelineOptions) -> bool:
+    """Whether a job goes on when this process ends: a service has it, or a job server, or a cluster."""
+    runner = options.view_as(StandardOptions).runner
+    if not runner.endswith(_OPEN_RUNNERS):
+        return is_dataflow(options)
+    return has_job_server(options) or (
+        (runner.endswith("FlinkRunner") and not _is_local_flink(options))
+        or (runner.endswith("SparkRunner") and not _is_local_spark(options))
+    )
+
+
+def has_job_server(options: PipelineOptions) -> bool:
+    """Whether there is a job server that is not this process's own."""
+    return options.view_as(PortableOptions).job_endpoint not in (None, "embed")
+
+
+def _is_local_flink(options: PipelineOptions) -> bool:
+    return options.view_as(FlinkRunnerOptions).flink_master in ("[auto]", "[local]")
+
+
+def _is_local_spark(options: PipelineOptions) -> bool:
+    return options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
 
 
 def threads_of_process(options: PipelineOptions) -> int | None:

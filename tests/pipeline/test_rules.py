@@ -11,7 +11,9 @@ SPLIT = {"layout": "split", "accelerator_hint": HINT}
 DATAFLOW = "--runner=DataflowRunner"
 SERVICE_OPTION = f"--dataflow_service_options=worker_accelerator={HINT}"
 HINT_FOR_ALL = f"--resource_hints=accelerator={HINT}"
+FLEXRS = "--flexrs_goal=COST_OPTIMIZED"
 ONE_PROCESS = "--experiments=no_use_multiple_sdk_containers"
+PORTABLE = ("--runner=PortableRunner", "--job_endpoint=localhost:8099")
 ON_CLUSTER = ("--runner=FlinkRunner", "--flink_master=cluster:8081")
 
 
@@ -47,10 +49,16 @@ BROKEN = [
         )
     ),
     *(
-        ("_hint_and_flexrs", options, flags, "--flexrs_goal=COST_OPTIMIZED is not allowed with the hint")
+        (
+            "_accelerator_and_flexrs",
+            options,
+            flags,
+            "--flexrs_goal=COST_OPTIMIZED is not allowed with .*nvidia",
+        )
         for options, flags in (
-            (SPLIT, (DATAFLOW, "--flexrs_goal=COST_OPTIMIZED", ONE_PROCESS)),
-            ({}, (DATAFLOW, "--flexrs_goal=COST_OPTIMIZED", HINT_FOR_ALL, ONE_PROCESS)),
+            (SPLIT, (DATAFLOW, FLEXRS, ONE_PROCESS)),
+            ({}, (DATAFLOW, FLEXRS, HINT_FOR_ALL, ONE_PROCESS)),
+            ({}, (DATAFLOW, FLEXRS, SERVICE_OPTION, ONE_PROCESS)),
         )
     ),
     *(
@@ -77,6 +85,16 @@ BROKEN = [
         {},
         (*ON_CLUSTER, "--environment_type=LOOPBACK"),
         "LOOPBACK is not allowed with --flink_master=cluster:8081: .* Use DOCKER, PROCESS or EXTERNAL",
+    ),
+    *(
+        (rule, {"no_wait": True}, flags, says)
+        for rule, flags, says in (
+            ("_no_wait_here", (), "not allowed with --runner=FnApiRunner.* such as --runner=DataflowRunner"),
+            ("_no_wait_here", ("--runner=PrismRunner",), "not allowed with --runner=PrismRunner"),
+            ("_no_wait_with_an_own_job_server", ON_CLUSTER, "needs --job_endpoint with --runner=FlinkRunner"),
+            ("_no_wait_with_own_workers", PORTABLE, "needs --environment_type=DOCKER, PROCESS or EXTERNAL"),
+            ("_no_wait_with_own_workers", (*PORTABLE, "--environment_type=LOOPBACK"), "workers of LOOPBACK"),
+        )
     ),
 ]
 
@@ -105,11 +123,13 @@ def test_rules__every_one__is_broken_by_an_example():
         ({"require_accelerator": True}, (DATAFLOW, SERVICE_OPTION, ONE_PROCESS)),
         ({"require_accelerator": True}, ()),
         (SPLIT, (DATAFLOW, "--dataflow_service_options=enable_prime", ONE_PROCESS)),
-        ({}, (DATAFLOW, "--flexrs_goal=COST_OPTIMIZED")),
+        ({}, (DATAFLOW, FLEXRS)),
         ({}, ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")),
         ({}, ("--num_workers=4", "--max_num_workers=4")),
         ({}, ("--runner=FlinkRunner", "--environment_type=LOOPBACK")),
         ({}, (*ON_CLUSTER, "--environment_type=EXTERNAL")),
+        ({"no_wait": True}, (DATAFLOW,)),
+        ({"no_wait": True}, (*PORTABLE, "--environment_type=DOCKER")),
     ],
 )
 def test_rules__what_goes_together__is_not_refused(options, flags):

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.runners import is_local, pipeline_options
+from pipeline.runners import is_local, pipeline_options, runs_elsewhere
 from transforms.errors import UserError
 
 
@@ -16,3 +16,27 @@ def test_pipeline_options__flags_for_a_runner_s_service__are_passed_on(runner):
     assert pipeline_options(flags).get_all_options(retain_unknown_options=True)["of_the_service"] == "2"
     with pytest.raises(UserError, match="Unknown flag --of_the_service: neither labelbeam nor Beam has it"):
         pipeline_options(flags[1:])
+
+
+DATAFLOW = "--runner=DataflowRunner"
+PORTABLE = ("--runner=PortableRunner", "--job_endpoint=localhost:8099")
+FLINK = ("--runner=FlinkRunner", "--flink_master=http://localhost:8081")
+
+
+@pytest.mark.parametrize(
+    ("flags", "elsewhere"),
+    [
+        ((), False),
+        ((DATAFLOW,), True),
+        (("--runner=PrismRunner",), False),
+        (("--runner=BundleBasedDirectRunner",), False),
+        (PORTABLE, True),
+        (("--runner=PortableRunner", "--job_endpoint=embed"), False),
+        (("--runner=FlinkRunner",), False),
+        (FLINK, True),
+        (("--runner=SparkRunner",), False),
+        (("--runner=SparkRunner", "--spark_master_url=spark://localhost:7077"), True),
+    ],
+)
+def test_runs_elsewhere__runners__those_whose_jobs_outlive_the_command(flags, elsewhere):
+    assert runs_elsewhere(pipeline_options(flags)) == elsewhere
