@@ -16,7 +16,7 @@ from apache_beam.runners.runner import PipelineState
 
 from pipeline import GO_ON
 from pipeline.cause import cause_of, cause_of_error, is_traceback
-from pipeline.progress import Counts, quiet_log, shown
+from pipeline.progress import Counts, quiet_beam, shown
 from transforms.errors import RunError
 
 Say = Callable[[str], None]
@@ -172,7 +172,7 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
       KeyboardInterrupt: A signal came. SIGINT cancels the job; SIGTERM, which a machine
         that shuts down sends, leaves it alone.
     """
-    with quiet_log(), shown(read) as say, _sigterm_told_apart():
+    with quiet_beam(), shown(read) as say, _sigterm_told_apart():
         try:
             state = _watch(job, say)
         except _Terminated as e:

@@ -84,7 +84,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
 def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
     """Runs a pipeline in this process and its children; gives the runner's result."""
     try:
-        with progress.shown(tally.read), progress.quiet_log(), supervised():
+        with progress.shown(tally.read), progress.quiet_beam(), supervised():
             result = pipeline.run()
             result.wait_until_finish()
     except Exception as e:  # runners raise anything, also what a worker raised
@@ -96,7 +96,7 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
     """Gives a pipeline to a runner, and follows the job it becomes; gives the runner's result."""
     elsewhere = runs_elsewhere(options)  # asked now: portable runners take their name out of the options
     try:
-        with progress.quiet_log():
+        with progress.quiet_beam():
             result = pipeline.run()
         if not elsewhere:
             _wait(result)
@@ -118,7 +118,7 @@ def _wait(result: Any) -> None:
     """Waits for a runner of this process that is not the one we know best."""
     if result.state == PipelineState.DONE:
         return
-    with progress.quiet_log(), progress.shown(lambda: _counts_of(result)):
+    with progress.quiet_beam(), progress.shown(lambda: _counts_of(result)):
         state = result.wait_until_finish()
     if state not in (None, PipelineState.DONE):
         raise RunError(f"The run ended as {state}.")

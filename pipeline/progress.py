@@ -123,15 +123,17 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def quiet_log() -> Iterator[None]:
-    """Keeps away what Beam logs while the body runs, but with --verbose: what matters it raises, too."""
+def quiet_beam() -> Iterator[None]:
+    """Keeps away what Beam and its threads say, but with --verbose: what matters Beam raises."""
     if logging.getLogger().isEnabledFor(logging.INFO):
         yield
         return
     logging.disable(logging.CRITICAL)
+    hook, threading.excepthook = threading.excepthook, lambda _: None
     try:
         yield
     finally:
+        threading.excepthook = hook
         logging.disable(logging.NOTSET)
 
 

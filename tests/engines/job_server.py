@@ -8,23 +8,36 @@ import tempfile
 import time
 from pathlib import Path
 
-_MODULE = "apache_beam.runners.portability.local_job_service_main"
+import psutil
+from apache_beam.portability import python_urns
+
+_ROOT = Path(__file__).parent.parent.parent
+_SERVER, _WORKER = "runners.portability.local_job_service_main", "runners.worker.sdk_worker_main"
 
 
 class JobServer:
-    """A job server; `flags` give jobs to it, with workers in the process that submits."""
+    """A job server whose workers are processes of its own.
+
+    Attributes:
+      flags: What gives jobs to it.
+    """
 
     def __enter__(self) -> JobServer:
         self._folder = tempfile.TemporaryDirectory()
         port_file = Path(self._folder.name) / "port"
-        command = [sys.executable, "-m", _MODULE, f"--port_file={port_file}"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-m", f"apache_beam.{_SERVER}", f"--port_file={port_file}"]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(command, cwd=_ROOT, **silent)
         deadline = time.monotonic() + 60
         while not (port_file.exists() and port_file.read_text()):
             assert self._process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        endpoint = f"--job_endpoint=localhost:{port_file.read_text()}"
-        self.flags = ("--runner=PortableRunner", endpoint, "--environment_type=LOOPBACK")
+        self.flags = (
+            "--runner=PortableRunner",
+            f"--job_endpoint=localhost:{port_file.read_text()}",
+            f"--environment_type={python_urns.SUBPROCESS_SDK}",
+            f"--environment_config={sys.executable} -m apache_beam.{_WORKER}",
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,6 +45,11 @@ class JobServer:
         self._folder.cleanup()
 
     def kill(self) -> None:
-        """Ends it, as a machine that fails does."""
-        self._process.kill()
-        self._process.wait()
+        """Ends it and its workers, as a machine that fails does."""
+        if self._process.poll() is None:
+            workers = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.kill()
+            self._process.wait()
+            for worker in workers:
+                if worker.is_running():
+                    worker.kill()
