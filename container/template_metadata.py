@@ -13,6 +13,8 @@ from typing import Any
 from pipeline.config import Kind, options
 
 _REQUIRED = ("input", "output", "model")
+# A launcher writes the job and ends: there is nothing to wait for.
+_NOT_OF_A_TEMPLATE = ("no_wait",)
 # A job has no files but those of buckets.
 _BUCKET = r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^\r\n]*)?$"
 _PATTERNS = {
@@ -30,7 +32,7 @@ def metadata() -> dict[str, Any]:
     return {
         "name": "labelbeam",
         "description": "Labels every image of a corpus with a TensorFlow classifier, and accounts for each.",
-        "parameters": [_parameter(name, field) for name, field in options().items()],
+        "parameters": [_parameter(n, f) for n, f in options().items() if n not in _NOT_OF_A_TEMPLATE],
     }
 
 

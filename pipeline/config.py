@@ -289,6 +289,17 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchConfig:
+    """How the command goes about a run."""
+
+    no_wait: bool = _option(
+        False,
+        "return once the job is submitted, which publishes its results itself; not with a local runner",
+        bool,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """All that a run is told."""
 
@@ -299,6 +310,7 @@ class RunConfig:
     predict: PredictConfig = PredictConfig()
     write: WriteConfig = WriteConfig()
     budget: BudgetConfig = BudgetConfig()
+    launch: LaunchConfig = LaunchConfig()
     beam_flags: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from pipeline import GO_ON, progress
+from pipeline.cause import cause_of_error, own_error, own_words
 from pipeline.config import RunConfig
+from pipeline.follow import follow, job_of
 from pipeline.graph import build_graph
-from pipeline.limits import Work, counters_of, describe_work, work_of
+from pipeline.limits import Work, counters_of, describe_work, query_metrics, work_of
 from pipeline.output import folder_of
-from pipeline.plan import failure_budget, planned
-from pipeline.runners import is_local, new_pipeline, pipeline_options
+from pipeline.plan import Plan, failure_budget, planned
+from pipeline.runners import is_local, new_pipeline, pipeline_options, runs_elsewhere
 from pipeline.summary import next_steps, summarise, verdict
 from pipeline.workers import supervised
 from transforms.count import KINDS, CountRows
 from transforms.errors import LabelbeamError, RunError
-from transforms.layout import read_manifest
+from transforms.layout import Layout, read_manifest
 from transforms.read import Corpus
 from transforms.stage import stager_of
-
-_USER_ERROR = re.compile(r"transforms\.errors\.(RunError|UserError): (.*)$", re.M)
-# What Beam adds to a worker's message.
-_STAGE = re.compile(r" \[while running [^]]*\]$", re.M)
 
 
 class Finished(NamedTuple):
@@ -53,7 +49,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
       corpus: What to label; by default what the configuration's input is.
 
     Returns:
-      What came of it; None where the runner only wrote a job.
+      What came of it; None where the job was only written, or nobody waits for it.
 
     Raises:
       UserError: Something is wrong before the start; nothing was written.
@@ -67,12 +63,15 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
         with planned(config, options, tally, corpus) as plan:
             build_graph(pipeline, plan)
             try:
-                result = _execute(pipeline, tally.read if tally else None)
+                result = _run_here(pipeline, tally) if tally else _run_by_runner(pipeline, options, plan)
             except KeyboardInterrupt:
                 for staging in (plan.early_staging, plan.staging):
                     stager_of(staging).flush()
                 raise
     if options.view_as(GoogleCloudOptions).template_location:
+        print("The job was written; start it from its template.")
+        return None
+    if config.launch.no_wait:
         return None
     manifest = read_manifest(plan.output)
     if manifest is None or manifest["run_id"] != plan.publication.run_id:
@@ -80,48 +79,80 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     return Finished(manifest, work_of(result))
 
 
-def _execute(pipeline: beam.Pipeline, read: Callable[[], progress.Counts] | None) -> Any:
-    """Runs a pipeline and shows its progress: from the local tally, else from the runner's metrics."""
+def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
+    """Runs a pipeline in this process and its children; gives the runner's result."""
     try:
-        if read:
-            with progress.shown(read), supervised():
-                result = pipeline.run()
-                result.wait_until_finish()
-            return result
-        result = pipeline.run()
-        if result is None or result.state == PipelineState.DONE or not getattr(result, "has_job", True):
-            return result
-        try:
-            with progress.shown(lambda: _counts_of(result)):
-                state = result.wait_until_finish()
-        except KeyboardInterrupt as e:
-            raise KeyboardInterrupt(
-                "No longer following the job, which runs on; end it where it runs. Do not start another on "
-                "this output before it has ended."
-            ) from e
+        with progress.shown(tally.read), progress.quiet_beam(), supervised():
+            result = pipeline.run()
+            result.wait_until_finish()
     except Exception as e:  # runners raise anything, also what a worker raised
-        raise RunError(f"{_cause(e)} {GO_ON}") from e
-    if state not in (None, PipelineState.DONE):
-        raise RunError(f"The job ended as {state}. The runner's log says why. {GO_ON}")
+        raise _broken_off(e) from e
     return result
 
 
+def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan) -> Any:
+    """Gives a pipeline to a runner, and follows the job it becomes; gives the runner's result."""
+    elsewhere = runs_elsewhere(options)  # asked now: portable runners take their name out of the options
+    try:
+        with progress.quiet_beam():
+            result = pipeline.run()
+        if not elsewhere:
+            _wait(result)
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(_WHILE_SUBMITTED if elsewhere else "") from e
+    except Exception as e:  # runners raise anything
+        raise _broken_off(e) from e
+    if elsewhere and getattr(result, "has_job", True):
+        job = job_of(result, pipeline.runner, options)
+        print("\n".join(["Submitted as", *(f"  {line}" for line in (job.id, job.link) if line)]), flush=True)
+        if plan.config.launch.no_wait:
+            print(_how_to_look(plan), flush=True)
+        else:
+            follow(job, lambda: _counts_of(result))
+    return result
+
+
+def _wait(result: Any) -> None:
+    """Waits for a runner of this process that is not the one we know best."""
+    if result.state == PipelineState.DONE:
+        return
+    with progress.quiet_beam(), progress.shown(lambda: _counts_of(result)):
+        state = result.wait_until_finish()
+    if state not in (None, PipelineState.DONE):
+        raise RunError(f"The run ended as {state}.")
+
+
+_WHILE_SUBMITTED = (
+    "Interrupted while the job was being submitted: look whether it runs. If not, run the same command again."
+)
+
+
+def _how_to_look(plan: Plan) -> str:
+    manifest = Layout(plan.output).manifest
+    return "\n".join(
+        [
+            "It publishes its results itself, and needs nothing more of this machine. They are there when",
+            f"  {manifest}",
+            f"names the run {plan.publication.run_id}; then prove that they are whole:",
+            f"  labelbeam verify {plan.output}",
+            "If it fails or is cancelled, the same command goes on from what is done, once it has ended.",
+        ]
+    )
+
+
 def _counts_of(result: Any) -> progress.Counts:
-    """What the runner's metrics say became of images."""
-    counts = counters_of(result.metrics().query(), CountRows)
-    return {kind: counts[kind] for kind in KINDS}
+    """What the runner's metrics say became of images; empty where they say nothing."""
+    counts = counters_of(query_metrics(result), CountRows)
+    return {kind: counts[kind] for kind in KINDS} if counts else {}
 
 
-def _cause(error: BaseException) -> str:
-    """What went wrong, without the worker's traceback."""
-    text = _STAGE.sub("", str(error).strip())
-    if isinstance(error, LabelbeamError):
-        return text
-    if found := _USER_ERROR.findall(text):
-        return found[-1][1]
-    lines = [line for line in text.splitlines() if line.strip()]
-    what = lines[-1].strip() if lines else repr(error)
-    return f"The run broke off: {what}. --verbose tells more."
+def _broken_off(error: Exception) -> RunError:
+    """What a run that broke off says, without the worker's traceback."""
+    text = str(error)
+    ours = own_words(text) if isinstance(error, LabelbeamError) else own_error(text)
+    if ours is not None:
+        return RunError(f"{ours} {GO_ON}")
+    return RunError(f"The run broke off: {cause_of_error(error)}. --verbose tells more. {GO_ON}")
 
 
 def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
@@ -129,7 +160,6 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     start = time.monotonic()
     finished = run(config, corpus)
     if finished is None:
-        print("The job was written; start it from its template.")
         return True
     output = folder_of(config.write.output)
     manifest = finished.manifest

@@ -53,7 +53,7 @@ def work_of(result: Any) -> Work | None:
       None where the runner does not tell: the run is done, whatever becomes of its metrics.
     """
     try:
-        found = result.metrics().query()
+        found = query_metrics(result)
     except Exception as e:  # runners raise anything
         _LOG.info("The runner gives no metrics: %r", e)
         return None
@@ -65,6 +65,17 @@ def work_of(result: Any) -> Work | None:
     return Work(counters_of(found, PredictLabels), times)
 
 
+def query_metrics(result: Any) -> dict:
+    """The metrics of a job as they are now.
+
+    Args:
+      result: What its runner gave.
+    """
+    if getattr(result, "_metrics", None):
+        result._metrics = None  # Beam's portable runners ask a job once, and give that answer ever after
+    return result.metrics().query()
+
+
 def counters_of(found: dict, transform: type) -> Counter[str]:
     """What a step has counted, by name.
 
@@ -74,12 +85,13 @@ def counters_of(found: dict, transform: type) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     for counter in found["counters"]:
-        if counter.key.metric.namespace == _namespace(transform):
+        if counter.key.metric.namespace == namespace_of(transform):
             counts[counter.key.metric.name] += counter.committed or counter.attempted or 0
     return counts
 
 
-def _namespace(transform: type) -> str:
+def namespace_of(transform: type) -> str:
+    """What a step's metrics are filed under."""
     return f"{transform.__module__}.{transform.__qualname__}"
 
 
@@ -87,7 +99,7 @@ def _sum(found: dict, transform: type, name: str) -> tuple[int, int]:
     total = count = 0
     for distribution in found["distributions"]:
         metric, seen = distribution.key.metric, distribution.committed or distribution.attempted
-        if seen and (metric.namespace, metric.name) == (_namespace(transform), name):
+        if seen and (metric.namespace, metric.name) == (namespace_of(transform), name):
             total, count = total + seen.sum, count + seen.count
     return total, count
 

@@ -67,6 +67,7 @@ def recorded_config(
     """The configuration of the run that published a manifest, flags and Beam's flags added."""
     values = {name: value for name, value in manifest["config"].items() if value not in (None, [], {})}
     recorded_beam_flags = values.pop("beam_flags", ())
+    values.pop("no_wait", None)  # of that command alone
     return make_config(values, "manifest: ", flags, (*recorded_beam_flags, *beam_flags))
 
 

@@ -15,7 +15,13 @@ from pipeline.config import RunConfig
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import columns_of, labelled_with, manifest_facts, new_run_id
 from pipeline.output import OutputState, folder_of, locked, open_output
-from pipeline.runners import accelerator_hints, check_accelerators, is_local, threads_of_process
+from pipeline.runners import (
+    accelerator_hints,
+    check_accelerators,
+    check_no_wait,
+    is_local,
+    threads_of_process,
+)
 from transforms.budget import FailureBudget
 from transforms.count import Listener
 from transforms.done import ReadDoneIds
@@ -105,6 +111,8 @@ def planned(
     """
     hints = accelerator_hints(config.predict, options)
     check_accelerators(options, hints)
+    if config.launch.no_wait:
+        check_no_wait(options)
     corpus = corpus or find_corpus(config.read, _known_types(config))
     columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
     budget, partitioning = failure_budget(config), _partitioning(config, [name for name, _ in columns])

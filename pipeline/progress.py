@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import struct
@@ -87,15 +88,22 @@ class Pace:
 
 
 def describe(counts: Counts, images_per_sec: float) -> str:
-    """One line on how far a run is."""
+    """One line on how far a run is; an input is listed as a whole before its images are labelled."""
+    if not counts:
+        return "nothing counted yet"
     done, total = done_of(counts), counts.get(LISTED, 0)
-    parts = [f"{done:,} of {total:,} images" if total else f"{done:,} images"]
+    parts = [f"{done:,} of {total:,} images", _share(done, total)] if total else [f"{done:,} images"]
     if images_per_sec:
         parts.append(f"{images_per_sec:,.1f} images/s")
     parts.append(f"{counts.get(FAILED, 0):,} failed")
     if images_per_sec and total > done:
         parts.append(f"ETA {_duration((total - done) / images_per_sec)}")
     return ", ".join(parts)
+
+
+def _share(done: int, total: int) -> str:
+    """Rounded down: all is done at 100%, and not before."""
+    return f"{1000 * done // total / 10}%"
 
 
 def done_of(counts: Counts) -> int:
@@ -115,13 +123,42 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown(read: Callable[[], Counts], out: TextIO = sys.stderr) -> Iterator[None]:
-    """Shows progress while the body runs: one moving line on a terminal, else a line now and then."""
+def quiet_beam() -> Iterator[None]:
+    """Keeps away what Beam and its threads say, but with --verbose: what matters Beam raises."""
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        yield
+        return
+    logging.disable(logging.CRITICAL)
+    hook, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def shown(read: Callable[[], Counts], out: TextIO | None = None) -> Iterator[Callable[[str], None]]:
+    """Shows progress while the body runs: one moving line on a terminal, else a line now and then.
+
+    Args:
+      read: Tells how far it is.
+      out: Where it is shown; by default on standard error.
+
+    Yields:
+      What shows a line that stays.
+    """
+    out = out or sys.stderr
     stop = threading.Event()
     thread = threading.Thread(target=_show, args=(read, out, stop), daemon=True)
     thread.start()
+
+    def say(line: str) -> None:
+        out.write(f"\r\x1b[K{line}\n" if out.isatty() else f"{line}\n")
+        out.flush()
+
     try:
-        yield
+        yield say
     finally:
         stop.set()
         thread.join(timeout=5)

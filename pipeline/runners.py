@@ -10,8 +10,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
+    FlinkRunnerOptions,
     GoogleCloudOptions,
     PipelineOptions,
+    PortableOptions,
+    SparkRunnerOptions,
     StandardOptions,
 )
 
@@ -131,6 +134,57 @@ def _is_dataflow(options: PipelineOptions) -> bool:
 def is_local(options: PipelineOptions) -> bool:
     """Whether this process, or processes it starts, do the work."""
     return options.view_as(StandardOptions).runner == LOCAL_RUNNER
+
+
+def runs_elsewhere(options: PipelineOptions) -> bool:
+    """Whether a job goes on when this process ends: a service has it, or a job server, or a cluster."""
+    runner = options.view_as(StandardOptions).runner
+    if not runner.endswith(_OPEN_RUNNERS):
+        return _is_dataflow(options)
+    return _has_job_server(options) or (
+        (runner.endswith("FlinkRunner") and not _is_local_flink(options))
+        or (runner.endswith("SparkRunner") and not _is_local_spark(options))
+    )
+
+
+def _has_job_server(options: PipelineOptions) -> bool:
+    """Whether there is a job server that is not this process's own."""
+    return options.view_as(PortableOptions).job_endpoint not in (None, "embed")
+
+
+def _is_local_flink(options: PipelineOptions) -> bool:
+    return options.view_as(FlinkRunnerOptions).flink_master in ("[auto]", "[local]")
+
+
+def _is_local_spark(options: PipelineOptions) -> bool:
+    return options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
+
+
+def check_no_wait(options: PipelineOptions) -> None:
+    """Makes sure that a job needs nothing of this process once it is submitted.
+
+    Raises:
+      UserError: It would end with it.
+    """
+    runner = options.view_as(StandardOptions).runner
+    if not runs_elsewhere(options):
+        raise UserError(
+            f"--no_wait is not allowed with --runner={runner}, whose jobs end with this command. Leave it "
+            "out, or name a runner that works elsewhere, such as --runner=DataflowRunner."
+        )
+    if _is_dataflow(options):
+        return
+    if not _has_job_server(options):
+        raise UserError(
+            f"--no_wait needs --job_endpoint with --runner={runner}: the job server that Beam starts "
+            "otherwise ends with this command."
+        )
+    environment = options.view_as(PortableOptions).environment_type
+    if environment in (None, "LOOPBACK"):
+        raise UserError(
+            "--no_wait needs --environment_type=DOCKER, PROCESS or EXTERNAL: the workers of LOOPBACK, which "
+            "some runners take by default, are this command."
+        )
 
 
 def threads_of_process(options: PipelineOptions) -> int | None:

@@ -32,8 +32,6 @@ def supervised() -> Iterator[None]:
       KeyboardInterrupt: A signal came.
     """
     watch = _Watch()
-    if not _LOG.isEnabledFor(logging.INFO):
-        logging.disable(logging.CRITICAL)  # what Beam and its workers log of a broken-off run, they raise too
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, watch.interrupt) for number in signals]
     hook, threading.excepthook = threading.excepthook, watch.thread_failed
@@ -51,7 +49,6 @@ def supervised() -> Iterator[None]:
         raise
     finally:
         threading.excepthook = hook
-        logging.disable(logging.NOTSET)
         for number, handler in zip(signals, handlers, strict=True):
             signal.signal(number, handler)
 

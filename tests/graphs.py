@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow.dataset as ds
 
@@ -76,6 +76,16 @@ def read_tables(output: Path | str) -> tuple[list[dict], list[dict]]:
 def besides_progress(stderr: str) -> list[str]:
     """The lines of a command's standard error that tell no progress."""
     return [line for line in stderr.splitlines() if not re.match(r"[\d,]+ (of [\d,]+ )?images, ", line)]
+
+
+def read_until(stream: TextIO, text: str) -> str:
+    """Reads lines of a process until one has a text."""
+    seen = ""
+    for line in stream:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} did not come: {seen}")
 
 
 def assert_sound(output: Path) -> dict[str, Any]:

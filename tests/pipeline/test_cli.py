@@ -92,6 +92,7 @@ def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone
         (["run", "IN", "OUT", "MODEL", "--topk=3"], "Unknown flag --topk"),
         (["run", "IN", "OUT", "MODEL", "stray"], "Unknown flag stray"),
         (["run", "IN", "OUT", "MODEL", "--runner=NoRunner"], "NoRunner"),
+        (["run", "IN", "OUT", "MODEL", "--no_wait"], "--no_wait is not allowed with --runner=FnApiRunner"),
         (["run", "IN", "OUT", "MODEL", "--direct_num_workers=two"], "--direct_num_workers"),
         (["run", "--input=nowhere/*.jpg", "OUT", "MODEL"], "input='nowhere/*.jpg' matches nothing"),
         (["run", "--input=nowhere.txt", "OUT", "MODEL"], "input='nowhere.txt' matches nothing"),
@@ -190,7 +191,7 @@ def test_run__progress__is_plain_lines_without_a_terminal(tmp_path, tiny, monkey
     shown = tmp_path / "shown"
     with shown.open("w") as out, progress.shown(lambda: {"listed": 10, "labelled": 4, "failed": 1}, out):
         time.sleep(0.1)
-    assert shown.read_text().splitlines()[0] == "5 of 10 images, 1 failed"
+    assert shown.read_text().splitlines()[0] == "5 of 10 images, 50.0%, 1 failed"
 
 
 def test_manifest__any_run__is_json_with_what_it_ran(tmp_path, tiny):

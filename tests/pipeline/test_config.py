@@ -48,6 +48,7 @@ EVERY_KIND = {
     "max_failure_rates": "timeout=0.01,not_found=0.2",
     "failure_floor": "7",
     "partition_by": "hash:8",
+    "no_wait": True,
     "batch_size": "auto",
     "precision": "bfloat16",
 }

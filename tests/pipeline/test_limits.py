@@ -1,12 +1,16 @@
 from collections import Counter
 
 import pytest
+from apache_beam.metrics import monitoring_infos
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.portability.portable_runner import PipelineResult
 
 from pipeline.config import PredictConfig, load_config
 from pipeline.launch import run
-from pipeline.limits import Work, describe_work, find_limit, work_of
+from pipeline.limits import Work, counters_of, describe_work, find_limit, namespace_of, query_metrics, work_of
 from tests.graphs import make_mixed_corpus
 from tests.tiny_model import save_tiny_model
+from transforms.count import CountRows
 from transforms.models import meter
 
 SECOND = 1_000_000
@@ -103,3 +107,23 @@ def test_work_of__a_run__counts_every_image_of_all_processes(tmp_path, flags):
     assert 1 <= seen.counts[meter.LOADED] <= processes and seen.counts[meter.NOT_FROZEN] == 0
     assert 0 < seen.counts[meter.BUSY_USEC] <= seen.counts[meter.OPEN_USEC]
     assert seen.times_usec["decode"][1] >= 11 and seen.times_usec["write"][1] >= 1
+
+
+class CountingJobService:
+    """A job server whose counter goes up."""
+
+    labelled = 0
+
+    def GetJobMetrics(self, _request):
+        self.labelled += 1
+        namespace = namespace_of(CountRows)
+        info = monitoring_infos.int64_user_counter(namespace, "labelled", self.labelled, ptransform="s")
+        return beam_job_api_pb2.GetJobMetricsResponse(
+            metrics=beam_job_api_pb2.MetricResults(attempted=[info])
+        )
+
+
+def test_query_metrics__job_of_a_job_server__are_those_of_now():
+    result = PipelineResult(CountingJobService(), "job-1", iter(()), iter(()))
+    seen = [counters_of(query_metrics(result), CountRows)["labelled"] for _ in range(3)]
+    assert seen == [1, 2, 3]

@@ -37,27 +37,32 @@ def test_tally__processes_and_threads__add_up(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "rate", "line"),
     [
-        ({}, 0, "0 images, 0 failed"),
-        ({"listed": 5000}, 0, "0 of 5,000 images, 0 failed"),
+        ({}, 0, "nothing counted yet"),
+        ({"listed": 5000}, 0, "0 of 5,000 images, 0.0%, 0 failed"),
         (
             {"listed": 5000, "labelled": 1990, "failed": 10},
             50,
-            "2,000 of 5,000 images, 50.0 images/s, 10 failed, ETA 1:00",
+            "2,000 of 5,000 images, 40.0%, 50.0 images/s, 10 failed, ETA 1:00",
         ),
         (
             {"listed": 10**6, "labelled": 1},
             100,
-            "1 of 1,000,000 images, 100.0 images/s, 0 failed, ETA 2:46:40",
+            "1 of 1,000,000 images, 0.0%, 100.0 images/s, 0 failed, ETA 2:46:40",
+        ),
+        (
+            {"listed": 1000, "labelled": 999},
+            0,
+            "999 of 1,000 images, 99.9%, 0 failed",
         ),
         (
             {"listed": 10, "labelled": 8, "duplicate": 2},
             4,
-            "10 of 10 images, 4.0 images/s, 0 failed",
+            "10 of 10 images, 100.0%, 4.0 images/s, 0 failed",
         ),
         (
             {"listed": 10, "kept": 3, "labelled": 2, "reused": 2, "failed": 1, "other": 50},
             2,
-            "6 of 10 images, 2.0 images/s, 1 failed, ETA 0:02",
+            "6 of 10 images, 60.0%, 2.0 images/s, 1 failed, ETA 0:02",
         ),
     ],
 )
@@ -85,3 +90,15 @@ def test_shown__on_a_terminal__is_one_moving_line_that_goes_away(monkeypatch):
         while "2 of 3 images" not in out.getvalue():
             assert time.monotonic() < deadline
     assert "\n" not in out.getvalue() and out.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [(Terminal, "\r\x1b[KThe job is done.\n"), (io.StringIO, "The job is done.\n")],
+    ids=["terminal", "plain"],
+)
+def test_shown__a_line_that_stays__takes_the_moving_ones_place(kind, line):
+    out = kind()
+    with shown(dict, out) as say:
+        say("The job is done.")
+    assert line in out.getvalue()

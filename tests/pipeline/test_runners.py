@@ -1,7 +1,13 @@
 import pytest
 
 from pipeline.config import PredictConfig
-from pipeline.runners import accelerator_hints, check_accelerators, pipeline_options
+from pipeline.runners import (
+    accelerator_hints,
+    check_accelerators,
+    check_no_wait,
+    pipeline_options,
+    runs_elsewhere,
+)
 from tests.graphs import run_pipeline
 from transforms.errors import UserError
 
@@ -71,3 +77,47 @@ def test_run__accelerator_hint_in_the_fused_layout__writes_nothing(tmp_path):
     with pytest.raises(UserError, match="needs --layout=split"):
         run_pipeline(accelerator_hint=HINT, **options)
     assert not (tmp_path / "out").exists()
+
+
+PORTABLE = ("--runner=PortableRunner", "--job_endpoint=localhost:8099")
+FLINK = ("--runner=FlinkRunner", "--flink_master=http://localhost:8081")
+
+
+@pytest.mark.parametrize(
+    ("flags", "elsewhere"),
+    [
+        ((), False),
+        ((DATAFLOW,), True),
+        (("--runner=PrismRunner",), False),
+        (("--runner=BundleBasedDirectRunner",), False),
+        (PORTABLE, True),
+        (("--runner=PortableRunner", "--job_endpoint=embed"), False),
+        (("--runner=FlinkRunner",), False),
+        (FLINK, True),
+        (("--runner=SparkRunner",), False),
+        (("--runner=SparkRunner", "--spark_master_url=spark://localhost:7077"), True),
+    ],
+)
+def test_runs_elsewhere__runners__those_whose_jobs_outlive_the_command(flags, elsewhere):
+    assert runs_elsewhere(pipeline_options(flags)) == elsewhere
+
+
+@pytest.mark.parametrize("flags", [(DATAFLOW,), (*PORTABLE, "--environment_type=DOCKER")])
+def test_check_no_wait__job_needs_nothing_of_us__is_allowed(flags):
+    check_no_wait(pipeline_options(flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "not allowed with --runner=FnApiRunner.* such as --runner=DataflowRunner"),
+        (("--runner=PrismRunner",), "not allowed with --runner=PrismRunner"),
+        (FLINK, "needs --job_endpoint with --runner=FlinkRunner"),
+        (PORTABLE, "needs --environment_type=DOCKER, PROCESS or EXTERNAL"),
+        ((*PORTABLE, "--environment_type=LOOPBACK"), "needs --environment_type=DOCKER, PROCESS or EXTERNAL"),
+    ],
+)
+def test_check_no_wait__job_ends_with_us__is_refused_with_a_remedy(flags, said):
+    with pytest.raises(UserError, match=said) as e:
+        check_no_wait(pipeline_options(flags))
+    assert "\n" not in str(e.value)

@@ -1,0 +1,161 @@
+"""Following jobs: what services do to those who wait, and jobs of a job server."""
+
+import os
+import signal
+import time
+
+import pytest
+from apache_beam.runners.runner import PipelineState
+
+from pipeline import follow
+from pipeline.cli import main
+from pipeline.follow import Job
+from tests.engines.job_server import JobServer
+from tests.graphs import assert_sound, read_until
+from tests.pipeline.test_cli import labelbeam, make_images, start_slow_run
+from transforms.errors import RunError
+
+RUNNING, DONE, FAILED = PipelineState.RUNNING, PipelineState.DONE, PipelineState.FAILED
+
+
+class ScriptedJob(Job):
+    """A job whose service answers as told: a state, an exception to raise, or `silent`."""
+
+    def __init__(self, *answers, cancelling=None):
+        super().__init__(None, "job-1", "https://console/job-1")
+        self.answers = list(answers)
+        self.cancelling = cancelling
+
+    def state(self):
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer == "silent":
+            time.sleep(60)
+        if answer == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+            return RUNNING
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def news(self):
+        return []
+
+    def reason(self):
+        return "it had enough"
+
+    def cancel(self):
+        if self.cancelling:
+            raise self.cancelling
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch):
+    monkeypatch.setattr(follow, "_POLL_SEC", 0.01)
+    monkeypatch.setattr(follow, "_CANCEL_POLL_SEC", 0.01)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(follow, "_SILENCE_SEC", 0.5)
+    monkeypatch.setattr(follow, "_CANCEL_SEC", 0.5)
+
+
+def test_follow__one_answer_is_an_error__goes_on(capsys):
+    follow.follow(ScriptedJob(RUNNING, OSError("broken pipe"), RUNNING, DONE), dict)
+    assert capsys.readouterr().err.splitlines() == ["The job is running.", "The job is done."]
+
+
+@pytest.mark.parametrize(("answer", "why"), [("silent", "TimeoutError"), (OSError("no route"), "no route")])
+def test_follow__no_answer_for_long__gives_up_and_says_that_the_job_may_run(impatient, answer, why):
+    said = rf"No answer about job job-1 \(https://console/job-1\), which may run on: {why}"
+    with pytest.raises(RunError, match=said) as e:
+        follow.follow(ScriptedJob(answer), dict)
+    assert "Do not start another" in str(e.value) and "run the same command" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (ScriptedJob("interrupt", PipelineState.CANCELLED), "Interrupted: the job is cancelled"),
+        (ScriptedJob("interrupt", DONE), "The job was done before it could be cancelled"),
+        (ScriptedJob("interrupt", FAILED), "The job failed: it had enough"),
+        (ScriptedJob("interrupt", RUNNING, cancelling=OSError("403 forbidden")), "cancelled .403 forbidden"),
+    ],
+)
+def test_follow__interrupted__tells_how_it_ended(job, said):
+    with pytest.raises(KeyboardInterrupt, match=said):
+        follow.follow(job, dict)
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (ScriptedJob("interrupt", RUNNING), r"Cancelled, but job job-1 \(.*\) has not ended yet"),
+        (ScriptedJob("interrupt", "silent"), r"It could not be cancelled \(TimeoutError"),
+    ],
+)
+def test_follow__interrupted_and_it_does_not_end__says_so_after_a_while(impatient, job, said):
+    with pytest.raises(KeyboardInterrupt, match=said):
+        follow.follow(job, dict)
+
+
+@pytest.fixture
+def server():
+    with JobServer() as server:
+        yield server
+
+
+@pytest.fixture
+def sigterm():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_run__job_server__is_followed_until_the_job_is_done(server, tmp_path, tiny, capsys, sigterm):
+    images = make_images(tmp_path / "in", good=3)
+    args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
+    assert main(args) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Submitted as\n  ") and "Labelled 3 of 3 images" in out
+    assert "The job is done." in err
+    assert_sound(tmp_path / "out")
+
+
+def test_run__job_server__a_failed_jobs_cause_comes_first(server, tmp_path, tiny, capsys, sigterm):
+    images = make_images(tmp_path / "in", good=1, bad=3)
+    args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
+    assert main([*args, "--failure_floor=1", "--max_failure_rate=0"]) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("labelbeam: The job failed: ") and "not_an_image" in err
+    assert "Traceback" not in err
+
+
+def test_run__job_server__ctrl_c_cancels_the_job(server, tmp_path, tiny, web):
+    process = start_slow_run(tmp_path, tiny, web, *server.flags)
+    read_until(process.stderr, "The job is running.")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Interrupted: the job is cancelled." in err and "Traceback" not in err
+
+
+def test_run__job_server_dies__says_that_the_job_may_run(server, tmp_path, tiny, web):
+    process = start_slow_run(tmp_path, tiny, web, *server.flags)
+    read_until(process.stderr, "The job is running.")
+    server.kill()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "It could not be cancelled" in err and "may still run" in err and "Traceback" not in err
+
+
+def test_run__job_server__no_wait__the_job_publishes_by_itself(server, tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=3)
+    args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
+    done = labelbeam(*args, "--no_wait")
+    assert (done.returncode, done.stderr) == (0, "") and "It publishes its results itself" in done.stdout
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "manifest.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
