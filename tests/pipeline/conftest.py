@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.tiny_model import save_tiny_model
+from transforms.models.presets import find_preset
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that can be told by eye; nobody changes it."""
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """TF Hub's cache with a small model in a preset's place: what is resolved without a network."""
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
+
+    def put(model: str) -> None:
+        preset = find_preset(model)
+        name = hashlib.sha1(preset.handle.encode()).hexdigest()
+        save_tiny_model(tmp_path / "hub" / name, size_px=preset.image_size_px, classes=1000)
+
+    return put
