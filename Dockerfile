@@ -17,7 +17,10 @@ COPY transforms transforms
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
+ARG PYTHON_VERSION
 ARG BEAM_VERSION
+# What labelbeam doctor reads in a registry.
+LABEL labelbeam.python="${PYTHON_VERSION}" labelbeam.beam="${BEAM_VERSION}"
 # The extras that are installed: gpu has CUDA's libraries, as TensorFlow packages them.
 ARG EXTRA=gpu
 # A model to have inside, as --model takes it; by default each worker brings its own.

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"labelbeam {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_doctor(commands)
     _add_rerun(commands)
     _add_verify(commands)
     _add_model(commands)
@@ -87,6 +88,21 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("--config", metavar="FILE", help="the same settings from a YAML file; flags win")
     _add_options(parser, options())
     parser.set_defaults(command=_run)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="look at a run before it is started",
+        description="Look at a run before it is started, with the flags that it would have, Beam's among "
+        "them. Nothing is started, and nothing stays in the output. One line for each finding; exit status 0 "
+        "if none is an error, 1 if one is, 2 if the command itself is mistaken.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="the settings of the run; flags win")
+    parser.add_argument("--offline", action="store_true", help="leave out what needs a network")
+    _add_options(parser, options())
+    parser.set_defaults(command=_doctor)
 
 
 def _add_rerun(commands: Any) -> None:
@@ -179,6 +195,13 @@ def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from pipeline.launch import run_and_report
 
     return OK if run_and_report(load_config(args.config, _flags(args), rest)) else NOT_OK
+
+
+def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from pipeline.doctor import doctor
+
+    config = load_config(args.config, _flags(args), rest)
+    return OK if doctor(config, args.offline, args.verbose) else NOT_OK
 
 
 def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -89,16 +89,23 @@ def _told(spec: ModelSpec) -> list[str]:
 
 
 def _seen(classifier: Classifier) -> list[str]:
-    """What the model gives for noise."""
+    doubt = doubt_about(classifier)
+    frozen = "yes" if classifier.graph.frozen else "no: it runs as it is, and slower"
+    return [
+        f"outputs       {classifier.spec.outputs}{f'; {doubt}' if doubt else ''}",
+        f"frozen        {frozen}",
+    ]
+
+
+def doubt_about(classifier: Classifier) -> str:
+    """What is strange in what a model gives for noise; nothing if nothing is."""
     size_px = classifier.spec.resize.size_px
     noise = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
     (result,) = classifier.classify([noise])
     if isinstance(result, Exception):
-        return [f"outputs       {result}"]
+        return str(result)
     score = float(max(result.scores, default=0))
-    doubt = "" if 0 <= score <= 1 else f"; {score:g} is no probability: try --outputs logits"
-    frozen = "yes" if classifier.graph.frozen else "no: it runs as it is, and slower"
-    return [f"outputs       {classifier.spec.outputs}{doubt}", f"frozen        {frozen}"]
+    return "" if 0 <= score <= 1 else f"{score:g} is no probability: try --outputs logits"
 
 
 def mirror_model(handle: str, target: str) -> str:

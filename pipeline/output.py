@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,21 @@ def folder_of(output: str) -> str:
     return output.rstrip("/") or "/"
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an output folder holds.
+
+    Attributes:
+      manifest: Of the tables that readers see; None if nothing was published.
+      unfinished: What unfinished runs labelled with, by run id.
+      staged_rows: How many rows each of them has staged.
+    """
+
+    manifest: Mapping[str, Any] | None
+    unfinished: Mapping[str, Mapping[str, Any]]
+    staged_rows: Mapping[str, int]
+
+
 def open_output(config: WriteConfig, run_id: str, labelled_with: Mapping[str, Any]) -> OutputState:
     """Brings an output folder into order and announces a run there.
 
@@ -74,32 +90,24 @@ def open_output(config: WriteConfig, run_id: str, labelled_with: Mapping[str, An
       UserError: It can't be written, or holds rows that were labelled with something else.
     """
     output = folder_of(config.output)
-    try:
+    with _explained(output):
         return _open(output, config, run_id, labelled_with)
+
+
+@contextmanager
+def _explained(output: str) -> Iterator[None]:
+    try:
+        yield
     except (BeamIOError, OSError, ValueError, GoogleAPIError) as e:
         raise UserError(f"output={output!r} cannot be written: {e}.") from e
 
 
 def _open(output: str, config: WriteConfig, run_id: str, labelled_with: Mapping[str, Any]) -> OutputState:
-    manifest = read_manifest(output)
-    published = manifest["labelled_with"] if manifest else None
-    merged = manifest["merged_runs"] if manifest else ()
-    unfinished = {
-        run: facts["labelled_with"]
-        for run, facts in staged_runs(output).items()
-        if facts and run not in merged
-    }
-    staged = [facts for run, facts in unfinished.items() if staged_sources(output, [run])]
-    others = [facts for facts in (published, *staged) if facts not in (None, labelled_with)]
-    if others and not config.replace:
-        raise UserError(
-            f"output={output!r} holds rows that were labelled with something else: "
-            f"{_differences(others[0], labelled_with)}. Give another --output, or --replace to have a table "
-            f"of the new rows alone{_HINT if others[0]['columns'] != labelled_with['columns'] else ''}."
-        )
+    contents = _look_into(output)
+    refuse_others(output, contents, config.replace, labelled_with)
     _probe(output)
     tidy(output, config.keep_generations)
-    layout = Layout(output)
+    layout, manifest, unfinished = Layout(output), contents.manifest, dict(contents.unfinished)
     for run in [run for run, facts in unfinished.items() if facts != labelled_with]:
         del unfinished[run]
         if config.replace:
@@ -108,9 +116,78 @@ def _open(output: str, config: WriteConfig, run_id: str, labelled_with: Mapping[
     return OutputState(
         follows=manifest["run_id"] if manifest else None,
         resumes=tuple(unfinished),
-        keeps_rows=published in (None, labelled_with),
+        keeps_rows=manifest is None or manifest["labelled_with"] == labelled_with,
         keeps_files=manifest is None or manifest["partitioned_by"] == config.partition_by,
     )
+
+
+def look_into(output: str) -> Contents:
+    """Finds out what an output folder holds, and changes nothing.
+
+    Raises:
+      UserError: It can't be read.
+    """
+    with _explained(output):
+        return _look_into(output)
+
+
+def _look_into(output: str) -> Contents:
+    manifest = read_manifest(output)
+    merged = manifest["merged_runs"] if manifest else ()
+    unfinished = {
+        run: facts["labelled_with"]
+        for run, facts in staged_runs(output).items()
+        if facts and run not in merged
+    }
+    rows = {run: sum(s.file.rows for s in staged_sources(output, [run])) for run in unfinished}
+    return Contents(manifest, unfinished, rows)
+
+
+def refuse_others(output: str, contents: Contents, replace: bool, labelled_with: Mapping[str, Any]) -> None:
+    """Makes sure that an output folder's rows were labelled as new ones will be, or may go.
+
+    Raises:
+      UserError: They were not, and may not.
+    """
+    staged = [facts for run, facts in contents.unfinished.items() if contents.staged_rows[run]]
+    published = [contents.manifest["labelled_with"]] if contents.manifest else []
+    others = [facts for facts in (*published, *staged) if facts != labelled_with]
+    if others and not replace:
+        raise UserError(
+            f"output={output!r} holds rows that were labelled with something else: "
+            f"{_differences(others[0], labelled_with)}. Give another --output, or --replace to have a table "
+            f"of the new rows alone{_HINT if others[0]['columns'] != labelled_with['columns'] else ''}."
+        )
+
+
+def probe_output(output: str) -> None:
+    """Writes a file into an output folder, and takes it away again with what was made for it.
+
+    Raises:
+      UserError: It can't be written.
+    """
+    made, folder = [], os.path.abspath(output) if is_local(output) else ""
+    while folder and not os.path.isdir(folder):
+        made.append(folder)
+        folder = os.path.dirname(folder)
+    try:
+        with _explained(output):
+            _probe(output)
+    finally:
+        with contextlib.suppress(OSError):  # it was not made, or somebody has put something there meanwhile
+            for folder in made:
+                os.rmdir(folder)
+
+
+def is_at_work(output: str) -> bool:
+    """Whether a run of this machine is at work in a local output folder."""
+    if not is_local(output) or not os.path.exists(_lock_path(Layout(output).staging)):
+        return False
+    try:
+        with locked(output):
+            return False
+    except UserError:
+        return True
 
 
 def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -128,10 +205,14 @@ def _probe(output: str) -> None:
     delete_files([probe])
 
 
+def _lock_path(folder: str) -> str:
+    return os.path.join(folder, "lock")
+
+
 def _lock_file(output: str, folder: str) -> TextIO:
     try:
         make_folder(folder)
-        return open(os.path.join(folder, "lock"), "w", encoding="utf-8")
+        return open(_lock_path(folder), "w", encoding="utf-8")
     except OSError as e:
         raise UserError(f"output={output!r} cannot be written: {e}.") from e
 

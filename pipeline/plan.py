@@ -103,14 +103,12 @@ def planned(
     Raises:
       UserError: The input, the model or the output is not as it should be.
     """
-    corpus = corpus or find_corpus(config.read, _known_types(config))
-    columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
-    budget, partitioning = failure_budget(config), _partitioning(config, [name for name, _ in columns])
-    threads = threads_of_process(options)
-    model = _resolve_model(config, (threads or available_cores()) if is_local(options) else None)
-    prints = (model.model_fingerprint, model.preprocessing_fingerprint)
-    rows = RowFacts(new_run_id(), *prints, columns, _outputs_column(config, model))
     output = folder_of(config.write.output)
+    corpus = corpus or find_corpus(config.read, known_types(config, read_manifest(output)))
+    columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
+    budget, partitioning = failure_budget(config), partitioning_of(config, [name for name, _ in columns])
+    model = model_of(config, options)
+    rows = facts_of_rows(config, model, columns)
     with locked(output):
         state = open_output(config.write, rows.run_id, labelled_with(model, rows, config.predict))
         yield Plan(
@@ -118,11 +116,11 @@ def planned(
             corpus=corpus,
             done=_done(config, corpus, state),
             model=model,
-            limits=_limits(config),
+            limits=limits_of(config),
             staging=_staging(config, rows, FailureBudget() if corpus.kind == "failures" else budget),
             publication=_publication(config, model, rows, state, partitioning),
             hints=_hints(config),
-            threads=threads,
+            threads=threads_of_process(options),
             listener=listener,
         )
 
@@ -132,8 +130,14 @@ def _hints(config: RunConfig) -> dict[str, str]:
     return {"accelerator": hint} if hint else {}
 
 
-def _resolve_model(config: RunConfig, cores: int | None) -> ModelSpec:
-    if cores:
+def model_of(config: RunConfig, options: PipelineOptions) -> ModelSpec:
+    """Brings the model to this machine, and finds out what it is.
+
+    Raises:
+      UserError: It can't be had or used, or this machine can't make it faster as asked.
+    """
+    if is_local(options):
+        cores = threads_of_process(options) or available_cores()
         configure_tensorflow(cores, cores)
         on_gpu = has_gpu()
         if config.predict.require_accelerator and not on_gpu:
@@ -154,6 +158,14 @@ def optimisation(config: RunConfig) -> Optimisation:
         max_change=predict.max_output_change,
         otherwise=predict.on_disagreement,
     )
+
+
+def facts_of_rows(
+    config: RunConfig, model: ModelSpec, columns: tuple[tuple[str, pa.DataType], ...]
+) -> RowFacts:
+    """What the rows of a new run have in common."""
+    prints = (model.model_fingerprint, model.preprocessing_fingerprint)
+    return RowFacts(new_run_id(), *prints, columns, _outputs_column(config, model))
 
 
 def _outputs_column(config: RunConfig, model: ModelSpec) -> tuple[str, int] | None:
@@ -181,9 +193,8 @@ def _staging(config: RunConfig, rows: RowFacts, budget: FailureBudget) -> Stagin
     )
 
 
-def _known_types(config: RunConfig) -> dict[str, pa.DataType]:
+def known_types(config: RunConfig, manifest: Mapping[str, Any] | None) -> dict[str, pa.DataType]:
     """The types of the input's columns in a table that is there already."""
-    manifest = read_manifest(folder_of(config.write.output))
     return dict(columns_of(manifest)) if manifest and not config.write.replace else {}
 
 
@@ -191,7 +202,8 @@ def _shallow(section: Any) -> dict[str, Any]:
     return {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
 
 
-def _limits(config: RunConfig) -> Limits:
+def limits_of(config: RunConfig) -> Limits:
+    """The limits of one image's request."""
     fetch = config.fetch
     return Limits(
         connect_timeout_sec=fetch.connect_timeout_sec,
@@ -242,7 +254,7 @@ def failure_budget(config: RunConfig) -> FailureBudget:
     )
 
 
-def _partitioning(config: RunConfig, columns: list[str]) -> Partitioning:
+def partitioning_of(config: RunConfig, columns: list[str]) -> Partitioning:
     """How tables are laid out in folders.
 
     Raises:

@@ -12,7 +12,6 @@ from apache_beam.options.pipeline_options import (
     PortableOptions,
     SetupOptions,
     StandardOptions,
-    WorkerOptions,
 )
 
 from pipeline.config import RunConfig
@@ -164,14 +163,6 @@ def _local_path_on_dataflow(said: Said) -> str | None:
     return None
 
 
-def _more_workers_than_most(said: Said) -> str | None:
-    workers = said.options.view_as(WorkerOptions)
-    first, most = workers.num_workers, workers.max_num_workers
-    if not first or not most or first <= most:
-        return None
-    return f"--num_workers={first} is more than --max_num_workers={most}. Lower the one, or raise the other."
-
-
 def _loopback_on_a_cluster(said: Said) -> str | None:
     options = said.options.view_as(PortableOptions)
     master = said.options.get_all_options(retain_unknown_options=True).get("flink_master") or "[auto]"
@@ -238,7 +229,6 @@ RULES: tuple[Callable[[Said], str | None], ...] = (
     _accelerator_required_and_not_asked_for,
     _optimisation,
     _local_path_on_dataflow,
-    _more_workers_than_most,
     _loopback_on_a_cluster,
     _no_wait_here,
     _no_wait_with_an_own_job_server,

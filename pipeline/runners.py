@@ -23,6 +23,8 @@ from transforms.overlap import available_cores
 LOCAL_RUNNER = "FnApiRunner"
 # What has Dataflow start one SDK process on a worker, and not one for each vCPU.
 ONE_PROCESS = "no_use_multiple_sdk_containers"
+# Beam's limit for answers of a job server ends a job of Prism's, too, by default after five minutes.
+_NO_END_SEC = 30 * 24 * 3600
 # Runners whose service takes options that the Python SDK doesn't know.
 _OPEN_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
 
@@ -44,6 +46,9 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     standard = options.view_as(StandardOptions)
     # Beam's DirectRunner is another one by what it finds on a machine and in a pipeline.
     standard.runner = LOCAL_RUNNER if standard.runner in (None, "DirectRunner") else standard.runner
+    portable = options.view_as(PortableOptions)
+    if standard.runner.endswith("PrismRunner") and portable.job_server_timeout == known["job_server_timeout"]:
+        portable.job_server_timeout = _NO_END_SEC
     unknown = sorted(set(given) - set(known))
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
     if stray or (unknown and not standard.runner.endswith(_OPEN_RUNNERS)):

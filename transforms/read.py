@@ -146,10 +146,18 @@ def _unreadable(line: bytes, corpus: Corpus) -> ImageRef:
     return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), nothing)
 
 
-def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
-    """Lists a corpus of `lines`, `csv` or `images` in one process: what `ReadImageRefs` does on many."""
-    (match,) = FileSystems.match([corpus.pattern])
-    for file in match.metadata_list:
+def list_rows(corpus: Corpus, most_files: int | None = None) -> Iterator[ImageRef | Failure]:
+    """Lists a corpus of `lines`, `csv` or `images` in one process: what `ReadImageRefs` does on many.
+
+    Args:
+      corpus: What to list.
+      most_files: How many files to look for; by default all.
+
+    Yields:
+      Its rows, file by file in the order of their names.
+    """
+    (match,) = FileSystems.match([corpus.pattern], limits=None if most_files is None else [most_files])
+    for file in sorted(match.metadata_list, key=lambda file: file.path):
         if corpus.kind == "images":
             yield from name_file(file.path, corpus)
             continue

@@ -79,7 +79,6 @@ BROKEN = [
     ("_optimisation", {"precision": "bfloat16", "require_accelerator": True}, (), "is for CPUs. Use --prec"),
     ("_local_path_on_dataflow", {"input": "list.txt"}, (DATAFLOW,), "--input='list.txt' is on this machine"),
     ("_local_path_on_dataflow", {"output": "out"}, (DATAFLOW,), "--output='out' is on this .* a gs:// path"),
-    ("_more_workers_than_most", {}, ("--num_workers=9", "--max_num_workers=4"), "=9 is more than .*=4. Low"),
     (
         "_loopback_on_a_cluster",
         {},
@@ -125,7 +124,6 @@ def test_rules__every_one__is_broken_by_an_example():
         (SPLIT, (DATAFLOW, "--dataflow_service_options=enable_prime", ONE_PROCESS)),
         ({}, (DATAFLOW, FLEXRS)),
         ({}, ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")),
-        ({}, ("--num_workers=4", "--max_num_workers=4")),
         ({}, ("--runner=FlinkRunner", "--environment_type=LOOPBACK")),
         ({}, (*ON_CLUSTER, "--environment_type=EXTERNAL")),
         ({"no_wait": True}, (DATAFLOW,)),

@@ -10,6 +10,18 @@ def test_pipeline_options__the_local_runner__is_always_the_same(flags):
     assert is_local(pipeline_options(flags))
 
 
+@pytest.mark.parametrize(
+    ("flags", "least", "most"),
+    [
+        (("--runner=PrismRunner",), 86400, 1e9),
+        (("--runner=PrismRunner", "--job_server_timeout=7"), 7, 7),
+        (("--runner=FlinkRunner",), 1, 3600),
+    ],
+)
+def test_pipeline_options__prism__has_no_limit_that_would_end_a_long_job(flags, least, most):
+    assert least <= pipeline_options(flags).get_all_options()["job_server_timeout"] <= most
+
+
 @pytest.mark.parametrize("runner", ["FlinkRunner", "PrismRunner", "PortableRunner"])
 def test_pipeline_options__flags_for_a_runner_s_service__are_passed_on(runner):
     flags = (f"--runner={runner}", "--of_the_service=2")

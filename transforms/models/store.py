@@ -89,6 +89,15 @@ def _resolve(handle: str) -> Path:
     return path
 
 
+def is_here(handle: str) -> bool:
+    """Whether a model can be had without asking any server."""
+    scheme = urlsplit(handle).scheme
+    if scheme not in ("gs", "http", "https"):
+        return True
+    known = _look_up(_index_of(handle))
+    return scheme != "gs" and known is not None and _is_whole(known)
+
+
 def digest_model(path: Path) -> str:
     """The SHA-256 of a SavedModel's graph, variables and assets, or of a file; hexadecimal.
 
@@ -147,8 +156,7 @@ def _close_presets(handle: str) -> str:
 
 def _kept(handle: str, version: str, bring: Bring) -> Path:
     """The model of a handle, brought if it is not there, or not whole, or of another version."""
-    key = hashlib.sha256(handle.encode()).hexdigest()[:32]
-    index = cache_folder() / "handles" / f"{key}.json"
+    index = _index_of(handle)
     index.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(index.with_suffix(".lock"), timeout=_LONGEST_WAIT_SEC):
@@ -161,6 +169,11 @@ def _kept(handle: str, version: str, bring: Bring) -> Path:
             f"model={handle!r}: another process has been downloading it for "
             f"{_LONGEST_WAIT_SEC // 60} minutes. Stop it, or give a copy of the model."
         ) from e
+
+
+def _index_of(handle: str) -> Path:
+    key = hashlib.sha256(handle.encode()).hexdigest()[:32]
+    return cache_folder() / "handles" / f"{key}.json"
 
 
 def _look_up(index: Path) -> dict | None:

@@ -1,0 +1,265 @@
+"""Checks of the input, the output and the model, and of all of them together on a few images."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.checks.findings import (
+    ANSWER_SEC,
+    Case,
+    Check,
+    Finding,
+    error,
+    ok,
+    on_dataflow,
+    try_connection,
+    warning,
+)
+from pipeline.corpus import find_corpus, output_columns
+from pipeline.manifest import labelled_with
+from pipeline.model import doubt_about
+from pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
+from pipeline.plan import facts_of_rows, known_types, limits_of, model_of, optimisation, partitioning_of
+from transforms.decode import decode
+from transforms.elements import EncodedImage, Failure, ImageRef, Prediction
+from transforms.fetch import fetch_image
+from transforms.files import is_local
+from transforms.models.classifier import Classifier
+from transforms.models.devices import choose_batch_size
+from transforms.models.optimise import Optimisation
+from transforms.models.presets import find_preset
+from transforms.models.runtime import has_gpu
+from transforms.models.store import is_here
+from transforms.overlap import attempt
+from transforms.predict import predict_labels
+from transforms.read import list_rows
+from transforms.stores import Stores
+
+# Images that are labelled here, and rows that are shown.
+_IMAGES, _ROWS_SHOWN = 10, 3
+# Files of a folder or glob that are looked at to find them.
+_MOST_FILES = 10_000
+# Longest time for a model's download, which may be large.
+_DOWNLOAD_SEC = 600.0
+# Longest time for ten images.
+_IMAGES_SEC = 60.0
+
+
+def _check_output(case: Case) -> Iterator[Finding]:
+    output = folder_of(case.config.write.output)
+    contents = look_into(output)
+    probe_output(output)
+    case.contents = contents
+    if is_at_work(output):
+        yield warning(
+            f"{output} can be written; a run is at work there.", "Wait for it, or give another --output."
+        )
+    elif manifest := contents.manifest:
+        rows = manifest["rows"]
+        counts = ", ".join(f"{count:,} {table}" for table, count in rows.items())
+        yield ok(f"{output} can be written; it holds {counts} of model {manifest['model']['handle']}.")
+    elif staged := sum(contents.staged_rows.values()):
+        yield ok(f"{output} can be written; it holds {staged:,} rows of a run that is not finished.")
+    else:
+        yield ok(f"{output} can be written; nothing is there yet.")
+
+
+def _check_input(case: Case) -> Iterator[Finding]:
+    read = case.config.read
+    manifest = case.contents.manifest if case.contents else None
+    corpus = find_corpus(read, known_types(case.config, manifest))
+    case.rows = list(itertools.islice(list_rows(corpus, _MOST_FILES), _IMAGES))
+    if not case.rows:
+        yield error(f"{read.input} lists no images.", "Check the name, and --input_format.")
+        return
+    case.corpus = corpus
+    shown = [_row_in_words(row, [name for name, _ in corpus.columns]) for row in case.rows[:_ROWS_SHOWN]]
+    yield ok(f"{read.input} can be read as {corpus.kind}; its first rows:", *shown)
+    partitioning_of(case.config, [name for name, _ in output_columns(corpus)])
+
+
+def _row_in_words(row: ImageRef | Failure, names: list[str]) -> str:
+    if isinstance(row, Failure):
+        return f"{row.reason}: {row.message}"
+    columns = "".join(f", {name}={value!r}" for name, value in zip(names, row.columns, strict=True))
+    return f"{row.uri}{columns}"
+
+
+def _is_model_elsewhere(case: Case) -> bool:
+    return not is_here(_handle(case))
+
+
+def _handle(case: Case) -> str:
+    preset = find_preset(case.config.model.model)
+    return preset.handle if preset else case.config.model.model
+
+
+def _check_model(case: Case) -> Iterator[Finding]:
+    if why := _obstacle(_handle(case)):
+        remedy = "Check the network, or give a copy that was made with labelbeam model mirror."
+        yield error(f"there is no way to the model: {why}.", remedy)
+        return
+    spec = model_of(case.config, case.options)
+    how = optimisation(case.config)
+    untried = how.unfit(has_gpu())
+    batch_size = choose_batch_size(None, spec.resize.size_px, has_gpu())
+    classifier = Classifier(spec, case.config.predict.top_k, batch_size, Optimisation() if untried else how)
+    case.spec, case.classifier = spec, classifier
+    gives = f"{len(spec.labels):,} classes" if spec.labels else f"embeddings of length {spec.length:,}"
+    prints = f"fingerprint {spec.model_fingerprint}"
+    told = f"{case.config.model.model} loads: {spec.resize.size_px} px, {gives}, {prints}."
+    doubt = doubt_about(classifier)
+    yield warning(told, f"For noise, {doubt}.") if doubt else ok(told)
+    if untried:
+        remedy = "Workers compare it with the plain model before they label."
+        yield warning(f"it is not tried here as it will run: {untried}", remedy)
+
+
+def _obstacle(handle: str) -> str:
+    """Why a server that has a model can't be reached; nothing where none needs to be, or it can."""
+    address = urlsplit(handle)
+    brought_otherwise = urllib.request.getproxies() or os.environ.get("TFHUB_CACHE_DIR")
+    if not address.scheme.startswith("http") or is_here(handle) or brought_otherwise:
+        return ""
+    port = address.port or (80 if address.scheme == "http" else 443)
+    why = try_connection(address.hostname or "", port)
+    return why and f"{address.netloc}: {why}"
+
+
+def _check_table(case: Case) -> Iterator[Finding]:
+    assert case.corpus and case.spec and case.contents
+    rows = facts_of_rows(case.config, case.spec, output_columns(case.corpus))
+    facts = labelled_with(case.spec, rows, case.config.predict)
+    output, replace = folder_of(case.config.write.output), case.config.write.replace
+    refuse_others(output, case.contents, replace, facts)
+    there = [case.contents.manifest["labelled_with"]] if case.contents.manifest else []
+    there += [f for run, f in case.contents.unfinished.items() if case.contents.staged_rows[run]]
+    if any(f != facts for f in there):
+        yield warning("--replace: the rows in the output, labelled with something else, will go.", "")
+    elif there:
+        yield ok("the rows in the output were labelled the same way: the run goes on from them.")
+    else:
+        yield ok("the run starts a new one.")
+
+
+def _check_reach(case: Case) -> Iterator[Finding]:
+    config, handle = case.config, _handle(case)
+    told = [
+        error(
+            f"{option}={uri!r} is on this machine, and workers are not.", "Give a place in a bucket: gs://…"
+        )
+        for option, uri in (("input", config.read.input), ("output", config.write.output))
+        if is_local(uri)
+    ]
+    if not urlsplit(handle).scheme:
+        remedy = "Give a copy in a bucket: labelbeam model mirror makes one."
+        told.append(warning(f"workers look for model={handle!r} inside their own image.", remedy))
+    if here := [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]:
+        remedy = "Copy them to a bucket, and list them there."
+        told.append(error(f"images of the input are on this machine, such as {here[0]}.", remedy))
+    yield from told or [ok("what is read and written is where workers reach it.")]
+
+
+def _lacks_table(case: Case) -> str:
+    needed = {"the input": case.corpus, "the model": case.spec, "the output": case.contents}
+    return " and ".join(name for name, value in needed.items() if value is None)
+
+
+def _are_images_elsewhere(case: Case) -> bool:
+    return any(isinstance(row, ImageRef) and not is_local_uri(row.uri) for row in case.rows)
+
+
+def is_local_uri(uri: str) -> bool:
+    """Whether an image is a file of this machine."""
+    return uri.startswith("file://") or "://" not in uri
+
+
+def _lacks_images(case: Case) -> str:
+    return "rows of the input" if not case.rows else "" if case.classifier else "the model"
+
+
+def _check_images(case: Case) -> Iterator[Finding]:
+    assert case.classifier
+    results = label_here(case)
+    labelled = [r for r in results if isinstance(r, Prediction)]
+    failures = [r for r in results if isinstance(r, Failure)]
+    reasons = Counter(f.reason for f in failures)
+    details = [f"{f.ref.uri}: {f.stage}, {f.reason}: {f.message:.200}" for f in failures]
+    if labelled:
+        first = labelled[0]
+        best = f"{first.labels[0].label}, {first.labels[0].score:.2f}" if first.labels else "an embedding"
+        details.insert(0, f"{first.ref.uri}: {best}")
+    told = f"{len(labelled)} of the first {len(results)} images labelled here"
+    if not failures:
+        yield ok(f"{told}.", *details)
+        return
+    told += f"; failed: {', '.join(f'{reason} ({n})' for reason, n in reasons.most_common())}."
+    remedy = "A run writes such images to failures/, and may stop (--max_failure_rate)."
+    yield warning(told, remedy, *details) if labelled else error(told, "Mend this first.", *details)
+
+
+def label_here(case: Case) -> list[Prediction | Failure]:
+    """Labels the first rows of the input in this process, with what workers would do it with."""
+    assert case.classifier
+    limits = limits_of(case.config)
+    stores = Stores(dataclasses.replace(limits, total_timeout_sec=min(limits.total_timeout_sec, ANSWER_SEC)))
+    rule, max_pixels = case.classifier.spec.resize, round(case.config.decode.max_megapixels * 1e6)
+    refs = [row for row in case.rows if isinstance(row, ImageRef)]
+    results: list[Prediction | Failure] = [row for row in case.rows if isinstance(row, Failure)]
+    with ThreadPoolExecutor(_IMAGES) as pool:
+        tasks = [functools.partial(fetch_image, ref, stores) for ref in refs]
+        fetched = [one.value for one in pool.map(attempt, ["fetch"] * len(refs), refs, tasks)]
+    encoded = [image for image in fetched if isinstance(image, EncodedImage)]
+    decoded = [
+        attempt("decode", image.ref, functools.partial(decode, image, rule, max_pixels)).value
+        for image in encoded
+    ]
+    pixels = [image for image in decoded if not isinstance(image, Failure)]
+    results += [one for one in (*fetched, *decoded) if isinstance(one, Failure)]
+    return results + [one.value for one in (predict_labels(pixels, case.classifier) if pixels else [])]
+
+
+def _is_input_remote(case: Case) -> bool:
+    return not is_local(case.config.read.input)
+
+
+def _is_output_remote(case: Case) -> bool:
+    return FileSystems.get_scheme(case.config.write.output) == "gs"
+
+
+CHECKS = (
+    Check(
+        "output",
+        _check_output,
+        is_remote=_is_output_remote,
+        lacks=lambda case: case.lacks_bucket(case.config.write.output),
+    ),
+    Check(
+        "input",
+        _check_input,
+        is_remote=_is_input_remote,
+        lacks=lambda case: case.lacks_bucket(case.config.read.input),
+    ),
+    Check(
+        "model",
+        _check_model,
+        is_remote=_is_model_elsewhere,
+        lacks=lambda case: case.lacks_bucket(case.config.model.model),
+        limit_sec=_DOWNLOAD_SEC,
+    ),
+    Check("table", _check_table, lacks=_lacks_table),
+    Check("reach", _check_reach, on_dataflow),
+    Check(
+        "images", _check_images, is_remote=_are_images_elsewhere, lacks=_lacks_images, limit_sec=_IMAGES_SEC
+    ),
+)

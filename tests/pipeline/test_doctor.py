@@ -1,0 +1,480 @@
+"""The doctor on this machine: options, runner, input, output, model, images; and the whole command."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline import doctor as command
+from pipeline.checks.findings import Check, examine, ok
+from pipeline.output import locked
+from tests.doctor import case_of, find, find_one, levels_of
+from tests.graphs import run_pipeline
+from tests.synthetic import HTML, jpeg_bytes
+from tests.tiny_model import save_tiny_model
+from transforms.errors import UserError
+from transforms.photos import PHOTOS
+
+ROOT = Path(__file__).parent.parent.parent
+DATAFLOW = ("--runner=DataflowRunner", "--project=some-project", "--region=us-central1")
+L4 = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+
+
+def make_images(folder: Path, good: int, bad: int = 0) -> Path:
+    folder.mkdir()
+    for n in range(good):
+        (folder / f"{n:05d}.jpg").write_bytes(jpeg_bytes(30 + n, 30))
+    for n in range(bad):
+        (folder / f"bad{n:05d}.jpg").write_bytes(HTML)
+    return folder
+
+
+# How a check is run
+
+
+def test_examine__a_check_raises__keeps_what_it_found_and_tells_what_was_raised():
+    def find_and_fail(case):
+        yield ok("so far.")
+        raise RuntimeError("two\nlines")
+
+    first, second = examine(Check("some", find_and_fail), case_of())
+    assert first == ok("so far.")
+    assert (second.level, second.what) == ("error", "the check itself failed: RuntimeError: two lines.")
+
+
+def test_examine__a_users_mistake__is_told_as_it_is():
+    def refuse(case):
+        yield ok("so far.")
+        raise UserError("x=1 is not allowed. Leave it out.")
+
+    findings = examine(Check("some", refuse), case_of())
+    assert [f.what for f in findings] == ["so far.", "x=1 is not allowed. Leave it out."]
+    assert levels_of(findings) == ["ok", "error"]
+
+
+def test_examine__a_remote_check_takes_too_long__is_given_up():
+    over = threading.Event()
+
+    def wait(case):
+        yield ok("so far.")
+        over.wait()
+
+    check = Check("some", wait, is_remote=lambda case: True, limit_sec=0.05)
+    first, second = examine(check, case_of())
+    over.set()
+    assert first.what == "so far."
+    assert (second.level, second.what) == ("error", "no answer within 0.05 s.")
+
+
+def test_examine__a_remote_check_raises__is_an_error_all_the_same():
+    def fail(case):
+        raise KeyError("quotas")
+        yield
+
+    (finding,) = examine(Check("some", fail, is_remote=lambda case: True), case_of())
+    assert (finding.level, finding.what) == ("error", "the check itself failed: KeyError: 'quotas'.")
+
+
+def test_examine__offline_or_something_missing__is_left_out():
+    def never(case):
+        raise AssertionError
+        yield
+
+    remote = Check("some", never, is_remote=lambda case: True, lacks=lambda case: "credentials")
+    offline = examine(remote, case_of(offline=True))
+    lacking = examine(remote, case_of())
+    assert levels_of(offline + lacking) == ["skipped", "skipped"]
+    assert "--offline was said" in offline[0].what and "needs credentials" in lacking[0].what
+
+
+# Options
+
+
+def test_options__that_go_together__are_ok():
+    assert find_one("options", case_of()) == ("ok", "go together, for FnApiRunner. ")
+    assert find("options", case_of(*DATAFLOW))[0].what == "go together, for DataflowRunner."
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "said"),
+    [
+        ((), {"precision": "bfloat16", "xla": "force"}, "can't be had at once"),
+        ((), {"precision": "bfloat16", "require_accelerator": True}, "precision=bfloat16 is for CPUs"),
+        ((), {"accelerator_hint": "type:nvidia-l4"}, "needs --layout=split"),
+        ((*DATAFLOW, f"--dataflow_service_options={L4}"), {}, "no_use_multiple_sdk_containers"),
+        ((), {"max_failure_rates": "tomeout=0.1"}, "the reasons are"),
+        ((*DATAFLOW, "--job_name=Not_A_Name"), {}, "Beam says: .*Invalid job_name"),
+        ((*DATAFLOW, "--num_workers=3", "--max_num_workers=2"), {}, "cannot exceed"),
+        (("--runner=NoRunner",), {}, "Beam says: .*NoRunner"),
+    ],
+)
+def test_options__that_contradict_each_other__are_errors(flags, options, said):
+    (finding,) = find("options", case_of(*flags, **options))
+    assert finding.level == "error"
+    assert re.search(said, finding.what), finding.what
+
+
+def test_options__several_mistakes__are_all_told():
+    flags = (*DATAFLOW, f"--dataflow_service_options={L4}", "--job_name=Not_A_Name")
+    findings = find("options", case_of(*flags, precision="bfloat16", xla="force"))
+    assert levels_of(findings) == ["error"] * 3
+
+
+def test_options__dataflow_without_staging__asks_for_no_bucket_and_makes_none(monkeypatch):
+    from apache_beam.io.gcp import gcsio
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a bucket was asked for")
+
+    monkeypatch.setattr(gcsio, "get_or_create_default_gcs_bucket", refuse)
+    monkeypatch.setattr(gcsio, "GcsIO", refuse)
+    assert find_one("options", case_of(*DATAFLOW))[0] == "ok"
+    assert find_one("options", case_of(*DATAFLOW, "--temp_location=gs://b/t"))[0] == "ok"
+    assert find_one("options", case_of(*DATAFLOW, "--temp_location=/tmp"))[0] == "ok"  # another check tells
+
+
+# Runner
+
+
+@pytest.fixture
+def listening():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_runner__local__is_not_looked_at():
+    assert find("runner", case_of()) == []
+
+
+@pytest.mark.parametrize(
+    "option", ["--runner=PortableRunner --job_endpoint=", "--runner=FlinkRunner --job_endpoint="]
+)
+def test_runner__endpoint__answers_or_does_not(listening, option):
+    runner, endpoint = option.split()
+    level, told = find_one("runner", case_of(runner, f"{endpoint}127.0.0.1:{listening}"))
+    assert level == "ok" and "answers" in told
+    port = closed_port()
+    level, told = find_one("runner", case_of(runner, f"{endpoint}localhost:{port}"))
+    assert level == "error" and f"--job_endpoint='localhost:{port}' does not answer" in told
+    level, told = find_one("runner", case_of(runner, f"{endpoint}localhost"))
+    assert level == "error" and "HOST:PORT" in told
+
+
+def test_runner__portable_without_endpoint__is_an_error():
+    level, told = find_one("runner", case_of("--runner=PortableRunner"))
+    assert level == "error" and "Give --job_endpoint" in told
+
+
+def test_runner__endpoint_elsewhere__is_left_out_offline(listening):
+    elsewhere = case_of("--runner=PortableRunner", "--job_endpoint=flink.example:8099", offline=True)
+    assert find_one("runner", elsewhere)[0] == "skipped"
+    here = case_of("--runner=PortableRunner", f"--job_endpoint=localhost:{listening}", offline=True)
+    assert find_one("runner", here)[0] == "ok"
+
+
+def test_runner__prism__location_is_a_file_or_an_error(tmp_path):
+    prism = tmp_path / "prism"
+    prism.write_bytes(b"binary")
+    there = case_of("--runner=PrismRunner", f"--prism_location={prism}")
+    assert find_one("runner", there) == ("ok", f"Prism is {prism}. ")
+    level, told = find_one("runner", case_of("--runner=PrismRunner", f"--prism_location={prism}x"))
+    assert level == "error" and "is no file" in told and "engines.install" in told
+    level, told = find_one("runner", case_of("--runner=PrismRunner"))
+    assert level == "warning" and "--prism_location" in told
+
+
+def test_runner__flink__cluster_and_java_are_looked_for(tmp_path, monkeypatch, listening):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    level, told = find_one("runner", case_of("--runner=FlinkRunner"))
+    assert level == "error" and "Install Java" in told
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\n")
+    java.chmod(0o755)
+    assert find_one("runner", case_of("--runner=FlinkRunner"))[0] == "ok"
+    found = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=http://localhost:{listening}"))
+    assert levels_of(found) == ["ok", "ok"]
+    found = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=localhost:{closed_port()}"))
+    assert levels_of(found) == ["error", "ok"] and "--flink_master" in found[0].what
+
+
+# Output
+
+
+def test_output__nothing_there__is_ok_and_left_as_it_was(tmp_path):
+    output = tmp_path / "deep" / "out"
+    level, told = find_one("output", case_of(output=output))
+    assert level == "ok" and "nothing is there yet" in told
+    assert list(tmp_path.iterdir()) == []
+    output.mkdir(parents=True)
+    assert find_one("output", case_of(output=output))[0] == "ok"
+    assert output.is_dir() and list(output.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("/proc/none", "cannot be written"), ("s3://b/out", "a local folder or gs://")]
+)
+def test_output__that_cannot_be_written__is_an_error(output, said):
+    level, told = find_one("output", case_of(output=output))
+    assert level == "error" and said in told
+
+
+def test_output__in_a_bucket__is_probed_and_left_empty(gcs):
+    gcs.put("gs://doctored/here", b"")
+    case = case_of(output="gs://doctored/out")
+    assert find_one("output", case) == (
+        "skipped",
+        "left out: it needs an answer from the bucket 'doctored'. ",
+    )
+    case.buckets.add("doctored")
+    assert find_one("output", case)[0] == "ok"
+    assert gcs.names("gs://doctored/") == ["here"]
+
+
+def snapshot(folder: Path) -> list:
+    return sorted((p, p.read_bytes()) for p in folder.rglob("*") if p.is_file())
+
+
+def test_output__rows_there__tells_how_many_and_of_which_model(tmp_path, tiny):
+    images, output = make_images(tmp_path / "in", good=3, bad=1), tmp_path / "out"
+    options = {"input": images, "output": output, "model": tiny}
+    run_pipeline(max_failure_rate=1, **options)
+    before = snapshot(output)
+    level, told = find_one("output", case_of(**options))
+    assert level == "ok" and f"it holds 3 predictions, 1 failures of model {tiny}" in told
+    assert snapshot(output) == before
+
+
+def test_output__a_run_is_at_work_there__is_a_warning(tmp_path):
+    output = tmp_path / "out"
+    with locked(str(output)):
+        level, told = find_one("output", case_of(output=output))
+    assert level == "warning" and "a run is at work there" in told
+    assert find_one("output", case_of(output=output))[0] == "ok"
+
+
+# Input
+
+
+def test_input__folder__first_rows_are_shown(tmp_path):
+    images = make_images(tmp_path / "in", good=12)
+    case = case_of(input=images)
+    (finding,) = find("input", case)
+    assert finding.level == "ok" and "can be read as images" in finding.what
+    assert finding.details == tuple(str(images / f"0000{n}.jpg") for n in range(3))
+    assert len(case.rows) == 10
+
+
+def test_input__csv__columns_and_bad_rows_are_shown(tmp_path):
+    (tmp_path / "list.csv").write_text('uri,price\na.jpg,1.5\nb.jpg\n"c.jpg",\n')
+    (finding,) = find("input", case_of(input=tmp_path / "list.csv"))
+    assert finding.level == "ok"
+    first, second, third = finding.details
+    assert (first, third) == ("a.jpg, price=1.5", "c.jpg, price=None")
+    assert second.startswith("bad_row: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("nowhere.txt", {}, "matches nothing"),
+        ("empty.txt", {}, "lists no images"),
+        ("list.csv", {"uri_column": "link"}, "uri_column='link' is no column"),
+    ],
+)
+def test_input__that_is_not_there_or_not_so__is_an_error(tmp_path, name, options, said):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "list.csv").write_text("uri,price\na.jpg,1.5\n")
+    case = case_of(input=tmp_path / name, **options)
+    level, told = find_one("input", case)
+    assert level == "error" and said in told
+    assert case.corpus is None
+
+
+def test_input__partitioned_by_no_column__is_an_error_beside_the_rows(tmp_path):
+    (tmp_path / "list.csv").write_text("uri,price\na.jpg,1.5\n")
+    found = find("input", case_of(input=tmp_path / "list.csv", partition_by="prize"))
+    assert levels_of(found) == ["ok", "error"] and "partition_by='prize'" in found[1].what
+
+
+# Model, and what it labels
+
+
+def test_model__that_fits__is_loaded(tiny):
+    case = case_of(model=tiny)
+    level, told = find_one("model", case)
+    assert level == "ok" and f"{tiny} loads: 16 px, 3 classes, fingerprint " in told
+    assert case.spec and case.classifier and case.classifier.spec is case.spec
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": "imagenet"}, "has 3 classes and its label map 1000"),
+        ({"model": "nowhere"}, "is no SavedModel"),
+        ({"require_accelerator": True}, "TensorFlow sees no GPU"),
+    ],
+)
+def test_model__that_does_not_fit__is_an_error(tiny, options, said):
+    case = case_of(**{"model": tiny, **options})
+    level, told = find_one("model", case)
+    assert level == "error" and said in told
+    assert find("images", case)[0].level == "skipped"
+
+
+def test_model__scores_that_are_none__is_a_warning(tmp_path):
+    model = save_tiny_model(tmp_path / "m", size_px=16, gain=100.0)
+    level, told = find_one("model", case_of(model=model, outputs="probabilities"))
+    assert level == "warning" and "try --outputs logits" in told
+
+
+def test_model__for_gpus_that_are_elsewhere__is_tried_plain(tiny):
+    found = find("model", case_of(*DATAFLOW, model=tiny, precision="float16"))
+    assert levels_of(found) == ["ok", "warning"] and "float16 is for GPUs" in found[1].what
+
+
+def test_model__no_way_to_its_server__is_an_error_without_a_download(monkeypatch, cache_dir):
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
+    model = f"http://127.0.0.1:{closed_port()}/model.tar.gz"
+    level, told = find_one("model", case_of(model=model))
+    assert level == "error" and "there is no way to the model: 127.0.0.1:" in told
+    assert find_one("model", case_of(model=model, offline=True))[0] == "skipped"
+
+
+def looked_at(*beam_flags: str, **options) -> object:
+    """A case after all that its table and images need."""
+    case = case_of(*beam_flags, **options)
+    for name in ("output", "input", "model"):
+        find(name, case)
+    return case
+
+
+def test_table__same_or_other_model__goes_on_or_is_refused(tmp_path, tiny):
+    options = {"input": make_images(tmp_path / "in", good=2), "output": tmp_path / "out", "model": tiny}
+    assert find_one("table", looked_at(**options)) == ("ok", "the run starts a new one. ")
+    run_pipeline(**options)
+    level, told = find_one("table", looked_at(**options))
+    assert level == "ok" and "goes on from them" in told
+    level, told = find_one("table", looked_at(**options, top_k=1))
+    assert level == "error" and "top_k (5 there, 1 now)" in told and "--replace" in told
+    level, told = find_one("table", looked_at(**options, top_k=1, replace=True))
+    assert level == "warning" and "will go" in told
+
+
+def test_table__no_model__is_left_out(tmp_path):
+    case = looked_at(input=make_images(tmp_path / "in", good=1), output=tmp_path / "out")
+    level, told = find_one("table", case)
+    assert level == "skipped" and "needs the model" in told
+
+
+def test_reach__places_of_this_machine__are_errors_on_dataflow_alone(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=1)
+    options = {"input": images, "output": tmp_path / "out", "model": tiny}
+    case = looked_at(*DATAFLOW, **options)
+    found = find("reach", case)
+    assert levels_of(found) == ["error", "error", "warning", "error"]
+    assert "input=" in found[0].what and "output=" in found[1].what and "model=" in found[2].what
+    assert str(images / "00000.jpg") in found[3].what
+    far = {"input": "gs://b/l.txt", "output": "gs://b/o", "model": "efficientnet-b0"}
+    assert find_one("reach", case_of(*DATAFLOW, **far))[0] == "ok"
+    assert find("reach", looked_at(**options)) == []
+
+
+def test_images__all_good__ten_are_labelled_and_the_first_is_told(tmp_path, tiny):
+    case = looked_at(input=make_images(tmp_path / "in", good=12), model=tiny, output=tmp_path / "out")
+    (finding,) = find("images", case)
+    assert (finding.level, finding.what) == ("ok", "10 of the first 10 images labelled here.")
+    (best,) = finding.details
+    assert best.startswith(f"{tmp_path / 'in' / '00000.jpg'}: class ")
+
+
+def test_images__some_fail__is_a_warning_that_tells_which_and_why(tmp_path, tiny, web):
+    web.files["/a.jpg"] = jpeg_bytes()
+    good, missing, silent = web.uri("/a.jpg"), web.uri("/b.jpg"), "ftp://host/a.jpg"
+    (tmp_path / "list.txt").write_text(f"{good}\n{missing}\n{silent}\n")
+    options = {"input": tmp_path / "list.txt", "model": tiny, "output": tmp_path / "out"}
+    (finding,) = find("images", looked_at(**options))
+    assert finding.level == "warning"
+    assert finding.what == "1 of the first 3 images labelled here; failed: not_found (1), bad_uri (1)."
+    assert [line.split(": ")[0] for line in finding.details] == [good, missing, silent]
+    assert "fetch, not_found" in finding.details[1]
+    assert levels_of(find("images", looked_at(**options, offline=True))) == ["skipped"]
+
+
+def test_images__all_fail__is_an_error(tmp_path, tiny):
+    (tmp_path / "list.csv").write_text("uri,n\nmissing.jpg,1\nb\n")
+    bad = tmp_path / "list.csv"
+    (finding,) = find("images", looked_at(input=bad, model=tiny, output=tmp_path / "out"))
+    assert finding.level == "error" and "0 of the first 2 images" in finding.what
+    assert "not_found (1)" in finding.what and "bad_row (1)" in finding.what
+
+
+def test_images__of_a_model_without_classes__gives_embeddings(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=1, bad=1)
+    options = {"input": images, "model": tiny, "output": tmp_path / "out", "outputs": "embedding"}
+    (finding,) = find("images", looked_at(**options))
+    assert finding.level == "warning" and "not_an_image (1)" in finding.what
+    assert "an embedding" in finding.details[0] and "decode, not_an_image" in finding.details[1]
+
+
+# The command
+
+
+def labelbeam(*args: object) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "pipeline", *map(str, args)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_doctor__sample_photos_and_embedded_model__are_well(tmp_path, lite0_dir):
+    output = tmp_path / "out"
+    done = labelbeam("doctor", f"--input={PHOTOS}", f"--output={output}", "--model=efficientnet-lite0")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert [line.split()[:2] for line in lines[:-1]] == [
+        ["ok", name] for name in ("options", "output", "input", "model", "table", "images")
+    ]
+    assert lines[-1] == "0 errors, 0 warnings, 6 ok, 0 left out."
+    assert "10 of the first 10 images labelled here" in done.stdout
+    assert not output.exists()
+
+
+def test_doctor__an_error__is_status_1_and_keeps_no_check_from_running(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=1)
+    done = labelbeam("doctor", f"--input={images}", "--output=/proc/none", f"--model={tiny}", "--offline")
+    assert (done.returncode, done.stderr) == (1, "")
+    levels = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()[:-1] if line[0] != " "}
+    assert levels == {
+        **dict.fromkeys(("options", "input", "model", "images"), "ok"),
+        "output": "error",
+        "table": "skipped",
+    }
+    assert done.stdout.splitlines()[-1] == "1 error, 0 warnings, 4 ok, 1 left out."
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "--input is missing"),
+        (["--config=nowhere.yaml"], "--config='nowhere.yaml' cannot be read"),
+        (["--input=i", "--output=o", "--model=m", "--topk=3"], "Unknown flag --topk"),
+        (["--input=i", "--output=o", "--model=m", "--top_k=0"], "--top_k='0' is not allowed"),
+    ],
+)
+def test_doctor__a_mistake_in_the_command__is_one_line_and_status_2(args, said):
+    done = labelbeam("doctor", *args)
+    assert done.returncode == 2 and said in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+def test_doctor__checks__have_names_of_their_own():
+    names = [check.name for check in command.CHECKS]
+    assert len(set(names)) == len(names) and max(map(len, names)) <= 12
