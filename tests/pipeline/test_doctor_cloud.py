@@ -2,6 +2,7 @@
 
 import platform
 import re
+import signal
 from pathlib import Path
 
 import apache_beam
@@ -530,7 +531,11 @@ def empty_cache(tmp_path, monkeypatch):
 
 def report(capsys, *args: str) -> tuple[int, dict[str, list[str]], str]:
     """The exit status of the command, the levels by check, and all it printed."""
-    status = main(["doctor", *args])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        status = main(["doctor", *args])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     printed, errors = capsys.readouterr()
     assert errors == ""
     levels: dict[str, list[str]] = {}
