@@ -183,7 +183,8 @@ class FlinkCluster:
                 if self._get("overview")["taskmanagers"] == self._count:
                     return
             time.sleep(0.5)
-        raise RuntimeError(f"The cluster did not start; see the logs in {self._folder}")
+        ends = [f"{log.name}: {log.read_text('utf-8')[-1000:]}" for log in self._folder.glob("*.log")]
+        raise RuntimeError("The cluster did not start:\n" + "\n".join(ends))
 
     def _get(self, path: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://localhost:{self._rest_port}/{path}", timeout=10) as response:
@@ -194,9 +195,16 @@ def workers_of(task_manager: subprocess.Popen) -> list[psutil.Process]:
     """The Python workers that a task manager has started."""
     try:
         started = psutil.Process(task_manager.pid).children(recursive=True)
-        return [process for process in started if "sdk_worker_main" in " ".join(process.cmdline())]
     except psutil.NoSuchProcess:
         return []
+    return [process for process in started if _runs_python_worker(process)]
+
+
+def _runs_python_worker(process: psutil.Process) -> bool:
+    try:
+        return "sdk_worker_main" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _write_worker_script(path: Path, boot: Path) -> None:
@@ -228,6 +236,8 @@ def main() -> None:
     parser.add_argument("--task_managers", type=int, default=2)
     parser.add_argument("--slots", type=int, help="how many a job uses; the rest is spare (default: all)")
     args = parser.parse_args()
+    if args.slots and args.slots > args.task_managers:
+        parser.error(f"--slots {args.slots}: there is one in each of {args.task_managers} task managers")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="labelbeam-flink-") as folder:
         try:
@@ -235,8 +245,8 @@ def main() -> None:
                 print(f"Ready; logs are in {folder}. Add to labelbeam run:\n  {shlex.join(cluster.flags)}")
                 sys.stdout.flush()
                 signal.pause()
-        except install.MissingToolError as e:
-            sys.exit(f"Flink: {e}.")
+        except (install.MissingToolError, RuntimeError) as e:
+            sys.exit(f"Flink: {e}")
         except KeyboardInterrupt:
             pass
 

@@ -8,6 +8,7 @@ Prism needs Go; Flink needs Go, Java (11 or 17) and Maven.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -46,13 +47,14 @@ def boot() -> Path:
 
 def job_server() -> Path:
     """Beam's job server for Flink, one jar."""
-    jar = folder() / "job-server.jar"
+    pom = HERE / "job-server.pom.xml"
+    jar = folder() / f"job-server-{hashlib.sha256(pom.read_bytes()).hexdigest()[:8]}.jar"
     with _making(jar) as missing:
         if missing:
             _need("java", "mvn")
             with tempfile.TemporaryDirectory() as project:
-                pom = shutil.copy(HERE / "job-server.pom.xml", Path(project) / "pom.xml")
-                _run("mvn", "-q", "-B", "-f", str(pom), "package")
+                copy = shutil.copy(pom, Path(project) / "pom.xml")
+                _run("mvn", "-q", "-B", "-f", str(copy), "package")
                 shutil.copy(Path(project) / "target" / "job-server.jar", folder() / "job-server.part")
             (folder() / "job-server.part").rename(jar)
     return jar
@@ -60,7 +62,7 @@ def job_server() -> Path:
 
 def flink_jars() -> list[Path]:
     """Flink itself."""
-    home = folder() / "flink"
+    home = folder() / _FLINK_JARS.replace("==", "-")
     with _making(home) as missing:
         if missing:
             part = folder() / "flink.part"

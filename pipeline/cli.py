@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -58,6 +59,9 @@ def entry() -> NoReturn:
     from pipeline.workers import end_children
 
     status = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.excepthook = lambda _: None  # threads that miss a process that ends now
     end_children()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -11,7 +12,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+import urllib3
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.runner import PipelineState
 
 from pipeline import GO_ON
@@ -19,12 +22,21 @@ from pipeline.cause import cause_of, cause_of_error, is_traceback
 from pipeline.progress import Counts, quiet_beam, shown
 from transforms.errors import RunError
 
+# States of Flink's jobs that are their last, and the longest wait for its REST interface.
+_ENDED_ON_FLINK, _REST_SEC = ("FINISHED", "CANCELED", "FAILED"), 30.0
+
+_LOG = logging.getLogger(__name__)
+
 Say = Callable[[str], None]
 _T = TypeVar("_T")
 
 _POLL_SEC = 5.0
 # A service that is silent for so long is given up; Beam's clients try again by themselves, without a limit.
 _SILENCE_SEC = 900.0
+# Answers that do not change: no such job, or not for us to see.
+_FINAL_ANSWERS = (401, 403, 404)
+# Longest wait for a service's messages.
+_NEWS_SEC = 30.0
 # Dataflow takes a minute or two to end a job's workers.
 _CANCEL_SEC, _CANCEL_POLL_SEC = 300.0, 1.0
 # The message that says why a job failed may come later than its state; Beam's own runner waits as long.
@@ -112,7 +124,7 @@ class DataflowJob(Job):
         deadline = time.monotonic() + _REASON_SEC
         while not self._errors and time.monotonic() < deadline:
             time.sleep(_REASON_POLL_SEC)
-            self.news()
+            _news_of(self)
         return max(reversed(self._errors), key=_tells, default="")
 
 
@@ -148,6 +160,32 @@ class PortableJob(Job):
         return str(self._error or "")
 
 
+class FlinkJob(PortableJob):
+    """A job on a Flink cluster, where it runs on when Beam's job server says that it is cancelled."""
+
+    def __init__(self, result: Any, master: str) -> None:
+        super().__init__(result)
+        self._master = master
+        self._http = urllib3.PoolManager(timeout=_REST_SEC, retries=False)
+
+    def state(self) -> str:
+        state = super().state()
+        cancelling = state == PipelineState.CANCELLED and self._on_the_cluster()
+        return PipelineState.CANCELLING if cancelling else state
+
+    def cancel(self) -> None:
+        jobs = self._on_the_cluster()
+        super().cancel()
+        for job in jobs:
+            self._http.request("PATCH", f"{self._master}/jobs/{job}?mode=cancel")
+
+    def _on_the_cluster(self) -> list[str]:
+        """What the cluster calls the job, as long as it has not ended there."""
+        name = self.id.rpartition("_")[0]  # what follows is the job server's
+        jobs = self._http.request("GET", f"{self._master}/jobs/overview").json()["jobs"]
+        return [job["jid"] for job in jobs if job["name"] == name and job["state"] not in _ENDED_ON_FLINK]
+
+
 def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
     """The job that a runner has submitted.
 
@@ -157,7 +195,14 @@ def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
       options: Beam's.
     """
     client = getattr(runner, "dataflow_client", None)
-    return DataflowJob(result, client, options) if client else PortableJob(result)
+    if client:
+        return DataflowJob(result, client, options)
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    return (
+        PortableJob(result)
+        if master.startswith("[")
+        else FlinkJob(result, FlinkRunner.add_http_scheme(master))
+    )
 
 
 def follow(job: Job, read: Callable[[], Counts]) -> None:
@@ -176,7 +221,7 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
         try:
             state = _watch(job, say)
         except _Terminated as e:
-            raise KeyboardInterrupt(f"No longer following {job}, which runs on. {_NOT_ANOTHER}") from e
+            raise KeyboardInterrupt(f"No longer following {job}, which may run on. {_NOT_ANOTHER}") from e
         except KeyboardInterrupt as e:
             raise KeyboardInterrupt(_cancel(job, say)) from e
         if state == PipelineState.FAILED:
@@ -189,18 +234,21 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
 
 def _watch(job: Job, say: Say) -> str:
     """Waits until a job has ended, and tells what its service says; gives its last state."""
-    told, heard = "", time.monotonic()
+    told, heard, warned = "", time.monotonic(), False
     while True:
         try:
-            state, news = _within(_SILENCE_SEC, lambda: (job.state(), job.news()))
+            state = _within(_SILENCE_SEC, job.state)
         except Exception as e:  # clients raise anything
-            if time.monotonic() - heard >= _SILENCE_SEC:
-                why = cause_of_error(e)
+            why = cause_of_error(e)
+            if time.monotonic() - heard >= _SILENCE_SEC or getattr(e, "code", None) in _FINAL_ANSWERS:
                 raise RunError(f"No answer about {job}, which may run on: {why}. {_NOT_ANOTHER}") from e
+            if not warned:
+                say(f"No answer about the job ({why}); asking again for {_SILENCE_SEC / 60:.0f} minutes.")
+            warned = True
             time.sleep(_POLL_SEC)
             continue
-        heard = time.monotonic()
-        for line in news:
+        heard, warned = time.monotonic(), False
+        for line in _news_of(job):
             say(line)
         if state != told:
             say(f"The job is {_in_words(state)}.")
@@ -208,6 +256,15 @@ def _watch(job: Job, say: Say) -> str:
         if PipelineState.is_terminal(state):
             return state
         time.sleep(_POLL_SEC)
+
+
+def _news_of(job: Job) -> list[str]:
+    """What the service warns of; it may fail to, and the job's state be known nevertheless."""
+    try:
+        return _within(_NEWS_SEC, job.news)
+    except Exception as e:  # clients raise anything
+        _LOG.info("no messages of the job: %r", e)
+        return []
 
 
 def _in_words(state: str) -> str:
@@ -221,9 +278,9 @@ def _failure(job: Job) -> str:
 
 def _cancel(job: Job, say: Say) -> str:
     """Ends a job, and waits until it has ended or a signal comes; gives what to tell the user."""
-    say("Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once.")
     deadline = time.monotonic() + _CANCEL_SEC
     try:
+        say("Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once.")
         _within(_CANCEL_SEC, job.cancel)
         while not PipelineState.is_terminal(state := _within(_CANCEL_SEC, job.state)):
             if time.monotonic() >= deadline:
@@ -252,11 +309,14 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T:
     def answer() -> None:
         try:
             future.set_result(call())
-        except Exception as e:
+        except BaseException as e:
             future.set_exception(e)
 
     threading.Thread(target=answer, daemon=True).start()
-    return future.result(seconds)
+    try:
+        return future.result(seconds)
+    except TimeoutError as e:
+        raise e if future.done() else TimeoutError(f"it did not answer within {seconds:g} s") from e
 
 
 class _Terminated(KeyboardInterrupt):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +25,18 @@ from pipeline.limits import Work, counters_of, describe_work, query_metrics, wor
 from pipeline.output import folder_of
 from pipeline.plan import Plan, failure_budget, planned
 from pipeline.rules import check_rules
-from pipeline.runners import is_local, new_pipeline, pipeline_options, runs_elsewhere
+from pipeline.runners import (
+    is_local,
+    new_pipeline,
+    pipeline_options,
+    runs_elsewhere,
+    starts_job_server,
+)
 from pipeline.summary import next_steps, summarise, verdict
 from pipeline.workers import supervised
 from transforms.count import KINDS, CountRows
 from transforms.errors import LabelbeamError, RunError
+from transforms.files import is_local as is_local_path
 from transforms.layout import Layout, read_manifest
 from transforms.read import Corpus
 from transforms.stage import stager_of
@@ -59,6 +71,8 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     options = pipeline_options(config.beam_flags)
     check_rules(config, options)
     local = is_local(options)
+    if not local:
+        config = _with_absolute_paths(config)
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
         pipeline = new_pipeline(options)
@@ -81,6 +95,20 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     return Finished(manifest, work_of(result))
 
 
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same for workers, which have another working folder; an input's paths are absolute as it is."""
+    model, output = config.model.model, config.write.output
+    if os.path.exists(model):
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, model=os.path.abspath(model))
+        )
+    if is_local_path(output):
+        config = dataclasses.replace(
+            config, write=dataclasses.replace(config.write, output=os.path.abspath(output))
+        )
+    return config
+
+
 def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
     """Runs a pipeline in this process and its children; gives the runner's result."""
     try:
@@ -96,7 +124,7 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
     """Gives a pipeline to a runner, and follows the job it becomes; gives the runner's result."""
     elsewhere = runs_elsewhere(options)  # asked now: portable runners take their name out of the options
     try:
-        with progress.quiet_beam():
+        with progress.quiet_beam(), _interrupts_kept(starts_job_server(options)):
             result = pipeline.run()
         if not elsewhere:
             _wait(result)
@@ -112,6 +140,18 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
         else:
             follow(job, lambda: _counts_of(result))
     return result
+
+
+@contextmanager
+def _interrupts_kept(from_children: bool) -> Iterator[None]:
+    """Has Ctrl-C reach this command alone: it would end a job server that Beam starts, by which to cancel."""
+    before = signal.getsignal(signal.SIGINT)
+    if from_children:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # which processes started now go on to do
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)  # Beam has put its own there
 
 
 def _wait(result: Any) -> None:

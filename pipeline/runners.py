@@ -21,6 +21,10 @@ from transforms.errors import UserError
 from transforms.overlap import available_cores
 
 LOCAL_RUNNER = "FnApiRunner"
+_RUNNERS = (
+    *(LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "PrismRunner", "PortableRunner"),
+    *("FlinkRunner", "SparkRunner", "DataflowRunner", "DaskRunner"),
+)
 # What has Dataflow start one SDK process on a worker, and not one for each vCPU.
 ONE_PROCESS = "no_use_multiple_sdk_containers"
 # Beam's limit for answers of a job server ends a job of Prism's, too, by default after five minutes.
@@ -45,7 +49,8 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
         raise UserError(f"Beam says: {said.getvalue().strip().rpartition('error: ')[2]}.") from e
     standard = options.view_as(StandardOptions)
     # Beam's DirectRunner is another one by what it finds on a machine and in a pipeline.
-    standard.runner = LOCAL_RUNNER if standard.runner in (None, "DirectRunner") else standard.runner
+    runner = _full_name(standard.runner or LOCAL_RUNNER)
+    standard.runner = LOCAL_RUNNER if runner == "DirectRunner" else runner
     portable = options.view_as(PortableOptions)
     if standard.runner.endswith("PrismRunner") and portable.job_server_timeout == known["job_server_timeout"]:
         portable.job_server_timeout = _NO_END_SEC
@@ -55,6 +60,15 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
         names = ", ".join([f"--{name}" for name in unknown] + stray)
         raise UserError(f"Unknown flag {names}: neither labelbeam nor Beam has it. See labelbeam run --help.")
     return options
+
+
+def _full_name(runner: str) -> str:
+    """A runner's name as its class has it: Beam takes any case, its module before it, and no `Runner`."""
+    module, _, name = runner.rpartition(".")
+    known = {known.lower(): known for known in _RUNNERS}
+    if module and not module.startswith("apache_beam."):
+        return runner
+    return known.get(name.lower(), known.get(f"{name.lower()}runner", runner))
 
 
 def _is_stray(flags: tuple[str, ...], n: int) -> bool:
@@ -102,7 +116,7 @@ def is_local(options: PipelineOptions) -> bool:
 
 
 def runs_elsewhere(options: PipelineOptions) -> bool:
-    """Whether a job goes on when this process ends: a service has it, or a job server, or a cluster."""
+    """Whether a job may go on when this process ends: a service has it, or a job server, or a cluster."""
     runner = options.view_as(StandardOptions).runner
     if not runner.endswith(_OPEN_RUNNERS):
         return is_dataflow(options)
@@ -115,6 +129,11 @@ def runs_elsewhere(options: PipelineOptions) -> bool:
 def has_job_server(options: PipelineOptions) -> bool:
     """Whether there is a job server that is not this process's own."""
     return options.view_as(PortableOptions).job_endpoint not in (None, "embed")
+
+
+def starts_job_server(options: PipelineOptions) -> bool:
+    """Whether Beam starts a job server here for a job that runs elsewhere."""
+    return runs_elsewhere(options) and not is_dataflow(options) and not has_job_server(options)
 
 
 def _is_local_flink(options: PipelineOptions) -> bool:

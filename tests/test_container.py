@@ -120,8 +120,8 @@ def test_flink_manifest__its_parts__fit_each_other_the_dockerfile_and_the_run_co
     beam = yaml.safe_load((ROOT / "run_configs" / "flink.yaml").read_text("utf-8"))["beam"]
     assert (manifest["kind"], main["name"]) == ("FlinkDeployment", "flink-main-container")
     assert spec["flinkVersion"] == "v" + beam["flink_version"].replace(".", "_")
-    assert spec["image"].startswith(f"flink:{beam['flink_version']}-")
-    assert spec["taskManager"]["replicas"] >= beam["parallelism"]
+    assert spec["image"].startswith(f"flink:{beam['flink_version']}.")
+    assert spec["taskManager"]["replicas"] > beam["parallelism"]
     # A pool serves one task manager, which has one slot; boot listens on 50000 when told to be a pool.
     assert spec["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
     assert workers["args"] == ["--worker_pool"] and workers["ports"] == [{"containerPort": 50000}]

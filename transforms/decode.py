@@ -44,7 +44,7 @@ class DecodeImages(beam.PTransform):
     Attributes:
       rule: How the image is cropped and resized.
       max_pixels: Larger images are refused before they are decoded.
-      threads: Decoding threads of a process; by default one per core.
+      threads: Threads that compute in a process, for this and other steps; by default one per core.
       max_window_bytes: Most bytes in flight in one bundle.
     """
 

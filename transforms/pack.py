@@ -56,7 +56,7 @@ class HandOverImages(beam.PTransform):
 
     Attributes:
       size_px: Width and height of the images.
-      threads: Packing threads of a process; by default one per core.
+      threads: Threads that compute in a process, for this and other steps; by default one per core.
       hints: Beam's resource hints for what follows the shuffle.
       max_window_bytes: Most bytes in flight in one bundle.
     """

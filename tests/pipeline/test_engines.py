@@ -108,9 +108,11 @@ class Command:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline", "run", *arguments, *flags],
-                cwd=ROOT,
+                cwd=output.parent,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def wait_until_staged(self) -> None:
@@ -121,6 +123,11 @@ class Command:
                 return
             time.sleep(0.05)
         raise AssertionError(self.log)
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does on a terminal."""
+        os.killpg(self._process.pid, signal.SIGINT)
+        assert self._process.wait(120) == 130, self.log
 
     def finish(self) -> None:
         assert self._process.wait(400) == 0, self.log
@@ -135,7 +142,7 @@ def job_servers() -> Iterator[psutil.Process]:
     """Those that no process of this test has started itself, and that are still there."""
     own = {child.pid for child in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter(["pid", "cmdline"]):
-        if "job-server.jar" in " ".join(process.info["cmdline"] or ()) and process.info["pid"] not in own:
+        if "/job-server-" in " ".join(process.info["cmdline"] or ()) and process.info["pid"] not in own:
             yield process
 
 
@@ -153,4 +160,19 @@ def test_flink__killed_mid_run__costs_no_row(flink, tmp_path, many_photos, lite0
     command.finish()
     assert flink.jobs()[-1]["timestamps"]["RESTARTING"] > 0
     manifest = assert_sound(tmp_path / "out")
+    assert manifest["rows"] == {"predictions": 20 * len(photo_paths()), "failures": 0}
+
+
+def test_flink__ctrl_c__cancels_the_job_and_the_same_command_goes_on(flink, tmp_path, many_photos, lite0_dir):
+    command = Command(many_photos, tmp_path / "out", *flink.flags)
+    command.wait_until_staged()
+    command.interrupt()
+    assert "the job is cancelled" in command.log and "Traceback" not in command.log
+    deadline = time.monotonic() + 60
+    while (state := flink.jobs()[-1]["state"]) in ("RUNNING", "CANCELLING") and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert state == "CANCELED" and not list(job_servers())
+    Command(many_photos, tmp_path / "out", *flink.flags).finish()
+    manifest = assert_sound(tmp_path / "out")
+    assert manifest["counts"]["kept"] > 0
     assert manifest["rows"] == {"predictions": 20 * len(photo_paths()), "failures": 0}

@@ -62,10 +62,30 @@ def impatient(monkeypatch):
 
 def test_follow__one_answer_is_an_error__goes_on(capsys):
     follow.follow(ScriptedJob(RUNNING, OSError("broken pipe"), RUNNING, DONE), dict)
-    assert capsys.readouterr().err.splitlines() == ["The job is running.", "The job is done."]
+    running, hiccup, done = capsys.readouterr().err.splitlines()
+    assert (running, done) == ("The job is running.", "The job is done.")
+    assert hiccup.startswith("No answer about the job (broken pipe); asking again for 15 minutes")
 
 
-@pytest.mark.parametrize(("answer", "why"), [("silent", "TimeoutError"), (OSError("no route"), "no route")])
+class Refused(Exception):
+    code = 403
+
+
+def test_follow__the_service_refuses__is_final(capsys):
+    with pytest.raises(RunError, match="No answer about job .*, which may run on: not for you"):
+        follow.follow(ScriptedJob(RUNNING, Refused("not for you")), dict)
+
+
+def test_follow__no_messages__hide_no_state(monkeypatch):
+    job = ScriptedJob(RUNNING, RUNNING, DONE)
+    monkeypatch.setattr(job, "news", lambda: [][1])
+    follow.follow(job, dict)
+    assert job.answers == [DONE]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"), [("silent", "it did not answer within 0.5 s"), (OSError("no route"), "no route")]
+)
 def test_follow__no_answer_for_long__gives_up_and_says_that_the_job_may_run(impatient, answer, why):
     said = rf"No answer about job job-1 \(https://console/job-1\), which may run on: {why}"
     with pytest.raises(RunError, match=said) as e:
@@ -91,7 +111,7 @@ def test_follow__interrupted__tells_how_it_ended(job, said):
     ("job", "said"),
     [
         (ScriptedJob("interrupt", RUNNING), r"Cancelled, but job job-1 \(.*\) has not ended yet"),
-        (ScriptedJob("interrupt", "silent"), r"It could not be cancelled \(TimeoutError"),
+        (ScriptedJob("interrupt", "silent"), r"It could not be cancelled \(it did not answer"),
     ],
 )
 def test_follow__interrupted_and_it_does_not_end__says_so_after_a_while(impatient, job, said):

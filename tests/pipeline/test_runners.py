@@ -4,6 +4,21 @@ from pipeline.runners import is_local, pipeline_options, runs_elsewhere
 from transforms.errors import UserError
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("dataflow", "DataflowRunner"),
+        ("apache_beam.runners.dataflow.dataflow_runner.DataflowRunner", "DataflowRunner"),
+        ("FLINKRUNNER", "FlinkRunner"),
+        ("direct", "FnApiRunner"),
+        ("my.own.DataflowRunner", "my.own.DataflowRunner"),
+        ("NoSuch", "NoSuch"),
+    ],
+)
+def test_pipeline_options__spellings_that_beam_takes__are_one_runner(said, name):
+    assert pipeline_options((f"--runner={said}",)).get_all_options()["runner"] == name
+
+
 @pytest.mark.parametrize("flags", [(), ("--runner=DirectRunner",), ("--runner=FnApiRunner",)])
 def test_pipeline_options__the_local_runner__is_always_the_same(flags):
     assert pipeline_options(flags).get_all_options()["runner"] == "FnApiRunner"

@@ -22,8 +22,8 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 class Batcher(Generic[E, T]):
     """Merges the requests of all threads and bundles of a process into full batches.
 
-    A batch is run as soon as it is full, by the first caller that is free. Whoever
-    has nothing more to submit calls `flush` before waiting.
+    A full batch is run as soon as the executor has a thread for it, by the first caller
+    that is free. Whoever has nothing more to submit calls `flush` before waiting.
     """
 
     def __init__(
