@@ -1,6 +1,6 @@
 """The loop one would write by hand: one pinned process per core, the pipeline's own functions, no Beam.
 
-python -m benchmarks.hand_loop FOLDER MODEL [BATCH_SIZE]
+python -m benchmarks.hand_loop FOLDER OUTPUT MODEL
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from typing import Any
 BATCH_SIZE = 8
 
 
-def label_shard(core: int, paths: list[Path], model: str, batch_size: int) -> None:
+def label_shard(core: int, paths: list[Path], output: str, model: str) -> None:
     """Labels files one batch after another on one core."""
     os.sched_setaffinity(0, {core})
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from benchmarks.rivals.rows import SCHEMA, best_of
     from transforms.images.decode import decode_image
     from transforms.images.memory import tune_malloc
     from transforms.models.classifier import Classifier
@@ -28,14 +32,16 @@ def label_shard(core: int, paths: list[Path], model: str, batch_size: int) -> No
     tune_malloc()
     configure_tensorflow(callers=1, threads=1)
     spec = resolve_spec(ModelOptions(model))
-    classifier = Classifier(spec, top_k=5, batch_size=batch_size)
-    labelled = 0
-    for start in range(0, len(paths), batch_size):
-        data = [path.read_bytes() for path in paths[start : start + batch_size]]
+    classifier = Classifier(spec, top_k=5, batch_size=BATCH_SIZE)
+    rows = []
+    for start in range(0, len(paths), BATCH_SIZE):
+        batch = paths[start : start + BATCH_SIZE]
+        data = [path.read_bytes() for path in batch]
         _digests = [hashlib.sha256(one).hexdigest() for one in data]
         pixels = [decode_image(one, spec.resize, 10**9).pixels for one in data]
-        labelled += len(classifier.classify(pixels))
-    assert labelled == len(paths)
+        results = classifier.classify(pixels)
+        rows += [{"uri": str(p), **best_of(r)} for p, r in zip(batch, results, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), f"{output}/{core}.parquet")
 
 
 def on_every_core(work: Callable[..., None], folder: str, *args: Any) -> None:
@@ -55,10 +61,11 @@ def on_every_core(work: Callable[..., None], folder: str, *args: Any) -> None:
         sys.exit(1)
 
 
-def main(folder: str, model: str, batch_size: int = BATCH_SIZE) -> None:
+def main(folder: str, output: str, model: str) -> None:
     """Labels a folder."""
-    on_every_core(label_shard, folder, model, batch_size)
+    Path(output).mkdir()
+    on_every_core(label_shard, folder, output, model)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    main(*sys.argv[1:])

@@ -1,66 +1,80 @@
-"""Time an image and a worker's memory as the corpus grows, and start-up.
+"""Time an image as the corpus grows, and start-up.
 
-python -m benchmarks.scaling [--images 1000,10000,100000] [--rounds 3]
+python -m benchmarks.scaling [--images 1000,10000,100000] [--rounds 5]
 
-The images are small JPEGs under many ids, the model does next to nothing, so that what
-the pipeline itself takes shows. Time an image is marginal: from two runs of which one has
-twice the images, so that start-up cancels out. Start-up is what a run of one image takes
-beyond a process that imports Beam and TensorFlow and loads the model.
+The images are tiny JPEGs under many ids, the model does next to nothing, so that what the
+pipeline itself takes shows. A round is a process that runs the pipeline over each corpus,
+over small ones several times, and over two images for what a run takes apart from its
+images. Start-up is what a command with two images takes beyond a process that
+imports what the command does and loads the model.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from benchmarks.measure import cost_of
+from benchmarks.measure import CLOCKS, Cost, cost_of
+from pipeline.config import load_config
+from pipeline.launch import run
+
+# A corpus is run over until so many images are done; the one that stands for none, so many times.
+_IMAGES_A_ROUND, _FEW, _RUNS_OF_FEW = 10_000, 2, 10
 
 _LOAD = """
 import sys
-import apache_beam, google.cloud.storage, pyarrow.parquet
+import pipeline.launch
+from transforms.models.devices import choose_batch_size
 from transforms.models.runtime import configure_tensorflow
 configure_tensorflow(2, 2)
 from transforms.models.classifier import Classifier
 from transforms.models.spec import ModelOptions, resolve_spec
-Classifier(resolve_spec(ModelOptions(sys.argv[1])), top_k=5, batch_size=64)
+spec = resolve_spec(ModelOptions(sys.argv[1]))
+Classifier(spec, top_k=5, batch_size=choose_batch_size(None, spec.resize.size_px, on_gpu=False))
 """
 
 
-def prepare(folder: Path, images: int) -> list[str]:
-    """Makes a corpus; gives the command that labels it."""
+def prepare(folder: Path, images: int) -> dict[str, str]:
+    """Makes a corpus; gives the options that name it."""
     make = [sys.executable, "-m", "benchmarks.published", str(folder), str(images), "1"]
     subprocess.run(make, check=True, capture_output=True)
-    paths = {"input": folder / "all.csv", "model": folder / "model"}
-    command = [sys.executable, "-m", "pipeline", "run", "--id_column=key"]
-    return command + [f"--{name}={path}" for name, path in paths.items()]
+    return {"input": f"{folder}/all.csv", "model": f"{folder}/model", "id_column": "key"}
 
 
-def usec_an_image(folder: Path, images: int, rounds: int) -> tuple[float, float]:
-    """Marginal microseconds an image, of wall time and of the processor: medians."""
-    commands = [prepare(folder / str(n), n) for n in (images, 2 * images)]
-    seen = []
-    for n in range(rounds):
-        few, many = (
-            cost_of([*command, f"--output={folder}/out-{n}-{m}"]) for m, command in enumerate(commands)
-        )
-        seen.append(((many.wall_sec - few.wall_sec) / images, (many.cpu_sec - few.cpu_sec) / images))
-    wall, cpu = (1e6 * statistics.median(column) for column in zip(*seen, strict=True))
-    return wall, cpu
+def sec_a_run(options: Mapping[str, str], runs: int) -> Cost:
+    """What a run takes in this process: the mean of several."""
+    start = Cost(time.perf_counter(), time.process_time())
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as output:
+            run(load_config(None, {**options, "output": output}))
+    now = Cost(time.perf_counter(), time.process_time())
+    return Cost(*((after - before) / runs for after, before in zip(now, start, strict=True)))
 
 
-def start_up_sec(folder: Path, rounds: int) -> float:
-    """Seconds a run of one image takes beyond imports and loading the model: median."""
-    command = prepare(folder, 2)
-    seen = []
-    for n in range(rounds):
-        run = cost_of([*command, f"--output={folder}/out-{n}"])
-        load = cost_of([sys.executable, "-c", _LOAD, str(folder / "model")])
-        seen.append(run.wall_sec - load.wall_sec)
-    return statistics.median(seen)
+def usec_an_image(few: Mapping[str, str], corpora: Mapping[int, Mapping[str, str]]) -> dict[int, Cost]:
+    """Microseconds an image of each corpus, beyond what a run takes for hardly any."""
+    sec_a_run(few, 1)  # imports, and fills caches
+    without = sec_a_run(few, _RUNS_OF_FEW)
+    found = {}
+    for images, options in corpora.items():
+        cost = sec_a_run(options, max(1, _IMAGES_A_ROUND // images))
+        found[images] = Cost(*(1e6 * (a - b) / (images - _FEW) for a, b in zip(cost, without, strict=True)))
+    return found
+
+
+def start_up_sec(few: Mapping[str, str], folder: Path) -> float:
+    """Seconds a command takes for hardly any images beyond imports and loading the model."""
+    flags = [f"--{name}={value}" for name, value in few.items()]
+    command = [sys.executable, "-m", "pipeline", "run", *flags, f"--output={tempfile.mkdtemp(dir=folder)}"]
+    return cost_of(command).wall_sec - cost_of([sys.executable, "-c", _LOAD, few["model"]]).wall_sec
 
 
 def main() -> None:
@@ -69,14 +83,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", default="1000,10000,100000")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = start_up_sec(Path(folder) / "start", args.rounds)
-        print(f"start-up beyond imports and loading the model: {seconds:.2f} s", flush=True)
-        for images in map(int, args.images.split(",")):
-            wall, cpu = usec_an_image(Path(folder), images, args.rounds)
-            print(f"{images:,} images: {wall:.0f} us an image, {cpu:.0f} of the processor", flush=True)
+    sizes = [int(size) for size in args.images.split(",")]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        few = prepare(folder / "few", _FEW)
+        starts = [start_up_sec(few, folder) for _ in range(args.rounds)]
+        print(f"start-up beyond imports and loading the model: {statistics.median(starts):.2f} s", flush=True)
+        corpora = {size: prepare(folder / str(size), size) for size in sizes}
+        rounds = []
+        for n in range(args.rounds):
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                rounds.append(process.submit(usec_an_image, few, corpora).result())
+            costs = rounds[-1].items()
+            now = ", ".join(
+                f"{images:,}: {wall:.0f} ({cpu:.0f} of the processor)" for images, (wall, cpu) in costs
+            )
+            print(f"round {n + 1}: microseconds an image {now}", flush=True)
+    for size in sizes[1:]:
+        for n, clock in enumerate(CLOCKS):
+            ratios = [seen[size][n] / seen[sizes[0]][n] for seen in rounds]
+            print(
+                f"{size:,} / {sizes[0]:,} images, {clock} an image: median {statistics.median(ratios):.3f}"
+                f" (min {min(ratios):.3f}, max {max(ratios):.3f}, {len(ratios)} rounds)"
+            )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 python -m benchmarks.throughput [--sizes 1600x1200,500x375] [--images 400,1600] [--rounds 5]
     [--contenders "hand loop,pipeline,two processes"; also "split layout", "one core"]
 
-Rates are marginal: from runs over fewer and more images, each in a fresh
-process, so that start-up cancels out. Rounds are interleaved; the figure is
-the median of the rounds' ratios to the first contender.
+First the labels of all are compared. Rates are marginal: from runs over fewer and
+more images, each in a fresh process, so that start-up cancels out. Rounds are
+interleaved; the figure is the median of the rounds' ratios to the first contender.
 """
 
 from __future__ import annotations
@@ -19,20 +19,26 @@ from pathlib import Path
 
 from benchmarks.corpus import make_corpus
 from benchmarks.measure import Command, Run, compare, measure_rates, timed
+from benchmarks.rivals.rows import agreement, output_of, read_best
 
 MODEL = "efficientnet-lite0"
+# Labels are compared of each of the sample photos; those of the same functions differ by no more.
+CHECKED_IMAGES, SAME_SCORE = 57, 1e-3
+
+
+def _new_output(corpus: Path) -> str:
+    shutil.rmtree(output_of(corpus), ignore_errors=True)
+    return str(output_of(corpus))
 
 
 def hand_loop(corpus: Path) -> list[str]:
     """The loop written by hand."""
-    return [sys.executable, "-m", "benchmarks.hand_loop", str(corpus), MODEL]
+    return [sys.executable, "-m", "benchmarks.hand_loop", str(corpus), _new_output(corpus), MODEL]
 
 
 def pipeline(corpus: Path, *flags: str, model: str = MODEL) -> list[str]:
     """The pipeline, as a user starts it."""
-    output = corpus.parent / "output"
-    shutil.rmtree(output, ignore_errors=True)
-    options = ["--input", str(corpus), "--output", str(output), "--model", model]
+    options = ["--input", str(corpus), "--output", _new_output(corpus), "--model", model]
     return [sys.executable, "-m", "pipeline", "run", *options, *flags]
 
 
@@ -49,6 +55,23 @@ def one_core(corpus: Path) -> list[str]:
 def split_layout(corpus: Path) -> list[str]:
     """The pipeline with a shuffle between decoding and inference."""
     return pipeline(corpus, "--layout=split")
+
+
+def compare_labels(size: str, runs: dict[str, Run], same_classes: float, same_score: float) -> None:
+    """Compares the labels of all with the first contender's; ends the program where they differ too much."""
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_corpus(Path(folder) / "images", CHECKED_IMAGES, *map(int, size.split("x")))
+        found = {}
+        for name, run in runs.items():
+            run(corpus)
+            found[name] = read_best(corpus)
+    base, *others = found
+    for name in others:
+        same, worst = agreement(found[base], found[name])
+        print(
+            f"{name}: {same:.1%} of {len(found[name])} labels are those of {base}, scores within {worst:.1e}"
+        )
+        assert same >= same_classes and worst <= same_score, f"{name} does something else"
 
 
 def measure(size: str, images: tuple[int, int], rounds: int, runs: dict[str, Run]) -> None:
@@ -83,6 +106,7 @@ def main() -> None:
     few, many = map(int, args.images.split(","))
     runs = {name: timed(CONTENDERS[name]) for name in args.contenders.split(",")}
     for size in args.sizes.split(","):
+        compare_labels(size, runs, 1.0, SAME_SCORE)
         measure(size, (few, many), args.rounds, runs)
 
 

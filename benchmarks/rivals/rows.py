@@ -1,4 +1,4 @@
-"""What every rival writes: a row for each image."""
+"""What every rival writes, a row for each image, and how it compares with the pipeline's."""
 
 from __future__ import annotations
 
@@ -23,9 +23,26 @@ def best_of(result: TopK | ImageError) -> dict[str, float]:
     return {"class_id": int(result.class_ids[0]), "score": float(result.scores[0])}
 
 
-def read_best(output: Path) -> Best:
-    """The rows that a rival wrote."""
-    rows = ds.dataset(output, format="parquet").to_table(SCHEMA.names).to_pylist()
+def output_of(corpus: Path) -> Path:
+    """Where labels are written."""
+    return corpus.parent / "output"
+
+
+def read_best(corpus: Path) -> Best:
+    """The best class of each image, as a rival or the pipeline wrote it; an image lacks none."""
+    predictions = output_of(corpus) / "predictions"
+    if predictions.is_dir():
+        rows = ds.dataset(predictions, format="parquet").to_table(["uri", "labels"]).to_pylist()
+        rows = [{"uri": row["uri"], **row["labels"][0]} for row in rows]
+    else:
+        rows = ds.dataset(output_of(corpus), format="parquet").to_table(SCHEMA.names).to_pylist()
     best = {Path(row["uri"]).name: (row["class_id"], row["score"]) for row in rows}
-    assert len(best) == len(rows), f"{len(rows)} rows of {len(best)} images"
+    images = {path.name for path in corpus.iterdir()}
+    assert best.keys() == images and len(rows) == len(images), f"{len(rows)} rows of {len(images)} images"
     return best
+
+
+def agreement(some: Best, others: Best) -> tuple[float, float]:
+    """The share of images of the same class, and the most that a best score differs by."""
+    same = sum(some[image][0] == others[image][0] for image in some) / len(some)
+    return same, max(abs(some[image][1] - others[image][1]) for image in some)
