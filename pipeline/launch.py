@@ -38,6 +38,7 @@ from transforms.count import KINDS, CountRows
 from transforms.errors import LabelbeamError, RunError
 from transforms.files import is_local as is_local_path
 from transforms.layout import Layout, read_manifest
+from transforms.models.presets import find_preset
 from transforms.read import Corpus
 from transforms.stage import stager_of
 
@@ -72,7 +73,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     check_rules(config, options)
     local = is_local(options)
     if not local:
-        config = _with_absolute_paths(config)
+        config = with_absolute_paths(config)
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
         pipeline = new_pipeline(options)
@@ -95,10 +96,10 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     return Finished(manifest, work_of(result))
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same for workers, which have another working folder; an input's paths are absolute as it is."""
     model, output = config.model.model, config.write.output
-    if os.path.exists(model):
+    if os.path.exists(model) and not find_preset(model):
         config = dataclasses.replace(
             config, model=dataclasses.replace(config.model, model=os.path.abspath(model))
         )
@@ -205,7 +206,7 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
         return True
     output = folder_of(config.write.output)
     manifest = finished.manifest
-    lines = describe_work(finished.work, config.predict) if finished.work else []
+    lines = describe_work(finished.work, config) if finished.work else []
     print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
     wrong = verdict(manifest, failure_budget(config))
     print(f"\nlabelbeam: {wrong}" if wrong else next_steps(manifest, output))

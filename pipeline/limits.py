@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import PredictConfig
+from pipeline.config import RunConfig
 from transforms.decode import DecodeImages
 from transforms.fetch import FetchImages
 from transforms.models import meter
@@ -25,6 +25,7 @@ _BUSY = 0.85
 _ADVICE = {
     "fetching": ("more --fetch_threads", "more workers", "workers near the images"),
     "decoding": ("--decoding fast", "more cores or workers", "smaller images"),
+    "unpacking": ("more cores a labelling worker", "more labelling workers"),
     "model": ("--precision bfloat16", "more cores or workers", "a GPU", "a smaller model"),
     "model on GPU": ("--precision float16", "--batch_size auto", "more GPUs", "a smaller model"),
 }
@@ -104,13 +105,20 @@ def _sum(found: dict, transform: type, name: str) -> tuple[int, int]:
     return total, count
 
 
-def find_limit(work: Work) -> str:
-    """What the rest waited for: `fetching`, `decoding`, `model` or `model on GPU`."""
+def find_limit(work: Work, split: bool = False) -> str:
+    """What the rest waited for: `fetching`, `decoding`, `model` or `model on GPU`.
+
+    Args:
+      work: What was done.
+      split: Whether the model had workers of its own, which could only wait for `unpacking`.
+    """
     on_gpu = work.counts[meter.ON_GPU] > 0
     model, decode = _model_share(work), _decode_share(work)
     the_model = "model on GPU" if on_gpu else "model"
     if model >= _BUSY:
         return the_model
+    if split:
+        return "unpacking"
     if decode >= _BUSY:
         return "decoding"
     if not on_gpu and model + decode >= _BUSY:  # they share the cores
@@ -126,24 +134,26 @@ def _decode_share(work: Work) -> float:
     return work.times_usec["decode"][0] / max(1, work.counts[meter.CORE_USEC])
 
 
-def describe_work(work: Work, predict: PredictConfig) -> list[str]:
+def describe_work(work: Work, config: RunConfig) -> list[str]:
     """Tells what limits a run, for its summary, unless it was too short to tell; and what went wrong."""
     counts = work.counts
     lines = []
     if counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC and counts[meter.PLACES_RUN]:
-        # In the split layout decoding and the model don't wait for each other.
-        lines += [_limit(work, predict)] if predict.layout == "fused" else []
-        lines += _times(work)
+        lines += [_limit(work, config), *_times(work)]
     lines += _warnings(counts)
     return ["", *lines] if lines else []
 
 
-def _limit(work: Work, predict: PredictConfig) -> str:
-    limit = find_limit(work)
-    given = {"--precision"} if predict.precision != "float32" else set()
-    given |= {"--batch_size"} if predict.batch_size else set()
-    *some, last = [phrase for phrase in _ADVICE[limit] if phrase.split()[0] not in given]
-    return f"What limits this run: {limit}. What helps: {', '.join(some)} or {last}."
+def _limit(work: Work, config: RunConfig) -> str:
+    split = config.predict.layout == "split"
+    limit, where = find_limit(work, split), "the labelling side" if split else "this run"
+    given = {
+        "--precision": config.predict.precision != "float32",
+        "--batch_size": config.predict.batch_size is not None,
+        "--decoding": config.model.decoding == "fast",
+    }
+    *some, last = [phrase for phrase in _ADVICE[limit] if not given.get(phrase.split()[0])]
+    return f"What limits {where}: {limit}. What helps: {', '.join(some)} or {last}."
 
 
 def _times(work: Work) -> list[str]:

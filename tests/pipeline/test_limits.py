@@ -5,7 +5,7 @@ from apache_beam.metrics import monitoring_infos
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.portable_runner import PipelineResult
 
-from pipeline.config import PredictConfig, load_config
+from pipeline.config import RunConfig, load_config
 from pipeline.launch import run
 from pipeline.limits import Work, counters_of, describe_work, find_limit, namespace_of, query_metrics, work_of
 from tests.graphs import make_mixed_corpus
@@ -14,6 +14,11 @@ from transforms.count import CountRows
 from transforms.models import meter
 
 SECOND = 1_000_000
+
+
+def config(**options: str) -> RunConfig:
+    """What a user said."""
+    return load_config(None, {"input": "in", "output": "out", "model": "m", **options})
 
 
 def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **counts: int) -> Work:
@@ -53,7 +58,7 @@ def test_find_limit__shares__names_what_the_rest_waits_for(seen, limit):
 
 def test_describe_work__a_run__tells_times_waiting_padding_and_what_is_wrong():
     wrong = {meter.OOM_SPLITS: 2, meter.NOT_FROZEN: 1, meter.NOT_OPTIMISED: 1}
-    _, first, times, waited, *warnings = describe_work(work(0.9, 0.19, **wrong), PredictConfig())
+    _, first, times, waited, *warnings = describe_work(work(0.9, 0.19, **wrong), config())
     assert first == (
         "What limits this run: model. What helps: --precision bfloat16, more cores or workers, a GPU or a "
         "smaller model."
@@ -69,19 +74,29 @@ def test_describe_work__a_run__tells_times_waiting_padding_and_what_is_wrong():
 
 
 def test_describe_work__options_that_are_given__are_no_advice():
-    given = PredictConfig(precision="float16", batch_size="auto")
+    given = config(precision="float16", batch_size="auto", decoding="fast")
     _, first, *_ = describe_work(work(0.9, 0.1, on_gpu=True), given)
     assert first == "What limits this run: model on GPU. What helps: more GPUs or a smaller model."
+    _, first, *_ = describe_work(work(0.1, 0.9), given)
+    assert first == "What limits this run: decoding. What helps: more cores or workers or smaller images."
 
 
-def test_describe_work__split_layout__has_times_and_no_verdict():
-    lines = describe_work(work(0.9, 0.19), PredictConfig(layout="split"))
-    assert "What limits" not in lines[1] and "the model waited 10%" in lines[2]
+@pytest.mark.parametrize(
+    ("model", "limit"),
+    [
+        (0.9, "model. What helps: --precision bfloat16"),
+        (0.5, "unpacking. What helps: more cores a labelling worker or more labelling workers."),
+    ],
+)
+def test_describe_work__split_layout__is_about_the_side_with_the_model(model, limit):
+    # What the other side decoded took the cores of other workers.
+    _, first, *_ = describe_work(work(model, 0.95), config(layout="split"))
+    assert first.startswith(f"What limits the labelling side: {limit}")
 
 
 def test_describe_work__too_short_to_tell__says_nothing_but_what_is_wrong():
-    assert describe_work(work(0.9, 0.19, sec=1), PredictConfig()) == []
-    _, line = describe_work(work(0.9, 0.19, sec=1, **{meter.NOT_FROZEN: 1}), PredictConfig())
+    assert describe_work(work(0.9, 0.19, sec=1), config()) == []
+    _, line = describe_work(work(0.9, 0.19, sec=1, **{meter.NOT_FROZEN: 1}), config())
     assert "1 of 1 models could not be frozen" in line
 
 
