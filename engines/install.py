@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apache_beam
@@ -85,20 +87,12 @@ def _go_binary(name: str) -> Path:
     return path
 
 
-class _making:
-    """Holds the lock on a part; says whether it is still to be made."""
-
-    def __init__(self, path: Path) -> None:
-        folder().mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._lock = FileLock(f"{path}.lock")
-
-    def __enter__(self) -> bool:
-        self._lock.acquire()
-        return not self._path.exists()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+@contextmanager
+def _making(path: Path) -> Iterator[bool]:
+    """Holds the lock on a part; tells whether it is still to be made."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield not path.exists()
 
 
 def _need(*tools: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 
-from pipeline.checks import account, data, image, options, places, workers
+from pipeline.checks import account, data, image, options, permissions, places, workers
 from pipeline.checks.findings import Case, Finding, Level, examine
 from pipeline.config import RunConfig
 from pipeline.runners import pipeline_options
@@ -15,6 +15,7 @@ CHECKS = (
     *options.CHECKS,
     *account.CHECKS,
     *places.CHECKS,
+    *permissions.CHECKS,
     *workers.CHECKS,
     *image.CHECKS,
     *data.CHECKS,

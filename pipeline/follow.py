@@ -8,27 +8,24 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import urllib3
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.runner import PipelineState
 
 from pipeline import GO_ON
 from pipeline.cause import cause_of, cause_of_error, is_traceback
 from pipeline.progress import Counts, quiet_beam, shown
+from pipeline.runners import flink_cluster
+from pipeline.within import within
 from transforms.errors import RunError
-
-# States of Flink's jobs that are their last, and the longest wait for its REST interface.
-_ENDED_ON_FLINK, _REST_SEC = ("FINISHED", "CANCELED", "FAILED"), 30.0
 
 _LOG = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
-_T = TypeVar("_T")
 
 _POLL_SEC = 5.0
 # A service that is silent for so long is given up; Beam's clients try again by themselves, without a limit.
@@ -41,6 +38,8 @@ _NEWS_SEC = 30.0
 _CANCEL_SEC, _CANCEL_POLL_SEC = 300.0, 1.0
 # The message that says why a job failed may come later than its state; Beam's own runner waits as long.
 _REASON_SEC, _REASON_POLL_SEC = 50.0, 1.0
+# States of Flink's jobs that are their last, and the longest wait for its REST interface.
+_ENDED_ON_FLINK, _REST_SEC = ("FINISHED", "CANCELED", "FAILED"), 30.0
 
 _NOT_ANOTHER = "Do not start another on this output before it has ended."
 
@@ -197,12 +196,8 @@ def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
     client = getattr(runner, "dataflow_client", None)
     if client:
         return DataflowJob(result, client, options)
-    master = options.view_as(FlinkRunnerOptions).flink_master
-    return (
-        PortableJob(result)
-        if master.startswith("[")
-        else FlinkJob(result, FlinkRunner.add_http_scheme(master))
-    )
+    cluster = flink_cluster(options)
+    return FlinkJob(result, FlinkRunner.add_http_scheme(cluster)) if cluster else PortableJob(result)
 
 
 def follow(job: Job, read: Callable[[], Counts]) -> None:
@@ -237,7 +232,7 @@ def _watch(job: Job, say: Say) -> str:
     told, heard, warned = "", time.monotonic(), False
     while True:
         try:
-            state = _within(_SILENCE_SEC, job.state)
+            state = within(_SILENCE_SEC, job.state)
         except Exception as e:  # clients raise anything
             why = cause_of_error(e)
             if time.monotonic() - heard >= _SILENCE_SEC or getattr(e, "code", None) in _FINAL_ANSWERS:
@@ -261,7 +256,7 @@ def _watch(job: Job, say: Say) -> str:
 def _news_of(job: Job) -> list[str]:
     """What the service warns of; it may fail to, and the job's state be known nevertheless."""
     try:
-        return _within(_NEWS_SEC, job.news)
+        return within(_NEWS_SEC, job.news)
     except Exception as e:  # clients raise anything
         _LOG.info("no messages of the job: %r", e)
         return []
@@ -281,8 +276,8 @@ def _cancel(job: Job, say: Say) -> str:
     deadline = time.monotonic() + _CANCEL_SEC
     try:
         say("Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once.")
-        _within(_CANCEL_SEC, job.cancel)
-        while not PipelineState.is_terminal(state := _within(_CANCEL_SEC, job.state)):
+        within(_CANCEL_SEC, job.cancel)
+        while not PipelineState.is_terminal(state := within(_CANCEL_SEC, job.state)):
             if time.monotonic() >= deadline:
                 return f"Cancelled, but {job} has not ended yet. {_NOT_ANOTHER}"
             time.sleep(_CANCEL_POLL_SEC)
@@ -296,27 +291,6 @@ def _cancel(job: Job, say: Say) -> str:
     if state == PipelineState.FAILED:
         return f"{_failure(job)} {GO_ON}"
     return f"Interrupted: the job is cancelled. {GO_ON}"
-
-
-def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    """Calls what may never answer, in a thread of its own; signals get through meanwhile.
-
-    Raises:
-      TimeoutError: There was no answer in time.
-    """
-    future: Future[_T] = Future()
-
-    def answer() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as e:
-            future.set_exception(e)
-
-    threading.Thread(target=answer, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except TimeoutError as e:
-        raise e if future.done() else TimeoutError(f"it did not answer within {seconds:g} s") from e
 
 
 class _Terminated(KeyboardInterrupt):

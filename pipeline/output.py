@@ -82,6 +82,12 @@ class Contents:
     unfinished: Mapping[str, Mapping[str, Any]]
     staged_rows: Mapping[str, int]
 
+    @property
+    def labelled_with(self) -> list[Mapping[str, Any]]:
+        """What its rows were labelled with: the published, then those of each unfinished run."""
+        published = [self.manifest["labelled_with"]] if self.manifest else []
+        return [*published, *(facts for run, facts in self.unfinished.items() if self.staged_rows[run])]
+
 
 def open_output(config: WriteConfig, run_id: str, labelled_with: Mapping[str, Any]) -> OutputState:
     """Brings an output folder into order and announces a run there.
@@ -149,9 +155,7 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
     Raises:
       UserError: They were not, and may not.
     """
-    staged = [facts for run, facts in contents.unfinished.items() if contents.staged_rows[run]]
-    published = [contents.manifest["labelled_with"]] if contents.manifest else []
-    others = [facts for facts in (*published, *staged) if facts != labelled_with]
+    others = [facts for facts in contents.labelled_with if facts != labelled_with]
     if others and not replace:
         raise UserError(
             f"output={output!r} holds rows that were labelled with something else: "

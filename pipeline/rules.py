@@ -20,15 +20,22 @@ from pipeline.runners import (
     LOCAL_RUNNER,
     ONE_PROCESS,
     accelerators_for_all,
+    flink_cluster,
     has_job_server,
     has_one_process,
+    hints_for_all,
     is_dataflow,
     is_local,
+    is_portable,
+    runner_of,
     runs_elsewhere,
     worker_accelerators,
 )
 from transforms.errors import UserError
 from transforms.files import is_local as is_local_path
+
+# The hints of Dataflow's right fitting (cloud.google.com/dataflow/docs/guides/right-fitting).
+_RIGHT_FITTING = ("accelerator", "min_ram")
 
 
 class Said(NamedTuple):
@@ -40,7 +47,7 @@ class Said(NamedTuple):
     @property
     def runner(self) -> str:
         """The runner's name."""
-        return self.options.view_as(StandardOptions).runner
+        return runner_of(self.options)
 
 
 def broken_rules(config: RunConfig, options: PipelineOptions) -> Iterator[str]:
@@ -62,7 +69,7 @@ def check_rules(config: RunConfig, options: PipelineOptions) -> None:
 
 
 def _runner_loses_rows(said: Said) -> str | None:
-    if said.runner.rpartition(".")[2] != "DaskRunner":
+    if said.runner != "DaskRunner":
         return None
     return (
         "--runner=DaskRunner is not allowed: it drops what a step yields at a bundle's end, and so loses "
@@ -87,7 +94,7 @@ def _main_session(said: Said) -> str | None:
 
 def _local_processes_elsewhere(said: Said) -> str | None:
     direct = said.options.view_as(DirectOptions)
-    if is_local(said.options) or said.runner == "BundleBasedDirectRunner":
+    if is_local(said.options):
         return None
     if direct.direct_num_workers == 1 and direct.direct_running_mode in (None, "in_memory"):
         return None
@@ -109,8 +116,7 @@ def _hint_without_split(said: Said) -> str | None:
 
 
 def _hint_and_service_option(said: Said) -> str | None:
-    hints = [*accelerators_for_all(said.options), *_own_hint(said)]
-    rivals = worker_accelerators(said.options)
+    hints, rivals = _hints(said), worker_accelerators(said.options)
     if not hints or not rivals:
         return None
     return (
@@ -119,13 +125,14 @@ def _hint_and_service_option(said: Said) -> str | None:
     )
 
 
-def _accelerator_and_flexrs(said: Said) -> str | None:
-    asked, goal = _accelerators(said), said.options.view_as(GoogleCloudOptions).flexrs_goal
+def _accelerator_or_hint_and_flexrs(said: Said) -> str | None:
+    goal = said.options.view_as(GoogleCloudOptions).flexrs_goal
+    asked = [*worker_accelerators(said.options), *_hints(said)]
     if not asked or not goal:
         return None
     return (
-        f"--flexrs_goal={goal} is not allowed with {asked[0]!r}: FlexRS is for jobs without accelerators. "
-        "Leave one of them out."
+        f"--flexrs_goal={goal} is not allowed with {asked[0]!r}: FlexRS is for jobs without accelerators, "
+        "and without hints to fit workers by. Leave one of them out."
     )
 
 
@@ -150,8 +157,10 @@ def _accelerator_required_and_not_asked_for(said: Said) -> str | None:
 
 
 def _optimisation(said: Said) -> str | None:
-    how = optimisation(said.config)
-    return how.unfit(on_gpu=True) if said.config.predict.require_accelerator else how.contradiction()
+    how, required = optimisation(said.config), said.config.predict.require_accelerator
+    if not required and not is_dataflow(said.options):
+        return how.contradiction()  # workers look at what they find
+    return how.unfit(on_gpu=required or bool(_accelerators(said)))
 
 
 def _local_path_on_dataflow(said: Said) -> str | None:
@@ -164,9 +173,8 @@ def _local_path_on_dataflow(said: Said) -> str | None:
 
 
 def _loopback_on_a_cluster(said: Said) -> str | None:
-    options = said.options.view_as(PortableOptions)
-    master = said.options.get_all_options(retain_unknown_options=True).get("flink_master") or "[auto]"
-    if said.runner != "FlinkRunner" or options.environment_type != "LOOPBACK" or master.startswith("["):
+    master, environment = flink_cluster(said.options), said.options.view_as(PortableOptions).environment_type
+    if not is_portable(said.options) or not master or environment != "LOOPBACK":
         return None
     return (
         f"--environment_type=LOOPBACK is not allowed with --flink_master={master}: task managers number "
@@ -211,6 +219,12 @@ def _own_hint(said: Said) -> list[str]:
     return [hint] if hint else []
 
 
+def _hints(said: Said) -> list[str]:
+    """All by which Dataflow would fit workers to the job."""
+    hints = hints_for_all(said.options)
+    return [*(hint for hint in hints if hint.partition("=")[0] in _RIGHT_FITTING), *_own_hint(said)]
+
+
 def _accelerators(said: Said) -> list[str]:
     """All that asks for accelerators."""
     return [*worker_accelerators(said.options), *accelerators_for_all(said.options), *_own_hint(said)]
@@ -224,7 +238,7 @@ RULES: tuple[Callable[[Said], str | None], ...] = (
     _local_processes_elsewhere,
     _hint_without_split,
     _hint_and_service_option,
-    _accelerator_and_flexrs,
+    _accelerator_or_hint_and_flexrs,
     _several_processes_a_gpu,
     _accelerator_required_and_not_asked_for,
     _optimisation,

@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import (
     SparkRunnerOptions,
     StandardOptions,
 )
+from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
 from transforms.errors import UserError
 from transforms.overlap import available_cores
@@ -29,8 +30,7 @@ _RUNNERS = (
 ONE_PROCESS = "no_use_multiple_sdk_containers"
 # Beam's limit for answers of a job server ends a job of Prism's, too, by default after five minutes.
 _NO_END_SEC = 30 * 24 * 3600
-# Runners whose service takes options that the Python SDK doesn't know.
-_OPEN_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
+_PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
 
 
 def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
@@ -54,9 +54,9 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     portable = options.view_as(PortableOptions)
     if standard.runner.endswith("PrismRunner") and portable.job_server_timeout == known["job_server_timeout"]:
         portable.job_server_timeout = _NO_END_SEC
-    unknown = sorted(set(given) - set(known))
+    unknown = [] if is_portable(options) else sorted(set(given) - set(known))  # a job server may know them
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
-    if stray or (unknown and not standard.runner.endswith(_OPEN_RUNNERS)):
+    if unknown or stray:
         names = ", ".join([f"--{name}" for name in unknown] + stray)
         raise UserError(f"Unknown flag {names}: neither labelbeam nor Beam has it. See labelbeam run --help.")
     return options
@@ -82,10 +82,14 @@ def worker_accelerators(options: PipelineOptions) -> list[str]:
     return [option for option in service_options if option.startswith("worker_accelerator")]
 
 
+def hints_for_all(options: PipelineOptions) -> list[str]:
+    """The resource hints of every step, by which Dataflow fits workers to the job."""
+    return options.get_all_options().get("resource_hints") or []
+
+
 def accelerators_for_all(options: PipelineOptions) -> list[str]:
-    """The resource hints by which every step asks for an accelerator."""
-    hints = options.get_all_options().get("resource_hints") or []
-    return [hint for hint in hints if hint.startswith("accelerator")]
+    """Those of them that ask for an accelerator."""
+    return [hint for hint in hints_for_all(options) if hint.startswith("accelerator")]
 
 
 def has_one_process(options: PipelineOptions) -> bool:
@@ -105,25 +109,31 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
         raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
 
 
+def runner_of(options: PipelineOptions) -> str:
+    """The runner's name, without the module it is in."""
+    return options.view_as(StandardOptions).runner.rpartition(".")[2]
+
+
 def is_dataflow(options: PipelineOptions) -> bool:
     """Whether the job goes to Dataflow."""
-    return options.view_as(StandardOptions).runner == "DataflowRunner"
+    return runner_of(options) == "DataflowRunner"
 
 
 def is_local(options: PipelineOptions) -> bool:
     """Whether this process, or processes it starts, do the work."""
-    return options.view_as(StandardOptions).runner == LOCAL_RUNNER
+    return runner_of(options) == LOCAL_RUNNER
+
+
+def is_portable(options: PipelineOptions) -> bool:
+    """Whether a job server takes the job."""
+    return runner_of(options) in _PORTABLE_RUNNERS
 
 
 def runs_elsewhere(options: PipelineOptions) -> bool:
     """Whether a job may go on when this process ends: a service has it, or a job server, or a cluster."""
-    runner = options.view_as(StandardOptions).runner
-    if not runner.endswith(_OPEN_RUNNERS):
+    if not is_portable(options):
         return is_dataflow(options)
-    return has_job_server(options) or (
-        (runner.endswith("FlinkRunner") and not _is_local_flink(options))
-        or (runner.endswith("SparkRunner") and not _is_local_spark(options))
-    )
+    return has_job_server(options) or _is_for_a_cluster(options)
 
 
 def has_job_server(options: PipelineOptions) -> bool:
@@ -136,12 +146,17 @@ def starts_job_server(options: PipelineOptions) -> bool:
     return runs_elsewhere(options) and not is_dataflow(options) and not has_job_server(options)
 
 
-def _is_local_flink(options: PipelineOptions) -> bool:
-    return options.view_as(FlinkRunnerOptions).flink_master in ("[auto]", "[local]")
+def flink_cluster(options: PipelineOptions) -> str:
+    """The Flink cluster that the job is for, as the user named it; empty if none."""
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    return "" if master in MAGIC_HOST_NAMES else master
 
 
-def _is_local_spark(options: PipelineOptions) -> bool:
-    return options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
+def _is_for_a_cluster(options: PipelineOptions) -> bool:
+    """Whether the job server that a runner starts gives the job to a cluster."""
+    if runner_of(options) == "SparkRunner":
+        return not options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
+    return runner_of(options) == "FlinkRunner" and bool(flink_cluster(options))
 
 
 def threads_of_process(options: PipelineOptions) -> int | None:

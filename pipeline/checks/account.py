@@ -98,6 +98,7 @@ def _check_account(case: Case) -> Iterator[Finding]:
             "the project has no default service account for workers.", "Give --service_account_email."
         )
         return
+    case.worker_account = email
     try:
         account = ask_iam(case, email)
         allowed = ask_iam(case, email, ":testIamPermissions", {"permissions": [_ACT_AS]})
@@ -112,10 +113,7 @@ def _check_account(case: Case) -> Iterator[Finding]:
     elif _ACT_AS not in allowed.get("permissions", ()):
         yield error(f"you may not start workers as {email}.", "Get roles/iam.serviceAccountUser on it.")
     else:
-        yield ok(
-            f"workers run as {email}, which is there and which you may use. Whether it has "
-            "roles/dataflow.worker and may use the buckets is not looked at."
-        )
+        yield ok(f"workers run as {email}, which is there and which you may use.")
 
 
 def _needs_google(case: Case) -> bool:

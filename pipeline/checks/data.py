@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PortableOptions
 
 from pipeline.checks.findings import (
     ANSWER_SEC,
@@ -21,15 +22,16 @@ from pipeline.checks.findings import (
     Finding,
     error,
     ok,
-    on_dataflow,
     try_connection,
     warning,
 )
+from pipeline.checks.options import is_submitted_elsewhere
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import labelled_with
 from pipeline.model import doubt_about
 from pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
 from pipeline.plan import facts_of_rows, known_types, limits_of, model_of, optimisation, partitioning_of
+from pipeline.runners import runs_elsewhere
 from transforms.decode import decode
 from transforms.elements import EncodedImage, Failure, ImageRef, Prediction
 from transforms.fetch import fetch_image
@@ -142,32 +144,40 @@ def _check_table(case: Case) -> Iterator[Finding]:
     facts = labelled_with(case.spec, rows, case.config.predict)
     output, replace = folder_of(case.config.write.output), case.config.write.replace
     refuse_others(output, case.contents, replace, facts)
-    there = [case.contents.manifest["labelled_with"]] if case.contents.manifest else []
-    there += [f for run, f in case.contents.unfinished.items() if case.contents.staged_rows[run]]
-    if any(f != facts for f in there):
+    if any(others != facts for others in case.contents.labelled_with):
         yield warning("--replace: the rows in the output, labelled with something else, will go.", "")
-    elif there:
+    elif case.contents.labelled_with:
         yield ok("the rows in the output were labelled the same way: the run goes on from them.")
     else:
         yield ok("the run starts a new one.")
 
 
+def _have_workers_other_disks(case: Case) -> bool:
+    """Whether workers surely or likely see other files than this process."""
+    environment = case.options.view_as(PortableOptions).environment_type
+    if not runs_elsewhere(case.options) or environment == "LOOPBACK":
+        return False
+    return environment != "PROCESS" or is_submitted_elsewhere(case)
+
+
 def _check_reach(case: Case) -> Iterator[Finding]:
+    yield from list(_out_of_reach(case)) or [ok("what is read and written is where workers reach it.")]
+
+
+def _out_of_reach(case: Case) -> Iterator[Finding]:
+    # Machines of one's own can mount the same disk; Dataflow's can't.
+    found, mount = (error, "") if case.on_dataflow else (warning, " Or mount this disk there, at this place.")
     config, handle = case.config, _handle(case)
-    told = [
-        error(
-            f"{option}={uri!r} is on this machine, and workers are not.", "Give a place in a bucket: gs://…"
-        )
-        for option, uri in (("input", config.read.input), ("output", config.write.output))
-        if is_local(uri)
-    ]
+    for option, uri in (("input", config.read.input), ("output", config.write.output)):
+        if is_local(uri):
+            remedy = f"Give a place in a bucket: gs://….{mount}"
+            yield found(f"{option}={uri!r} is on this machine, and workers are not.", remedy)
     if not urlsplit(handle).scheme:
         remedy = "Give a copy in a bucket: labelbeam model mirror makes one."
-        told.append(warning(f"workers look for model={handle!r} inside their own image.", remedy))
+        yield warning(f"workers look for model={handle!r} on their own disks, or in their image.", remedy)
     if here := [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]:
-        remedy = "Copy them to a bucket, and list them there."
-        told.append(error(f"images of the input are on this machine, such as {here[0]}.", remedy))
-    yield from told or [ok("what is read and written is where workers reach it.")]
+        remedy = f"Copy them to a bucket, and list them there.{mount}"
+        yield found(f"images of the input are on this machine, such as {here[0]}.", remedy)
 
 
 def _lacks_table(case: Case) -> str:
@@ -258,7 +268,7 @@ CHECKS = (
         limit_sec=_DOWNLOAD_SEC,
     ),
     Check("table", _check_table, lacks=_lacks_table),
-    Check("reach", _check_reach, on_dataflow),
+    Check("reach", _check_reach, _have_workers_other_disks),
     Check(
         "images", _check_images, is_remote=_are_images_elsewhere, lacks=_lacks_images, limit_sec=_IMAGES_SEC
     ),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipeline.checks.machines import Pool, pools_of
 from pipeline.config import RunConfig
 from pipeline.output import Contents
+from pipeline.runners import is_dataflow, runner_of
+from pipeline.within import NoAnswerError, within
 from transforms.elements import Failure, ImageRef
 from transforms.errors import LabelbeamError
 from transforms.models.classifier import Classifier
@@ -82,6 +83,7 @@ class Case:
       credentials: Google's, if they were found and work.
       suggested_project: The project that the credentials belong to.
       region: Where the job is to run.
+      worker_account: The service account that workers run as.
       buckets: Those that answered.
       contents: What the output folder holds.
       corpus: What the input is.
@@ -97,6 +99,7 @@ class Case:
     credentials: Any = None
     suggested_project: str | None = None
     region: str | None = None
+    worker_account: str | None = None
     buckets: set[str] = field(default_factory=set)
     contents: Contents | None = None
     corpus: Corpus | None = None
@@ -108,12 +111,12 @@ class Case:
     @property
     def runner(self) -> str:
         """The runner's name, without the module it is in."""
-        return str(self.options.view_as(StandardOptions).runner).rpartition(".")[2]
+        return runner_of(self.options)
 
     @property
     def on_dataflow(self) -> bool:
         """Whether Dataflow does the work."""
-        return self.runner == "DataflowRunner"
+        return is_dataflow(self.options)
 
     @property
     def project(self) -> str:
@@ -181,12 +184,12 @@ def examine(check: Check, case: Case) -> list[Finding]:
     found: list[Finding] = []
     try:
         if check.is_remote(case):
-            _within(check.limit_sec, lambda: _collect(check, case, found))
+            within(check.limit_sec, lambda: _collect(check, case, found))
         else:
             _collect(check, case, found)
     except LabelbeamError as e:
         found.append(error(str(e)))
-    except _TooSlowError:
+    except NoAnswerError:
         remedy = "Check the network, and any proxy it needs."
         return [*found, error(f"no answer within {check.limit_sec:g} s.", remedy)]
     except Exception as e:  # the one place: whatever a check raises, the others still run
@@ -200,33 +203,6 @@ def examine(check: Check, case: Case) -> list[Finding]:
 def _collect(check: Check, case: Case, found: list[Finding]) -> None:
     for finding in check.find(case):
         found.append(finding)  # noqa: PERF402  (what came before a failure is kept)
-
-
-class _TooSlowError(Exception):
-    """A check did not end in time."""
-
-
-def _within(seconds: float, task: Callable[[], None]) -> None:
-    """Runs a task on a thread of its own, and gives up on it after a time.
-
-    Raises:
-      _TooSlowError: It did not end in time.
-    """
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            task()
-        except Exception as e:  # it is raised where it is waited for
-            raised.append(e)
-
-    thread = threading.Thread(target=run, name="check", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise _TooSlowError
-    if raised:
-        raise raised[0]
 
 
 def try_connection(host: str, port: int) -> str:

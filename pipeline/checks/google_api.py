@@ -12,6 +12,7 @@ from pipeline.checks.findings import ANSWER_SEC, CONNECT_SEC, Case, Finding, war
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
 IAM = "https://iam.googleapis.com/v1"
+TROUBLESHOOTER = "https://policytroubleshooter.googleapis.com/v1"
 
 # More pages of a list than a filter for one name can give.
 _MOST_PAGES = 20
@@ -81,6 +82,23 @@ def ask_iam(case: Case, email: str, action: str = "", body: dict[str, Any] | Non
     return ask(case, f"{IAM}/projects/-/serviceAccounts/{email}{action}", body)
 
 
+def ask_access(case: Case, email: str, resource: str, permission: str) -> str:
+    """Whether an account may do something: `GRANTED`, `NOT_GRANTED`, or why that can't be told.
+
+    Args:
+      case: Whose credentials to use.
+      email: The account's.
+      resource: The full name of what it would be done to.
+      permission: What would be done, such as `storage.objects.get`.
+
+    Raises:
+      ApiError: It can't be had.
+    """
+    asked = {"principal": email, "fullResourceName": resource, "permission": permission}
+    answer = ask(case, f"{TROUBLESHOOTER}/iam:troubleshoot", {"accessTuple": asked})
+    return answer.get("access", "UNKNOWN")
+
+
 def ask_all_zones(case: Case, kind: str, name: str) -> dict[str, dict[str, Any]]:
     """What Compute Engine has of one name, by zone.
 
@@ -112,7 +130,7 @@ def untold(what: str, why: ApiError, permission: str) -> Finding:
     elif why.status == 404:
         remedy = "Check --project, --region and the name."
     elif "has not been used" in text or "disabled" in text:
-        remedy = "Enable the API in the project, which Dataflow needs, too."
+        remedy = "Enable the API in the project."
     else:
         remedy = f"Your account needs {permission} to ask."
     return warning(f"{what} could not be told: {text.rstrip('.')}.", remedy)

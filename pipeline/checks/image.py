@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from apache_beam.options.pipeline_options import SetupOptions, WorkerOptions
+from apache_beam.options.pipeline_options import PortableOptions, SetupOptions, WorkerOptions
 
 from pipeline.checks.findings import Case, Check, Finding, error, ok, warning
 from pipeline.checks.google_api import ApiError, ask
@@ -37,6 +37,9 @@ _LABELS = {"python": "labelbeam.python", "beam": "labelbeam.beam"}
 
 
 def _image_of(case: Case) -> str:
+    portable = case.options.view_as(PortableOptions)
+    if portable.environment_type == "DOCKER" and portable.environment_config:
+        return portable.environment_config
     return case.options.view_as(WorkerOptions).sdk_container_image or ""
 
 
@@ -48,7 +51,7 @@ def _check_image(case: Case) -> Iterator[Finding]:
     named = _IMAGE.fullmatch(image)
     if not named:
         yield error(
-            f"--sdk_container_image={image!r} is no name of an image.",
+            f"{image!r} is no name of an image.",
             "Write it as REGISTRY/PATH:TAG or REGISTRY/PATH@sha256:DIGEST, its path in lower case.",
         )
     elif not named["digest"] and named["tag"] in (None, "latest"):

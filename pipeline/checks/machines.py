@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, WorkerOptions
+from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 
 from pipeline.config import PredictConfig
+from pipeline.runners import accelerators_for_all, worker_accelerators
 
 # Accelerators that a machine type has by itself, and how many.
 _L4, _A100, _A100_80 = "nvidia-l4", "nvidia-tesla-a100", "nvidia-a100-80gb"
@@ -106,17 +107,12 @@ def parse_accelerator(text: str) -> Accelerator | str:
 
 def asked_accelerators(predict: PredictConfig, options: PipelineOptions) -> list[tuple[str, str, bool]]:
     """The options that ask for accelerators: what the option is, what it asks for, and if of all workers."""
-    service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
-    hints = options.get_all_options().get("resource_hints") or []
-    asked = [("--dataflow_service_options", option, "worker_accelerator") for option in service]
-    asked += [("--resource_hints", hint, "accelerator") for hint in hints]
-    for_all = [
-        (flag, option.partition("=")[2], True)
-        for flag, option, name in asked
-        if option.partition("=")[0] == name
+    of_service, of_hints = worker_accelerators(options), accelerators_for_all(options)
+    return [
+        *(("--dataflow_service_options", option.partition("=")[2], True) for option in of_service),
+        *(("--resource_hints", hint.partition("=")[2], True) for hint in of_hints),
+        *(("--accelerator_hint", hint, False) for hint in (predict.accelerator_hint,) if hint),
     ]
-    hint = predict.accelerator_hint
-    return [*for_all, *([("--accelerator_hint", hint, False)] if hint else [])]
 
 
 def pools_of(predict: PredictConfig, options: PipelineOptions) -> list[Pool]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from apache_beam.options.pipeline_options import (
-    FlinkRunnerOptions,
     GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
@@ -21,10 +20,8 @@ from pipeline.checks.places import staging_folders
 from pipeline.config import RunConfig
 from pipeline.plan import failure_budget
 from pipeline.rules import broken_rules
-from pipeline.runners import new_pipeline, pipeline_options
+from pipeline.runners import flink_cluster, is_portable, new_pipeline, pipeline_options
 from transforms.errors import UserError
-
-_PORTABLE = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
 
 
 def _check_options(case: Case) -> Iterator[Finding]:
@@ -62,13 +59,12 @@ def _endpoint(case: Case) -> tuple[str, str]:
     """What the run is submitted to, and the option that says so; empty if the runner starts one itself."""
     if endpoint := case.options.view_as(PortableOptions).job_endpoint:
         return "--job_endpoint", endpoint
-    master = case.options.view_as(FlinkRunnerOptions).flink_master
-    if case.runner == "FlinkRunner" and not master.startswith("["):
-        return "--flink_master", master
-    return "", ""
+    cluster = flink_cluster(case.options)
+    return ("--flink_master", cluster) if cluster and case.runner == "FlinkRunner" else ("", "")
 
 
-def _is_elsewhere(case: Case) -> bool:
+def is_submitted_elsewhere(case: Case) -> bool:
+    """Whether the job server or cluster is on another machine."""
     host = urlsplit(f"//{_endpoint(case)[1].rpartition('://')[2]}").hostname or "localhost"
     return host != "localhost" and not host.startswith("127.")
 
@@ -122,5 +118,10 @@ def _found_prism(location: str | None) -> Finding:
 
 CHECKS = (
     Check("options", _check_options),
-    Check("runner", _check_runner, applies=lambda case: case.runner in _PORTABLE, is_remote=_is_elsewhere),
+    Check(
+        "runner",
+        _check_runner,
+        applies=lambda case: is_portable(case.options),
+        is_remote=is_submitted_elsewhere,
+    ),
 )

@@ -27,7 +27,7 @@ from pipeline.checks.findings import (
 from transforms.stores.gcs import split_uri
 
 _READ = ("storage.objects.get", "storage.objects.list")
-_WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
+WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
 _LIMITS = (CONNECT_SEC, ANSWER_SEC)
 _NO_ANSWER = (api.GoogleAPICallError, GoogleAuthError, requests.RequestException, ConnectionError)
 
@@ -71,12 +71,20 @@ def places_of(case: Case) -> list[Place]:
     places = [
         Place("input", config.read.input, _READ),
         Place("model", config.model.model, _READ),
-        Place("output", config.write.output, _WRITE),
+        Place("output", config.write.output, WRITE),
     ]
     if case.on_dataflow:
         folders = ("temp_location", "staging_location", "template_location")
-        places += [Place(option, getattr(cloud, option) or "", _WRITE) for option in folders]
+        places += [Place(option, getattr(cloud, option) or "", WRITE) for option in folders]
     return [place for place in places if place.uri.startswith("gs://")]
+
+
+def permissions_by_bucket(case: Case) -> dict[str, tuple[str, ...]]:
+    """What must be allowed in each bucket."""
+    needed: dict[str, set[str]] = {}
+    for place in places_of(case):
+        needed.setdefault(place.bucket, set()).update(place.permissions)
+    return {bucket: tuple(sorted(permissions)) for bucket, permissions in needed.items()}
 
 
 def staging_folders(options: PipelineOptions) -> list[str]:
@@ -109,13 +117,13 @@ def _check_staging(case: Case) -> Iterator[Finding]:
 
 def _check_buckets(case: Case) -> Iterator[Finding]:
     client = storage.Client(project=case.project or "none", credentials=case.credentials)
-    places = places_of(case)
-    for name in dict.fromkeys(place.bucket for place in places):
-        yield from _check_bucket(case, client.bucket(name), [p for p in places if p.bucket == name])
+    for name, permissions in permissions_by_bucket(case).items():
+        yield from _check_bucket(case, client.bucket(name), permissions)
 
 
-def _check_bucket(case: Case, bucket: storage.Bucket, places: list[Place]) -> Iterator[Finding]:
-    used = f"{bucket.name} ({', '.join(place.option for place in places)})"
+def _check_bucket(case: Case, bucket: storage.Bucket, wanted: tuple[str, ...]) -> Iterator[Finding]:
+    options = [place.option for place in places_of(case) if place.bucket == bucket.name]
+    used = f"{bucket.name} ({', '.join(options)})"
     try:
         bucket.reload(timeout=_LIMITS, retry=None)
         case.buckets.add(bucket.name)
@@ -130,7 +138,7 @@ def _check_bucket(case: Case, bucket: storage.Bucket, places: list[Place]) -> It
     except _NO_ANSWER as e:
         yield error(f"{used} gave no answer: {e!s:.200}.", "Check the network and the credentials.")
         return
-    yield _allowed(bucket, used, sorted({p for place in places for p in place.permissions}))
+    yield _allowed(bucket, used, wanted)
 
 
 def _compared(used: str, location: str, data_locations: list[str], region: str) -> Finding:
@@ -143,7 +151,7 @@ def _compared(used: str, location: str, data_locations: list[str], region: str) 
     )
 
 
-def _allowed(bucket: storage.Bucket, used: str, wanted: list[str]) -> Finding:
+def _allowed(bucket: storage.Bucket, used: str, wanted: tuple[str, ...]) -> Finding:
     try:
         allowed = bucket.test_iam_permissions(wanted, timeout=_LIMITS, retry=None)
     except _NO_ANSWER as e:
@@ -151,7 +159,7 @@ def _allowed(bucket: storage.Bucket, used: str, wanted: list[str]) -> Finding:
         return warning(told, "Check the roles by hand.")
     if missing := [permission for permission in wanted if permission not in allowed]:
         return error(f"{used}: you have no {', '.join(missing)}.", "Get roles/storage.objectUser on it.")
-    return ok(f"{used}: you may do there what the run does. Workers have an account of their own.")
+    return ok(f"{used}: you may do there what the run does.")
 
 
 CHECKS = (

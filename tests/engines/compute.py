@@ -23,6 +23,7 @@ class ComputeStub:
       cores: Of machine types, by name.
       accounts: The service accounts, by e-mail.
       may_act: Whether one may start workers as them.
+      access: What is told of a permission on a resource, where they are not granted.
       images: Configurations of container images, by `path:tag`; they are listed for two processors.
       answers: Status and body by path, before anything else.
       requests: How often each path was asked for.
@@ -47,6 +48,7 @@ class ComputeStub:
         }
         self.accounts: dict[str, dict[str, Any]] = {WORKER: {}}
         self.may_act = True
+        self.access: dict[tuple[str, str], str] = {}
         self.images: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, tuple[int, Any]] = {}
         self.requests: Counter[str] = Counter()
@@ -62,11 +64,13 @@ class ComputeStub:
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, method: str, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
         """Status and body for a request."""
         parts = path.strip("/").split("/")
         if path in self.answers:
             return self.answers[path]
+        if path == "/iam:troubleshoot":
+            return self._access(**json.loads(body)["accessTuple"])
         if parts[0] == "v2":
             return self._image(parts)
         if parts[:2] == ["projects", "-"]:
@@ -99,6 +103,11 @@ class ComputeStub:
             return 200, {"permissions": ["iam.serviceAccounts.actAs"]} if self.may_act else {}
         return 200, {"email": email, **self.accounts[email]}
 
+    def _access(self, principal: str, fullResourceName: str, permission: str) -> tuple[int, Any]:
+        if principal not in self.accounts:
+            return 400, _error(400, f"no principal {principal}")
+        return 200, {"access": self.access.get((fullResourceName, permission), "GRANTED")}
+
     def _image(self, parts: list[str]) -> tuple[int, Any]:
         path, kind, reference = "/".join(parts[1:-2]), parts[-2], parts[-1]
         arch, _, tag = reference.partition("-")
@@ -128,9 +137,9 @@ def _handler_of(stub: ComputeStub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             address = urlsplit(self.path)
             stub.requests[address.path] += 1
-            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            asked = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             assert self.headers["Authorization"] == "Bearer none"
-            status, body = stub.answer(self.command, address.path, parse_qs(address.query))
+            status, body = stub.answer(self.command, address.path, parse_qs(address.query), asked)
             data = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

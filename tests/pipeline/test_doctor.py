@@ -389,6 +389,24 @@ def test_reach__places_of_this_machine__are_errors_on_dataflow_alone(tmp_path, t
     assert find("reach", looked_at(**options)) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "applies"),
+    [
+        (("--environment_type=DOCKER",), True),
+        (("--environment_type=EXTERNAL", "--environment_config=localhost:50000"), True),
+        (("--environment_type=PROCESS",), False),
+        (("--environment_type=PROCESS", "--flink_master=far:8081"), True),
+        (("--environment_type=LOOPBACK", "--flink_master=[local]"), False),
+    ],
+)
+def test_reach__places_of_this_machine__are_warnings_on_a_cluster_with_other_disks(tmp_path, flags, applies):
+    cluster = ("--runner=FlinkRunner", "--flink_master=localhost:8081")
+    options = {"input": tmp_path / "in", "output": tmp_path / "out", "model": "efficientnet-b0"}
+    found = find("reach", case_of(*cluster, *flags, **options))
+    assert levels_of(found) == (["warning"] * 2 if applies else [])
+    assert all("mount this disk there" in f.remedy for f in found)
+
+
 def test_images__all_good__ten_are_labelled_and_the_first_is_told(tmp_path, tiny):
     case = looked_at(input=make_images(tmp_path / "in", good=12), model=tiny, output=tmp_path / "out")
     (finding,) = find("images", case)

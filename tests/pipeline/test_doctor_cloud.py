@@ -26,6 +26,7 @@ from tests.synthetic import jpeg_bytes
 FOLDER = Path(__file__).parent.parent.parent / "run_configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
 DATAFLOW = ("--runner=DataflowRunner", f"--project={PROJECT}", f"--region={REGION}")
+FLINK_CLUSTER = ("--runner=FlinkRunner", "--flink_master=far:8081")
 G2 = "--machine_type=g2-standard-8"
 L4 = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
 IMAGE = "us-docker.pkg.dev/some/images/labelbeam"
@@ -37,6 +38,7 @@ def google_stub(gcs, monkeypatch):
     with ComputeStub() as stub:
         monkeypatch.setattr(google_api, "COMPUTE", stub.url)
         monkeypatch.setattr(google_api, "IAM", stub.url)
+        monkeypatch.setattr(google_api, "TROUBLESHOOTER", stub.url)
         monkeypatch.setattr(image, "_REGISTRY", stub.url)
         yield stub
 
@@ -440,6 +442,86 @@ def test_account__that_cannot_be_told__is_a_warning_or_an_error(google_stub):
     assert find_one("account", cloud_case())[0] == "warning"
 
 
+IN_PROJECT = f"//cloudresourcemanager.googleapis.com/projects/{PROJECT}"
+IN_BUCKET = "//storage.googleapis.com/projects/_/buckets/{}"
+
+
+def permissions_of_workers(*flags: str):
+    case = cloud_case(*flags, input="gs://pictures/l.txt", output="gs://labels/out")
+    find("account", case)
+    return find("permissions", case)
+
+
+def test_permissions__all_granted__are_ok_for_the_project_and_each_bucket(google_stub):
+    found = permissions_of_workers("--temp_location=gs://labels/tmp")
+    assert levels_of(found) == ["ok"] * 3
+    places = (f"the project {PROJECT}", "the bucket pictures", "the bucket labels")
+    assert [f.what for f in found] == [f"{WORKER} may do in {p} what workers do." for p in places]
+    assert google_stub.requests["/iam:troubleshoot"] == 1 + 2 + 4
+
+
+@pytest.mark.parametrize(
+    ("resource", "permission", "said", "grant"),
+    [
+        (
+            IN_PROJECT,
+            "dataflow.workItems.lease",
+            f"in the project {PROJECT}",
+            f"gcloud projects add-iam-policy-binding {PROJECT} --member=serviceAccount:{WORKER} "
+            "--role=roles/dataflow.worker",
+        ),
+        (
+            IN_BUCKET.format("pictures"),
+            "storage.objects.list",
+            "in the bucket pictures",
+            "gcloud storage buckets add-iam-policy-binding gs://pictures "
+            f"--member=serviceAccount:{WORKER} --role=roles/storage.objectViewer",
+        ),
+        (
+            IN_BUCKET.format("labels"),
+            "storage.objects.create",
+            "in the bucket labels",
+            "gcloud storage buckets add-iam-policy-binding gs://labels "
+            f"--member=serviceAccount:{WORKER} --role=roles/storage.objectUser",
+        ),
+    ],
+)
+def test_permissions__one_missing__is_an_error_with_the_command_that_grants_it(
+    google_stub, resource, permission, said, grant
+):
+    google_stub.access[resource, permission] = "NOT_GRANTED"
+    (wrong,) = (f for f in permissions_of_workers() if f.level != "ok")
+    assert (wrong.level, wrong.what) == ("error", f"{WORKER} has no {permission} {said}.")
+    assert wrong.remedy == f"Run {grant}."
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("UNKNOWN_CONDITIONAL", "could not be told: it depends on a condition. Check the condition."),
+        ("UNKNOWN_INFO_DENIED", "you may not see all policies that apply. Your account needs roles/iam.sec"),
+    ],
+)
+def test_permissions__in_doubt__are_a_warning(google_stub, answer, said):
+    google_stub.access[IN_PROJECT, "dataflow.workItems.lease"] = answer
+    (doubt,) = (f for f in permissions_of_workers() if f.level != "ok")
+    assert doubt.level == "warning" and said in f"{doubt.what} {doubt.remedy}"
+
+
+def test_permissions__that_cannot_be_asked_for__are_one_warning(google_stub):
+    disabled = {"error": {"message": "Policy Troubleshooter API has not been used in project 1 before."}}
+    google_stub.answers["/iam:troubleshoot"] = (403, disabled)
+    (finding,) = permissions_of_workers()
+    assert finding.level == "warning" and "Enable the API in the project" in finding.remedy
+    assert google_stub.requests["/iam:troubleshoot"] == 1
+
+
+def test_permissions__no_account_known__are_left_out(google_stub):
+    google_stub.answers[f"/projects/{PROJECT}"] = FORBIDDEN
+    (finding,) = permissions_of_workers()
+    assert finding.level == "skipped" and "the workers' account" in finding.what
+
+
 # Images
 
 
@@ -462,6 +544,8 @@ def test_account__that_cannot_be_told__is_a_warning_or_an_error(google_stub):
 def test_image__name__is_looked_at(name, level, said):
     found, told = find_one("image", case_of(*DATAFLOW, f"--sdk_container_image={name}"))
     assert found == level and said in told
+    docker = (f"--environment_config={name}", "--environment_type=DOCKER", *FLINK_CLUSTER)
+    assert find_one("image", case_of(*docker)) == (found, told)
 
 
 @pytest.mark.parametrize(
@@ -565,9 +649,8 @@ def test_doctor__every_run_config__has_no_error(path, hub, google_stub, gcs, cap
     assert {name for name, found in levels.items() if "error" in found or "skipped" in found} == set()
     assert {"options", "credentials", "buckets", "output", "input", "model", "table", "images"} <= set(levels)
     if settings["beam"]["runner"] == "DataflowRunner":
-        assert {"project", "staging", "machines", "zones", "quota", "image", "versions", "account"} <= set(
-            levels
-        )
+        workers = {"staging", "account", "permissions", "machines", "zones", "quota", "image", "versions"}
+        assert {"project", *workers} <= set(levels)
         assert {"warning"} & set(levels["versions"])  # TensorFlow's
     assert "1 of the first 1 images labelled here" in printed
     assert gcs.names("gs://bucket/") == before

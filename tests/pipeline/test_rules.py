@@ -11,6 +11,7 @@ SPLIT = {"layout": "split", "accelerator_hint": HINT}
 DATAFLOW = "--runner=DataflowRunner"
 SERVICE_OPTION = f"--dataflow_service_options=worker_accelerator={HINT}"
 HINT_FOR_ALL = f"--resource_hints=accelerator={HINT}"
+RAM = "--resource_hints=min_ram=16GB"
 FLEXRS = "--flexrs_goal=COST_OPTIMIZED"
 ONE_PROCESS = "--experiments=no_use_multiple_sdk_containers"
 PORTABLE = ("--runner=PortableRunner", "--job_endpoint=localhost:8099")
@@ -33,6 +34,7 @@ BROKEN = [
             ("--runner=PrismRunner", "--direct_num_workers=2"),
             ("--runner=PrismRunner", "--direct_running_mode=multi_processing"),
             (DATAFLOW, "--direct_num_workers=0"),
+            ("--runner=BundleBasedDirectRunner", "--direct_num_workers=2"),
         )
     ),
     (
@@ -46,19 +48,21 @@ BROKEN = [
         for options, flags in (
             (SPLIT, (DATAFLOW, SERVICE_OPTION, ONE_PROCESS)),
             ({}, (DATAFLOW, SERVICE_OPTION, HINT_FOR_ALL, ONE_PROCESS)),
+            ({}, (DATAFLOW, SERVICE_OPTION, RAM, ONE_PROCESS)),
         )
     ),
     *(
         (
-            "_accelerator_and_flexrs",
+            "_accelerator_or_hint_and_flexrs",
             options,
             flags,
-            "--flexrs_goal=COST_OPTIMIZED is not allowed with .*nvidia",
+            "--flexrs_goal=COST_OPTIMIZED is not allowed with '.*(nvidia|min_ram=16GB).*': FlexRS",
         )
         for options, flags in (
             (SPLIT, (DATAFLOW, FLEXRS, ONE_PROCESS)),
             ({}, (DATAFLOW, FLEXRS, HINT_FOR_ALL, ONE_PROCESS)),
             ({}, (DATAFLOW, FLEXRS, SERVICE_OPTION, ONE_PROCESS)),
+            ({}, (DATAFLOW, FLEXRS, RAM)),
         )
     ),
     *(
@@ -77,6 +81,18 @@ BROKEN = [
     ),
     ("_optimisation", {"precision": "bfloat16", "xla": "force"}, (), "can't be had at once"),
     ("_optimisation", {"precision": "bfloat16", "require_accelerator": True}, (), "is for CPUs. Use --prec"),
+    *(
+        ("_optimisation", options, (DATAFLOW, *flags), says)
+        for options, flags, says in (
+            ({"precision": "float16"}, (), "is for GPUs, and there is none. Use --precision bfloat16"),
+            ({"xla": "on"}, (), "is for GPUs, and there is none"),
+            (
+                {"precision": "bfloat16"},
+                (SERVICE_OPTION, ONE_PROCESS),
+                "is for CPUs. Use --precision float16",
+            ),
+        )
+    ),
     ("_local_path_on_dataflow", {"input": "list.txt"}, (DATAFLOW,), "--input='list.txt' is on this machine"),
     ("_local_path_on_dataflow", {"output": "out"}, (DATAFLOW,), "--output='out' is on this .* a gs:// path"),
     (
@@ -123,6 +139,9 @@ def test_rules__every_one__is_broken_by_an_example():
         ({"require_accelerator": True}, ()),
         (SPLIT, (DATAFLOW, "--dataflow_service_options=enable_prime", ONE_PROCESS)),
         ({}, (DATAFLOW, FLEXRS)),
+        ({}, (DATAFLOW, FLEXRS, "--resource_hints=max_active_bundles_per_worker=2")),
+        ({"precision": "float16"}, ()),
+        ({"precision": "float16"}, (DATAFLOW, SERVICE_OPTION, ONE_PROCESS)),
         ({}, ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")),
         ({}, ("--runner=FlinkRunner", "--environment_type=LOOPBACK")),
         ({}, (*ON_CLUSTER, "--environment_type=EXTERNAL")),

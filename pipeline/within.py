@@ -1,0 +1,41 @@
+"""Calling what may never answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+class NoAnswerError(Exception):
+    """There was no answer in time."""
+
+
+def within(seconds: float, call: Callable[[], _T]) -> _T:
+    """Calls what may never answer, in a thread of its own; signals get through meanwhile.
+
+    Args:
+      seconds: The longest wait. A call that takes longer goes on, and nobody hears of it.
+      call: What to call. What it raises is raised here.
+
+    Raises:
+      NoAnswerError: There was no answer in time.
+    """
+    future: Future[_T] = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as e:
+            future.set_exception(e)
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError as e:
+        if future.done():  # the call's own
+            raise
+        raise NoAnswerError(f"it did not answer within {seconds:g} s") from e
