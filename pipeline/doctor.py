@@ -15,10 +15,11 @@ CHECKS = (
     *options.CHECKS,
     *account.CHECKS,
     *places.CHECKS,
+    *data.CHECKS,
+    *places.CHECKS_OF_IMAGES,
     *permissions.CHECKS,
     *workers.CHECKS,
     *image.CHECKS,
-    *data.CHECKS,
 )
 
 

@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import (
     PortableOptions,
     SparkRunnerOptions,
     StandardOptions,
+    WorkerOptions,
 )
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
@@ -52,7 +53,7 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     runner = _full_name(standard.runner or LOCAL_RUNNER)
     standard.runner = LOCAL_RUNNER if runner == "DirectRunner" else runner
     portable = options.view_as(PortableOptions)
-    if standard.runner.endswith("PrismRunner") and portable.job_server_timeout == known["job_server_timeout"]:
+    if standard.runner == "PrismRunner" and portable.job_server_timeout == known["job_server_timeout"]:
         portable.job_server_timeout = _NO_END_SEC
     unknown = [] if is_portable(options) else sorted(set(given) - set(known))  # a job server may know them
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
@@ -110,8 +111,8 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
 
 
 def runner_of(options: PipelineOptions) -> str:
-    """The runner's name, without the module it is in."""
-    return options.view_as(StandardOptions).runner.rpartition(".")[2]
+    """The runner's name; one that is not Beam's has its module before it."""
+    return options.view_as(StandardOptions).runner
 
 
 def is_dataflow(options: PipelineOptions) -> bool:
@@ -157,6 +158,23 @@ def _is_for_a_cluster(options: PipelineOptions) -> bool:
     if runner_of(options) == "SparkRunner":
         return not options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
     return runner_of(options) == "FlinkRunner" and bool(flink_cluster(options))
+
+
+def environment_of(options: PipelineOptions) -> str:
+    """What a job server's workers run in, such as `DOCKER`; where none is said, what Beam takes."""
+    given = options.view_as(PortableOptions).environment_type
+    at_home = runner_of(options) != "PortableRunner" and not _is_for_a_cluster(options)
+    return given or ("LOOPBACK" if at_home else "DOCKER")
+
+
+def worker_image(options: PipelineOptions) -> str:
+    """The container image that workers start from; empty where none is named, or there is none."""
+    if is_dataflow(options):
+        return options.view_as(WorkerOptions).sdk_container_image or ""
+    if not is_portable(options) or environment_of(options) != "DOCKER":
+        return ""
+    portable = options.view_as(PortableOptions)
+    return portable.lookup_environment_option("docker_container_image") or portable.environment_config or ""
 
 
 def threads_of_process(options: PipelineOptions) -> int | None:

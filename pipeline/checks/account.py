@@ -98,7 +98,6 @@ def _check_account(case: Case) -> Iterator[Finding]:
             "the project has no default service account for workers.", "Give --service_account_email."
         )
         return
-    case.worker_account = email
     try:
         account = ask_iam(case, email)
         allowed = ask_iam(case, email, ":testIamPermissions", {"permissions": [_ACT_AS]})
@@ -106,8 +105,10 @@ def _check_account(case: Case) -> Iterator[Finding]:
         if e.status == 404:
             yield error(f"there is no service account {email}.", "Check --service_account_email.")
         else:
+            case.worker_account = email
             yield untold(f"whether {email} can be used", e, "iam.serviceAccounts.get")
         return
+    case.worker_account = email
     if account.get("disabled"):
         yield error(f"{email} is disabled.", f"Run gcloud iam service-accounts enable {email}.")
     elif _ACT_AS not in allowed.get("permissions", ()):

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PortableOptions
 
 from pipeline.checks.findings import (
     ANSWER_SEC,
@@ -31,7 +30,7 @@ from pipeline.manifest import labelled_with
 from pipeline.model import doubt_about
 from pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
 from pipeline.plan import facts_of_rows, known_types, limits_of, model_of, optimisation, partitioning_of
-from pipeline.runners import runs_elsewhere
+from pipeline.runners import environment_of, runs_elsewhere
 from transforms.decode import decode
 from transforms.elements import EncodedImage, Failure, ImageRef, Prediction
 from transforms.fetch import fetch_image
@@ -154,10 +153,10 @@ def _check_table(case: Case) -> Iterator[Finding]:
 
 def _have_workers_other_disks(case: Case) -> bool:
     """Whether workers surely or likely see other files than this process."""
-    environment = case.options.view_as(PortableOptions).environment_type
-    if not runs_elsewhere(case.options) or environment == "LOOPBACK":
-        return False
-    return environment != "PROCESS" or is_submitted_elsewhere(case)
+    if case.on_dataflow or not runs_elsewhere(case.options):
+        return case.on_dataflow
+    environment = environment_of(case.options)
+    return environment != "LOOPBACK" and (environment != "PROCESS" or is_submitted_elsewhere(case))
 
 
 def _check_reach(case: Case) -> Iterator[Finding]:
@@ -165,13 +164,13 @@ def _check_reach(case: Case) -> Iterator[Finding]:
 
 
 def _out_of_reach(case: Case) -> Iterator[Finding]:
-    # Machines of one's own can mount the same disk; Dataflow's can't.
+    # Machines of one's own can mount the same disk; Dataflow's can't, and the options are refused.
     found, mount = (error, "") if case.on_dataflow else (warning, " Or mount this disk there, at this place.")
     config, handle = case.config, _handle(case)
     for option, uri in (("input", config.read.input), ("output", config.write.output)):
-        if is_local(uri):
+        if is_local(uri) and not case.on_dataflow:
             remedy = f"Give a place in a bucket: gs://….{mount}"
-            yield found(f"{option}={uri!r} is on this machine, and workers are not.", remedy)
+            yield warning(f"{option}={uri!r} is on this machine, and workers are not.", remedy)
     if not urlsplit(handle).scheme:
         remedy = "Give a copy in a bucket: labelbeam model mirror makes one."
         yield warning(f"workers look for model={handle!r} on their own disks, or in their image.", remedy)

@@ -84,7 +84,8 @@ class Case:
       suggested_project: The project that the credentials belong to.
       region: Where the job is to run.
       worker_account: The service account that workers run as.
-      buckets: Those that answered.
+      looked_at: The buckets that were asked.
+      buckets: Those of them that answered.
       contents: What the output folder holds.
       corpus: What the input is.
       rows: Its first rows.
@@ -100,6 +101,7 @@ class Case:
     suggested_project: str | None = None
     region: str | None = None
     worker_account: str | None = None
+    looked_at: set[str] = field(default_factory=set)
     buckets: set[str] = field(default_factory=set)
     contents: Contents | None = None
     corpus: Corpus | None = None
@@ -165,6 +167,7 @@ class Check:
       is_remote: Whether it asks servers for something.
       lacks: What it needs and earlier checks did not bring; empty if nothing.
       limit_sec: Longest time it may take if it is remote.
+      too_slow: What it finds if it takes longer.
     """
 
     name: str
@@ -173,6 +176,7 @@ class Check:
     is_remote: Callable[[Case], bool] = _never
     lacks: Callable[[Case], str] = _nothing
     limit_sec: float = _REMOTE_SEC
+    too_slow: Callable[[str, str], Finding] = error
 
 
 def examine(check: Check, case: Case) -> list[Finding]:
@@ -191,7 +195,7 @@ def examine(check: Check, case: Case) -> list[Finding]:
         found.append(error(str(e)))
     except NoAnswerError:
         remedy = "Check the network, and any proxy it needs."
-        return [*found, error(f"no answer within {check.limit_sec:g} s.", remedy)]
+        return [*found, check.too_slow(f"no answer within {check.limit_sec:g} s.", remedy)]
     except Exception as e:  # the one place: whatever a check raises, the others still run
         _LOG.info("the check %r failed", check.name, exc_info=True)
         text = " ".join(str(e).split())[:300].rstrip(".")

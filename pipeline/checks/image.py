@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from apache_beam.options.pipeline_options import PortableOptions, SetupOptions, WorkerOptions
+from apache_beam.options.pipeline_options import SetupOptions
 
 from pipeline.checks.findings import Case, Check, Finding, error, ok, warning
 from pipeline.checks.google_api import ApiError, ask
+from pipeline.runners import environment_of, runs_elsewhere, worker_image
 
 # A name of a container image, as the registries' specification has it.
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -36,17 +37,22 @@ _ACCEPT = ", ".join(
 _LABELS = {"python": "labelbeam.python", "beam": "labelbeam.beam"}
 
 
-def _image_of(case: Case) -> str:
-    portable = case.options.view_as(PortableOptions)
-    if portable.environment_type == "DOCKER" and portable.environment_config:
-        return portable.environment_config
-    return case.options.view_as(WorkerOptions).sdk_container_image or ""
+def _starts_image(case: Case) -> bool:
+    """Whether workers start from a container image, Beam's own if no other is named."""
+    docker = runs_elsewhere(case.options) and environment_of(case.options) == "DOCKER"
+    return case.on_dataflow or docker
 
 
 def _check_image(case: Case) -> Iterator[Finding]:
-    image = _image_of(case)
-    if not image:
+    image = worker_image(case.options)
+    if not image and case.on_dataflow:
         yield from _check_packages(case)
+        return
+    if not image:
+        yield error(
+            "workers would not have labelbeam: they start from Beam's own image.",
+            "Give --environment_config=IMAGE (see Dockerfile), or another --environment_type.",
+        )
         return
     named = _IMAGE.fullmatch(image)
     if not named:
@@ -96,7 +102,7 @@ def wanted_versions() -> dict[str, str]:
 
 
 def _check_versions(case: Case) -> Iterator[Finding]:
-    image, wanted = _image_of(case), wanted_versions()
+    image, wanted = worker_image(case.options), wanted_versions()
     own = _BEAMS_OWN.search(image)
     there = own.groupdict() if own else {}
     unread = ""
@@ -157,16 +163,16 @@ def _versions_in(config: dict[str, Any]) -> dict[str, str]:
 
 def _is_readable(case: Case) -> bool:
     """Whether the image is where Google's credentials can read it."""
-    named = _IMAGE.fullmatch(_image_of(case))
+    named = _IMAGE.fullmatch(worker_image(case.options))
     return bool(named and named["host"] and _GOOGLES.fullmatch(named["host"]))
 
 
 def _has_image(case: Case) -> bool:
-    return bool(_IMAGE.fullmatch(_image_of(case)))
+    return bool(_IMAGE.fullmatch(worker_image(case.options)))
 
 
 CHECKS = (
-    Check("image", _check_image, applies=lambda case: case.on_dataflow or bool(_image_of(case))),
+    Check("image", _check_image, applies=_starts_image),
     Check(
         "versions",
         _check_versions,

@@ -65,6 +65,8 @@ def _endpoint(case: Case) -> tuple[str, str]:
 
 def is_submitted_elsewhere(case: Case) -> bool:
     """Whether the job server or cluster is on another machine."""
+    if _endpoint(case)[1] == "embed":
+        return False
     host = urlsplit(f"//{_endpoint(case)[1].rpartition('://')[2]}").hostname or "localhost"
     return host != "localhost" and not host.startswith("127.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import requests
@@ -24,10 +24,13 @@ from pipeline.checks.findings import (
     on_dataflow,
     warning,
 )
+from transforms.elements import ImageRef
 from transforms.stores.gcs import split_uri
 
-_READ = ("storage.objects.get", "storage.objects.list")
-WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
+_GET = ("storage.objects.get",)
+_READ = (*_GET, "storage.objects.list")
+_CREATE = "storage.objects.create"
+_WRITE = (*_READ, _CREATE, "storage.objects.delete")
 _LIMITS = (CONNECT_SEC, ANSWER_SEC)
 _NO_ANSWER = (api.GoogleAPICallError, GoogleAuthError, requests.RequestException, ConnectionError)
 
@@ -52,12 +55,14 @@ class Place:
     Attributes:
       option: What names it.
       uri: Where it is.
-      permissions: What must be allowed there.
+      permissions: What must be allowed there to who submits.
+      of_workers: What must be allowed there to workers.
     """
 
     option: str
     uri: str
     permissions: tuple[str, ...]
+    of_workers: tuple[str, ...]
 
     @property
     def bucket(self) -> str:
@@ -66,25 +71,35 @@ class Place:
 
 
 def places_of(case: Case) -> list[Place]:
-    """All that a run reads or writes in buckets, besides images."""
+    """All that a run reads or writes in buckets; of images, the first ones, once the input was read."""
     config, cloud = case.config, case.options.view_as(GoogleCloudOptions)
     places = [
-        Place("input", config.read.input, _READ),
-        Place("model", config.model.model, _READ),
-        Place("output", config.write.output, WRITE),
+        Place("input", config.read.input, _READ, _READ),
+        Place("model", config.model.model, _READ, _READ),
+        Place("output", config.write.output, _WRITE, _WRITE),
     ]
     if case.on_dataflow:
-        folders = ("temp_location", "staging_location", "template_location")
-        places += [Place(option, getattr(cloud, option) or "", WRITE) for option in folders]
+        places += [
+            Place("temp_location", cloud.temp_location or "", _WRITE, _WRITE),
+            Place("staging_location", cloud.staging_location or "", _WRITE, _READ),
+            Place("template_location", cloud.template_location or "", _WRITE, ()),
+        ]
+    places += [Place("images", row.uri, _GET, _GET) for row in case.rows if isinstance(row, ImageRef)]
     return [place for place in places if place.uri.startswith("gs://")]
 
 
-def permissions_by_bucket(case: Case) -> dict[str, tuple[str, ...]]:
-    """What must be allowed in each bucket."""
+def permissions_by_bucket(case: Case, of_workers: bool = False) -> dict[str, tuple[str, ...]]:
+    """What must be allowed in each bucket, to who submits or to workers."""
     needed: dict[str, set[str]] = {}
     for place in places_of(case):
-        needed.setdefault(place.bucket, set()).update(place.permissions)
-    return {bucket: tuple(sorted(permissions)) for bucket, permissions in needed.items()}
+        permissions = place.of_workers if of_workers else place.permissions
+        needed.setdefault(place.bucket, set()).update(permissions)
+    return {bucket: tuple(sorted(permissions)) for bucket, permissions in needed.items() if permissions}
+
+
+def role_for(permissions: Iterable[str]) -> str:
+    """The role that has some permissions in a bucket."""
+    return "roles/storage.objectUser" if _CREATE in permissions else "roles/storage.objectViewer"
 
 
 def staging_folders(options: PipelineOptions) -> list[str]:
@@ -118,11 +133,13 @@ def _check_staging(case: Case) -> Iterator[Finding]:
 def _check_buckets(case: Case) -> Iterator[Finding]:
     client = storage.Client(project=case.project or "none", credentials=case.credentials)
     for name, permissions in permissions_by_bucket(case).items():
-        yield from _check_bucket(case, client.bucket(name), permissions)
+        if name not in case.looked_at:
+            case.looked_at.add(name)
+            yield from _check_bucket(case, client.bucket(name), permissions)
 
 
 def _check_bucket(case: Case, bucket: storage.Bucket, wanted: tuple[str, ...]) -> Iterator[Finding]:
-    options = [place.option for place in places_of(case) if place.bucket == bucket.name]
+    options = dict.fromkeys(place.option for place in places_of(case) if place.bucket == bucket.name)
     used = f"{bucket.name} ({', '.join(options)})"
     try:
         bucket.reload(timeout=_LIMITS, retry=None)
@@ -158,8 +175,17 @@ def _allowed(bucket: storage.Bucket, used: str, wanted: tuple[str, ...]) -> Find
         told = f"{used}: what you may do there could not be told: {e!s:.200}."
         return warning(told, "Check the roles by hand.")
     if missing := [permission for permission in wanted if permission not in allowed]:
-        return error(f"{used}: you have no {', '.join(missing)}.", "Get roles/storage.objectUser on it.")
+        return error(f"{used}: you have no {', '.join(missing)}.", f"Get {role_for(wanted)} on it.")
     return ok(f"{used}: you may do there what the run does.")
+
+
+def _lacks_credentials(case: Case) -> str:
+    return "" if case.credentials else "credentials"
+
+
+def _has_other_buckets(case: Case) -> bool:
+    """Whether a job's images are in buckets that nothing else is in."""
+    return case.on_dataflow and not case.looked_at >= permissions_by_bucket(case).keys()
 
 
 CHECKS = (
@@ -169,6 +195,10 @@ CHECKS = (
         _check_buckets,
         applies=lambda case: bool(places_of(case)),
         is_remote=always,
-        lacks=lambda case: "" if case.credentials else "credentials",
+        lacks=_lacks_credentials,
     ),
+)
+# Of images, once the input was read.
+CHECKS_OF_IMAGES = (
+    Check("sources", _check_buckets, _has_other_buckets, is_remote=always, lacks=_lacks_credentials),
 )

@@ -173,6 +173,6 @@ def _enough(name: str, quota: tuple[float, float], each: int, workers: int | Non
 
 CHECKS = (
     Check("machines", _check_machines, on_dataflow),
-    Check("zones", _check_zones, on_dataflow, always, lacks_api),
-    Check("quota", _check_quotas, on_dataflow, always, lacks_api),
+    Check("zones", _check_zones, on_dataflow, always, lacks_api, too_slow=warning),
+    Check("quota", _check_quotas, on_dataflow, always, lacks_api, too_slow=warning),
 )

@@ -1,8 +1,10 @@
 """The doctor on Google Cloud: against the emulator, and stubs of what else it asks."""
 
+import dataclasses
 import platform
 import re
 import signal
+import time
 from pathlib import Path
 
 import apache_beam
@@ -12,9 +14,11 @@ import tensorflow as tf
 import yaml
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from pipeline.checks import google_api, image
+from pipeline.checks import google_api, image, permissions
 from pipeline.checks.account import _impersonating
+from pipeline.checks.findings import examine
 from pipeline.checks.machines import Accelerator, misfit, parse_accelerator, pools_of
+from pipeline.checks.permissions import needs_of
 from pipeline.checks.places import contains
 from pipeline.cli import main
 from pipeline.config import PredictConfig
@@ -455,8 +459,9 @@ def permissions_of_workers(*flags: str):
 def test_permissions__all_granted__are_ok_for_the_project_and_each_bucket(google_stub):
     found = permissions_of_workers("--temp_location=gs://labels/tmp")
     assert levels_of(found) == ["ok"] * 3
-    places = (f"the project {PROJECT}", "the bucket pictures", "the bucket labels")
-    assert [f.what for f in found] == [f"{WORKER} may do in {p} what workers do." for p in places]
+    places = [f"project {PROJECT}.", "bucket pictures.", "bucket labels."]
+    assert [f.what.rpartition(" in the ")[2] for f in found] == places
+    assert found[1].what.startswith(f"{WORKER} has storage.objects.get, storage.objects.list in")
     assert google_stub.requests["/iam:troubleshoot"] == 1 + 2 + 4
 
 
@@ -516,6 +521,44 @@ def test_permissions__that_cannot_be_asked_for__are_one_warning(google_stub):
     assert google_stub.requests["/iam:troubleshoot"] == 1
 
 
+def test_permissions__of_what_is_staged__are_to_read_alone_and_of_templates_none(google_stub):
+    found = permissions_of_workers("--staging_location=gs://staged/x", "--template_location=gs://templates/x")
+    assert [f.what.rpartition(" ")[2] for f in found] == [PROJECT + ".", "pictures.", "labels.", "staged."]
+    assert found[3].what.startswith(f"{WORKER} has storage.objects.get, storage.objects.list in")
+
+
+def test_permissions__account_that_is_not_there__are_left_out(google_stub):
+    (finding,) = permissions_of_workers("--service_account_email=no@some-project")
+    assert finding.level == "skipped" and google_stub.requests["/iam:troubleshoot"] == 0
+
+
+def test_sources__images_in_another_bucket__are_looked_at_once_the_input_was_read(gcs):
+    gcs.put("gs://lists/l.txt", b"gs://photos/a.jpg\ngs://lists/b.jpg\n")
+    gcs.put("gs://photos/a.jpg", b"")
+    gcs.place("photos", "EUROPE-WEST4")
+    case = cloud_case(input="gs://lists/l.txt", output="gs://lists/out")
+    assert {f.what.partition(" ")[0] for f in find("buckets", case)} == {"lists"}
+    for name in ("output", "input"):
+        assert find_one(name, case)[0] == "ok"
+    compared, allowed = find("sources", case)
+    assert compared.level == "warning" and "photos (images) is in EUROPE-WEST4" in compared.what
+    assert allowed.level == "ok"
+    assert [n.resource.rpartition("/")[2] for n in needs_of(case)] == [PROJECT, "lists", "photos"]
+    assert needs_of(case)[2].permissions == ("storage.objects.get",)
+
+
+def test_permissions__too_slow__are_a_warning(google_stub):
+    def dawdle(_):
+        time.sleep(1)
+        yield
+
+    (check,) = permissions.CHECKS
+    case = cloud_case()
+    find("account", case)
+    (finding,) = examine(dataclasses.replace(check, find=dawdle, limit_sec=0.05), case)
+    assert finding.level == "warning" and "no answer within" in finding.what
+
+
 def test_permissions__no_account_known__are_left_out(google_stub):
     google_stub.answers[f"/projects/{PROJECT}"] = FORBIDDEN
     (finding,) = permissions_of_workers()
@@ -544,8 +587,16 @@ def test_permissions__no_account_known__are_left_out(google_stub):
 def test_image__name__is_looked_at(name, level, said):
     found, told = find_one("image", case_of(*DATAFLOW, f"--sdk_container_image={name}"))
     assert found == level and said in told
-    docker = (f"--environment_config={name}", "--environment_type=DOCKER", *FLINK_CLUSTER)
-    assert find_one("image", case_of(*docker)) == (found, told)
+    for docker in ((), ("--environment_type=DOCKER",)):  # which is what Beam takes if none is said
+        flags = (f"--environment_config={name}", *docker, *FLINK_CLUSTER)
+        assert find_one("image", case_of(*flags)) == (found, told)
+
+
+def test_image__none_named_for_docker__is_an_error():
+    level, told = find_one("image", case_of(*FLINK_CLUSTER))
+    assert level == "error" and "would not have labelbeam" in told and "--environment_config=IMAGE" in told
+    assert find("image", case_of(*FLINK_CLUSTER, "--environment_type=PROCESS")) == []
+    assert find("image", case_of("--runner=FlinkRunner")) == []  # on this machine
 
 
 @pytest.mark.parametrize(
