@@ -206,6 +206,14 @@ def test_read_labels__bad_file__says_what_is_wrong(tmp_path, name, text, said):
         read_labels(str(tmp_path / name))
 
 
+def test_read_labels__in_a_bucket__is_read(gcs):
+    gcs.put("gs://bucket/maps/l.json", b'{"g": 1, "r": 0, "b": 2}')
+    gcs.put("gs://bucket/maps/l.txt", "\ufeffr\ng\nb\n".encode())
+    assert read_labels("gs://bucket/maps/l.json") == read_labels("gs://bucket/maps/l.txt") == ("r", "g", "b")
+    with pytest.raises(UserError, match="^labels='gs://bucket/maps/none.txt' cannot be read: .* or gs://"):
+        read_labels("gs://bucket/maps/none.txt")
+
+
 OOM = tf.errors.InternalError(None, None, "OOM when allocating tensor")
 NO_KERNEL = tf.errors.InvalidArgumentError(None, None, "no kernel for this device")
 LOST = tf.errors.InternalError(None, None, "the device is lost")

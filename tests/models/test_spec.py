@@ -45,7 +45,12 @@ def test_imagenet_labels__index__is_the_models():
 
 @pytest.mark.parametrize(
     ("labels", "classes", "fitted"),
-    [(("a", "b"), 2, ("a", "b")), (("background", "a", "b"), 2, ("a", "b"))],
+    [
+        (("a", "b"), 2, ("a", "b")),
+        (("background", "a", "b"), 2, ("a", "b")),
+        (("background", "a", "b"), 3, ("background", "a", "b")),
+        (imagenet_labels(), 1001, ("background", *imagenet_labels())),
+    ],
 )
 def test_fit_labels__fitting_map__is_taken(labels, classes, fitted):
     assert fit_labels(labels, classes, "m") == fitted
@@ -128,6 +133,16 @@ def test_classify__any_batch__gives_each_image_its_own(tmp_path, images):
         logits = np.array(colour) / 255
         expected = np.exp(logits) / np.exp(logits).sum()
         assert np.allclose(result.scores, np.sort(expected)[::-1], atol=1e-5)
+
+
+def test_classify__background__is_no_label_and_leaves_scores_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("transforms.models.labels.IMAGENET_WITH_BACKGROUND", 3)
+    classifier = tiny_classifier(tmp_path, labels="background\ngreen\nblue")
+    (result,) = classifier.classify([image(16, 200, 10, 50)])
+    logits = np.array((200, 10, 50)) / 255
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert result.class_ids.tolist() == [2, 1] and len(result.outputs) == 3
+    assert np.allclose(result.scores, expected[[2, 1]], atol=1e-5)
 
 
 def test_classify__not_finite__costs_that_image_alone(tmp_path):

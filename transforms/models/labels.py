@@ -5,11 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import PurePath
+
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
 
 from transforms.errors import UserError
+from transforms.files import read_file
 
 IMAGENET = "imagenet"
+BACKGROUND = "background"
+IMAGENET_WITH_BACKGROUND = 1001
+
+# What filesystems raise, a bucket's among them.
+_UNREADABLE = (OSError, GoogleAPIError, GoogleAuthError)
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -26,8 +35,8 @@ def read_labels(source: str) -> tuple[str, ...]:
     """Reads a label map.
 
     Args:
-      source: `imagenet`, or the path of a file: text with one label per line by class index;
-        `.json`, a list of labels or a mapping between labels and class indices, either way round;
+      source: `imagenet`, or the path of a file, local or `gs://`: text with one label per line by class
+        index; `.json`, a list of labels or a mapping between labels and class indices, either way round;
         `.csv` with a column `label` (or `name`) and, unless its rows are by class index, a
         column `class_id` (or `index`, `id`).
 
@@ -39,14 +48,13 @@ def read_labels(source: str) -> tuple[str, ...]:
     """
     if source == IMAGENET:
         return imagenet_labels()
-    path = Path(source)
-    parse = {".json": _parse_json, ".csv": _parse_csv}.get(path.suffix.lower(), _parse_lines)
+    parse = {".json": _parse_json, ".csv": _parse_csv}.get(PurePath(source).suffix.lower(), _parse_lines)
     try:
-        labels = parse(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as e:
+        labels = parse(read_file(source).decode("utf-8-sig"))
+    except (*_UNREADABLE, ValueError, KeyError, AttributeError, TypeError, csv.Error) as e:
         raise UserError(
             f"labels={source!r} cannot be read: {e}. "
-            f"Give {IMAGENET!r}, a UTF-8 text file with one label a line, JSON or CSV."
+            f"Give {IMAGENET!r}, a UTF-8 text file with one label a line, JSON or CSV; local or gs://."
         ) from e
     if not labels:
         raise UserError(f"labels={source!r} holds no labels.")
@@ -83,17 +91,28 @@ def _by_index(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(labels[n] for n in range(len(labels)))
 
 
+def first_class(labels: tuple[str, ...]) -> int:
+    """The first class that an image may get: not the background that ImageNet's 1001 classes begin with.
+
+    Scores stay the model's own, the background's share included.
+    """
+    return int(len(labels) == IMAGENET_WITH_BACKGROUND and labels[0].lower() == BACKGROUND)
+
+
 def fit_labels(labels: tuple[str, ...], classes: int, model: str) -> tuple[str, ...]:
     """Checks a label map against a model.
 
-    A map with one label more than the model has classes, whose first is
-    `background`, is the map of ImageNet's 1001 classes: that label is dropped.
+    ImageNet has 1000 classes, or 1001 whose first is `background`. A map with one label more than
+    the model has classes, whose first is `background`, loses it. ImageNet's 1000 labels get it before
+    a model of 1001 classes, so that a class keeps the model's own index.
 
     Raises:
       UserError: The numbers differ otherwise.
     """
-    if len(labels) == classes + 1 and labels[0].lower() == "background":
+    if len(labels) == classes + 1 and labels[0].lower() == BACKGROUND:
         return labels[1:]
+    if (len(labels), classes) == (1000, 1001):
+        return (BACKGROUND, *labels)
     if len(labels) != classes:
         raise UserError(
             f"Model {model!r} has {classes} classes and its label map {len(labels)} labels. "

@@ -12,6 +12,7 @@ import numpy as np
 from transforms.errors import RunError
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
+from transforms.models.labels import first_class
 from transforms.models.loading import Model, freeze, load_model, scaled, with_signature
 from transforms.models.presets import EMBEDDING
 from transforms.models.remember import Answer, remembered
@@ -238,7 +239,8 @@ def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
 
     size_px = spec.resize.size_px
     shape = [spec.contract.batch, size_px, size_px, 3]
-    k = min(top_k, len(spec.labels))  # none of an embedding
+    first = first_class(spec.labels)
+    k = min(top_k, len(spec.labels) - first)  # none of an embedding
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
     def top_k_of(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -247,7 +249,7 @@ def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
             raise RunError(wrong_length(spec, tuple(outputs.shape)))
         finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
         scores = tf.nn.softmax(outputs) if spec.outputs == "logits" else outputs
-        best = tf.math.top_k(scores, k)
-        return best.indices, best.values, finite, outputs
+        best = tf.math.top_k(scores[:, first:], k)
+        return best.indices + first, best.values, finite, outputs
 
     return top_k_of.get_concrete_function()
