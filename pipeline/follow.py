@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 _POLL_SEC = 5.0
+# Time between two readings of a job's counters.
+_COUNTS_SEC = 10.0
 # A service that is silent for so long is given up; Beam's clients try again by themselves, without a limit.
 _SILENCE_SEC = 900.0
 # Answers that do not change: no such job, or not for us to see.
@@ -50,7 +52,10 @@ class Job(ABC):
     Attributes:
       id: What its runner calls it.
       link: Where to look at it; empty where there is no such place.
+      cancelled: What to say when it is called cancelled.
     """
+
+    cancelled = f"Interrupted: the job is cancelled. {GO_ON}"
 
     def __init__(self, result: Any, job_id: str, link: str = "") -> None:
         self.id = job_id
@@ -135,6 +140,11 @@ def _tells(error: str) -> int:
 class PortableJob(Job):
     """A job that a job server was given: Flink's, Spark's."""
 
+    cancelled = (
+        "Interrupted: the job server calls the job cancelled. See that it has ended on the cluster, too. "
+        f"{GO_ON}"
+    )
+
     def __init__(self, result: Any) -> None:
         super().__init__(result, result._job_id)  # nothing public tells it
         self._error: Exception | None = None
@@ -161,6 +171,8 @@ class PortableJob(Job):
 
 class FlinkJob(PortableJob):
     """A job on a Flink cluster, where it runs on when Beam's job server says that it is cancelled."""
+
+    cancelled = Job.cancelled
 
     def __init__(self, result: Any, master: str) -> None:
         super().__init__(result)
@@ -212,7 +224,7 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
       KeyboardInterrupt: A signal came. SIGINT cancels the job; SIGTERM, which a machine
         that shuts down sends, leaves it alone.
     """
-    with quiet_beam(), shown(read) as say, _sigterm_told_apart():
+    with quiet_beam(), shown(read, least_sec=_COUNTS_SEC) as say, _sigterm_told_apart():
         try:
             state = _watch(job, say)
         except _Terminated as e:
@@ -290,7 +302,7 @@ def _cancel(job: Job, say: Say) -> str:
         return "The job was done before it could be cancelled: its results are published."
     if state == PipelineState.FAILED:
         return f"{_failure(job)} {GO_ON}"
-    return f"Interrupted: the job is cancelled. {GO_ON}"
+    return job.cancelled
 
 
 class _Terminated(KeyboardInterrupt):

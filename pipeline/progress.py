@@ -138,19 +138,23 @@ def quiet_beam() -> Iterator[None]:
 
 
 @contextmanager
-def shown(read: Callable[[], Counts], out: TextIO | None = None) -> Iterator[Callable[[str], None]]:
+def shown(
+    read: Callable[[], Counts], out: TextIO | None = None, least_sec: float = 0.0
+) -> Iterator[Callable[[str], None]]:
     """Shows progress while the body runs: one moving line on a terminal, else a line now and then.
 
     Args:
       read: Tells how far it is.
       out: Where it is shown; by default on standard error.
+      least_sec: Shortest time from one reading to the next, where reading is dear.
 
     Yields:
       What shows a line that stays.
     """
     out = out or sys.stderr
     stop = threading.Event()
-    thread = threading.Thread(target=_show, args=(read, out, stop), daemon=True)
+    every_sec = max(least_sec, _TERMINAL_EVERY_SEC if out.isatty() else _PLAIN_EVERY_SEC)
+    thread = threading.Thread(target=_show, args=(read, out, stop, every_sec), daemon=True)
     thread.start()
 
     def say(line: str) -> None:
@@ -167,9 +171,9 @@ def shown(read: Callable[[], Counts], out: TextIO | None = None) -> Iterator[Cal
             out.flush()
 
 
-def _show(read: Callable[[], Counts], out: TextIO, stop: threading.Event) -> None:
+def _show(read: Callable[[], Counts], out: TextIO, stop: threading.Event, every_sec: float) -> None:
     moving, pace = out.isatty(), Pace()
-    while not stop.wait(_TERMINAL_EVERY_SEC if moving else _PLAIN_EVERY_SEC):
+    while not stop.wait(every_sec):
         try:
             counts = read()
         except Exception:  # what a runner can't tell now it may tell the next time

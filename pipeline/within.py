@@ -36,6 +36,6 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
     try:
         return future.result(seconds)
     except TimeoutError as e:
-        if future.done():  # the call's own
-            raise
+        if future.done():  # the error is the call's own, or the answer has come just now
+            return future.result()
         raise NoAnswerError(f"it did not answer within {seconds:g} s") from e

@@ -157,7 +157,7 @@ def test_run__job_server__ctrl_c_cancels_the_job(server, tmp_path, tiny, web):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "Interrupted: the job is cancelled." in err and "Traceback" not in err
+    assert "the job server calls the job cancelled. See that it has ended" in err and "Traceback" not in err
 
 
 def test_run__job_server_dies__says_that_the_job_may_run(server, tmp_path, tiny, web):
