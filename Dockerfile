@@ -5,20 +5,23 @@
 #   docker build --tag IMAGE --build-arg MODEL=efficientnet-b7 .      with a model inside
 # Check it against the machine that submits: python container/check_image.py IMAGE
 ARG PYTHON_VERSION=3.11
+# A digest may follow: 3.11.11-slim-bookworm@sha256:…
+ARG PYTHON_TAG=3.11.11-slim-bookworm
 ARG BEAM_VERSION=2.77.0
 
 FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam
 
-FROM python:${PYTHON_VERSION}-slim-bookworm AS wheel
+FROM python:${PYTHON_TAG} AS wheel
 WORKDIR /source
 COPY setup.py pyproject.toml README.md LICENSE ./
 COPY pipeline pipeline
 COPY transforms transforms
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
-FROM python:${PYTHON_VERSION}-slim-bookworm
+FROM python:${PYTHON_TAG}
 ARG PYTHON_VERSION
 ARG BEAM_VERSION
+ARG TENSORFLOW_VERSION=2.21.0
 # What labelbeam doctor reads in a registry.
 LABEL labelbeam.python="${PYTHON_VERSION}" labelbeam.beam="${BEAM_VERSION}"
 # The extras that are installed: gpu has CUDA's libraries, as TensorFlow packages them.
@@ -29,7 +32,8 @@ ARG MODEL=
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 COPY --from=wheel /wheels /wheels
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-RUN pip install --no-cache-dir "$(echo /wheels/labelbeam-*.whl)[sample${EXTRA:+,$EXTRA}]" "apache-beam[gcp]==${BEAM_VERSION}"
+RUN pip install --no-cache-dir "$(echo /wheels/labelbeam-*.whl)[sample${EXTRA:+,$EXTRA}]" \
+    "apache-beam[gcp]==${BEAM_VERSION}" "tensorflow==${TENSORFLOW_VERSION}"
 
 # What Dataflow mounts of NVIDIA's driver, and where models are kept.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \

@@ -171,7 +171,7 @@ class ModelConfig:
         choices=("logits", "probabilities", "embedding"),
     )
     labels: str | None = _option(
-        None, "label map: imagenet, or a file: text with one label a line, CSV or JSON"
+        None, "label map: imagenet, or a file, local or gs://: text with one label a line, CSV or JSON"
     )
     signature: str | None = _option(None, "signature of the SavedModel, if it has several")
     output_name: str | None = _option(None, "output of the model, if it has several")
@@ -268,7 +268,7 @@ class WriteConfig:
     target_file_mb: float = _option(256.0, "size of the published files", float, (0.01, 4096))
     keep_generations: int = _option(1, "older generations of the tables to keep", int, (0, 1000))
     partition_by: str | None = _option(
-        None, "a column of the input, or hash:N: files go to folders COLUMN=VALUE or bucket=N"
+        None, "a column of the input, or hash:N: files go to folders by_COLUMN=VALUE or by_hash=N"
     )
     max_partitions: int = _option(1000, "more folders of a table are refused", int, (1, 100_000))
 

@@ -1,6 +1,7 @@
 """The images and the template, as far as that goes without building them."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,8 @@ def test_dockerfile__versions__are_those_of_this_environment():
     args = dict(re.findall(r"^ARG (\w+)=(.*)$", (ROOT / "Dockerfile").read_text(), re.M))
     wanted = wanted_versions()
     assert (args["PYTHON_VERSION"], args["BEAM_VERSION"]) == (wanted["python"], wanted["apache-beam"])
+    assert args["TENSORFLOW_VERSION"] == wanted["tensorflow"]
+    assert args["PYTHON_TAG"].startswith(wanted["python"] + ".")
     assert args["MODEL"] == ""
 
 
@@ -42,9 +45,40 @@ def test_cloudbuild__every_step__uses_what_is_there():
     build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
     text = json.dumps(build)
     used = set(re.findall(r"\$(_[A-Z]+)", text))
-    assert used == {"_IMAGE", "_TEMPLATE", *build["substitutions"]}
+    assert used == {"_IMAGE", *build["substitutions"]}
     for path in re.findall(r"container/[\w.]+", text.replace("/workspace/", "")):
         assert (ROOT / path).is_file()
+
+
+def test_cloudbuild__builders__are_of_a_version():
+    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    assert all(re.search(r":\d+\.\d+\.\d+(-|$)", step["name"]) for step in build["steps"])
+
+
+@pytest.mark.parametrize("file", ["docs/running.md", "container/cloudbuild.yaml"])
+def test_cloudbuild__documented_command__gives_what_has_no_default(file):
+    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    used = set(re.findall(r"\$(_[A-Z]+)", json.dumps(build)))
+    commands = re.findall(r"gcloud builds submit .*--substitutions[= \\#\n]+(\S+)", (ROOT / file).read_text())
+    assert commands
+    for command in commands:
+        given = set(re.findall(r"(_[A-Z]+)=", command))
+        assert used - build["substitutions"].keys() <= given <= used
+
+
+@pytest.mark.parametrize(("template", "status"), [("", 0), ("gs://bucket/template.json", 7)])
+def test_cloudbuild__template__is_built_if_asked_for(tmp_path, template, status):
+    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    (step,) = [step for step in build["steps"] if step["id"] == "template"]
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text('#!/bin/bash\necho "$@"\nexit 7\n')
+    gcloud.chmod(0o755)
+    script = step["args"][-1].replace("$_TEMPLATE", template).replace("$_IMAGE", "image:1")
+    command = [step["entrypoint"], *step["args"][:-1], script]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == status
+    assert (f"build {template} --image=image:1-launcher" in done.stdout) == bool(template)
 
 
 SAID = {

@@ -1,8 +1,10 @@
 """Every reviewed file builds the job it stands for."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from apache_beam.pipeline import Pipeline
 
 from pipeline.config import load_config
@@ -26,6 +28,35 @@ def flags(gcs):
 def test_run_configs__readme__lists_every_file():
     text = (FOLDER / "README.md").read_text("utf-8")
     assert FILES and all(f"`{path.name}`" in text for path in FILES)
+
+
+# vCPUs and GB of memory.
+MACHINES = {
+    "n1-standard-8": (8, 30),
+    "n2-standard-4": (4, 16),
+    "n2-standard-8": (8, 32),
+    "g2-standard-8": (8, 32),
+    "a2-highgpu-1g": (12, 85),
+}
+SHUFFLE_GB = {"dataflow-split": 62.5}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "dataflow" in p.name], ids=lambda p: p.stem)
+def test_run_configs__cost__is_what_rate_machine_and_prices_make(path):
+    readme = (FOLDER / "README.md").read_text("utf-8")
+    running = (FOLDER.parent / "docs" / "running.md").read_text("utf-8")
+    prices = re.search(r"([\d.]+) USD a vCPU hour, ([\d.]+) a GB hour .*? ([\d.]+) a GB of shuffle", running)
+    vcpu_usd, gb_usd, shuffle_usd = map(float, prices.groups())
+    text = path.read_text("utf-8")
+    vcpus, gb = MACHINES[yaml.safe_load(text)["beam"]["machine_type"]]
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `{path.name}`"))
+    hours = 1e6 / 3600 / float(re.search(r"([\d,]+) images/s", row)[1].replace(",", ""))
+    if path.stem in SHUFFLE_GB:  # the decoding machines, at 83 images/s a vCPU
+        hours += 1e6 / 3600 / (vcpus * 83)
+    usd = hours * (vcpus * vcpu_usd + gb * gb_usd) + SHUFFLE_GB.get(path.stem, 0) * shuffle_usd
+    assert row.split("|")[-2].split()[0] == f"{usd:.2f}"
+    assert f"# Cost: {usd:.2f} USD a million images" in text and "cloud.google.com/dataflow/pricing" in text
+    assert f"{vcpus} vCPUs and {gb} GB" in text
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
