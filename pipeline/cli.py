@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(e, NOT_OK)
     except KeyboardInterrupt as e:
         return _leave(str(e) or f"Interrupted. {GO_ON}", INTERRUPTED)
+    except BrokenPipeError:  # who reads the output wants no more of it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_OK
 
 
 def _fail(error: Exception, status: int) -> int:

@@ -184,8 +184,9 @@ def _lacks_credentials(case: Case) -> str:
 
 
 def _has_other_buckets(case: Case) -> bool:
-    """Whether a job's images are in buckets that nothing else is in."""
-    return case.on_dataflow and not case.looked_at >= permissions_by_bucket(case).keys()
+    """Whether images of a job are in buckets that were not asked yet."""
+    images = {place.bucket for place in places_of(case) if place.option == "images"}
+    return case.on_dataflow and not images <= case.looked_at
 
 
 CHECKS = (

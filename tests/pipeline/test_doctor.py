@@ -376,6 +376,16 @@ def test_table__no_model__is_left_out(tmp_path):
     assert level == "skipped" and "needs the model" in told
 
 
+def test_doctor__whose_report_nobody_reads_to_its_end__has_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "pipeline", "doctor", "--input=nowhere", "--model=nowhere"]
+    process = subprocess.Popen(
+        [*command, f"--output={tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
 def test_reach__places_of_this_machine__are_errors_on_dataflow_alone(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=1)
     options = {"input": images, "output": tmp_path / "out", "model": tiny}
