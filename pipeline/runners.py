@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from urllib.parse import urlsplit
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
@@ -158,6 +159,29 @@ def _is_for_a_cluster(options: PipelineOptions) -> bool:
     if runner_of(options) == "SparkRunner":
         return not options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
     return runner_of(options) == "FlinkRunner" and bool(flink_cluster(options))
+
+
+def submitted_to(options: PipelineOptions) -> tuple[str, str]:
+    """The option that says what takes the job, and what it says; both empty if the runner starts that."""
+    if endpoint := options.view_as(PortableOptions).job_endpoint:
+        return "--job_endpoint", endpoint
+    cluster = flink_cluster(options) if runner_of(options) == "FlinkRunner" else ""
+    return ("--flink_master", cluster) if cluster else ("", "")
+
+
+def host_and_port(endpoint: str) -> tuple[str | None, int | None]:
+    """The parts of an address as --job_endpoint and --flink_master take it; None what it lacks."""
+    try:
+        address = urlsplit(f"//{endpoint.rpartition('://')[2]}")
+        return address.hostname, address.port
+    except ValueError:
+        return None, None
+
+
+def is_submitted_elsewhere(options: PipelineOptions) -> bool:
+    """Whether the job server or cluster is on another machine."""
+    host, _ = host_and_port(submitted_to(options)[1])
+    return host not in (None, "embed", "localhost") and not str(host).startswith("127.")
 
 
 def environment_of(options: PipelineOptions) -> str:

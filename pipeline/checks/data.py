@@ -24,13 +24,12 @@ from pipeline.checks.findings import (
     try_connection,
     warning,
 )
-from pipeline.checks.options import is_submitted_elsewhere
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import labelled_with
 from pipeline.model import doubt_about
 from pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
 from pipeline.plan import facts_of_rows, known_types, limits_of, model_of, optimisation, partitioning_of
-from pipeline.runners import environment_of, runs_elsewhere
+from pipeline.runners import environment_of, is_portable, is_submitted_elsewhere
 from transforms.decode import decode
 from transforms.elements import EncodedImage, Failure, ImageRef, Prediction
 from transforms.fetch import fetch_image
@@ -153,10 +152,10 @@ def _check_table(case: Case) -> Iterator[Finding]:
 
 def _have_workers_other_disks(case: Case) -> bool:
     """Whether workers surely or likely see other files than this process."""
-    if case.on_dataflow or not runs_elsewhere(case.options):
+    if not is_portable(case.options):
         return case.on_dataflow
     environment = environment_of(case.options)
-    return environment != "LOOPBACK" and (environment != "PROCESS" or is_submitted_elsewhere(case))
+    return environment != "LOOPBACK" and (environment != "PROCESS" or is_submitted_elsewhere(case.options))
 
 
 def _check_reach(case: Case) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import SetupOptions
 
 from pipeline.checks.findings import Case, Check, Finding, error, ok, warning
 from pipeline.checks.google_api import ApiError, ask
-from pipeline.runners import environment_of, runs_elsewhere, worker_image
+from pipeline.runners import environment_of, is_portable, worker_image
 
 # A name of a container image, as the registries' specification has it.
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -39,7 +39,7 @@ _LABELS = {"python": "labelbeam.python", "beam": "labelbeam.beam"}
 
 def _starts_image(case: Case) -> bool:
     """Whether workers start from a container image, Beam's own if no other is named."""
-    docker = runs_elsewhere(case.options) and environment_of(case.options) == "DOCKER"
+    docker = is_portable(case.options) and environment_of(case.options) == "DOCKER"
     return case.on_dataflow or docker
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
-    PortableOptions,
     PrismRunnerOptions,
     TestOptions,
 )
@@ -20,7 +18,14 @@ from pipeline.checks.places import staging_folders
 from pipeline.config import RunConfig
 from pipeline.plan import failure_budget
 from pipeline.rules import broken_rules
-from pipeline.runners import flink_cluster, is_portable, new_pipeline, pipeline_options
+from pipeline.runners import (
+    host_and_port,
+    is_portable,
+    is_submitted_elsewhere,
+    new_pipeline,
+    pipeline_options,
+    submitted_to,
+)
 from transforms.errors import UserError
 
 
@@ -55,24 +60,8 @@ def _without_effects(config: RunConfig) -> PipelineOptions:
     return options
 
 
-def _endpoint(case: Case) -> tuple[str, str]:
-    """What the run is submitted to, and the option that says so; empty if the runner starts one itself."""
-    if endpoint := case.options.view_as(PortableOptions).job_endpoint:
-        return "--job_endpoint", endpoint
-    cluster = flink_cluster(case.options)
-    return ("--flink_master", cluster) if cluster and case.runner == "FlinkRunner" else ("", "")
-
-
-def is_submitted_elsewhere(case: Case) -> bool:
-    """Whether the job server or cluster is on another machine."""
-    if _endpoint(case)[1] == "embed":
-        return False
-    host = urlsplit(f"//{_endpoint(case)[1].rpartition('://')[2]}").hostname or "localhost"
-    return host != "localhost" and not host.startswith("127.")
-
-
 def _check_runner(case: Case) -> Iterator[Finding]:
-    option, endpoint = _endpoint(case)
+    option, endpoint = submitted_to(case.options)
     if endpoint == "embed":
         yield ok("Beam's own job server, in this process.")
     elif endpoint:
@@ -89,11 +78,7 @@ def _check_runner(case: Case) -> Iterator[Finding]:
 
 
 def _reached(option: str, endpoint: str) -> Finding:
-    try:
-        address = urlsplit(f"//{endpoint.rpartition('://')[2]}")
-        host, port = address.hostname, address.port
-    except ValueError:
-        host = port = None
+    host, port = host_and_port(endpoint)
     if not host or not port:
         return error(
             f"{option}={endpoint!r} is no address.", f"Write it as HOST:PORT: {option}=localhost:8099."
@@ -114,7 +99,7 @@ def _found_prism(location: str | None) -> Finding:
         return ok(f"Prism comes from {location}.")
     if os.path.isfile(location):
         return ok(f"Prism is {location}.")
-    remedy = "Build it: python -m engines.install prism."
+    remedy = "Build it from labelbeam's repository: python -m engines.install prism."
     return error(f"--prism_location={location!r} is no file.", remedy)
 
 
@@ -124,6 +109,6 @@ CHECKS = (
         "runner",
         _check_runner,
         applies=lambda case: is_portable(case.options),
-        is_remote=is_submitted_elsewhere,
+        is_remote=lambda case: is_submitted_elsewhere(case.options),
     ),
 )

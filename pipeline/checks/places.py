@@ -81,7 +81,7 @@ def places_of(case: Case) -> list[Place]:
     if case.on_dataflow:
         places += [
             Place("temp_location", cloud.temp_location or "", _WRITE, _WRITE),
-            Place("staging_location", cloud.staging_location or "", _WRITE, _READ),
+            Place("staging_location", cloud.staging_location or "", _WRITE, _GET),
             Place("template_location", cloud.template_location or "", _WRITE, ()),
         ]
     places += [Place("images", row.uri, _GET, _GET) for row in case.rows if isinstance(row, ImageRef)]

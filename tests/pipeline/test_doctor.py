@@ -165,8 +165,9 @@ def test_runner__endpoint__answers_or_does_not(listening, option):
     port = closed_port()
     level, told = find_one("runner", case_of(runner, f"{endpoint}localhost:{port}"))
     assert level == "error" and f"--job_endpoint='localhost:{port}' does not answer" in told
-    level, told = find_one("runner", case_of(runner, f"{endpoint}localhost"))
-    assert level == "error" and "HOST:PORT" in told
+    for nonsense in ("localhost", "[::1", "localhost:port"):
+        level, told = find_one("runner", case_of(runner, f"{endpoint}{nonsense}", offline=True))
+        assert level == "error" and "HOST:PORT" in told
 
 
 def test_runner__portable_without_endpoint__is_an_error():
@@ -187,7 +188,11 @@ def test_runner__prism__location_is_a_file_or_an_error(tmp_path):
     there = case_of("--runner=PrismRunner", f"--prism_location={prism}")
     assert find_one("runner", there) == ("ok", f"Prism is {prism}. ")
     level, told = find_one("runner", case_of("--runner=PrismRunner", f"--prism_location={prism}x"))
-    assert level == "error" and "is no file" in told and "engines.install" in told
+    assert (
+        level == "error"
+        and "is no file" in told
+        and "labelbeam's repository: python -m engines.install" in told
+    )
     level, told = find_one("runner", case_of("--runner=PrismRunner"))
     assert level == "warning" and "--prism_location" in told
 
@@ -407,9 +412,11 @@ def test_reach__places_of_this_machine__are_errors_on_dataflow_alone(tmp_path, t
         (("--environment_type=EXTERNAL", "--environment_config=localhost:50000"), True),
         (("--environment_type=PROCESS",), False),
         (("--environment_type=PROCESS", "--flink_master=far:8081"), True),
+        (("--environment_type=PROCESS", "--job_endpoint=embed"), False),
         (("--environment_type=LOOPBACK", "--flink_master=[local]"), False),
         ((), True),
         (("--flink_master=[local]",), False),
+        (("--flink_master=[local]", "--environment_type=DOCKER"), True),
     ],
 )
 def test_reach__places_of_this_machine__are_warnings_on_a_cluster_with_other_disks(tmp_path, flags, applies):

@@ -14,7 +14,7 @@ import tensorflow as tf
 import yaml
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from pipeline.checks import google_api, image, permissions
+from pipeline.checks import google_api, image
 from pipeline.checks.account import _impersonating
 from pipeline.checks.findings import examine
 from pipeline.checks.machines import Accelerator, misfit, parse_accelerator, pools_of
@@ -22,6 +22,7 @@ from pipeline.checks.permissions import needs_of
 from pipeline.checks.places import contains
 from pipeline.cli import main
 from pipeline.config import PredictConfig
+from pipeline.doctor import CHECKS
 from pipeline.runners import pipeline_options
 from tests.doctor import case_of, find, find_one, levels_of
 from tests.engines.compute import PROJECT, REGION, WORKER, ComputeStub
@@ -524,12 +525,17 @@ def test_permissions__that_cannot_be_asked_for__are_one_warning(google_stub):
 def test_permissions__of_what_is_staged__are_to_read_alone_and_of_templates_none(google_stub):
     found = permissions_of_workers("--staging_location=gs://staged/x", "--template_location=gs://templates/x")
     assert [f.what.rpartition(" ")[2] for f in found] == [PROJECT + ".", "pictures.", "labels.", "staged."]
-    assert found[3].what.startswith(f"{WORKER} has storage.objects.get, storage.objects.list in")
+    assert found[3].what == f"{WORKER} has storage.objects.get in the bucket staged."
 
 
 def test_permissions__account_that_is_not_there__are_left_out(google_stub):
     (finding,) = permissions_of_workers("--service_account_email=no@some-project")
     assert finding.level == "skipped" and google_stub.requests["/iam:troubleshoot"] == 0
+
+
+def test_permissions__account_that_may_not_be_looked_at__are_asked_for_all_the_same(google_stub):
+    google_stub.answers[f"/projects/-/serviceAccounts/{WORKER}"] = FORBIDDEN
+    assert levels_of(permissions_of_workers()) == ["ok"] * 3
 
 
 def test_sources__images_in_another_bucket__are_looked_at_once_the_input_was_read(gcs):
@@ -547,16 +553,20 @@ def test_sources__images_in_another_bucket__are_looked_at_once_the_input_was_rea
     assert needs_of(case)[2].permissions == ("storage.objects.get",)
 
 
-def test_permissions__too_slow__are_a_warning(google_stub):
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [("permissions", "warning"), ("zones", "warning"), ("quota", "warning"), ("buckets", "error")],
+)
+def test_examine__no_answer_in_time__is_as_bad_as_what_could_not_be_told(google_stub, name, level):
     def dawdle(_):
         time.sleep(1)
         yield
 
-    (check,) = permissions.CHECKS
     case = cloud_case()
     find("account", case)
+    (check,) = (check for check in CHECKS if check.name == name)
     (finding,) = examine(dataclasses.replace(check, find=dawdle, limit_sec=0.05), case)
-    assert finding.level == "warning" and "no answer within" in finding.what
+    assert finding.level == level and "no answer within" in finding.what
 
 
 def test_permissions__no_account_known__are_left_out(google_stub):
@@ -597,6 +607,8 @@ def test_image__none_named_for_docker__is_an_error():
     assert level == "error" and "would not have labelbeam" in told and "--environment_config=IMAGE" in told
     assert find("image", case_of(*FLINK_CLUSTER, "--environment_type=PROCESS")) == []
     assert find("image", case_of("--runner=FlinkRunner")) == []  # on this machine
+    assert find_one("image", case_of("--runner=PrismRunner", "--environment_type=DOCKER"))[0] == "error"
+    assert find("image", case_of("--environment_type=DOCKER")) == []  # which means nothing to it
 
 
 @pytest.mark.parametrize(
@@ -705,6 +717,18 @@ def test_doctor__every_run_config__has_no_error(path, hub, google_stub, gcs, cap
         assert {"warning"} & set(levels["versions"])  # TensorFlow's
     assert "1 of the first 1 images labelled here" in printed
     assert gcs.names("gs://bucket/") == before
+
+
+def test_doctor__images_in_a_bucket_that_workers_may_not_read__are_an_error(google_stub, gcs, capsys, tiny):
+    gcs.put("gs://lists/l.txt", b"gs://pictures/a.jpg\n")
+    gcs.put("gs://pictures/a.jpg", jpeg_bytes())
+    google_stub.access[IN_BUCKET.format("pictures"), "storage.objects.get"] = "NOT_GRANTED"
+    flags = [*DATAFLOW, "--setup_file=./setup.py", "--temp_location=gs://lists/tmp"]
+    options = ["--input=gs://lists/l.txt", "--output=gs://lists/out", f"--model={tiny}"]
+    status, levels, printed = report(capsys, *flags, *options)
+    assert status == 1 and levels["images"] == ["ok"] and len(levels["sources"]) == 2, printed
+    assert levels["permissions"] == ["ok", "ok", "error"]
+    assert f"{WORKER} has no storage.objects.get in the bucket pictures." in printed
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -1,6 +1,17 @@
+import apache_beam as beam
 import pytest
+from apache_beam.transforms.environments import DockerEnvironment, PythonLoopbackEnvironment
 
-from pipeline.runners import is_local, pipeline_options, runs_elsewhere
+from pipeline.runners import (
+    environment_of,
+    is_dataflow,
+    is_local,
+    is_portable,
+    is_submitted_elsewhere,
+    pipeline_options,
+    runs_elsewhere,
+    worker_image,
+)
 from transforms.errors import UserError
 
 
@@ -31,6 +42,7 @@ def test_pipeline_options__the_local_runner__is_always_the_same(flags):
         (("--runner=PrismRunner",), 86400, 1e9),
         (("--runner=PrismRunner", "--job_server_timeout=7"), 7, 7),
         (("--runner=FlinkRunner",), 1, 3600),
+        (("--runner=my.own.PrismRunner",), 1, 3600),
     ],
 )
 def test_pipeline_options__prism__has_no_limit_that_would_end_a_long_job(flags, least, most):
@@ -67,3 +79,80 @@ FLINK = ("--runner=FlinkRunner", "--flink_master=http://localhost:8081")
 )
 def test_runs_elsewhere__runners__those_whose_jobs_outlive_the_command(flags, elsewhere):
     assert runs_elsewhere(pipeline_options(flags)) == elsewhere
+
+
+@pytest.mark.parametrize("name", ["FnApiRunner", "DataflowRunner", "FlinkRunner"])
+def test_runner__of_a_name_like_beams__is_none_of_beams(name):
+    options = pipeline_options((f"--runner=my.own.{name}",))
+    assert not (is_local(options) or is_dataflow(options) or is_portable(options))
+    assert not runs_elsewhere(options)
+
+
+@pytest.mark.parametrize(
+    ("flags", "elsewhere"),
+    [
+        (("--runner=FlinkRunner",), False),
+        (FLINK, False),
+        (("--runner=FlinkRunner", "--flink_master=https://far:8081"), True),
+        (("--runner=PrismRunner", "--flink_master=far:8081"), False),
+        (PORTABLE, False),
+        (("--runner=PortableRunner", "--job_endpoint=127.0.0.2:8099"), False),
+        (("--runner=PortableRunner", "--job_endpoint=far:8099"), True),
+        (("--runner=PortableRunner", "--job_endpoint=embed"), False),
+        (("--runner=PortableRunner", "--job_endpoint=[far"), False),
+    ],
+)
+def test_is_submitted_elsewhere__job_servers_and_clusters__those_of_other_machines(flags, elsewhere):
+    assert is_submitted_elsewhere(pipeline_options(flags)) is elsewhere
+
+
+SPARK = ("--runner=SparkRunner", "--spark_master_url=spark://localhost:7077")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [
+        (("--runner=PrismRunner",), "LOOPBACK"),
+        (("--runner=FlinkRunner",), "LOOPBACK"),
+        (("--runner=FlinkRunner", "--flink_master=[local]"), "LOOPBACK"),
+        (FLINK, "DOCKER"),
+        (("--runner=SparkRunner",), "LOOPBACK"),
+        (SPARK, "DOCKER"),
+        (PORTABLE, "DOCKER"),
+        ((*FLINK, "--environment_type=PROCESS"), "PROCESS"),
+        (("--runner=PrismRunner", "--environment_type=DOCKER"), "DOCKER"),
+    ],
+)
+def test_environment_of__none_or_one_said__is_what_beam_takes(flags, environment):
+    assert environment_of(pipeline_options(flags)) == environment
+
+
+@pytest.mark.parametrize(
+    "flags", [("--runner=PrismRunner",), ("--runner=FlinkRunner",), FLINK, SPARK, PORTABLE]
+)
+def test_environment_of__none_said__is_what_beam_itself_makes(flags):
+    options = pipeline_options(flags)
+    told = environment_of(options)  # before Beam writes its own choice into the options
+    made = beam.Pipeline(options=options).runner.default_environment(options)
+    assert type(made) is {"DOCKER": DockerEnvironment, "LOOPBACK": PythonLoopbackEnvironment}[told]
+
+
+OWN, CONFIG = "--sdk_container_image=image:sdk", "--environment_config=image:config"
+OPTION = "--environment_options=docker_container_image=image:option"
+
+
+@pytest.mark.parametrize(
+    ("flags", "image"),
+    [
+        ((DATAFLOW, OWN, CONFIG), "image:sdk"),
+        ((DATAFLOW, CONFIG), ""),
+        ((*FLINK, OWN, CONFIG), "image:config"),
+        ((*FLINK, OWN, OPTION), "image:option"),
+        ((*FLINK, OWN), ""),
+        ((*FLINK, CONFIG, "--environment_type=EXTERNAL"), ""),
+        (("--runner=FlinkRunner", CONFIG), ""),
+        ((CONFIG, OWN), ""),
+    ],
+)
+def test_worker_image__options__those_that_the_runner_reads(flags, image):
+    assert worker_image(pipeline_options(flags)) == image
