@@ -1,6 +1,8 @@
 """Imports run one way: pure functions <- transforms <- pipeline <- command line."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,14 @@ def test_imports__every_file__run_one_way(path):
         if name == forbidden or name.startswith(f"{forbidden}.")
     }
     assert not wrong
+
+
+def test_models__are_there_without_beam():
+    # Environments of rivals have none, and a module of ours may bring it.
+    modules = "sys, transforms.models.classifier, transforms.models.spec"
+    code = f"import {modules}; print('apache_beam' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_forbidden__every_rule__fits_a_file():

@@ -5,20 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
-from pathlib import PurePath
-
-from google.api_core.exceptions import GoogleAPIError
-from google.auth.exceptions import GoogleAuthError
+from pathlib import Path
 
 from transforms.errors import UserError
-from transforms.files import read_file
 
 IMAGENET = "imagenet"
 BACKGROUND = "background"
 IMAGENET_WITH_BACKGROUND = 1001
-
-# What filesystems raise, a bucket's among them.
-_UNREADABLE = (OSError, GoogleAPIError, GoogleAuthError)
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -48,10 +41,10 @@ def read_labels(source: str) -> tuple[str, ...]:
     """
     if source == IMAGENET:
         return imagenet_labels()
-    parse = {".json": _parse_json, ".csv": _parse_csv}.get(PurePath(source).suffix.lower(), _parse_lines)
+    parse = {".json": _parse_json, ".csv": _parse_csv}.get(Path(source).suffix.lower(), _parse_lines)
     try:
-        labels = parse(read_file(source).decode("utf-8-sig"))
-    except (*_UNREADABLE, ValueError, KeyError, AttributeError, TypeError, csv.Error) as e:
+        labels = parse(_read(source).decode("utf-8-sig"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as e:
         raise UserError(
             f"labels={source!r} cannot be read: {e}. "
             f"Give {IMAGENET!r}, a UTF-8 text file with one label a line, JSON or CSV; local or gs://."
@@ -83,6 +76,14 @@ def _parse_csv(text: str) -> tuple[str, ...]:
     return _by_index((int(row[index]) if index else n, row[label or ""]) for n, row in enumerate(rows))
 
 
+def _read(source: str) -> bytes:
+    if not source.startswith("gs://"):
+        return Path(source).read_bytes()
+    from transforms.stores.gcs import read_object
+
+    return read_object(source)
+
+
 def _by_index(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
     labels = dict(pairs)
     missing = next((n for n in range(len(labels)) if n not in labels), None)
@@ -111,7 +112,7 @@ def fit_labels(labels: tuple[str, ...], classes: int, model: str) -> tuple[str, 
     """
     if len(labels) == classes + 1 and labels[0].lower() == BACKGROUND:
         return labels[1:]
-    if (len(labels), classes) == (1000, 1001):
+    if len(labels) + 1 == classes == IMAGENET_WITH_BACKGROUND:
         return (BACKGROUND, *labels)
     if len(labels) != classes:
         raise UserError(

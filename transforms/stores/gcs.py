@@ -16,6 +16,8 @@ from transforms.errors import ImageError, Reason, UserError
 from transforms.stores.limits import Fetched, Limits, timed_out, too_large
 
 _FEW_CONNECTIONS = 4
+# What the client raises where it has no answer, or a refusal.
+_REFUSED = (api.GoogleAPICallError, google.auth.exceptions.GoogleAuthError, requests.RequestException)
 
 
 def make_client(connections: int) -> storage.Client:
@@ -47,8 +49,21 @@ def list_objects(prefix: str) -> list[storage.Blob]:
     bucket, name = split_uri(prefix)
     try:
         return list(make_client(_FEW_CONNECTIONS).list_blobs(bucket, prefix=name))
-    except (api.GoogleAPICallError, google.auth.exceptions.GoogleAuthError, requests.RequestException) as e:
+    except _REFUSED as e:
         raise UserError(f"{prefix!r} cannot be listed: {e}. Check the name and your credentials.") from e
+
+
+def read_object(uri: str) -> bytes:
+    """A whole object.
+
+    Raises:
+      OSError: It can't be read.
+    """
+    bucket, name = split_uri(uri)
+    try:
+        return make_client(_FEW_CONNECTIONS).bucket(bucket).blob(name).download_as_bytes()
+    except _REFUSED as e:
+        raise OSError(str(e)) from e
 
 
 class GcsStore:
