@@ -153,8 +153,7 @@ def shown(
     """
     out = out or sys.stderr
     stop = threading.Event()
-    every_sec = max(least_sec, _TERMINAL_EVERY_SEC if out.isatty() else _PLAIN_EVERY_SEC)
-    thread = threading.Thread(target=_show, args=(read, out, stop, every_sec), daemon=True)
+    thread = threading.Thread(target=_show, args=(read, out, stop, least_sec), daemon=True)
     thread.start()
 
     def say(line: str) -> None:
@@ -171,15 +170,21 @@ def shown(
             out.flush()
 
 
-def _show(read: Callable[[], Counts], out: TextIO, stop: threading.Event, every_sec: float) -> None:
+def _show(read: Callable[[], Counts], out: TextIO, stop: threading.Event, least_sec: float) -> None:
     moving, pace = out.isatty(), Pace()
-    while not stop.wait(every_sec):
-        try:
-            counts = read()
-        except Exception:  # what a runner can't tell now it may tell the next time
+    line, due_sec = "", 0.0
+    while not stop.wait(_TERMINAL_EVERY_SEC if moving else _PLAIN_EVERY_SEC):
+        now_sec = time.monotonic()
+        if now_sec >= due_sec:
+            due_sec = now_sec + least_sec
+            try:
+                counts = read()
+            except Exception:  # what a runner can't tell now it may tell the next time
+                continue
+            line = describe(counts, pace.images_per_sec(worked_of(counts), time.monotonic()))
+            if not counts and not moving:
+                continue
+        elif not line or not moving:  # a moving line comes back after one that stays
             continue
-        if not counts and not moving:
-            continue
-        line = describe(counts, pace.images_per_sec(worked_of(counts), time.monotonic()))
         out.write(f"\r\x1b[K{line}" if moving else f"{line}\n")
         out.flush()

@@ -219,6 +219,7 @@ def arguments(stub, corpus):
 def brisk(monkeypatch):
     """Following without the pauses; what the command changes in this process is changed back."""
     monkeypatch.setattr(follow, "_POLL_SEC", 0.02)
+    monkeypatch.setattr(follow, "_COUNTS_SEC", 0.0)
     monkeypatch.setattr(follow, "_REASON_POLL_SEC", 0.02)
     monkeypatch.setattr(progress, "_PLAIN_EVERY_SEC", 0.02)
     handler = signal.getsignal(signal.SIGTERM)

@@ -92,6 +92,18 @@ def test_shown__on_a_terminal__is_one_moving_line_that_goes_away(monkeypatch):
     assert "\n" not in out.getvalue() and out.getvalue().endswith("\r\x1b[K")
 
 
+def test_shown__where_reading_is_dear__comes_back_after_a_line_that_stays_and_reads_once(monkeypatch):
+    monkeypatch.setattr(progress, "_TERMINAL_EVERY_SEC", 0.01)
+    out, readings = Terminal(), []
+    with shown(lambda: readings.append(1) or {"listed": 3, "labelled": 2}, out, least_sec=60) as say:
+        for _ in range(2):
+            deadline, before = time.monotonic() + 5, len(out.getvalue())
+            while "2 of 3 images" not in out.getvalue()[before:]:
+                assert time.monotonic() < deadline
+            say("The job is running.")
+    assert readings == [1]
+
+
 @pytest.mark.parametrize(
     ("kind", "line"),
     [(Terminal, "\r\x1b[KThe job is done.\n"), (io.StringIO, "The job is done.\n")],
