@@ -106,11 +106,11 @@ def _sum(found: dict, transform: type, name: str) -> tuple[int, int]:
 
 
 def find_limit(work: Work, split: bool = False) -> str:
-    """What the rest waited for: `fetching`, `decoding`, `model` or `model on GPU`.
+    """What the rest waited for: `fetching`, `decoding`, `unpacking`, `model` or `model on GPU`.
 
     Args:
       work: What was done.
-      split: Whether the model had workers of its own, which could only wait for `unpacking`.
+      split: Whether the model had workers of its own, which wait for nothing but unpacking.
     """
     on_gpu = work.counts[meter.ON_GPU] > 0
     model, decode = _model_share(work), _decode_share(work)

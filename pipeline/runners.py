@@ -180,8 +180,8 @@ def host_and_port(endpoint: str) -> tuple[str | None, int | None]:
 
 def is_submitted_elsewhere(options: PipelineOptions) -> bool:
     """Whether the job server or cluster is on another machine."""
-    host, _ = host_and_port(submitted_to(options)[1])
-    return host not in (None, "embed", "localhost") and not str(host).startswith("127.")
+    host = host_and_port(submitted_to(options)[1])[0] or "localhost"
+    return host not in ("embed", "localhost") and not host.startswith("127.")
 
 
 def environment_of(options: PipelineOptions) -> str:
@@ -191,11 +191,16 @@ def environment_of(options: PipelineOptions) -> str:
     return given or ("LOOPBACK" if at_home else "DOCKER")
 
 
+def starts_image(options: PipelineOptions) -> bool:
+    """Whether workers start from a container image, Beam's own if no other is named."""
+    return is_dataflow(options) or (is_portable(options) and environment_of(options) == "DOCKER")
+
+
 def worker_image(options: PipelineOptions) -> str:
     """The container image that workers start from; empty where none is named, or there is none."""
     if is_dataflow(options):
         return options.view_as(WorkerOptions).sdk_container_image or ""
-    if not is_portable(options) or environment_of(options) != "DOCKER":
+    if not starts_image(options):
         return ""
     portable = options.view_as(PortableOptions)
     return portable.lookup_environment_option("docker_container_image") or portable.environment_config or ""

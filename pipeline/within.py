@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -33,9 +33,6 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
             future.set_exception(e)
 
     threading.Thread(target=answer, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except TimeoutError as e:
-        if future.done():  # the error is the call's own, or the answer has come just now
-            return future.result()
-        raise NoAnswerError(f"it did not answer within {seconds:g} s") from e
+    if not wait([future], seconds).done:
+        raise NoAnswerError(f"it did not answer within {seconds:g} s")
+    return future.result()

@@ -112,7 +112,7 @@ class Case:
 
     @property
     def runner(self) -> str:
-        """The runner's name, without the module it is in."""
+        """The runner's name."""
         return runner_of(self.options)
 
     @property

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import SetupOptions
 
 from pipeline.checks.findings import Case, Check, Finding, error, ok, warning
 from pipeline.checks.google_api import ApiError, ask
-from pipeline.runners import environment_of, is_portable, worker_image
+from pipeline.runners import starts_image, worker_image
 
 # A name of a container image, as the registries' specification has it.
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -35,12 +35,6 @@ _ACCEPT = ", ".join(
 )
 # What the Dockerfile of this repository says of its image.
 _LABELS = {"python": "labelbeam.python", "beam": "labelbeam.beam"}
-
-
-def _starts_image(case: Case) -> bool:
-    """Whether workers start from a container image, Beam's own if no other is named."""
-    docker = is_portable(case.options) and environment_of(case.options) == "DOCKER"
-    return case.on_dataflow or docker
 
 
 def _check_image(case: Case) -> Iterator[Finding]:
@@ -172,7 +166,7 @@ def _has_image(case: Case) -> bool:
 
 
 CHECKS = (
-    Check("image", _check_image, applies=_starts_image),
+    Check("image", _check_image, applies=lambda case: starts_image(case.options)),
     Check(
         "versions",
         _check_versions,
