@@ -30,8 +30,7 @@ from benchmarks import throughput
 from benchmarks.hand_loop import on_every_core
 from benchmarks.measure import Command, timed
 
-# The share of classes that an optimised pipeline must keep, and the most a best score may move.
-_AGREEMENT = 0.9, 0.2
+_OPTIMISED = throughput.Bounds(same_classes=0.9, same_score=0.2)
 
 
 def save_null_model(folder: str) -> None:
@@ -102,14 +101,14 @@ def contenders(name: str, folder: str) -> tuple[tuple[int, int], dict[str, Comma
     if name == "b7":
         subprocess.run(_here("save_b7_model", folder), check=True, capture_output=True)
         alone: Command = lambda corpus: _here("run_model_alone", str(corpus), folder)  # noqa: E731
-        return (16, 64), {
+        return (16, 160), {
             "model alone": alone,
             "pipeline": functools.partial(throughput.pipeline, model=folder),
         }
     if name == "decoding":
         subprocess.run(_here("save_null_model", folder), check=True, capture_output=True)
         alone = lambda corpus: _here("run_decoder_alone", str(corpus))  # noqa: E731
-        return (1000, 5000), {
+        return (1000, 9000), {
             "decoder alone": alone,
             "pipeline": functools.partial(throughput.pipeline, model=folder),
         }
@@ -133,7 +132,7 @@ def main() -> None:
             images, runs = contenders(name, folder)
             timed_runs = {who: timed(command) for who, command in runs.items()}
             if name == "optimised":
-                throughput.compare_labels("1600x1200", timed_runs, *_AGREEMENT)
+                throughput.compare_labels("1600x1200", timed_runs, {"optimised pipeline": _OPTIMISED})
             throughput.measure("1600x1200", images, args.rounds, timed_runs)
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 

@@ -71,7 +71,9 @@ def measure_rates(
     return rates
 
 
-def compare(title: str, above: Sequence[Rate], below: Sequence[Rate], clocks: Sequence[str] = CLOCKS) -> None:
+def compare(
+    title: str, above: Sequence[Rate | Cost], below: Sequence[Rate | Cost], clocks: Sequence[str] = CLOCKS
+) -> None:
     """Prints the medians of the rounds' ratios."""
     for clock in clocks:
         n = CLOCKS.index(clock)

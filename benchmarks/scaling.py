@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from benchmarks.measure import CLOCKS, Cost, cost_of
+from benchmarks.measure import Cost, compare, cost_of
 from pipeline.config import load_config
 from pipeline.launch import run
 
@@ -90,7 +90,11 @@ def main() -> None:
         folder = Path(scratch)
         few = prepare(folder / "few", _FEW)
         starts = [start_up_sec(few, folder) for _ in range(args.rounds)]
-        print(f"start-up beyond imports and loading the model: {statistics.median(starts):.2f} s", flush=True)
+        each = ", ".join(f"{sec:.2f}" for sec in starts)
+        print(
+            f"start-up beyond imports and model load: {statistics.median(starts):.2f} s, median of {each}",
+            flush=True,
+        )
         corpora = {size: prepare(folder / str(size), size) for size in sizes}
         rounds = []
         for n in range(args.rounds):
@@ -102,12 +106,8 @@ def main() -> None:
             )
             print(f"round {n + 1}: microseconds an image {now}", flush=True)
     for size in sizes[1:]:
-        for n, clock in enumerate(CLOCKS):
-            ratios = [seen[size][n] / seen[sizes[0]][n] for seen in rounds]
-            print(
-                f"{size:,} / {sizes[0]:,} images, {clock} an image: median {statistics.median(ratios):.3f}"
-                f" (min {min(ratios):.3f}, max {max(ratios):.3f}, {len(ratios)} rounds)"
-            )
+        title = f"time an image, {size:,} / {sizes[0]:,} images"
+        compare(title, [seen[size] for seen in rounds], [seen[sizes[0]] for seen in rounds])
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ environments of their own, which are made where they are missing.
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -23,15 +23,15 @@ from typing import NamedTuple
 from benchmarks.corpus import make_corpus
 from benchmarks.measure import CLOCKS, Cost, Rate, Run, compare, cost_of, measure_rates
 from benchmarks.rivals.environments import python_of
-from benchmarks.rivals.rows import agreement, output_of, read_best
-from benchmarks.throughput import CHECKED_IMAGES, MODEL, SAME_SCORE, pipeline
+from benchmarks.rivals.rows import new_output, read_best
+from benchmarks.throughput import MODEL, SAME_FUNCTIONS, Bounds, compare_labels, pipeline
 from transforms.models.efficientnet_lite import ensure_lite0_saved_model
 from transforms.models.store import cache_folder
 
 ROOT = Path(__file__).parents[2]
 OURS = "labelbeam"
-# Labels that must be the pipeline's where a rival prepares images in its own way.
-SAME_CLASSES = 0.9
+# What must be the pipeline's where a rival prepares images in its own way.
+OWN_WAY = Bounds(same_classes=0.9, same_score=math.inf)
 
 
 class Rival(NamedTuple):
@@ -40,7 +40,7 @@ class Rival(NamedTuple):
     Attributes:
       module: What is run.
       model: The model as it takes it: by name, as a SavedModel or as a Keras file.
-      own_way: Whether it prepares images in its own way, so that its labels differ now and then.
+      bounds: How far its labels may differ from the pipeline's.
       environment: Whose requirements it has, if not the pipeline's.
       clocks: What can be measured of it.
       args: What else it is told.
@@ -48,20 +48,20 @@ class Rival(NamedTuple):
 
     module: str
     model: str
-    own_way: bool = False
+    bounds: Bounds = SAME_FUNCTIONS
     environment: str | None = None
     clocks: tuple[str, ...] = CLOCKS
     args: tuple[str, ...] = ()
 
 
 RIVALS = {
-    "runinference_documented": Rival("runinference_documented", "keras", own_way=True),
+    "runinference_documented": Rival("runinference_documented", "keras", OWN_WAY),
     "runinference_expert": Rival("runinference_expert", "name", args=("in_memory",)),
     "runinference_expert_threads": Rival("runinference_expert", "name", args=("multi_threading",)),
     "runinference_expert_processes": Rival("runinference_expert", "name", args=("multi_processing",)),
-    "tf_data": Rival("tf_data", "saved_model", own_way=True),
+    "tf_data": Rival("tf_data", "saved_model", OWN_WAY),
     # Ray's daemons leave its process, which is not charged for what they use.
-    "ray_data": Rival("ray_data", "saved_model", own_way=True, environment="ray", clocks=("wall",)),
+    "ray_data": Rival("ray_data", "saved_model", OWN_WAY, environment="ray", clocks=("wall",)),
     "daft_loop": Rival("daft_loop", "name", environment="daft", args=("threads",)),
     "daft_loop_processes": Rival("daft_loop", "name", environment="daft", args=("processes",)),
 }
@@ -82,10 +82,8 @@ def run_of_rival(rival: Rival, model: str, environments: Path) -> Run:
     python = python_of(environments, rival.environment) if rival.environment else sys.executable
 
     def run(corpus: Path) -> Cost:
-        output = output_of(corpus)
-        shutil.rmtree(output, ignore_errors=True)
         module = f"benchmarks.rivals.{rival.module}"
-        cost = cost_of([python, "-m", module, str(corpus), str(output), model, *rival.args])
+        cost = cost_of([python, "-m", module, str(corpus), str(new_output(corpus)), model, *rival.args])
         read_best(corpus)
         return cost
 
@@ -97,23 +95,6 @@ def run_ours(corpus: Path) -> Cost:
     cost = cost_of(pipeline(corpus))
     read_best(corpus)
     return cost
-
-
-def compare_outputs(corpus: Path, names: list[str], runs: dict[str, Run]) -> None:
-    """Compares the labels of each rival with the pipeline's; ends the program where they differ too much."""
-    run_ours(corpus)
-    ours = read_best(corpus)
-    for name in names:
-        runs[name](corpus)
-        same, worst = agreement(ours, read_best(corpus))
-        print(
-            f"{name}: {same:.1%} of {len(ours)} labels are the pipeline's, scores within {worst:.1e}",
-            flush=True,
-        )
-        if RIVALS[name].own_way:
-            assert same >= SAME_CLASSES, f"{name} labels other images, or prepares them wrongly"
-        else:
-            assert same == 1 and worst <= SAME_SCORE, f"{name} does something else"
 
 
 def measure_marginal(folder: Path, args: argparse.Namespace, names: list[str], runs: dict[str, Run]) -> None:
@@ -168,7 +149,7 @@ def main() -> None:
     for name in names:
         runs[name] = run_of_rival(RIVALS[name], models[RIVALS[name].model], args.environments)
     with tempfile.TemporaryDirectory() as folder:
-        compare_outputs(corpus_of(Path(folder) / "check", CHECKED_IMAGES, args.size), names, runs)
+        compare_labels(args.size, runs, {name: RIVALS[name].bounds for name in names})
         measure = measure_whole_jobs if args.whole_job else measure_marginal
         measure(Path(folder), args, names, runs)
 

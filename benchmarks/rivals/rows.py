@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,12 @@ def best_of(result: TopK | ImageError) -> dict[str, float]:
 def output_of(corpus: Path) -> Path:
     """Where labels are written."""
     return corpus.parent / "output"
+
+
+def new_output(corpus: Path) -> Path:
+    """Where labels are written, with nothing there."""
+    shutil.rmtree(output_of(corpus), ignore_errors=True)
+    return output_of(corpus)
 
 
 def read_best(corpus: Path) -> Best:
