@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ UNCHECKED = "unchecked"
 # Rows of the tables that no row of the input stands for.
 OTHER = "other"
 KINDS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER)
+
+_TELL_SEC = 0.1
 
 Counted = tuple[tuple[str, int], ...]
 
@@ -55,7 +58,7 @@ class CountRows(beam.PTransform):
 
     Attributes:
       counted_as: What an element counts as; one of this module's functions.
-      listener: Called with a kind and a count as they come, on the worker.
+      listener: Called with a kind and a count within a tenth of a second, on the worker.
     """
 
     counted_as: Callable[[Any], Counted]
@@ -87,14 +90,25 @@ class _CountFn(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self._due_sec = 0.0
 
     def process(self, element: Any) -> None:
         for kind, count in self._counted_as(element):
             self._counts[kind] += count
+        if time.monotonic() >= self._due_sec:
+            self._tell()
+
+    def finish_bundle(self) -> Iterator:
+        self._tell()
+        for kind_and_count in self._counts.items():
+            yield GlobalWindows.windowed_value(kind_and_count)
+
+    def _tell(self) -> None:
+        """Passes on what was counted since the last time; for each element, that would take 20 us more."""
+        for kind, count in (self._counts - self._told).items():
             self._metrics[kind].inc(count)
             if self._listener:
                 self._listener(kind, count)
-
-    def finish_bundle(self) -> Iterator:
-        for kind_and_count in self._counts.items():
-            yield GlobalWindows.windowed_value(kind_and_count)
+        self._told = self._counts.copy()
+        self._due_sec = time.monotonic() + _TELL_SEC

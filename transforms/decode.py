@@ -39,7 +39,7 @@ class DecodeImages(beam.PTransform):
     """Decodes each image to `[size, size, 3] uint8` on a few threads.
 
     Input: `EncodedImage`. Output: `DecodedImage`. Failures: `decode`.
-    Metrics: `decode_usec`, `source_pixels`.
+    Metrics: `decode_usec`.
 
     Attributes:
       rule: How the image is cropped and resized.
@@ -65,7 +65,6 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
         self._max_pixels = step.max_pixels
         self._pixel_bytes = 3 * step.rule.size_px**2
         self._decode_usec = Metrics.distribution(DecodeImages, "decode_usec")
-        self._source_pixels = Metrics.distribution(DecodeImages, "source_pixels")
 
     def submit(self, image: EncodedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
         task = functools.partial(decode, image, self._rule, self._max_pixels)
@@ -74,5 +73,3 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
 
     def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
         self._decode_usec.update(timed.usec)
-        if isinstance(timed.value, DecodedImage):
-            self._source_pixels.update(timed.value.width_px * timed.value.height_px)

@@ -59,7 +59,7 @@ class FetchImages(beam.PTransform):
 
     Input: `ImageRef`. Output: `EncodedImage`; `Unchanged` where the known version
     is still the present one. Failures: `fetch`.
-    Metrics: `images_in`, `fetch_usec`, `image_bytes`.
+    Metrics: `fetch_usec`, `image_bytes`.
 
     Attributes:
       limits: Time limits and byte cap of one request; `limits.connections` requests run at once.
@@ -89,7 +89,6 @@ class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage | Unchanged]):
         self._limits = step.limits
         self._max_window_bytes = step.max_window_bytes
         self._mean_bytes = _FIRST_GUESS_BYTES
-        self._images_in = Metrics.counter(FetchImages, "images_in")
         self._fetch_usec = Metrics.distribution(FetchImages, "fetch_usec")
         self._image_bytes = Metrics.distribution(FetchImages, "image_bytes")
 
@@ -101,7 +100,6 @@ class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage | Unchanged]):
         return Window(4 * self._limits.connections, self._max_window_bytes)
 
     def submit(self, ref: ImageRef) -> tuple[Future[Timed[EncodedImage | Unchanged | Failure]], int]:
-        self._images_in.inc()
         task = functools.partial(fetch_image, ref, self._stores)
         return self._pool.submit(attempt, "fetch", ref, task), self._mean_bytes
 

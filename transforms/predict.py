@@ -85,8 +85,7 @@ class PredictLabels(beam.PTransform):
     """Labels each image; one model per process and device, loaded once, runs full batches.
 
     Input: `DecodedImage`. Output: `Prediction`. Failures: `predict`.
-    Metrics: `predict_usec` (an image's share of its batch), `images_out`, and what
-    `transforms.models.meter` counts.
+    Metrics: what `transforms.models.meter` counts.
     Guarantees: an image on which the model fails costs itself only; padding is never seen.
     The process has one queue of full batches, from which every device takes when it is free.
     With `reuse`, images of the same bytes are inferred once per process, as long as it
@@ -175,8 +174,6 @@ class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
     def __init__(self, step: PredictLabels) -> None:
         self._make = functools.partial(_Labeler, replace(step))  # without what Beam assigned to it
         self._shared = Shared()
-        self._predict_usec = Metrics.distribution(PredictLabels, "predict_usec")
-        self._images_out = Metrics.counter(PredictLabels, "images_out")
         self._counters = {name: Metrics.counter(PredictLabels, name) for name in COUNTS}
 
     def setup(self) -> None:
@@ -195,8 +192,3 @@ class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
 
     def flush(self) -> None:
         self._labeler.batcher.flush()
-
-    def observe(self, timed: Timed[Prediction | Failure]) -> None:
-        self._predict_usec.update(timed.usec)
-        if isinstance(timed.value, Prediction):
-            self._images_out.inc()

@@ -6,6 +6,7 @@ import pytest
 from pipeline.progress import Tally
 from tests.eager import RUNNERS, eagerly
 from tests.results import failure, prediction
+from transforms import count
 from transforms.buckets import hash_of
 from transforms.count import KINDS, CountRows, SumCounts, as_counted, count_listed, count_result
 from transforms.elements import ImageRef, Unchanged
@@ -60,3 +61,15 @@ def test_count_rows__several_collections__sum_by_kind_and_the_listener_hears_it(
     expected = {"labelled": 22, "reused": 2, "failed": 7, "kept": 1, "duplicate": 90}
     assert dict(counts) == expected and len(counts) == len(expected)
     assert {kind: n for kind, n in tally.read().items() if n} == expected
+
+
+def test_count_rows__while_a_bundle_goes__the_listener_hears_each_count_once(monkeypatch):
+    monkeypatch.setattr(count, "_TELL_SEC", 0.0)
+    heard = []
+    fn = count._CountFn(CountRows(count_result, lambda *told: heard.append(told)))
+    fn.start_bundle()
+    for element in (prediction(1), prediction(2), failure(3)):
+        fn.process(element)
+    assert heard == [("labelled", 1), ("labelled", 1), ("failed", 1)]
+    assert [told.value for told in fn.finish_bundle()] == [("labelled", 2), ("failed", 1)]
+    assert len(heard) == 3
