@@ -135,12 +135,12 @@ def _decode_share(work: Work) -> float:
 
 
 def describe_work(work: Work, config: RunConfig) -> list[str]:
-    """Tells what limits a run, for its summary, unless it was too short to tell; and what went wrong."""
+    """Tells what limits a run, unless it was too short to tell, what it tried out, and what went wrong."""
     counts = work.counts
     lines = []
     if counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC and counts[meter.PLACES_RUN]:
         lines += [_limit(work, config), *_times(work)]
-    lines += _warnings(counts)
+    lines += [*_found(counts, config), *_warnings(counts)]
     return ["", *lines] if lines else []
 
 
@@ -171,6 +171,16 @@ def _times(work: Work) -> list[str]:
         f"  the model waited {waited:.0%} of the time; its batches were {fill:.0%} full, and "
         f"{padding:.1%} of what it computed was padding",
     ]
+
+
+def _found(counts: Counter[str], config: RunConfig) -> list[str]:
+    lines = []
+    if config.predict.batch_size == "auto" and counts[meter.LOADED]:
+        lines.append(f"  --batch_size auto found {counts[meter.BATCH_SIZE] / counts[meter.LOADED]:,.0f}")
+    if counts[meter.COMPARED]:
+        kept = counts[meter.AGREED] / counts[meter.COMPARED]
+        lines.append(f"  the faster model keeps the best class of {kept:.1%} of the sample photos")
+    return lines
 
 
 def _warnings(counts: Counter[str]) -> list[str]:

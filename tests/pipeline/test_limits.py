@@ -100,6 +100,16 @@ def test_describe_work__too_short_to_tell__says_nothing_but_what_is_wrong():
     assert "1 of 1 models could not be frozen" in line
 
 
+def test_describe_work__what_was_tried_out__is_told_of_short_runs_too():
+    tried = {meter.LOADED: 2, meter.BATCH_SIZE: 16, meter.COMPARED: 114, meter.AGREED: 112}
+    said = describe_work(work(0.9, 0.19, sec=1, **tried), config(batch_size="auto", precision="bfloat16"))
+    assert said == [
+        "",
+        "  --batch_size auto found 8",
+        "  the faster model keeps the best class of 98.2% of the sample photos",
+    ]
+
+
 def test_work_of__runner_that_gives_no_metrics__is_none():
     class Silent:
         def metrics(self):

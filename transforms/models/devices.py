@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from transforms.errors import RunError
+from transforms.models import meter
 from transforms.models.batching import batch_sizes
 from transforms.models.classifier import Classifier
-from transforms.models.meter import LOADED, NOT_FROZEN, NOT_OPTIMISED, ON_GPU, Meter
+from transforms.models.meter import Meter
 from transforms.models.optimise import Optimisation
+from transforms.models.presets import EMBEDDING
 from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, model_devices, runtime_facts
 from transforms.models.spec import ModelSpec
 from transforms.models.tuning import tuned_batch_size
@@ -113,11 +115,15 @@ def _try_batch_sizes(classifier: Classifier, how: Optimisation, callers: int, on
 
 def _counted(models: Models) -> Models:
     graphs = [classifier.graph for classifier in models.classifiers]
+    names_classes = models.classifiers[0].spec.outputs != EMBEDDING
     counts = {
-        LOADED: len(graphs),
-        ON_GPU: len(graphs) * models.on_gpu,
-        NOT_FROZEN: sum(not graph.frozen for graph in graphs),
-        NOT_OPTIMISED: sum(not graph.optimised for graph in graphs),
+        meter.LOADED: len(graphs),
+        meter.ON_GPU: len(graphs) * models.on_gpu,
+        meter.NOT_FROZEN: sum(not graph.frozen for graph in graphs),
+        meter.NOT_OPTIMISED: sum(not graph.optimised for graph in graphs),
+        meter.BATCH_SIZE: sum(classifier.sizes[-1] for classifier in models.classifiers),
+        meter.COMPARED: sum(graph.agreement.photos for graph in graphs) * names_classes,
+        meter.AGREED: sum(graph.agreement.same_top_1 for graph in graphs) * names_classes,
     }
     models.meter.add(**counts)
     return models

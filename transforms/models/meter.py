@@ -17,9 +17,12 @@ WALL_USEC, CORE_USEC = "wall_usec", "core_usec"
 # Devices whose model was loaded, and of these: a GPU; its variables stayed; it is not as fast as was asked.
 LOADED, ON_GPU = "models_loaded", "models_on_gpu"
 NOT_FROZEN, NOT_OPTIMISED = "models_not_frozen", "models_not_optimised"
+# Sums over these: places in a full batch; photos that it was compared with the plain model on, and that kept
+# their best class.
+BATCH_SIZE, COMPARED, AGREED = "models_batch_size", "photos_compared", "photos_agreed"
 COUNTS = (
     *(IMAGES_RUN, PLACES_RUN, FULL_PLACES, OOM_SPLITS, BUSY_USEC, OPEN_USEC, WALL_USEC, CORE_USEC),
-    *(LOADED, ON_GPU, NOT_FROZEN, NOT_OPTIMISED),
+    *(LOADED, ON_GPU, NOT_FROZEN, NOT_OPTIMISED, BATCH_SIZE, COMPARED, AGREED),
 )
 
 

@@ -103,12 +103,14 @@ class Graph(NamedTuple):
         float32`, best first, whether outputs are finite `[N] bool`, and outputs `[N, length] float32`.
       frozen: Whether the variables could be turned into constants.
       optimised: Whether it is as fast as was asked.
+      agreement: How it compares with the plain model, where it is not that.
       keeps: What must live as long as the function.
     """
 
     function: Callable[[Any], tuple[Any, Any, Any, Any]]
     frozen: bool
     optimised: bool
+    agreement: Agreement = Agreement(0, 0, 0.0)
     keeps: Any = None
 
 
@@ -155,7 +157,7 @@ def build_graph(spec: ModelSpec, top_k: int, how: Optimisation, batch_size: int)
         return plain._replace(optimised=False)
     _set_precision(how.precision)
     # An optimiser that knows no better way for this processor, or for variables, leaves all as it was.
-    return Graph(function, plain.frozen, how.xla != "off" or agreement.change > 0, plain)
+    return Graph(function, plain.frozen, how.xla != "off" or agreement.change > 0, agreement, plain)
 
 
 def _compare_on_photos(
@@ -217,7 +219,7 @@ def _plain(spec: ModelSpec, top_k: int) -> Graph:
         return Graph(freeze(function), True, True)
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
         _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
-        return Graph(function, False, True, model)
+        return Graph(function, False, True, keeps=model)
 
 
 def _compiled(function: Any) -> Any:
