@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from transforms.errors import UserError
+from transforms.errors import UserError, told_by
 
 BEAM = "beam"
 
@@ -100,7 +100,7 @@ _NOUNS = {
     int: "a whole number",
     float: "a number",
     tuple: "two ascending numbers, such as 0,1",
-    dict: "NAME=VALUE pairs, such as price=float64,code=string",
+    dict: "NAME=VALUE pairs, separated by commas",
 }
 _PARSERS = {
     str: _parse_text,
@@ -143,7 +143,9 @@ class ReadConfig:
         None, "column of the CSV that holds a unique id; made from the URI by default"
     )
     column_types: tuple[tuple[str, str], ...] = _option(
-        (), "types of the CSV's own columns where the first rows mislead", dict
+        (),
+        "types of the CSV's own columns where the first rows mislead, such as price=float64,code=string",
+        dict,
     )
 
 
@@ -260,7 +262,7 @@ class WriteConfig:
     )
     refresh: str = _option(
         "none",
-        "changed: label images again whose version is another than in the table",
+        "changed: label images again whose version is another than in the table, and try failed ones again",
         choices=("none", "changed"),
     )
     stage_rows: int = _option(10_000, "rows are staged when there are this many", int, (1, 1_000_000))
@@ -390,7 +392,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     try:
         document = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as e:
-        raise UserError(f"--config={path!r} cannot be read: {e}.") from e
+        raise UserError(f"--config={path!r} cannot be read: {told_by(e)}. Check its name.") from e
     except yaml.YAMLError as e:
         raise UserError(f"--config={path!r} is not YAML: {' '.join(str(e).split())}.") from e
     if not isinstance(document, dict):
@@ -399,9 +401,13 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
+    return f"unknown key {name!r}. {did_you_mean(name, known)}Known keys: {', '.join(sorted(known))}."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question for who has misspelt a name; empty where none is near it."""
     close = difflib.get_close_matches(name, known, 1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"unknown key {name!r}. {hint}Known keys: {', '.join(sorted(known))}."
+    return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def _beam_flags(path: str | None, beam: Any) -> list[str]:

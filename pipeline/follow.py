@@ -40,8 +40,10 @@ _NEWS_SEC = 30.0
 _CANCEL_SEC, _CANCEL_POLL_SEC = 300.0, 1.0
 # The message that says why a job failed may come later than its state; Beam's own runner waits as long.
 _REASON_SEC, _REASON_POLL_SEC = 50.0, 1.0
-# States of Flink's jobs that are their last, and the longest wait for its REST interface.
-_ENDED_ON_FLINK, _REST_SEC = ("FINISHED", "CANCELED", "FAILED"), 30.0
+# States of Flink's jobs that are their last, and what it answers to who would cancel one that is in them.
+_ENDED_ON_FLINK, _HAS_ENDED = ("FINISHED", "CANCELED", "FAILED"), (404, 409)
+# The longest wait for its REST interface.
+_REST_SEC = 30.0
 
 _NOT_ANOTHER = "Do not start another on this output before it has ended."
 
@@ -52,10 +54,10 @@ class Job(ABC):
     Attributes:
       id: What its runner calls it.
       link: Where to look at it; empty where there is no such place.
-      cancelled: What to say when it is called cancelled.
+      cancelled: What to do when its runner calls it cancelled.
     """
 
-    cancelled = f"Interrupted: the job is cancelled. {GO_ON}"
+    cancelled = GO_ON
 
     def __init__(self, result: Any, job_id: str, link: str = "") -> None:
         self.id = job_id
@@ -101,7 +103,12 @@ class DataflowJob(Job):
         return getattr(state, "name", PipelineState.UNRECOGNIZED).removeprefix("JOB_STATE_")
 
     def news(self) -> list[str]:
-        new = [m for m in self._messages() if (m.time, m.message_text) not in self._seen]
+        try:
+            messages = within(_NEWS_SEC, lambda: list(self._messages()))
+        except Exception as e:  # clients raise anything; the state may be known nevertheless
+            _LOG.info("no messages of the job: %r", e)
+            return []
+        new = [m for m in messages if (m.time, m.message_text) not in self._seen]
         for message in new:
             self._seen.add((message.time, message.message_text))
             self._since = max(filter(None, (self._since, message.time)), default=None)
@@ -128,7 +135,7 @@ class DataflowJob(Job):
         deadline = time.monotonic() + _REASON_SEC
         while not self._errors and time.monotonic() < deadline:
             time.sleep(_REASON_POLL_SEC)
-            _news_of(self)
+            self.news()
         return max(reversed(self._errors), key=_tells, default="")
 
 
@@ -140,10 +147,7 @@ def _tells(error: str) -> int:
 class PortableJob(Job):
     """A job that a job server was given: Flink's, Spark's."""
 
-    cancelled = (
-        "Interrupted: the job server calls the job cancelled. See that it has ended on the cluster, too. "
-        f"{GO_ON}"
-    )
+    cancelled = f"That is the job server's word: first see that it has ended on the cluster, too. {GO_ON}"
 
     def __init__(self, result: Any) -> None:
         super().__init__(result, result._job_id)  # nothing public tells it
@@ -170,7 +174,10 @@ class PortableJob(Job):
 
 
 class FlinkJob(PortableJob):
-    """A job on a Flink cluster, where it runs on when Beam's job server says that it is cancelled."""
+    """A job on a Flink cluster, where it runs on when Beam's job server says that it is cancelled.
+
+    Its name is taken to be no other job's: the cluster's own id of it is nowhere to be had.
+    """
 
     cancelled = Job.cancelled
 
@@ -181,20 +188,22 @@ class FlinkJob(PortableJob):
 
     def state(self) -> str:
         state = super().state()
-        cancelling = state == PipelineState.CANCELLED and self._on_the_cluster()
-        return PipelineState.CANCELLING if cancelling else state
-
-    def cancel(self) -> None:
-        jobs = self._on_the_cluster()
-        super().cancel()
-        for job in jobs:
-            self._http.request("PATCH", f"{self._master}/jobs/{job}?mode=cancel")
+        running = self._on_the_cluster() if state == PipelineState.CANCELLED else []
+        for job in running:  # each time: one that is starting may not listen yet
+            self._ask("PATCH", f"jobs/{job}?mode=cancel", allowed=_HAS_ENDED)
+        return PipelineState.CANCELLING if running else state
 
     def _on_the_cluster(self) -> list[str]:
         """What the cluster calls the job, as long as it has not ended there."""
         name = self.id.rpartition("_")[0]  # what follows is the job server's
-        jobs = self._http.request("GET", f"{self._master}/jobs/overview").json()["jobs"]
+        jobs = self._ask("GET", "jobs/overview").json()["jobs"]
         return [job["jid"] for job in jobs if job["name"] == name and job["state"] not in _ENDED_ON_FLINK]
+
+    def _ask(self, method: str, path: str, allowed: tuple[int, ...] = ()) -> urllib3.BaseHTTPResponse:
+        answer = self._http.request(method, f"{self._master}/{path}")
+        if answer.status >= 400 and answer.status not in allowed:
+            raise RunError(f"{self._master} answers {answer.status} to {method} {path}")
+        return answer
 
 
 def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
@@ -234,7 +243,7 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
         if state == PipelineState.FAILED:
             raise RunError(f"{_failure(job)} {GO_ON}")
     if state == PipelineState.CANCELLED:
-        raise RunError(f"The job was cancelled, and not by this command. {GO_ON}")
+        raise RunError(f"The job was cancelled, and not by this command. {job.cancelled}")
     if state != PipelineState.DONE:
         raise RunError(f"The job ended as {state}, and published nothing. {GO_ON}")
 
@@ -255,7 +264,7 @@ def _watch(job: Job, say: Say) -> str:
             time.sleep(_POLL_SEC)
             continue
         heard, warned = time.monotonic(), False
-        for line in _news_of(job):
+        for line in job.news():
             say(line)
         if state != told:
             say(f"The job is {_in_words(state)}.")
@@ -263,15 +272,6 @@ def _watch(job: Job, say: Say) -> str:
         if PipelineState.is_terminal(state):
             return state
         time.sleep(_POLL_SEC)
-
-
-def _news_of(job: Job) -> list[str]:
-    """What the service warns of; it may fail to, and the job's state be known nevertheless."""
-    try:
-        return within(_NEWS_SEC, job.news)
-    except Exception as e:  # clients raise anything
-        _LOG.info("no messages of the job: %r", e)
-        return []
 
 
 def _in_words(state: str) -> str:
@@ -302,7 +302,7 @@ def _cancel(job: Job, say: Say) -> str:
         return "The job was done before it could be cancelled: its results are published."
     if state == PipelineState.FAILED:
         return f"{_failure(job)} {GO_ON}"
-    return job.cancelled
+    return f"Interrupted: the job is cancelled. {job.cancelled}"
 
 
 class _Terminated(KeyboardInterrupt):

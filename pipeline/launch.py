@@ -27,6 +27,8 @@ from pipeline.plan import Plan, failure_budget, planned
 from pipeline.rules import check_rules
 from pipeline.runners import (
     is_local,
+    keep_interrupts_from_job_server,
+    name_apart,
     new_pipeline,
     pipeline_options,
     runs_elsewhere,
@@ -124,8 +126,11 @@ def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
 def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan) -> Any:
     """Gives a pipeline to a runner, and follows the job it becomes; gives the runner's result."""
     elsewhere = runs_elsewhere(options)  # asked now: portable runners take their name out of the options
+    if starts_job_server(options):
+        keep_interrupts_from_job_server(pipeline.options)
+    name_apart(pipeline.options, plan.publication.run_id)
     try:
-        with progress.quiet_beam(), _interrupts_kept(starts_job_server(options)):
+        with progress.quiet_beam(), _own_interrupts():
             result = pipeline.run()
         if not elsewhere:
             _wait(result)
@@ -144,15 +149,13 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
 
 
 @contextmanager
-def _interrupts_kept(from_children: bool) -> Iterator[None]:
-    """Has Ctrl-C reach this command alone: it would end a job server that Beam starts, by which to cancel."""
+def _own_interrupts() -> Iterator[None]:
+    """Has Ctrl-C mean afterwards what it did: Beam has it stop a job server, by which a job is cancelled."""
     before = signal.getsignal(signal.SIGINT)
-    if from_children:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # which processes started now go on to do
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)  # Beam has put its own there
+        signal.signal(signal.SIGINT, before)
 
 
 def _wait(result: Any) -> None:

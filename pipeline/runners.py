@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import (
     DirectOptions,
     FlinkRunnerOptions,
     GoogleCloudOptions,
+    JobServerOptions,
     PipelineOptions,
     PortableOptions,
     SparkRunnerOptions,
@@ -20,6 +21,8 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
+from pipeline.config import did_you_mean
+from pipeline.config import options as own_options
 from transforms.errors import UserError
 from transforms.overlap import available_cores
 
@@ -60,7 +63,10 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
     if unknown or stray:
         names = ", ".join([f"--{name}" for name in unknown] + stray)
-        raise UserError(f"Unknown flag {names}: neither labelbeam nor Beam has it. See labelbeam run --help.")
+        hint = did_you_mean((unknown or stray)[0], [*own_options(), *known])
+        raise UserError(
+            f"Unknown flag {names}: neither labelbeam nor Beam has it. {hint}See labelbeam run --help."
+        )
     return options
 
 
@@ -148,6 +154,21 @@ def starts_job_server(options: PipelineOptions) -> bool:
     return runs_elsewhere(options) and not is_dataflow(options) and not has_job_server(options)
 
 
+def keep_interrupts_from_job_server(options: PipelineOptions) -> None:
+    """Has Ctrl-C pass by a job server in Java that Beam starts: it is needed to cancel the job."""
+    server = options.view_as(JobServerOptions)
+    java = [server.job_server_java_launcher, *server.job_server_jvm_properties]
+    server.job_server_java_launcher = "sh"
+    server.job_server_jvm_properties = ["-c", 'trap "" INT; exec "$0" "$@"', *java]
+
+
+def name_apart(options: PipelineOptions, run_id: str) -> None:
+    """Gives a job a name of its own on a Flink cluster, which takes several of a name: it is found by it."""
+    cloud = options.view_as(GoogleCloudOptions)
+    if cloud.job_name and flink_cluster(options):
+        cloud.job_name = f"{cloud.job_name}-{run_id}"
+
+
 def flink_cluster(options: PipelineOptions) -> str:
     """The Flink cluster that the job is for, as the user named it; empty if none."""
     master = options.view_as(FlinkRunnerOptions).flink_master
@@ -186,7 +207,9 @@ def is_submitted_elsewhere(options: PipelineOptions) -> bool:
 
 def environment_of(options: PipelineOptions) -> str:
     """What a job server's workers run in, such as `DOCKER`; where none is said, what Beam takes."""
-    given = options.view_as(PortableOptions).environment_type
+    given = options.view_as(PortableOptions).environment_type or ""
+    if given.startswith("beam:env:"):
+        given = given.split(":")[2].upper()
     at_home = runner_of(options) != "PortableRunner" and not _is_for_a_cluster(options)
     return given or ("LOOPBACK" if at_home else "DOCKER")
 

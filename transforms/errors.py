@@ -65,3 +65,12 @@ class UserError(LabelbeamError):
 
 class RunError(LabelbeamError):
     """A run that cannot go on, or that does not account for every input."""
+
+
+def told_by(error: Exception) -> str:
+    """What an error says, without its number, its type and a stop at the end."""
+    if details := getattr(error, "exception_details", None):  # Beam's, by path
+        error = next(iter(details.values()))
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
+    return str(error).rstrip(".")

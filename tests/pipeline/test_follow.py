@@ -1,15 +1,20 @@
 """Following jobs: what services do to those who wait, and jobs of a job server."""
 
+import json
 import os
 import signal
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from pipeline import follow
 from pipeline.cli import main
-from pipeline.follow import Job
+from pipeline.follow import DataflowJob, FlinkJob, Job, PortableJob
 from tests.engines.job_server import JobServer
 from tests.graphs import assert_sound, read_until
 from tests.pipeline.test_cli import labelbeam, make_images, start_slow_run
@@ -76,11 +81,110 @@ def test_follow__the_service_refuses__is_final(capsys):
         follow.follow(ScriptedJob(RUNNING, Refused("not for you")), dict)
 
 
-def test_follow__no_messages__hide_no_state(monkeypatch):
-    job = ScriptedJob(RUNNING, RUNNING, DONE)
-    monkeypatch.setattr(job, "news", lambda: [][1])
-    follow.follow(job, dict)
-    assert job.answers == [DONE]
+class LateMessages:
+    """Dataflow's client, whose first answer comes too late and whose second is an error."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def list_messages(self, _job_id, **_):
+        self.calls += 1
+        if self.calls == 1:
+            time.sleep(0.2)
+        if self.calls == 2:
+            raise OSError("broken pipe")
+        text, level = "The zone has no L4 left.", SimpleNamespace(name="JOB_MESSAGE_WARNING")
+        return [SimpleNamespace(time=1, message_text=text, message_importance=level)], None
+
+
+def test_news__late_and_failed_answers__lose_no_message(monkeypatch):
+    monkeypatch.setattr(follow, "_NEWS_SEC", 0.1)
+    options = PipelineOptions(["--project=p", "--region=r"])
+    job = DataflowJob(SimpleNamespace(job_id=lambda: "job-1"), LateMessages(), options)
+    assert [job.news(), job.news()] == [[], []]
+    time.sleep(0.2)
+    assert job.news() == ["Dataflow: The zone has no L4 left."]
+    assert job.news() == []
+
+
+class FlinkRest:
+    """The REST interface of a Flink cluster: its jobs' states by id, each change of which was asked for."""
+
+    def __init__(self, jobs, status=202):
+        self.jobs, self.status, self.asked = jobs, status, []
+        rest = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                jobs = [{"jid": jid, "name": n, "state": s} for jid, (n, s) in rest.jobs.items()]
+                self.answer(200, {"jobs": jobs} if self.path == "/jobs/overview" else {})
+
+            def do_PATCH(self):
+                rest.asked.append(self.path)
+                self.answer(rest.status, {})
+
+            def answer(self, status, body):
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self.master = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class CancelledResult:
+    """What Beam gives for a job that its job server calls cancelled."""
+
+    _job_id = "nightly-run_1_5f3c"
+    state = PipelineState.CANCELLED
+
+    def wait_until_finish(self):
+        pass
+
+
+def test_flink_job__cancelled__has_ended_once_the_cluster_says_so():
+    other, tried_before = ("nightly-run_2", "RUNNING"), ("nightly-run_1", "FAILED")
+    with FlinkRest({"a": ("nightly-run_1", "CREATED"), "b": other, "c": tried_before}) as rest:
+        job = FlinkJob(CancelledResult(), rest.master)
+        assert [job.state(), job.state()] == ["CANCELLING", "CANCELLING"]
+        assert rest.asked == ["/jobs/a?mode=cancel"] * 2
+        rest.jobs["a"] = ("nightly-run_1", "CANCELED")
+        assert job.state() == PipelineState.CANCELLED
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_flink_job__it_ended_meanwhile__is_no_error(status):
+    with FlinkRest({"a": ("nightly-run_1", "RUNNING")}, status) as rest:
+        assert FlinkJob(CancelledResult(), rest.master).state() == "CANCELLING"
+
+
+def test_flink_job__the_cluster_refuses__is_an_error():
+    refuses = pytest.raises(RunError, match="answers 500 to PATCH jobs/a")
+    with FlinkRest({"a": ("nightly-run_1", "RUNNING")}, 500) as rest, refuses:
+        FlinkJob(CancelledResult(), rest.master).state()
+
+
+def test_follow__cancelled_by_somebody__says_what_its_runners_word_is_worth():
+    class OfAJobServer(ScriptedJob):
+        cancelled = PortableJob.cancelled
+
+    with pytest.raises(RunError, match="not by this command. That is the job server's word: first see that"):
+        follow.follow(OfAJobServer(PipelineState.CANCELLED), dict)
+    with pytest.raises(RunError, match="not by this command. What is done is kept"):
+        follow.follow(ScriptedJob(PipelineState.CANCELLED), dict)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +261,7 @@ def test_run__job_server__ctrl_c_cancels_the_job(server, tmp_path, tiny, web):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "the job server calls the job cancelled. See that it has ended" in err and "Traceback" not in err
+    assert "the job is cancelled. That is the job server's word" in err and "Traceback" not in err
 
 
 def test_run__job_server_dies__says_that_the_job_may_run(server, tmp_path, tiny, web):

@@ -1,3 +1,5 @@
+import subprocess
+
 import apache_beam as beam
 import pytest
 from apache_beam.transforms.environments import DockerEnvironment, PythonLoopbackEnvironment
@@ -8,6 +10,8 @@ from pipeline.runners import (
     is_local,
     is_portable,
     is_submitted_elsewhere,
+    keep_interrupts_from_job_server,
+    name_apart,
     pipeline_options,
     runs_elsewhere,
     worker_image,
@@ -47,6 +51,14 @@ def test_pipeline_options__the_local_runner__is_always_the_same(flags):
 )
 def test_pipeline_options__prism__has_no_limit_that_would_end_a_long_job(flags, least, most):
     assert least <= pipeline_options(flags).get_all_options()["job_server_timeout"] <= most
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"), [("--refesh=changed", "refresh"), ("--max_num_worker=3", "max_num_workers")]
+)
+def test_pipeline_options__misspelt__names_what_is_near(flag, meant):
+    with pytest.raises(UserError, match=f"Unknown flag .* Did you mean '{meant}'\\? See labelbeam"):
+        pipeline_options((flag,))
 
 
 @pytest.mark.parametrize("runner", ["FlinkRunner", "PrismRunner", "PortableRunner"])
@@ -116,6 +128,7 @@ SPARK = ("--runner=SparkRunner", "--spark_master_url=spark://localhost:7077")
         (("--runner=FlinkRunner",), "LOOPBACK"),
         (("--runner=FlinkRunner", "--flink_master=[local]"), "LOOPBACK"),
         (FLINK, "DOCKER"),
+        ((*FLINK, "--environment_type=beam:env:process:v1"), "PROCESS"),
         (("--runner=SparkRunner",), "LOOPBACK"),
         (SPARK, "DOCKER"),
         (PORTABLE, "DOCKER"),
@@ -135,6 +148,33 @@ def test_environment_of__none_said__is_what_beam_itself_makes(flags):
     told = environment_of(options)  # before Beam writes its own choice into the options
     made = beam.Pipeline(options=options).runner.default_environment(options)
     assert type(made) is {"DOCKER": DockerEnvironment, "LOOPBACK": PythonLoopbackEnvironment}[told]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ((*FLINK, "--job_name=nightly"), "nightly-run-1"),
+        (FLINK, None),
+        ((DATAFLOW, "--job_name=nightly"), "nightly"),
+    ],
+)
+def test_name_apart__a_fixed_name_on_a_cluster__is_the_runs_own(flags, name):
+    options = pipeline_options(flags)
+    name_apart(options, "run-1")
+    assert options.get_all_options()["job_name"] == name
+
+
+def test_keep_interrupts_from_job_server__its_java__does_not_hear_them(tmp_path):
+    java = tmp_path / "java"
+    java.write_text('#!/bin/sh\necho "$@"\nkill -INT $$\necho lives\n')
+    java.chmod(0o755)
+    flags = (*FLINK, f"--job_server_java_launcher={java}", "--job_server_jvm_properties=-Xmx1g")
+    options = pipeline_options(flags)
+    keep_interrupts_from_job_server(options)
+    given = options.get_all_options()
+    command = [given["job_server_java_launcher"], *given["job_server_jvm_properties"], "-jar", "a b.jar"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "-Xmx1g -jar a b.jar\nlives\n" and done.returncode == 0
 
 
 OWN, CONFIG = "--sdk_container_image=image:sdk", "--environment_config=image:config"
