@@ -122,7 +122,7 @@ def _add_rerun(commands: Any) -> None:
     )
     parser.add_argument("folder", metavar="OUTPUT", help="an output folder")
     parser.add_argument(
-        "--only", required=True, metavar="REASONS", help="reasons to try again, such as timeout,http_5xx"
+        "--only", metavar="REASONS", help="reasons to try again, such as timeout,http_5xx; by default all"
     )
     _add_options(parser, {name: f for name, f in options().items() if name not in _OF_THE_FIRST_RUN})
     parser.set_defaults(command=_rerun)

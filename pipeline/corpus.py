@@ -10,14 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
-from google.api_core.exceptions import GoogleAPIError
 from pyarrow import csv as pa_csv
 
 from pipeline.config import ReadConfig
-from transforms.errors import UserError
-from transforms.files import escape_glob, is_local
+from transforms.errors import UserError, told_by
+from transforms.files import FILE_ERRORS, escape_glob, is_local
 from transforms.read import IMAGE_SUFFIXES, Corpus
 from transforms.rows import RESERVED_COLUMNS
 
@@ -61,8 +59,10 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
         )
     try:
         return _find_corpus(config, known_types or {})
-    except (BeamIOError, OSError, ValueError, GoogleAPIError) as e:
-        raise UserError(f"input={config.input!r} cannot be read: {e}.") from e
+    except FILE_ERRORS as e:
+        raise UserError(
+            f"input={config.input!r} cannot be read: {told_by(e)}. Check its name and rights."
+        ) from e
 
 
 def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
@@ -169,7 +169,9 @@ def _infer_types(sample: bytes, header: tuple[str, ...], path: str) -> dict[str,
             pa_csv.ConvertOptions(null_values=[""]),  # "NA" makes a column one of text
         )
     except pa.ArrowInvalid as e:
-        raise UserError(f"{path} is not CSV: {e}.") from e
+        raise UserError(
+            f"{path} is not CSV: {told_by(e)}. Give --input_format=lines if it is a list of URIs."
+        ) from e
     known = COLUMN_TYPES.values()
     return {field.name: field.type if field.type in known else _nearest(field.type) for field in table.schema}
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.config import options as known_options
-from transforms.errors import LabelbeamError, UserError
-from transforms.files import list_files, write_file
+from transforms.errors import LabelbeamError, UserError, told_by
+from transforms.files import FILE_ERRORS, list_files, write_file
 from transforms.models.classifier import Classifier
 from transforms.models.contract import KERAS_SUFFIX, load_keras, read_signatures
 from transforms.models.presets import find_preset
@@ -133,6 +132,6 @@ def mirror_model(handle: str, target: str) -> str:
         for file in files:
             name = file.name if file == path else file.relative_to(path).as_posix()
             write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
-    except (BeamIOError, OSError, ValueError) as e:
-        raise UserError(f"{target!r} cannot be written: {e}.") from e
+    except FILE_ERRORS as e:
+        raise UserError(f"{target!r} cannot be written: {told_by(e)}. Check its name and rights.") from e
     return FileSystems.join(folder, path.name) if path.is_file() else folder

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
-from google.api_core.exceptions import GoogleAPIError
 
 from pipeline.config import WriteConfig
 from pipeline.manifest import new_run_id
-from transforms.errors import UserError
-from transforms.files import delete_files, delete_folder, is_local, make_folder, write_file
+from transforms.errors import UserError, told_by
+from transforms.files import FILE_ERRORS, delete_files, delete_folder, is_local, make_folder, write_file
 from transforms.layout import Layout, read_manifest, staged_runs, staged_sources, tidy
 
 try:
@@ -104,8 +102,10 @@ def open_output(config: WriteConfig, run_id: str, labelled_with: Mapping[str, An
 def _explained(output: str) -> Iterator[None]:
     try:
         yield
-    except (BeamIOError, OSError, ValueError, GoogleAPIError) as e:
-        raise UserError(f"output={output!r} cannot be written: {e}.") from e
+    except FILE_ERRORS as e:
+        raise UserError(
+            f"output={output!r} cannot be written: {told_by(e)}. Check its name and rights."
+        ) from e
 
 
 def _open(output: str, config: WriteConfig, run_id: str, labelled_with: Mapping[str, Any]) -> OutputState:
@@ -218,7 +218,9 @@ def _lock_file(output: str, folder: str) -> TextIO:
         make_folder(folder)
         return open(_lock_path(folder), "w", encoding="utf-8")
     except OSError as e:
-        raise UserError(f"output={output!r} cannot be written: {e}.") from e
+        raise UserError(
+            f"output={output!r} cannot be written: {told_by(e)}. Check its name and rights."
+        ) from e
 
 
 @contextmanager

@@ -174,12 +174,14 @@ def _outputs_column(config: RunConfig, model: ModelSpec) -> tuple[str, int] | No
 
 
 def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
+    refreshes = config.write.refresh == "changed"
     return ReadDoneIds(
         output=folder_of(config.write.output),
         resumes=state.resumes,
         published=state.keeps_rows,
-        redo=corpus.reasons,
-        versions=config.write.refresh == "changed",
+        # Of an image that failed no version is known.
+        redo=frozenset(Reason) if refreshes else corpus.reasons,
+        versions=refreshes,
     )
 
 

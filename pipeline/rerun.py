@@ -12,12 +12,12 @@ from transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from transforms.read import Corpus
 
 
-def rerun(output: str, only: str, flags: Mapping[str, Any], beam_flags: Sequence[str]) -> bool:
+def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str]) -> bool:
     """Labels images again that failed, with the settings of the run that published them.
 
     Args:
       output: An output folder.
-      only: The reasons to try again, separated by commas.
+      only: The reasons to try again, separated by commas; by default all.
       flags: Options that are to be others this time.
       beam_flags: Pipeline options, as Beam takes them; they follow those of that run.
 
@@ -28,15 +28,25 @@ def rerun(output: str, only: str, flags: Mapping[str, Any], beam_flags: Sequence
       UserError: There is no such reason, or nothing is published there.
     """
     folder = folder_of(output)
-    reasons = _reasons(only)
+    reasons = _OF_IMAGES if only is None else _reasons(only)
     manifest = published_manifest(folder)
+    failed = manifest["failures_by_reason"]
+    if not reasons & failed.keys():
+        there = ", ".join(f"{count:,} {reason}" for reason, count in failed.items()) or "none"
+        print(f"Nothing to try again in {output!r}. Failures there: {there}.")
+        return True
     config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
     return run_and_report(config, Corpus(folder, "failures", columns=columns_of(manifest), reasons=reasons))
 
 
+# Reasons that another try may do away with, the input being as it is.
+_OF_IMAGES = frozenset(reason.value for reason in Reason if reason not in FAULTS_OF_THE_INPUT)
+
+
 def _reasons(only: str) -> frozenset[str]:
     reasons = frozenset(only.split(","))
-    known = [reason.value for reason in Reason if reason not in FAULTS_OF_THE_INPUT]
-    for reason in sorted(reasons - set(known)):
-        raise UserError(f"only={reason!r} is not allowed: it must be some of {', '.join(known)}.")
+    for reason in sorted(reasons - _OF_IMAGES):
+        raise UserError(
+            f"only={reason!r} is not allowed: it must be some of {', '.join(sorted(_OF_IMAGES))}."
+        )
     return reasons

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from os.path import isfile
 from typing import NamedTuple
 
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
-    PortableOptions,
+    PrismRunnerOptions,
     SetupOptions,
     StandardOptions,
 )
@@ -20,6 +21,7 @@ from pipeline.runners import (
     LOCAL_RUNNER,
     ONE_PROCESS,
     accelerators_for_all,
+    environment_of,
     flink_cluster,
     has_job_server,
     has_one_process,
@@ -104,6 +106,35 @@ def _local_processes_elsewhere(said: Said) -> str | None:
     )
 
 
+def _processes_without_effect(said: Said) -> str | None:
+    direct = said.options.view_as(DirectOptions)
+    if not is_local(said.options) or direct.direct_num_workers == 1:
+        return None
+    if direct.direct_running_mode not in (None, "in_memory"):
+        return None
+    return (
+        f"--direct_num_workers={direct.direct_num_workers} has no effect in one process. Give "
+        "--direct_running_mode=multi_processing, or leave it out: one process uses all cores."
+    )
+
+
+def _output_is_input(said: Said) -> str | None:
+    read, write = said.config.read, said.config.write
+    if read.input.rstrip("/") != write.output.rstrip("/"):
+        return None
+    return f"--output={write.output!r} is the input, too. Give another folder."
+
+
+def _prism_missing(said: Said) -> str | None:
+    location = said.options.view_as(PrismRunnerOptions).prism_location
+    if said.runner != "PrismRunner" or not location or not is_local_path(location) or isfile(location):
+        return None
+    return (
+        f"--prism_location={location!r} is no file. Leave it out to have Beam download it, or make it with "
+        "`python -m engines.install prism` in labelbeam's repository."
+    )
+
+
 def _hint_without_split(said: Said) -> str | None:
     predict = said.config.predict
     hint = predict.accelerator_hint
@@ -173,8 +204,8 @@ def _local_path_on_dataflow(said: Said) -> str | None:
 
 
 def _loopback_on_a_cluster(said: Said) -> str | None:
-    master, environment = flink_cluster(said.options), said.options.view_as(PortableOptions).environment_type
-    if not is_portable(said.options) or not master or environment != "LOOPBACK":
+    master = flink_cluster(said.options)
+    if not is_portable(said.options) or not master or environment_of(said.options) != "LOOPBACK":
         return None
     return (
         f"--environment_type=LOOPBACK is not allowed with --flink_master={master}: task managers number "
@@ -203,10 +234,9 @@ def _no_wait_with_an_own_job_server(said: Said) -> str | None:
 
 
 def _no_wait_with_own_workers(said: Said) -> str | None:
-    environment = said.options.view_as(PortableOptions).environment_type
     if not said.config.launch.no_wait or is_dataflow(said.options) or not has_job_server(said.options):
         return None
-    if environment not in (None, "LOOPBACK"):
+    if environment_of(said.options) != "LOOPBACK":
         return None
     return (
         "--no_wait needs --environment_type=DOCKER, PROCESS or EXTERNAL: the workers of LOOPBACK, which "
@@ -236,6 +266,9 @@ RULES: tuple[Callable[[Said], str | None], ...] = (
     _streaming,
     _main_session,
     _local_processes_elsewhere,
+    _processes_without_effect,
+    _output_is_input,
+    _prism_missing,
     _hint_without_split,
     _hint_and_service_option,
     _accelerator_or_hint_and_flexrs,

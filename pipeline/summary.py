@@ -7,7 +7,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.budget import FailureBudget
-from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, REUSED, UNCHECKED
+from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, REUSED, UNCHECKED
 from transforms.layout import TABLES, Layout
 from transforms.models.presets import EMBEDDING
 from transforms.rows import PREDICTIONS
@@ -19,6 +19,7 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
     """Tells how a run went, from its manifest."""
     counts = manifest["counts"]
     worked = counts[LABELLED] + counts[FAILED]
+    whole = " in the tables" if sum(manifest["rows"].values()) > worked else ""
     said = [
         f"Labelled {counts[LABELLED]:,} of {counts[LISTED]:,} images in {seconds:,.1f} s"
         f" ({worked / max(seconds, 1e-9):,.1f} images/s, start-up included)",
@@ -26,13 +27,17 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
     ]
     if counts[KEPT]:
         said.append(f"{counts[KEPT]:,} were done before")
+    if counts[OTHER]:
+        said.append(f"{counts[OTHER]:,} more are in the tables")
     if counts[UNCHECKED]:
         said.append(f"{counts[UNCHECKED]:,} could not be checked for changes")
     if counts[REUSED]:
         said.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
     lines = ["; ".join(said) + "."]
-    lines += _counted("Top labels", [(t["label"], t["images"]) for t in manifest["top_labels"][:_TOP]])
-    lines += _counted("Failures by reason", list(manifest["failures_by_reason"].items()))
+    lines += _counted(
+        f"Top labels{whole}", [(t["label"], t["images"]) for t in manifest["top_labels"][:_TOP]]
+    )
+    lines += _counted(f"Failures by reason{whole}", list(manifest["failures_by_reason"].items()))
     lines += ["", f"Results (generation {manifest['generation']})"]
     for table in TABLES:
         files = [f for f in manifest["files"] if f["table"] == table]
@@ -59,7 +64,7 @@ def next_steps(manifest: dict[str, Any], output: str) -> str:
     lines = [
         "",
         "Look at them from Python:",
-        f"  pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
+        f"  import pyarrow.dataset; pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
         "or with DuckDB:",
         f"  {by_label if labelled else f'SELECT uri, {EMBEDDING} FROM {files} LIMIT 5'}",
         "Prove that they are whole:",

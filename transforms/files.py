@@ -11,10 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
+from google.api_core.exceptions import GoogleAPIError
 
-from transforms.errors import RunError
+from transforms.errors import RunError, told_by
+
+# What filesystems raise where a path can't be read or written; a name that is none is a ValueError.
+FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError)
 
 
 def is_local(path: str) -> bool:
@@ -69,8 +73,8 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
             parquet = pq.ParquetFile(f)
         except pa.ArrowInvalid as e:
             raise RunError(
-                f"{path} is damaged: {e}. Put a whole copy in its place (labelbeam verify tells which files "
-                "are whole), or label into another --output."
+                f"{path} is damaged: {told_by(e)}. Put a whole copy in its place (labelbeam verify tells "
+                "which files are whole), or label into another --output."
             ) from e
         yield parquet
 

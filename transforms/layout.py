@@ -20,13 +20,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
-from google.api_core.exceptions import GoogleAPIError
 
 from transforms.elements import TableFile
-from transforms.errors import RunError, UserError
-from transforms.files import delete_files, delete_folder, list_files, move_files, read_file, write_file
+from transforms.errors import RunError, UserError, told_by
+from transforms.files import (
+    FILE_ERRORS,
+    delete_files,
+    delete_folder,
+    list_files,
+    move_files,
+    read_file,
+    write_file,
+)
 from transforms.rows import FAILURES, PREDICTIONS
 
 TABLES = (PREDICTIONS, FAILURES)
@@ -106,13 +112,18 @@ def read_manifest(output: str) -> dict[str, Any] | None:
         if not FileSystems.exists(path):
             return None
         data = read_file(path)
-    except (BeamIOError, OSError, ValueError, GoogleAPIError) as e:
-        raise UserError(f"{path!r} cannot be read: {e}. Check the folder's name and your credentials.") from e
+    except FILE_ERRORS as e:
+        raise UserError(
+            f"{path!r} cannot be read: {told_by(e)}. Check the folder's name and your credentials."
+        ) from e
     try:
         manifest = json.loads(data)
         _ = manifest["format"], manifest["run_id"], manifest["generation"], manifest["files"]
     except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{path} is no manifest of labelbeam's: {e!r}. Give another --output.") from e
+        raise UserError(
+            f"{path} is damaged, or no manifest of labelbeam's: {e!r}. Put a whole copy in its place, or "
+            "use another folder."
+        ) from e
     return manifest
 
 

@@ -46,6 +46,18 @@ def test_refresh__some_images_changed__labels_these_again(tmp_path, tiny):
     assert run_pipeline(**options, refresh="changed")["counts"]["labelled"] == 0
 
 
+def test_refresh__failed_images_that_were_mended__are_tried_again(tmp_path, tiny):
+    images = write_images(tmp_path / "in", ["0.jpg", "1.jpg"])
+    write_images(images, ["2.jpg", "3.jpg"], HTML)
+    options = {"input": images, "output": tmp_path / "out", "model": tiny, "max_failure_rate": 1}
+    run_pipeline(**options)
+    write_images(images, ["2.jpg"])
+    assert run_pipeline(**options)["counts"]["kept"] == 4  # not asked to look
+    counts = run_pipeline(**options, refresh="changed")["counts"]
+    assert_sound(tmp_path / "out")
+    assert (counts["kept"], counts["labelled"], counts["failed"]) == (2, 1, 1)
+
+
 def test_refresh__web_and_gcs__by_etag_or_digest(tmp_path, tiny, web, gcs):
     web.files["/a.jpg"] = jpeg_bytes()
     gcs.put("gs://refresh/a.jpg", jpeg_bytes())
@@ -84,6 +96,18 @@ def test_rerun__failed_again__has_one_row(tmp_path, tiny, web):
     assert web.requests["/status/500"] == 2
 
 
+def test_rerun__no_reasons_given__tries_all_again_and_nothing_where_none_is_left(tmp_path, tiny, web, capsys):
+    (tmp_path / "list.txt").write_text(f"{web.uri('/late.jpg')}\n{web.uri('/status/500')}\n", "utf-8")
+    run_pipeline(input=tmp_path / "list.txt", output=tmp_path / "out", model=tiny, max_failure_rate=1)
+    web.files["/late.jpg"] = jpeg_bytes()
+    assert rerun(str(tmp_path / "out"), None, {"max_failure_rate": "1"}, ())
+    manifest = assert_sound(tmp_path / "out")
+    assert manifest["rows"] == {"predictions": 1, "failures": 1}
+    assert rerun(str(tmp_path / "out"), "not_found,timeout", {}, ())
+    assert assert_sound(tmp_path / "out") == manifest
+    assert capsys.readouterr().out.endswith("Failures there: 1 http_5xx.\n")
+
+
 @pytest.mark.parametrize(
     ("only", "said"),
     [("often", "only='often' is not allowed"), ("bad_row", "only='bad_row'"), ("", "only=''")],
@@ -96,6 +120,17 @@ def test_rerun__no_such_reason__is_a_user_error(tmp_path, only, said):
 def test_rerun__nothing_published__is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="holds no published results"):
         rerun(str(tmp_path), "timeout", {}, ())
+
+
+def test_run__a_list_of_fewer_images__tells_that_the_tables_have_more(tmp_path, tiny, capsys):
+    write_images(tmp_path / "in", [f"{n}.jpg" for n in range(3)])
+    options = {"output": str(tmp_path / "out"), "model": str(tiny)}
+    assert run_and_report(load_config(None, {"input": str(tmp_path / "in"), **options}, ()))
+    out = capsys.readouterr().out
+    assert "Top labels\n" in out and "in the tables" not in out
+    assert run_and_report(load_config(None, {"input": str(tmp_path / "in" / "0.jpg"), **options}, ()))
+    out = capsys.readouterr().out
+    assert "; 1 were done before; 2 more are in the tables." in out and "Top labels in the tables\n" in out
 
 
 def test_replace__another_model__leaves_the_new_rows_alone_and_the_old_ones_in_the_generation(tmp_path, tiny):

@@ -15,6 +15,7 @@ RAM = "--resource_hints=min_ram=16GB"
 FLEXRS = "--flexrs_goal=COST_OPTIMIZED"
 ONE_PROCESS = "--experiments=no_use_multiple_sdk_containers"
 PORTABLE = ("--runner=PortableRunner", "--job_endpoint=localhost:8099")
+JOB_SERVER = ("--runner=FlinkRunner", "--job_endpoint=localhost:8099")
 ON_CLUSTER = ("--runner=FlinkRunner", "--flink_master=cluster:8081")
 
 
@@ -36,6 +37,19 @@ BROKEN = [
             (DATAFLOW, "--direct_num_workers=0"),
             ("--runner=BundleBasedDirectRunner", "--direct_num_workers=2"),
         )
+    ),
+    (
+        "_processes_without_effect",
+        {},
+        ("--direct_num_workers=2",),
+        "--direct_num_workers=2 has no effect in one process. Give --direct_running_mode=multi_processing",
+    ),
+    ("_output_is_input", {"output": "gs://b/list.txt/"}, (), "--output='gs://b/list.txt/' is the input, too"),
+    (
+        "_prism_missing",
+        {},
+        ("--runner=PrismRunner", "--prism_location=/nowhere/prism"),
+        "--prism_location='/nowhere/prism' is no file. .* `python -m engines.install prism`",
     ),
     (
         "_hint_without_split",
@@ -107,7 +121,7 @@ BROKEN = [
             ("_no_wait_here", (), "not allowed with --runner=FnApiRunner.* such as --runner=DataflowRunner"),
             ("_no_wait_here", ("--runner=PrismRunner",), "not allowed with --runner=PrismRunner"),
             ("_no_wait_with_an_own_job_server", ON_CLUSTER, "needs --job_endpoint with --runner=FlinkRunner"),
-            ("_no_wait_with_own_workers", PORTABLE, "needs --environment_type=DOCKER, PROCESS or EXTERNAL"),
+            ("_no_wait_with_own_workers", JOB_SERVER, "needs --environment_type=DOCKER, PROCESS or EXTERNAL"),
             ("_no_wait_with_own_workers", (*PORTABLE, "--environment_type=LOOPBACK"), "workers of LOOPBACK"),
         )
     ),
@@ -146,7 +160,13 @@ def test_rules__every_one__is_broken_by_an_example():
         ({}, ("--runner=FlinkRunner", "--environment_type=LOOPBACK")),
         ({}, (*ON_CLUSTER, "--environment_type=EXTERNAL")),
         ({"no_wait": True}, (DATAFLOW,)),
-        ({"no_wait": True}, (*PORTABLE, "--environment_type=DOCKER")),
+        ({"no_wait": True}, PORTABLE),
+        ({"no_wait": True}, (*JOB_SERVER, "--environment_type=DOCKER")),
+        ({}, ("--runner=PrismRunner", f"--prism_location={__file__}")),
+        (
+            {},
+            ("--runner=PrismRunner", "--prism_location=https://github.com/apache/beam/releases/tag/v2.77.0"),
+        ),
     ],
 )
 def test_rules__what_goes_together__is_not_refused(options, flags):

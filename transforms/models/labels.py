@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from transforms.errors import UserError
+from transforms.errors import UserError, told_by
 
 IMAGENET = "imagenet"
 BACKGROUND = "background"
@@ -46,7 +46,7 @@ def read_labels(source: str) -> tuple[str, ...]:
         labels = parse(_read(source).decode("utf-8-sig"))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as e:
         raise UserError(
-            f"labels={source!r} cannot be read: {e}. "
+            f"labels={source!r} cannot be read: {told_by(e)}. "
             f"Give {IMAGENET!r}, a UTF-8 text file with one label a line, JSON or CSV; local or gs://."
         ) from e
     if not labels:

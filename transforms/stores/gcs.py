@@ -12,7 +12,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 from requests.adapters import HTTPAdapter
 
-from transforms.errors import ImageError, Reason, UserError
+from transforms.errors import ImageError, Reason, UserError, told_by
 from transforms.stores.limits import Fetched, Limits, timed_out, too_large
 
 _FEW_CONNECTIONS = 4
@@ -50,7 +50,9 @@ def list_objects(prefix: str) -> list[storage.Blob]:
     try:
         return list(make_client(_FEW_CONNECTIONS).list_blobs(bucket, prefix=name))
     except _REFUSED as e:
-        raise UserError(f"{prefix!r} cannot be listed: {e}. Check the name and your credentials.") from e
+        raise UserError(
+            f"{prefix!r} cannot be listed: {told_by(e)}. Check the name and your credentials."
+        ) from e
 
 
 def read_object(uri: str) -> bytes:
