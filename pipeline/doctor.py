@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 
 from pipeline.checks import account, data, image, options, permissions, places, workers
-from pipeline.checks.findings import Case, Finding, Level, examine
+from pipeline.checks.findings import OFFLINE, Case, Finding, Level, examine
 from pipeline.config import RunConfig
 from pipeline.runners import pipeline_options
 
@@ -36,13 +36,19 @@ def doctor(config: RunConfig, offline: bool = False, verbose: bool = False) -> b
     """
     case = Case(config, pipeline_options(config.beam_flags), offline)
     levels: Counter[Level] = Counter()
+    offline_checks = []
     with warnings.catch_warnings():
         if not verbose:
             warnings.simplefilter("ignore")  # Google's library has opinions on credentials
         for check in CHECKS:
             for finding in examine(check, case) if check.applies(case) else ():
                 levels[finding.level] += 1
-                print(told(check.name, finding), flush=True)
+                if finding is OFFLINE:
+                    offline_checks.append(check.name)
+                else:
+                    print(told(check.name, finding), flush=True)
+    if offline_checks:
+        print(f"{Level.SKIPPED:<8} {', '.join(offline_checks)}: need a network, and --offline was said.")
     print(summed_up(levels))
     return not levels[Level.ERROR]
 

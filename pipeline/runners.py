@@ -186,8 +186,12 @@ def submitted_to(options: PipelineOptions) -> tuple[str, str]:
     """The option that says what takes the job, and what it says; both empty if the runner starts that."""
     if endpoint := options.view_as(PortableOptions).job_endpoint:
         return "--job_endpoint", endpoint
-    cluster = flink_cluster(options) if runner_of(options) == "FlinkRunner" else ""
-    return ("--flink_master", cluster) if cluster else ("", "")
+    if runner_of(options) == "FlinkRunner" and (cluster := flink_cluster(options)):
+        return "--flink_master", cluster
+    spark = options.view_as(SparkRunnerOptions).spark_master_url
+    if runner_of(options) == "SparkRunner" and spark.startswith("spark://"):
+        return "--spark_master_url", spark
+    return "", ""
 
 
 def host_and_port(endpoint: str) -> tuple[str | None, int | None]:

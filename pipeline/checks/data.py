@@ -173,9 +173,15 @@ def _out_of_reach(case: Case) -> Iterator[Finding]:
     if not urlsplit(handle).scheme:
         remedy = "Give a copy in a bucket: labelbeam model mirror makes one."
         yield warning(f"workers look for model={handle!r} on their own disks, or in their image.", remedy)
-    if here := [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]:
+    here = [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]
+    if here and not (case.corpus and case.corpus.kind == "images"):  # else they are the input
         remedy = f"Copy them to a bucket, and list them there.{mount}"
         yield found(f"images of the input are on this machine, such as {here[0]}.", remedy)
+
+
+def _lacks_output(case: Case) -> str:
+    output = case.config.write.output
+    return "a place in a bucket" if case.on_dataflow and is_local(output) else case.lacks_bucket(output)
 
 
 def _lacks_table(case: Case) -> str:
@@ -250,7 +256,7 @@ CHECKS = (
         "output",
         _check_output,
         is_remote=_is_output_remote,
-        lacks=lambda case: case.lacks_bucket(case.config.write.output),
+        lacks=_lacks_output,
     ),
     Check(
         "input",

@@ -57,6 +57,9 @@ class Finding:
     details: tuple[str, ...] = ()
 
 
+OFFLINE = Finding(Level.SKIPPED, "left out: it needs a network, and --offline was said.")
+
+
 def ok(what: str, *details: str) -> Finding:
     """Something is as it should be."""
     return Finding(Level.OK, what, details=details)
@@ -182,7 +185,7 @@ class Check:
 def examine(check: Check, case: Case) -> list[Finding]:
     """Runs a check, whatever becomes of it."""
     if case.offline and check.is_remote(case):
-        return [Finding(Level.SKIPPED, "left out: it needs a network, and --offline was said.")]
+        return [OFFLINE]
     if lacking := check.lacks(case):
         return [Finding(Level.SKIPPED, f"left out: it needs {lacking}.")]
     found: list[Finding] = []

@@ -39,14 +39,8 @@ _LABELS = {"python": "labelbeam.python", "beam": "labelbeam.beam"}
 
 def _check_image(case: Case) -> Iterator[Finding]:
     image = worker_image(case.options)
-    if not image and case.on_dataflow:
-        yield from _check_packages(case)
-        return
     if not image:
-        yield error(
-            "workers would not have labelbeam: they start from Beam's own image.",
-            "Give --environment_config=IMAGE (see Dockerfile), or another --environment_type.",
-        )
+        yield from _check_packages(case)
         return
     named = _IMAGE.fullmatch(image)
     if not named:
@@ -71,17 +65,18 @@ def _check_packages(case: Case) -> Iterator[Finding]:
         "--extra_packages": ", ".join(setup.extra_packages or ()),
     }
     given = {option: value for option, value in sent.items() if value}
+    option = "--sdk_container_image" if case.on_dataflow else "--environment_config=IMAGE"
     if not given:
         yield error(
             "workers would not have labelbeam: they start from Beam's own image.",
-            "Give --sdk_container_image (see Dockerfile), or --setup_file=./setup.py.",
+            f"Give {option} (see Dockerfile), or --setup_file=./setup.py.",
         )
     elif setup.setup_file and not os.path.isfile(setup.setup_file):
         yield error(f"--setup_file={setup.setup_file!r} is no file.", "Start from the repository's folder.")
-    elif any(pool.accelerator for pool in case.pools):
+    elif case.on_dataflow and any(pool.accelerator for pool in case.pools):
         yield warning(
             "workers start from Beam's own image, in which TensorFlow has no CUDA libraries.",
-            "Give --sdk_container_image (see Dockerfile).",
+            f"Give {option} (see Dockerfile).",
         )
     else:
         told = ", ".join(f"{option}={value}" for option, value in given.items())

@@ -69,7 +69,7 @@ def _check_runner(case: Case) -> Iterator[Finding]:
     elif case.runner == "PortableRunner":
         yield error("PortableRunner has nothing to submit to.", "Give --job_endpoint=HOST:PORT.")
     if not endpoint and case.runner == "PrismRunner":
-        yield _found_prism(case.options.view_as(PrismRunnerOptions).prism_location)
+        yield from _found_prism(case.options.view_as(PrismRunnerOptions).prism_location)
     if case.runner in ("FlinkRunner", "SparkRunner") and option != "--job_endpoint":
         java = shutil.which("java")
         remedy = "Install Java, or give the --job_endpoint of a job server."
@@ -90,17 +90,15 @@ def _reached(option: str, endpoint: str) -> Finding:
     return ok(f"{option}={endpoint!r} answers.")
 
 
-def _found_prism(location: str | None) -> Finding:
+def _found_prism(location: str | None) -> Iterator[Finding]:
     if not location:
-        return warning(
+        yield warning(
             "Beam downloads Prism when the run starts.", "Give --prism_location=FILE to have it at hand."
         )
-    if "://" in location:
-        return ok(f"Prism comes from {location}.")
-    if os.path.isfile(location):
-        return ok(f"Prism is {location}.")
-    remedy = "Build it from labelbeam's repository: python -m engines.install prism."
-    return error(f"--prism_location={location!r} is no file.", remedy)
+    elif "://" in location:
+        yield ok(f"Prism comes from {location}.")
+    elif os.path.isfile(location):  # the options are refused otherwise
+        yield ok(f"Prism is {location}.")
 
 
 CHECKS = (

@@ -107,6 +107,8 @@ def test_runner__of_a_name_like_beams__is_none_of_beams(name):
         (FLINK, False),
         (("--runner=FlinkRunner", "--flink_master=https://far:8081"), True),
         (("--runner=PrismRunner", "--flink_master=far:8081"), False),
+        (("--runner=SparkRunner", "--spark_master_url=spark://far:7077"), True),
+        (("--runner=SparkRunner", "--spark_master_url=yarn"), False),
         (PORTABLE, False),
         (("--runner=PortableRunner", "--job_endpoint=127.0.0.2:8099"), False),
         (("--runner=PortableRunner", "--job_endpoint=far:8099"), True),
