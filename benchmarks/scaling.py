@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--images", default="1000,10000,100000")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sizes = [int(size) for size in args.images.split(",")]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -232,7 +232,15 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
             print(f"Each image of {args.input} has a row.")
     for finding in findings:
         print(finding)
+    if findings:
+        print(_MEND)
     return NOT_OK if findings else OK
+
+
+_MEND = (
+    "Put whole copies in the place of files that are damaged or missing, or label into another --output. "
+    "What has no row is labelled by the same run command."
+)
 
 
 def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:

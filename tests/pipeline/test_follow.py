@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
@@ -17,7 +20,7 @@ from pipeline.cli import main
 from pipeline.follow import DataflowJob, FlinkJob, Job, PortableJob
 from tests.engines.job_server import JobServer
 from tests.graphs import assert_sound, read_until
-from tests.pipeline.test_cli import labelbeam, make_images, start_slow_run
+from tests.pipeline.test_cli import ROOT, labelbeam, make_images, start_slow_run
 from transforms.errors import RunError
 
 RUNNING, DONE, FAILED = PipelineState.RUNNING, PipelineState.DONE, PipelineState.FAILED
@@ -262,6 +265,34 @@ def test_run__job_server__ctrl_c_cancels_the_job(server, tmp_path, tiny, web):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "the job is cancelled. That is the job server's word" in err and "Traceback" not in err
+
+
+def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(tmp_path, tiny):
+    java, jar, started = tmp_path / "java", tmp_path / "job-server.jar", tmp_path / "started"
+    java.write_text(f"#!/bin/sh\necho $$ > {started}.tmp && mv {started}.tmp {started}\nexec sleep 600\n")
+    java.chmod(0o755)
+    jar.write_bytes(b"")
+    images = make_images(tmp_path / "in", good=1)
+    args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]
+    workers = ["--environment_type=EXTERNAL", "--environment_config=localhost:2"]
+    cluster = ["--runner=FlinkRunner", "--flink_master=localhost:1", *workers]
+    server = [f"--flink_job_server_jar={jar}", f"--job_server_java_launcher={java}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *args, *cluster, *server],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not started.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.startswith("Interrupted while the job was being submitted") and "Traceback" not in err
+    assert not psutil.pid_exists(int(started.read_text()))
 
 
 def test_run__job_server_dies__says_that_the_job_may_run(server, tmp_path, tiny, web):

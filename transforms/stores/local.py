@@ -26,7 +26,7 @@ class LocalStore:
             with open(fd, "rb") as f:
                 return self._read(f, os.fstat(fd), path, known_version)
         except FileNotFoundError as e:
-            raise ImageError(Reason.NOT_FOUND, f"{path}: no such file") from e
+            raise ImageError(Reason.NOT_FOUND, f"{os.path.abspath(path)}: no such file") from e
         except PermissionError as e:
             raise ImageError(Reason.FORBIDDEN, f"{path}: {e.strerror}") from e
         except IsADirectoryError as e:
