@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tests.tiny_model import save_tiny_model
 from transforms.errors import RunError
-from transforms.models import optimise
+from transforms.models import meter, optimise
 from transforms.models.classifier import Classifier
+from transforms.models.devices import load_models
 from transforms.models.optimise import Optimisation, build_graph, compare, photo_pixels
 from transforms.models.spec import ModelOptions, resolve_spec
 
@@ -130,6 +131,16 @@ def test_build_graph__xla__gives_the_same(tiny):
     )
     for one, other in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_load_models__a_faster_model__counts_what_it_was_compared_on(tiny):
+    how = Optimisation(xla="force")
+    faster = load_models(tiny, 5, 4, how, threads=1, require_gpu=False).meter.take()
+    devices = faster[meter.LOADED]
+    assert faster[meter.COMPARED] == faster[meter.AGREED] == 57 * devices
+    assert faster[meter.BATCH_SIZE] == 4 * devices
+    plain = load_models(tiny, 5, 4, Optimisation(), threads=1, require_gpu=False).meter.take()
+    assert plain[meter.COMPARED] == plain[meter.AGREED] == 0
 
 
 def test_classifier__xla__labels_batches_of_every_size(tiny):
