@@ -214,13 +214,9 @@ def _lock_path(folder: str) -> str:
 
 
 def _lock_file(output: str, folder: str) -> TextIO:
-    try:
+    with _explained(output):
         make_folder(folder)
         return open(_lock_path(folder), "w", encoding="utf-8")
-    except OSError as e:
-        raise UserError(
-            f"output={output!r} cannot be written: {told_by(e)}. Check its name and rights."
-        ) from e
 
 
 @contextmanager
