@@ -55,7 +55,7 @@ def label_purely(uris: list[str], classifier: Classifier) -> tuple[dict[str, lis
         except ImageError as e:
             failures[ref.id] = (stage, e.reason.value)
             continue
-        ((prediction, _),) = predict_labels([image], classifier)
+        (prediction,) = predict_labels([image], classifier)
         labels[ref.id] = [(one.class_id, one.label, one.score) for one in prediction.labels]
     return labels, failures
 

@@ -71,5 +71,6 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
         future = self._pool.submit(attempt, "decode", image.ref, task)
         return future, len(image.data) + self._pixel_bytes
 
-    def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
+    def take(self, timed: Timed[DecodedImage | Failure]) -> DecodedImage | Failure:
         self._decode_usec.update(timed.usec)
+        return timed.value

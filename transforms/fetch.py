@@ -84,7 +84,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "fetch")
 
 
-class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage | Unchanged]):
+class _FetchImagesFn(OverlappedFn[ImageRef, Timed[EncodedImage | Unchanged | Failure]]):
     def __init__(self, step: FetchImages) -> None:
         self._limits = step.limits
         self._max_window_bytes = step.max_window_bytes
@@ -103,9 +103,10 @@ class _FetchImagesFn(OverlappedFn[ImageRef, EncodedImage | Unchanged]):
         task = functools.partial(fetch_image, ref, self._stores)
         return self._pool.submit(attempt, "fetch", ref, task), self._mean_bytes
 
-    def observe(self, timed: Timed[EncodedImage | Unchanged | Failure]) -> None:
+    def take(self, timed: Timed[EncodedImage | Unchanged | Failure]) -> EncodedImage | Unchanged | Failure:
         self._fetch_usec.update(timed.usec)
         if isinstance(timed.value, EncodedImage):
             size_bytes = len(timed.value.data)
             self._image_bytes.update(size_bytes)
             self._mean_bytes += (size_bytes - self._mean_bytes) // 8
+        return timed.value

@@ -171,22 +171,23 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
     """A DoFn whose work runs elsewhere: elements go in, results come out when they are ready.
 
     A subclass opens its window in `open_window`, hands work out in `submit`
-    and takes its measurements in `observe`, which runs on the bundle's thread.
+    and takes results in with `take`, which runs on the bundle's thread.
     """
 
-    def open_window(self) -> Window[Timed[T | Failure]]:
+    def open_window(self) -> Window[T]:
         """A new window, for one bundle."""
         raise NotImplementedError
 
-    def submit(self, element: E) -> tuple[Future[Timed[T | Failure]], int]:
+    def submit(self, element: E) -> tuple[Future[T], int]:
         """Hands out the work on an element; gives its future and the bytes it stands for."""
         raise NotImplementedError
 
     def flush(self) -> None:
         """Called when no more elements come, before the rest is waited for."""
 
-    def observe(self, timed: Timed[T | Failure]) -> None:
-        """Called once for every result."""
+    def take(self, result: T) -> Any:
+        """What goes to an output for a result; called once for each."""
+        return result
 
     _held = 0
 
@@ -205,16 +206,15 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
 
     def process(self, element: E) -> Iterator:
         """Takes an element in, and gives out what is ready."""
-        for timed in self._window.add(*self.submit(element)):
-            self.observe(timed)
-            yield to_output(timed.value)
+        for result in self._window.add(*self.submit(element)):
+            yield to_output(self.take(result))
 
     def finish_bundle(self) -> Iterator:
         """Waits for the rest."""
         self.flush()
-        for timed in self._window.drain():
-            self.observe(timed)
-            yield to_output(timed.value, GlobalWindows.windowed_value(timed.value))
+        for result in self._window.drain():
+            taken = self.take(result)
+            yield to_output(taken, GlobalWindows.windowed_value(taken))
         self._hold(0)
 
 
@@ -228,7 +228,7 @@ def compute_pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "compute")
 
 
-class PixelsFn(OverlappedFn[E, T]):
+class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):
     """An `OverlappedFn` that works on pixels, in memory that is kept from page faults."""
 
     def __init__(self, threads: int | None, max_window_bytes: int) -> None:

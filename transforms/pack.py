@@ -100,10 +100,11 @@ class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
         task = functools.partial(pack_image, image)
         return self._pool.submit(attempt, "decode", image.ref, task), 2 * self._pixel_bytes
 
-    def observe(self, timed: Timed[PackedImage | Failure]) -> None:
+    def take(self, timed: Timed[PackedImage | Failure]) -> PackedImage | Failure:
         self._pack_usec.update(timed.usec)
         if isinstance(timed.value, PackedImage):
             self._packed_bytes.update(len(timed.value.data))
+        return timed.value
 
 
 class _UnpackImagesFn(PixelsFn[PackedImage, DecodedImage]):
@@ -116,5 +117,6 @@ class _UnpackImagesFn(PixelsFn[PackedImage, DecodedImage]):
         task = functools.partial(unpack_image, packed)
         return self._pool.submit(attempt, "predict", packed.ref, task), len(packed.data) + self._pixel_bytes
 
-    def observe(self, timed: Timed[DecodedImage | Failure]) -> None:
+    def take(self, timed: Timed[DecodedImage | Failure]) -> DecodedImage | Failure:
         self._unpack_usec.update(timed.usec)
+        return timed.value

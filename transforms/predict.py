@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -24,13 +23,11 @@ from transforms.models.spec import ModelSpec
 from transforms.overlap import (
     Outputs,
     OverlappedFn,
-    Timed,
     Window,
     available_cores,
     compute_pool,
     failure_of,
     par_do,
-    usec_since,
 )
 
 # Images whose labels a process remembers for others of the same bytes: some 100 MB, of 1.5 KB each, and no
@@ -40,7 +37,7 @@ _MAX_RECENT, _RECENT_BYTES = 1 << 16, 1536
 
 def predict_labels(
     images: Sequence[DecodedImage], classifier: Classifier, keep_outputs: bool = False
-) -> list[Timed[Prediction | Failure]]:
+) -> list[Prediction | Failure]:
     """Labels a batch of images.
 
     Args:
@@ -49,16 +46,13 @@ def predict_labels(
       keep_outputs: Whether rows get what the model gives itself: logits, probabilities, embedding.
 
     Returns:
-      For each image its labels or why it has none; the time is its share of the batch's.
+      For each image its labels or why it has none.
     """
-    start = time.perf_counter()
     results = classifier.classify([image.pixels for image in images])
     labels = classifier.spec.labels
-    rows = [
+    return [
         _row_of(image, result, labels, keep_outputs) for image, result in zip(images, results, strict=True)
     ]
-    share = usec_since(start) // len(images)
-    return [Timed(row, share) for row in rows]
 
 
 def _row_of(
@@ -134,10 +128,10 @@ class _Labeler:
         # they wait behind what is being decoded.
         self.window_items = (len(callers) + 2) * batch_size + 8 * self._threads
         self.window_bytes = self.window_items * 3 * step.model.resize.size_px**2
-        self.batcher: Batcher[DecodedImage, Timed[Prediction | Failure]] = Batcher(
+        self.batcher: Batcher[DecodedImage, Prediction | Failure] = Batcher(
             callers, batch_size, None if self.models.on_gpu else compute_pool(self._threads)
         )
-        self._recent: Recent[Timed[Prediction | Failure]] | None = (
+        self._recent: Recent[Prediction | Failure] | None = (
             Recent(_most_recent(step), self.batcher.flush) if step.reuse else None
         )
 
@@ -148,7 +142,7 @@ class _Labeler:
         meter.add(**{WALL_USEC: usec, OPEN_USEC: at_once * usec, CORE_USEC: self._threads * usec})
         return meter.take()
 
-    def submit(self, image: DecodedImage) -> Future[Timed[Prediction | Failure]]:
+    def submit(self, image: DecodedImage) -> Future[Prediction | Failure]:
         """Queues an image, or waits for another's labels."""
         if self._recent is None:
             return self.batcher.submit(image)
@@ -162,15 +156,14 @@ def _most_recent(step: PredictLabels) -> int:
     return _MAX_RECENT * _RECENT_BYTES // (_RECENT_BYTES + outputs)
 
 
-def _adapt(image: DecodedImage, timed: Timed[Prediction | Failure]) -> Timed[Prediction | Failure]:
+def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Failure:
     """Makes of another image's labels those of one with the same bytes."""
-    if isinstance(timed.value, Failure):
-        own = replace(timed.value, ref=image.ref, host=host_of_uri(image.ref.uri))
-        return Timed(own, 0)
-    return Timed(replace(timed.value, ref=image.ref, version=image.version, reused=True), 0)
+    if isinstance(result, Failure):
+        return replace(result, ref=image.ref, host=host_of_uri(image.ref.uri))
+    return replace(result, ref=image.ref, version=image.version, reused=True)
 
 
-class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
+class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction | Failure]):
     def __init__(self, step: PredictLabels) -> None:
         self._make = functools.partial(_Labeler, replace(step))  # without what Beam assigned to it
         self._shared = Shared()
@@ -179,10 +172,10 @@ class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction]):
     def setup(self) -> None:
         self._labeler: _Labeler = self._shared.acquire(self._make)
 
-    def open_window(self) -> Window[Timed[Prediction | Failure]]:
+    def open_window(self) -> Window[Prediction | Failure]:
         return Window(self._labeler.window_items, self._labeler.window_bytes)
 
-    def submit(self, image: DecodedImage) -> tuple[Future[Timed[Prediction | Failure]], int]:
+    def submit(self, image: DecodedImage) -> tuple[Future[Prediction | Failure], int]:
         return self._labeler.submit(image), image.pixels.nbytes
 
     def finish_bundle(self) -> Iterator:

@@ -240,7 +240,7 @@ def label_here(case: Case) -> list[Prediction | Failure]:
     ]
     pixels = [image for image in decoded if not isinstance(image, Failure)]
     results += [one for one in (*fetched, *decoded) if isinstance(one, Failure)]
-    return results + [one.value for one in (predict_labels(pixels, case.classifier) if pixels else [])]
+    return results + (predict_labels(pixels, case.classifier) if pixels else [])
 
 
 def _is_input_remote(case: Case) -> bool:

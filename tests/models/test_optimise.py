@@ -186,7 +186,7 @@ for n in range(120):
     pixels = np.zeros((16, 16, 3), np.uint8); pixels[..., n % 3] = 200
     futures.append(labeler.submit(DecodedImage(ImageRef(str(n), "u"), pixels, 1, 1, "PNG", 1, "s")))
 labeler.batcher.flush()
-assert [f.result(60).value.labels[0].class_id for f in futures] == [n % 3 for n in range(120)]
+assert [f.result(60).labels[0].class_id for f in futures] == [n % 3 for n in range(120)]
 counts = labeler.take_counts()
 names = ("models_loaded", "models_not_frozen", "images_run")
 print(sorted(devices), sum(devices.values()), *(counts[name] for name in names))
