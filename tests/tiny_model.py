@@ -14,21 +14,21 @@ def save_tiny_model(
     explode: bool = False,
     classes: int = 3,
 ) -> Path:
-    """Writes a SavedModel with the TF Hub signature; logits are the mean colours times `gain`.
+    """Writes a SavedModel with the TF Hub signature; logits are the mean colours times `gain`, less 1.
 
     Args:
       folder: Where it goes; what is there is replaced.
       size_px: The input size its signature names, or None.
-      gain: Of the logits.
+      gain: Factor of the mean colours.
       poison: An all-white image gives NaN.
       explode: An all-white image makes the model raise.
-      classes: Zeros follow the three.
+      classes: Outputs of -1 follow the three.
     """
     import tensorflow as tf
 
     def model(inputs):
         colours = tf.reduce_mean(inputs, axis=[1, 2])
-        logits = tf.pad(colours * module.gain, [[0, 0], [0, classes - 3]])
+        logits = tf.pad(colours * module.gain - 1, [[0, 0], [0, classes - 3]], constant_values=-1.0)
         white = tf.reduce_min(colours, axis=1, keepdims=True) > 0.999
         if explode:
             check = tf.debugging.assert_equal(tf.reduce_any(white), False, "too bright")
