@@ -105,9 +105,8 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
 def _announce(model: ModelSpec) -> None:
     """Print what a model that is no preset is taken for, and what speaks against that."""
     if model.scaling_from != "preset" or model.head_from != "preset":
-        print(
-            f"Model: input range {describe_scaling(model)}; outputs {describe_head(model)}.", file=sys.stderr
-        )
+        scaling, head = describe_scaling(model), describe_head(model)
+        print(f"Model: input range {scaling}; outputs {head}.", flush=True)
     for doubt in model.doubts:
         print(f"labelbeam: warning: {doubt}", file=sys.stderr, flush=True)
 

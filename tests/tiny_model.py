@@ -13,6 +13,7 @@ def save_tiny_model(
     poison: bool = False,
     explode: bool = False,
     classes: int = 3,
+    stuck: bool = False,
 ) -> Path:
     """Writes a SavedModel with the TF Hub signature; logits are the mean colours times `gain`, less 1.
 
@@ -22,6 +23,7 @@ def save_tiny_model(
       gain: Factor of the mean colours.
       poison: An all-white image gives NaN.
       explode: An all-white image makes the model raise.
+      stuck: The model does not return for an all-white image.
       classes: Outputs of -1 follow the three.
     """
     import tensorflow as tf
@@ -33,6 +35,10 @@ def save_tiny_model(
         if explode:
             check = tf.debugging.assert_equal(tf.reduce_any(white), False, "too bright")
             with tf.control_dependencies([check]):
+                logits = tf.identity(logits)
+        if stuck:
+            turns = tf.while_loop(lambda _: tf.reduce_any(white), lambda n: [n + 1], [tf.constant(0)])
+            with tf.control_dependencies(turns):
                 logits = tf.identity(logits)
         return tf.where(white, float("nan"), logits) if poison else logits
 

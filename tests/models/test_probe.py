@@ -14,7 +14,7 @@ from transforms.models.classifier import Classifier
 from transforms.models.heads import Head
 from transforms.models.probe import understand_model
 from transforms.models.scaling import NAMED_SCALINGS, Scaling
-from transforms.models.spec import ModelOptions
+from transforms.models.spec import ModelOptions, resolve_spec
 
 
 def save(folder, function, shape=(None, 16, 16, 3), dtype=tf.float32, keeps=None):
@@ -232,3 +232,25 @@ def test_classifier__head__gives_its_scores(tmp_path, kind):
     expected = [sigmoid[0], 1 - sigmoid[0]] if kind == "binary" else sigmoid
     assert result.class_ids.tolist() == ([1, 0] if kind == "binary" else [0, 1, 2])
     np.testing.assert_allclose(result.scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: tf.reduce_mean(colours(x), axis=0, keepdims=True), "must return a row for each"),
+        (lambda x: colours(x) - tf.reduce_mean(colours(x), axis=0), "training=False"),
+    ],
+)
+@pytest.mark.parametrize("batch", [None, 3])
+def test_classifier__wrong_rows_or_neighbours__is_found_by_the_warm_up(tmp_path, function, message, batch):
+    spec = resolve_spec(ModelOptions(save(tmp_path / "m", function, (batch, 16, 16, 3))))
+    with pytest.raises(RunError, match=message):
+        Classifier(spec, 1, 4)
+
+
+def test_classifier__warm_up_that_does_not_return__ends_with_its_name(tmp_path, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(Classifier, "_attempt", lambda *_: released.wait())
+    with pytest.raises(RunError, match=r"did not return within predict_timeout_sec=0\.2"):
+        Classifier(resolve_spec(ModelOptions(save(tmp_path / "m", colours))), 1, 1, timeout_sec=0.2)
+    released.set()

@@ -76,8 +76,8 @@ def test_multilabel__no_class_reaches_the_threshold__is_a_prediction_without_lab
 ):
     options = {"input": corpus, "output": tmp_path / "out", "model": tiny, "outputs": "multilabel"}
     flags = {name: str(value) for name, value in options.items()}
-    config = load_config(None, {**flags, "threshold": "0.3785", "keep_outputs": "true", "max_failure_rate": "1"})
-    assert run_and_report(config)
+    flags |= {"threshold": "0.3785", "keep_outputs": "true", "max_failure_rate": "1"}
+    assert run_and_report(load_config(None, flags))
     assert_sound(tmp_path / "out")
     predictions, _ = read_tables(tmp_path / "out")
     for row in predictions:
@@ -91,7 +91,7 @@ def test_multilabel__no_class_reaches_the_threshold__is_a_prediction_without_lab
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["model"]["head"] == "multilabel" and manifest["labelled_with"]["threshold"] == 0.3785
     unlabelled = f"SELECT count(*) FROM '{tmp_path}/out/predictions/*.parquet' WHERE label IS NULL"
-    assert duckdb.sql(unlabelled).fetchone()[0] == sum(not row["labels"] for row in predictions)
+    assert duckdb.sql(unlabelled).fetchall()[0][0] == sum(not row["labels"] for row in predictions)
     with pytest.raises(UserError, match=r"threshold \(0\.3785 there, 0\.5 now\)"):
         run_pipeline(**options, keep_outputs=True)
 
