@@ -184,7 +184,8 @@ for classifier in labeler.models.classifiers:
 futures = []
 for n in range(120):
     pixels = np.zeros((16, 16, 3), np.uint8); pixels[..., n % 3] = 200
-    futures.append(labeler.submit(DecodedImage(ImageRef(str(n), "u"), pixels, ImageFacts(1, 1, "PNG", 1, "s"))))
+    facts = ImageFacts(1, 1, "PNG", 1, "s")
+    futures.append(labeler.submit(DecodedImage(ImageRef(str(n), "u"), pixels, facts)))
 labeler.batcher.flush()
 assert [f.result(60).labels[0].class_id for f in futures] == [n % 3 for n in range(120)]
 counts = labeler.take_counts()
