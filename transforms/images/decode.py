@@ -19,7 +19,7 @@ from transforms.images.jpeg2000 import prepare_jpeg2000
 from transforms.images.metadata import without_metadata
 from transforms.images.orientation import displayed_size, read_orientation, stored_box, turn, turns_itself
 from transforms.images.resize import Box, ResizeRule, resize_image, to_pixels
-from transforms.images.tiff import prepare_tiff
+from transforms.images.tiff import explain_tiff, prepare_tiff
 
 # All decoders are loaded here, before threads ask for them.
 Image.init()
@@ -80,8 +80,8 @@ def decode_image(data: bytes, rule: ResizeRule, max_pixels: int) -> Decoded:
 
 
 def _decode_bytes(data: bytes, original: bytes, rule: ResizeRule, max_pixels: int) -> Decoded:
-    data = prepare_bmp(data)
     try:
+        data = prepare_bmp(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.decodermaxblock = len(data)  # all at once: each block is a turn at the GIL
             return _decode(image, data, original, rule, max_pixels)
@@ -97,6 +97,10 @@ def _broken(data: bytes, e: Exception) -> ImageError:
     message = f"{type(e).__name__}: {e}"[:300]
     if "Unsupported BMP" in message:
         return ImageError(Reason.UNSUPPORTED, f"{e}; convert the image to PNG or JPEG")
+    if isinstance(e, KeyError) and (
+        special := explain_tiff(data)
+    ):  # a compression that Pillow has no name for
+        return special
     truncated = isinstance(e, EOFError) or "truncated" in message.lower()
     return ImageError(Reason.TRUNCATED if truncated else Reason.DECODE_ERROR, message)
 

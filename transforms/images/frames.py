@@ -95,7 +95,7 @@ def first_frame_box(data: bytes, image: ImageFile.ImageFile) -> PixelBox | None:
     box = None
     if image.format == "GIF" and image.tile:
         box = image.tile[0].extents
-    elif image.format == "WEBP" and image.mode == "RGB" and getattr(image, "n_frames", 1) > 1:
+    elif image.format == "WEBP" and image.mode == "RGB":
         box = _first_box_of_webp(data)
     return box if box and box != (0, 0, *image.size) else None
 
