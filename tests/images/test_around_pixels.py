@@ -1,5 +1,6 @@
 """Orientation, metadata and frames: what files hold around their pixels."""
 
+import io
 import struct
 import zlib
 
@@ -8,9 +9,13 @@ import pytest
 from PIL import Image
 
 from tests import image_files as files
-from tests.images.test_matrix import GREY, GREYS, PICTURE, SIZE, decode, write
+from tests.images.test_matrix import GREY, GREYS, PICTURE, SIZE, decode, patched, write
 from tests.synthetic import encoded, gradient
+from transforms.errors import ImageError
 from transforms.images.containers import MOST_PIECES
+from transforms.images.frames import count_frames
+from transforms.images.metadata import without_metadata
+from transforms.images.orientation import orientation_of_exif
 
 WIDE = gradient(48, 32)  # as displayed
 _TURN = Image.Transpose
@@ -193,3 +198,21 @@ def test_decode_image__first_frame_smaller_than_a_png__is_the_whole_still_image(
     frame = files.chunk(b"fcTL", struct.pack(">5I2H2B", 0, 8, 8, 4, 4, 1, 1, 0, 0))
     data = files.with_chunk(PNG, files.chunk(b"acTL", struct.pack(">II", 1, 0)) + frame)
     assert (decode(data).pixels == PICTURE).all()
+
+
+@pytest.mark.parametrize("offset", [0, 8, 2**31, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_layout__offsets_beyond_the_file__are_struct_errors_or_images(offset, big):
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, offset)
+    block = (head if big else struct.pack("<2sHI", b"II", 42, offset % 2**32)) + b"\xff" * 40
+    assert orientation_of_exif(block) == 1
+    assert without_metadata(block)
+    assert (count_frames(block, Image.open(io.BytesIO(FRAMES["TIFF"]))) or 1) >= 1
+    with pytest.raises(ImageError):
+        decode(block)
+
+
+def test_decode_image__tile_far_larger_than_its_image__is_refused_before_it_is_allocated():
+    data = files.tiff(PICTURE, photometric="rgb", tile=(16, 16))
+    with pytest.raises(ImageError, match="tiles of 16 x 16777216 pixels in an image of 32 x 32"):
+        decode(patched(data, {323: 2**24}))

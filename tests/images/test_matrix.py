@@ -265,7 +265,8 @@ def patched(tiff: bytes, tags: dict[int, int]) -> bytes:
     for place in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12):
         tag, kind = struct.unpack_from("<HH", data, place)
         if tag in tags:
-            struct.pack_into("<H" if kind == 3 else "<I", data, place + 8, tags[tag])
+            struct.pack_into("<H" if tags[tag] < 2**16 and kind == 3 else "<I", data, place + 8, tags[tag])
+            struct.pack_into("<H", data, place + 2, 3 if kind == 3 and tags[tag] < 2**16 else 4)
     return bytes(data)
 
 
@@ -274,6 +275,7 @@ def jpeg_cases():
     adobe = write(cmyk, "JPEG")
     yield "grey", write(Image.fromarray(GREY), "JPEG"), GREYS
     yield "progressive", write(Image.fromarray(PICTURE), "JPEG", progressive=True), PICTURE
+    yield "rgb", write(Image.fromarray(PICTURE), "JPEG", keep_rgb=True), PICTURE
     yield "cmyk of Adobe", adobe, PICTURE
     plain = Image.fromarray(255 - np.asarray(cmyk), "CMYK")
     yield "cmyk", files.without_segment(write(plain, "JPEG"), 0xEE), PICTURE

@@ -175,8 +175,8 @@ class TiffLayout(NamedTuple):
           struct.error: The directory leaves the data.
         """
         size = 4 + 2 * self.offset_bytes
-        for start in self._places(data, at):
-            tag, kind = struct.unpack_from(self.order + "HH", data, start)
+        for start in islice(self._places(data, at), MOST_PIECES):
+            tag, kind = self._unpack("HH", data, start)
             yield Entry(tag, kind, start, start + size - self.offset_bytes, start + size)
 
     def following(self, data: bytes, at: int) -> int:
@@ -185,10 +185,10 @@ class TiffLayout(NamedTuple):
         Raises:
           struct.error: The directory leaves the data.
         """
-        return struct.unpack_from(self.order + self.offset, data, self._places(data, at).stop)[0]
+        return self._unpack(self.offset, data, self._places(data, at).stop)[0]
 
     def _places(self, data: bytes, at: int) -> range:
-        (number,) = struct.unpack_from(self.order + self.length, data, at)
+        (number,) = self._unpack(self.length, data, at)
         size = 4 + 2 * self.offset_bytes
         start = at + struct.calcsize(self.order + self.length)
         return range(start, start + number * size, size)
@@ -196,7 +196,12 @@ class TiffLayout(NamedTuple):
     def number(self, data: bytes, entry: Entry) -> int | None:
         """Return the value of an entry, or its first one; None if the value is no whole number."""
         kind = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.type)
-        return struct.unpack_from(self.order + kind, data, entry.value)[0] if kind else None
+        return self._unpack(kind, data, entry.value)[0] if kind else None
+
+    def _unpack(self, kinds: str, data: bytes, at: int) -> tuple[int, ...]:
+        if at > len(data):  # an offset of BigTIFF may exceed what `struct` takes
+            raise struct.error(f"offset {at} in {len(data)} bytes")
+        return struct.unpack_from(self.order + kinds, data, at)
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:

@@ -97,7 +97,10 @@ def first_frame_box(data: bytes, image: ImageFile.ImageFile) -> PixelBox | None:
         box = image.tile[0].extents
     elif image.format == "WEBP" and image.mode == "RGB":
         box = _first_box_of_webp(data)
-    return box if box and box != (0, 0, *image.size) else None
+    if box is None or box == (0, 0, *image.size):
+        return None
+    right, bottom = min(box[2], image.width), min(box[3], image.height)  # hostile files have huge frames
+    return min(box[0], right), min(box[1], bottom), right, bottom
 
 
 def _first_box_of_webp(data: bytes) -> PixelBox | None:

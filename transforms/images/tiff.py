@@ -15,6 +15,8 @@ TiffImagePlugin.READ_LIBTIFF = True
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT = 258, 259, 262, 320, 332, 339
 _WIDTH, _SAMPLES, _EXTRA_SAMPLES = 256, 277, 338
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TILE_PIXELS = 4096**2  # allowed in any image
 _WHITE_IS_ZERO = 0
 _FORMATS = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
 _REMEDY = "convert the image to PNG or JPEG"
@@ -34,12 +36,24 @@ def prepare_tiff(image: Image.Image) -> None:
         raise _unsupported(f"pixels of {bits}-bit {formats.pop()} have no known range")
     if bits > 16:
         raise _unsupported(f"{bits}-bit pixels have no known range")
+    _check_tile(image, tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH))
     if image.mode == "LAB":
         raise _unsupported("the colour space CIE L*a*b* is not read")
     if image.mode == "CMYK" and tags.get(_INK_SET, 1) != 1:
         raise _unsupported("inks other than cyan, magenta, yellow and black are not read")
     if image.mode in ("P", "PA"):
         _mend_palette(image, _several(tags.get(_COLOUR_MAP)))
+
+
+def _check_tile(image: Image.Image, width: object, height: object) -> None:
+    """Refuse tiles far larger than the image, because libtiff would allocate them."""
+    if not isinstance(width, int) or not isinstance(height, int):
+        return
+    if width * height > max(_TILE_PIXELS, 4 * image.width * image.height):
+        size = f"{image.width} x {image.height}"
+        raise ImageError(
+            Reason.DECODE_ERROR, f"TIFF: tiles of {width} x {height} pixels in an image of {size}"
+        )
 
 
 def _several(value: object) -> tuple[int, ...]:
