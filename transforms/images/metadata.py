@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from itertools import takewhile
 
 from transforms.images.containers import (
     GIF_IMAGE,
@@ -35,7 +36,8 @@ _PIXEL_TAGS = frozenset(
 )
 # How many bytes tRNS has in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).
 _TRANSPARENCY_BYTES = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
-_ADOBE_BYTES = 12  # of a whole "Adobe" segment, without which the polarity of CMYK isn't known
+# Sizes of whole segments by which libjpeg recognises the colour space and the polarity of CMYK.
+_COLOUR_SEGMENTS = {b"JFIF\0": 14, b"Adobe": 12}
 _WEBP_METADATA = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}  # with their flags in VP8X
 _PIXEL_BOXES = (b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef")  # of a JPEG 2000 header
 # An entry of AVIF's item list, version 2 or 3, up to the item's type.
@@ -52,12 +54,13 @@ def _clean_jpeg(data: bytes) -> bytes:
     segments = list(jpeg_segments(data))
     if not segments:
         return data
-    kept = (s for s in segments if not is_jpeg_metadata(s) or _is_adobe(data, s))
+    kept = (s for s in segments if not is_jpeg_metadata(s) or _sets_colours(data, s))
     return data[:2] + b"".join(data[s.start : s.end] for s in kept) + data[segments[-1].end :]
 
 
-def _is_adobe(data: bytes, segment: Piece) -> bool:
-    return data.startswith(b"Adobe", segment.body) and segment.end - segment.body >= _ADOBE_BYTES
+def _sets_colours(data: bytes, segment: Piece) -> bool:
+    size = _COLOUR_SEGMENTS.get(data[segment.body : segment.body + 5])
+    return size is not None and segment.end - segment.body >= size
 
 
 def _clean_png(data: bytes) -> bytes:
@@ -105,13 +108,11 @@ def _with_pixel_tags_only(data: bytes, layout: TiffLayout) -> bytes:
 
 
 def _clean_gif(data: bytes) -> bytes:
-    first = next((block for block in gif_blocks(data) if block.kind[0] == GIF_IMAGE), None)
-    if first is None:
+    blocks = list(takewhile(lambda block: block.kind[0] != GIF_IMAGE, gif_blocks(data)))
+    if not blocks:
         return data
-    before = [block for block in gif_blocks(data[: first.end]) if block.start < first.start]
-    kept = b"".join(data[b.start : b.end] for b in before if _is_graphic_control(data, b))
-    start = before[0].start if before else first.start
-    return data[:start] + kept + data[first.start :]
+    kept = b"".join(data[b.start : b.end] for b in blocks if _is_graphic_control(data, b))
+    return data[: blocks[0].start] + kept + data[blocks[-1].end :]
 
 
 def _is_graphic_control(data: bytes, block: Piece) -> bool:
