@@ -1,6 +1,7 @@
 """Orientation, metadata and frames: what files hold around their pixels."""
 
 import io
+import random
 import struct
 import zlib
 
@@ -216,3 +217,21 @@ def test_decode_image__tile_far_larger_than_its_image__is_refused_before_it_is_a
     data = files.tiff(PICTURE, photometric="rgb", tile=(16, 16))
     with pytest.raises(ImageError, match="tiles of 16 x 16777216 pixels in an image of 32 x 32"):
         decode(patched(data, {323: 2**24}))
+
+
+HEADS = [*FRAMES.values(), *(write(IMAGE, name) for name in ("JPEG", "BMP", "JPEG2000", "TIFF"))]
+HEADS += [files.PNG_SIGNATURE + files.chunk(b"tRNS"), b"RIFF\0\0\0\0WEBPVP8X\0\0\0\0"]
+
+
+@pytest.mark.parametrize("data", HEADS, ids=range(len(HEADS)))
+def test_decode_image__any_cut_head_or_byte__fails_as_an_image_or_is_decoded(data):
+    chance = random.Random(len(data))
+    cut = [data[:size] for size in range(1, min(len(data), 60))]
+    spoilt = [
+        data[:at] + bytes((chance.choice((0, 1, 255)),)) + data[at + 1 :] for at in range(min(len(data), 100))
+    ]
+    for one in (*cut, *spoilt, data[:40] + b"\0" * 8):
+        try:
+            assert decode(one).frames != 0
+        except ImageError as e:
+            assert str(e)

@@ -97,9 +97,8 @@ def _broken(data: bytes, e: Exception) -> ImageError:
     message = f"{type(e).__name__}: {e}"[:300]
     if "Unsupported BMP" in message:
         return ImageError(Reason.UNSUPPORTED, f"{e}; convert the image to PNG or JPEG")
-    if isinstance(e, KeyError) and (
-        special := explain_tiff(data)
-    ):  # a compression that Pillow has no name for
+    # Pillow looks a compression that it has no name for up in a dictionary.
+    if isinstance(e, KeyError) and (special := explain_tiff(data)):
         return special
     truncated = isinstance(e, EOFError) or "truncated" in message.lower()
     return ImageError(Reason.TRUNCATED if truncated else Reason.DECODE_ERROR, message)

@@ -73,7 +73,7 @@ def _clean_png(data: bytes) -> bytes:
 
 def _makes_pixels(data: bytes, chunk: Piece) -> bool:
     if chunk.kind == b"tRNS":
-        allowed = _TRANSPARENCY_BYTES.get(data[25], ())
+        allowed = _TRANSPARENCY_BYTES.get(int.from_bytes(data[25:26]), ())
         return chunk.end - 4 - chunk.body in allowed and png_chunk_is_intact(data, chunk)
     return not chunk.kind[0] & 0x20  # a capital letter marks a critical chunk
 
@@ -83,7 +83,7 @@ def _clean_webp(data: bytes) -> bytes:
     for chunk in webp_chunks(data):
         if chunk.kind not in _WEBP_METADATA:
             body += data[chunk.start : chunk.end] + bytes((chunk.end - chunk.start) % 2)
-    if body.startswith(b"VP8X"):
+    if body.startswith(b"VP8X") and len(body) > 8:
         body[8] &= ~sum(_WEBP_METADATA.values())
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + bytes(body)
 
