@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.config import WriteConfig
 from pipeline.output import open_output
 from transforms.budget import FailureBudget
-from transforms.elements import Failure, ImageRef, Label, Prediction
+from transforms.elements import Failure, ImageFacts, ImageRef, Label, Prediction
 from transforms.layout import Layout
 from transforms.merge import find_superseded, merge_files, parts_of, plan_merge
 from transforms.publish import Publication, commit, list_sources
@@ -38,7 +38,7 @@ def prediction(n: int, class_id: int | None = None, price: float | None = None) 
     class_id = n % 3 if class_id is None else class_id
     ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n / 2 if price is None else price,))
     labels = (Label(class_id, "abcdefghij"[class_id], 0.5), Label(9, "z", 0.25))
-    return Prediction(ref, labels, 640, 480, "JPEG", 1234, "f" * 64, "v1")
+    return Prediction(ref, labels, ImageFacts(640, 480, "JPEG", 1234, "f" * 64, "v1"))
 
 
 def failure(n: int, reason: str = "timeout") -> Failure:

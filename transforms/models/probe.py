@@ -7,6 +7,7 @@ A file does not always show what a model's numbers mean. What can be read is rea
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -71,6 +72,7 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
         "scaling": scaling.describe(),
     }
     answer = remembered("probes", facts, lambda: (probe(reading, scaling, timeout_sec).as_json(), True))
+    gc.collect()  # frees the probed model, which TensorFlow keeps in cycles, before a worker's copy is loaded
     return decide_spec(reading, Evidence.from_json(answer))
 
 
