@@ -51,7 +51,7 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         return _over_white(image.convert("RGBA"))
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        # Pillow inverts every CMYK JPEG. Only Adobe's are stored inverted (ITU-T T.872, 6.1).
+        # Pillow inverts every CMYK JPEG, but only Adobe's are stored inverted, as TensorFlow reads them.
         image = ImageChops.invert(image)
     return image.convert("RGB")
 
