@@ -8,7 +8,6 @@ from tests.tiny_model import save_tiny_model
 from transforms.errors import ImageError, RunError, UserError
 from transforms.images.resize import ResizeRule
 from transforms.models.classifier import Classifier
-from transforms.models.labels import fit_labels, imagenet_labels, read_labels
 from transforms.models.presets import PRESETS, find_preset
 from transforms.models.spec import ModelOptions, resolve_spec
 
@@ -36,37 +35,6 @@ def test_presets__efficientnets__have_their_native_sizes():
 )
 def test_find_preset__name_or_handle__is_found(model):
     assert find_preset(model).name == "efficientnet-b7"
-
-
-def test_imagenet_labels__index__is_the_models():
-    labels = imagenet_labels()
-    assert (len(labels), labels[0], labels[281], labels[999]) == (1000, "tench", "tabby", "toilet tissue")
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "fitted"),
-    [
-        (("a", "b"), 2, ("a", "b")),
-        (("background", "a", "b"), 2, ("a", "b")),
-        (("background", "a", "b"), 3, ("background", "a", "b")),
-        (imagenet_labels(), 1001, ("background", *imagenet_labels())),
-    ],
-)
-def test_fit_labels__fitting_map__is_taken(labels, classes, fitted):
-    assert fit_labels(labels, classes, "m") == fitted
-
-
-@pytest.mark.parametrize("labels", [("a",), ("a", "b", "c"), ("background", "a", "b", "c")])
-def test_fit_labels__another_length__is_refused(labels):
-    with pytest.raises(UserError, match="has 2 classes"):
-        fit_labels(labels, 2, "m")
-
-
-def test_read_labels__missing_or_empty_file__is_refused(tmp_path):
-    (tmp_path / "empty").touch()
-    for name in ("none", "empty"):
-        with pytest.raises(UserError, match="labels="):
-            read_labels(str(tmp_path / name))
 
 
 def test_resolve_spec__saved_model__reads_size_and_classes(tmp_path):
