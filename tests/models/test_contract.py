@@ -130,7 +130,7 @@ def test_keras_file__classifier__is_loaded_without_its_folder(tmp_path):
     assert (contract.size_px, contract.classes, contract.output_name) == (16, 3, "")
     assert top_1(tmp_path / "m.keras", RED, GREEN, BLUE, outputs="probabilities") == [0, 1, 2]
     (tmp_path / "broken.keras").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="no Keras 3 model"):
+    with pytest.raises(UserError, match="broken.keras' cannot be loaded"):
         read_contract(tmp_path / "broken.keras")
 
 

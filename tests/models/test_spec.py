@@ -3,6 +3,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
 from tests.tiny_model import save_tiny_model
 from transforms.errors import ImageError, RunError, UserError
@@ -48,7 +49,9 @@ def test_resolve_spec__saved_model__reads_size_and_classes(tmp_path):
 def test_fingerprints__what_matters__changes_them(tmp_path):
     folder = save_tiny_model(tmp_path / "m", size_px=16)
     again = shutil.copytree(folder, tmp_path / "n")
-    (again / "fingerprint.pb").write_bytes(b"TensorFlow writes a random one")
+    fingerprint = FingerprintDef.FromString((again / "fingerprint.pb").read_bytes())
+    fingerprint.uuid = "TensorFlow writes a random one"
+    (again / "fingerprint.pb").write_bytes(fingerprint.SerializeToString())
     base = resolve_spec(ModelOptions(str(folder)))
     assert resolve_spec(ModelOptions(str(again))).model_fingerprint == base.model_fingerprint
     other = resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "o", size_px=16, gain=2.0))))
