@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from pipeline.config import Kind, options
+from pipeline.config import Divisors, Kind, Triple, options
 
 _REQUIRED = ("input", "output", "model")
 # A launcher writes the job and ends: there is nothing to wait for.
@@ -22,6 +22,8 @@ _PATTERNS = {
     int: r"^[0-9]+$",
     float: r"^[0-9]+(\.[0-9]+)?$",
     tuple: r"^-?[0-9]+(\.[0-9]+)?,-?[0-9]+(\.[0-9]+)?$",
+    Triple: r"^-?[0-9]+(\.[0-9]+)?(,-?[0-9]+(\.[0-9]+)?){2}$",
+    Divisors: r"^[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){2}$",
     dict: r"^[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*$",
     str: r"^[^\r\n]+$",
 }
@@ -51,7 +53,7 @@ def _pattern(kind: Kind) -> str:
     if kind.choices:
         return f"^({'|'.join(map(re.escape, kind.choices))})$"
     pattern = _PATTERNS[kind.type]
-    return pattern if kind.word is None else f"^{kind.word}$|{pattern}"
+    return "|".join([*(f"^{word}$" for word in kind.words), pattern])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; gives its exit status."""
     try:
-        args, rest = _parser().parse_known_args(argv)
+        args, rest = _parser().parse_known_args(_with_negative_values(sys.argv[1:] if argv is None else argv))
         _quieten(args.verbose)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return args.command(args, rest)
@@ -44,6 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads the output wants no more of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_OK
+
+
+def _with_negative_values(arguments: Sequence[str]) -> list[str]:
+    """Join values such as `-1,1` to their flags, because argparse takes them for flags."""
+    joined: list[str] = []
+    for argument in arguments:
+        after_a_flag = bool(joined) and joined[-1].startswith("--") and "=" not in joined[-1]
+        if after_a_flag and re.match(r"-\.?\d", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _fail(error: Exception, status: int) -> int:
@@ -131,8 +144,8 @@ def _add_rerun(commands: Any) -> None:
 # What a rerun can't change.
 _OF_THE_FIRST_RUN = (
     *("input", "input_format", "uri_column", "id_column", "column_types", "output", "replace", "refresh"),
-    *("model", "image_size", "resize", "input_range", "outputs", "labels", "top_k"),
-    *("signature", "output_name"),
+    *("model", "image_size", "resize", "input_range", "channel_mean", "channel_std", "channel_order"),
+    *("outputs", "labels", "top_k", "threshold", "signature", "output_name"),
 )
 
 

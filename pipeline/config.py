@@ -17,6 +17,8 @@ from typing import Any, Literal
 import yaml
 
 from transforms.errors import UserError, told_by
+from transforms.models.heads import DEFAULT_THRESHOLD
+from transforms.models.scaling import RANGE_NAMES
 
 BEAM = "beam"
 
@@ -29,14 +31,14 @@ class Kind:
     at_least: float | None = None
     at_most: float | None = None
     choices: tuple[str, ...] = ()
-    word: str | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
         """What is allowed, for a person."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        noun = _NOUNS[self.type] if self.word is None else f"{self.word}, or {_NOUNS[self.type]}"
+        noun = ", or ".join((*self.words, _NOUNS[self.type]))
         if self.at_least is None:
             return noun
         return f"{noun} from {self.at_least:,} to {self.at_most:,}"
@@ -47,7 +49,7 @@ class Kind:
         Raises:
           UserError: It is of another type or out of range.
         """
-        if self.word is not None and raw == self.word:
+        if isinstance(raw, str) and raw in self.words:
             return raw
         try:
             value = _PARSERS[self.type](raw)
@@ -88,26 +90,48 @@ def _parse_pair(raw: Any) -> tuple[float, float] | None:
     return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
 
 
+def _parse_triple(raw: Any) -> tuple[float, ...] | None:
+    values = tuple(float(part) for part in (raw.split(",") if isinstance(raw, str) else raw))
+    return values if len(values) == 3 and all(map(math.isfinite, values)) else None
+
+
+def _parse_divisors(raw: Any) -> tuple[float, ...] | None:
+    values = _parse_triple(raw)
+    return values if values and min(values) > 0 else None
+
+
 def _parse_mapping(raw: Any) -> tuple[tuple[str, str], ...] | None:
     if isinstance(raw, str):
         raw = dict(item.split("=", 1) for item in raw.split(","))
     return tuple((str(name), str(value)) for name, value in raw.items()) if isinstance(raw, Mapping) else None
 
 
-_NOUNS = {
+class Triple:
+    """The type of an option of three numbers, for red, green and blue."""
+
+
+class Divisors:
+    """The type of an option of three numbers above zero, for red, green and blue."""
+
+
+_NOUNS: dict[type, str] = {
     str: "text",
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     tuple: "two ascending numbers, such as 0,1",
+    Triple: "three numbers, for red, green and blue",
+    Divisors: "three numbers above zero, for red, green and blue",
     dict: "NAME=VALUE pairs, separated by commas",
 }
-_PARSERS = {
+_PARSERS: dict[type, Any] = {
     str: _parse_text,
     bool: _parse_bool,
     int: _parse_integer,
     float: _parse_number,
     tuple: _parse_pair,
+    Triple: _parse_triple,
+    Divisors: _parse_divisors,
     dict: _parse_mapping,
 }
 
@@ -118,10 +142,10 @@ def _option(
     type: type = str,
     between: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
-    word: str | None = None,
+    words: tuple[str, ...] = (),
 ) -> Any:
     low, high = between or (None, None)
-    kind = Kind(type, low, high, choices, word)
+    kind = Kind(type, low, high, choices, words)
     return field(default=default, metadata={"help": help, "kind": kind})
 
 
@@ -166,11 +190,27 @@ class ModelConfig:
         "fast: JPEGs may be decoded at the model's own size, not twice that; a few labels change",
         choices=("good", "fast"),
     )
-    input_range: tuple[float, float] | None = _option(None, "what the colours 0 and 255 become", tuple)
-    outputs: Literal["logits", "probabilities", "embedding"] | None = _option(
+    input_range: tuple[float, float] | Literal["caffe", "torch"] | None = _option(
         None,
-        "what the model gives; an embedding (of a feature_vector model) is written as it is",
-        choices=("logits", "probabilities", "embedding"),
+        "values of the colours 0 and 255 in the model's input, or the name of a rule: caffe (0 to 255, BGR, "
+        "ImageNet's means subtracted), torch (0 to 1, means subtracted, divided by deviations)",
+        tuple,
+        words=RANGE_NAMES,
+    )
+    channel_mean: tuple[float, float, float] | None = _option(
+        None, "values subtracted from red, green and blue after scaling to --input_range", Triple
+    )
+    channel_std: tuple[float, float, float] | None = _option(
+        None, "divisors of red, green and blue after the means are subtracted", Divisors
+    )
+    channel_order: Literal["rgb", "bgr"] | None = _option(
+        None, "order of the channels in the model's input", choices=("rgb", "bgr")
+    )
+    outputs: Literal["logits", "probabilities", "multilabel", "embedding"] | None = _option(
+        None,
+        "meaning of the model's outputs: logits or probabilities of one class per image, multilabel (each "
+        "class is judged by itself), or an embedding (feature_vector models)",
+        choices=("logits", "probabilities", "multilabel", "embedding"),
     )
     labels: str | None = _option(
         None, "label map: imagenet, or a file, local or gs://: text with one label a line, CSV or JSON"
@@ -203,6 +243,12 @@ class PredictConfig:
     """How the model is run."""
 
     top_k: int = _option(5, "classes to write for an image", int, (1, 1000))
+    threshold: float | None = _option(
+        None, "least score of a label, for multi-label models; 0.5 by default", float, (0, 1)
+    )
+    predict_timeout_sec: float = _option(
+        600.0, "longest time of one call of the model, s; the run ends after it", float, (0.1, 86_400)
+    )
     keep_outputs: bool = _option(
         False, "write what the model gives for every class, too, in the column logits or probabilities", bool
     )
@@ -211,7 +257,7 @@ class PredictConfig:
         "images in a batch; computed from the device by default, auto: tried out, once for a device",
         int,
         (1, 4096),
-        word="auto",
+        words=("auto",),
     )
     precision: Literal["float32", "bfloat16", "float16"] = _option(
         "float32",
@@ -250,6 +296,11 @@ class PredictConfig:
         "content: images of the same bytes share one inference, within a worker process",
         choices=("id", "content"),
     )
+
+    @property
+    def least_score(self) -> float:
+        """Least score of a label of a multi-label model."""
+        return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True, slots=True)

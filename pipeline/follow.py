@@ -20,8 +20,8 @@ from pipeline import GO_ON
 from pipeline.cause import cause_of, cause_of_error, is_traceback
 from pipeline.progress import Counts, quiet_beam, shown
 from pipeline.runners import flink_cluster
-from pipeline.within import within
 from transforms.errors import RunError
+from transforms.within import within
 
 _LOG = logging.getLogger(__name__)
 

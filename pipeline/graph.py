@@ -39,6 +39,8 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
         require_gpu=predict.require_accelerator,
         optimisation=optimisation(plan.config),
         keep_outputs=plan.keeps_outputs,
+        threshold=predict.least_score,
+        timeout_sec=predict.predict_timeout_sec,
     ).with_resource_hints(**plan.hints)
 
     # What takes predictions in has their hints, so that it is fused with them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.follow import follow, job_of
 from pipeline.graph import build_graph
 from pipeline.limits import Work, counters_of, describe_work, query_metrics, work_of
+from pipeline.model import describe_head, describe_scaling
 from pipeline.output import folder_of
 from pipeline.plan import Plan, failure_budget, planned
 from pipeline.rules import check_rules
@@ -41,6 +43,7 @@ from transforms.errors import LabelbeamError, RunError
 from transforms.files import is_local as is_local_path
 from transforms.layout import Layout, read_manifest
 from transforms.models.presets import find_preset
+from transforms.models.spec import ModelSpec
 from transforms.read import Corpus
 from transforms.stage import stager_of
 
@@ -80,6 +83,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
         tally = progress.Tally(Path(scratch)) if local else None
         pipeline = new_pipeline(options)
         with planned(config, options, tally, corpus) as plan:
+            _announce(plan.model)
             build_graph(pipeline, plan)
             try:
                 result = _run_here(pipeline, tally) if tally else _run_by_runner(pipeline, options, plan)
@@ -96,6 +100,15 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     if manifest is None or manifest["run_id"] != plan.publication.run_id:
         raise RunError(f"The run ended and published nothing at {plan.output!r}. {GO_ON}")
     return Finished(manifest, work_of(result))
+
+
+def _announce(model: ModelSpec) -> None:
+    """Print what a model that is no preset is taken for, and what speaks against that."""
+    if model.scaling_from != "preset" or model.head_from != "preset":
+        scaling, head = describe_scaling(model), describe_head(model)
+        print(f"Model: input range {scaling}; outputs {head}.", flush=True)
+    for doubt in model.doubts:
+        print(f"labelbeam: warning: {doubt}", file=sys.stderr, flush=True)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

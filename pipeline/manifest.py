@@ -14,6 +14,7 @@ from pipeline.config import PredictConfig, RunConfig, make_config
 from pipeline.corpus import COLUMN_TYPES
 from transforms.errors import UserError
 from transforms.layout import Layout, read_manifest
+from transforms.models.heads import MULTILABEL
 from transforms.models.spec import ModelSpec
 from transforms.rows import RowFacts
 
@@ -27,12 +28,15 @@ def new_run_id() -> str:
 
 def labelled_with(model: ModelSpec, rows: RowFacts, predict: PredictConfig) -> dict[str, Any]:
     """What rows of one table must have in common; JSON."""
+    # A threshold only matters to multi-label models; others have none, so that their tables stay comparable.
+    threshold = {"threshold": predict.least_score} if model.head.kind == MULTILABEL else {}
     return {
         "model": model.model_fingerprint,
         "preprocessing": model.preprocessing_fingerprint,
         "precision": predict.precision,
         "xla": predict.xla != "off",
         "top_k": predict.top_k,
+        **threshold,
         "outputs": dict([rows.outputs] if rows.outputs else []),
         "columns": {name: str(kind) for name, kind in rows.columns},
     }
@@ -82,12 +86,16 @@ def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[
             "handle": model.handle,
             "sha256": model.digest,
             "outputs": model.outputs,
+            "head": model.head.kind,
+            "head_from": model.head_from,
             "length": model.length,
             "fingerprint": model.model_fingerprint,
+            "doubts": list(model.doubts),
         },
         "preprocessing": {
             "resize": model.resize.describe(),
-            "input_range": list(model.input_range),
+            **model.scaling.describe(),
+            "scaling_from": model.scaling_from,
             "fingerprint": model.preprocessing_fingerprint,
         },
         "partitioned_by": config.write.partition_by,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline.config import options as known_options
 from transforms.errors import LabelbeamError, UserError, told_by
 from transforms.files import FILE_ERRORS, list_files, write_file
-from transforms.models.classifier import Classifier
+from transforms.models.classifier import DEFAULT_TIMEOUT_SEC, Classifier
 from transforms.models.contract import KERAS_SUFFIX, load_keras, read_signatures
 from transforms.models.presets import find_preset
+from transforms.models.probe import understand_model
 from transforms.models.runtime import load_tensorflow
-from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
+from transforms.models.spec import ModelOptions, ModelSpec, Origin
 from transforms.models.store import digest_model, resolve_model
 
 
@@ -41,11 +42,15 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     lines = [f"model         {handle}", f"kept at       {path}", f"digest        {digest_model(path)}"]
     try:
         lines += _signatures(path)
-        spec = resolve_spec(ModelOptions(model=handle, **values))
-        classifier = Classifier(spec, top_k=1, batch_size=1)
-        lines += [*_told(spec), *_seen(classifier)]
+        spec = understand_model(ModelOptions(model=handle, **values), DEFAULT_TIMEOUT_SEC)
+        classifier = Classifier(spec, top_k=1, batch_size=4)
+        lines += [*_describe_spec(spec), *_describe_graph(classifier)]
     except LabelbeamError as e:
         return False, "\n".join([*lines, f"fits          no: {e}"])
+    if spec.doubts:
+        return True, "\n".join(
+            [*lines, f"fits          perhaps: {spec.doubts[0]}", *_further(spec.doubts[1:])]
+        )
     what = "an image classifier" if spec.labels else f"gives embeddings of length {spec.length:,}"
     return True, "\n".join([*lines, f"fits          yes, {what}"])
 
@@ -74,11 +79,11 @@ def _tensor(tensor: Any) -> str:
     return f"{tf.dtypes.as_dtype(tensor.dtype).name} [{', '.join(shape)}]"
 
 
-def _told(spec: ModelSpec) -> list[str]:
-    low, high = spec.input_range
+def _describe_spec(spec: ModelSpec) -> list[str]:
     return [
         f"input         {spec.contract.input_dtype}, {spec.resize.size_px} px, {spec.resize.mode}",
-        f"range         {low:g} to {high:g} (a model does not tell: --input_range)",
+        f"range         {describe_scaling(spec)}",
+        f"outputs       {describe_head(spec)}",
         f"batch         {spec.contract.batch or 'any'}",
         f"classes       {len(spec.labels):,}, such as {spec.labels[0]!r}"
         if spec.labels
@@ -87,24 +92,31 @@ def _told(spec: ModelSpec) -> list[str]:
     ]
 
 
-def _seen(classifier: Classifier) -> list[str]:
-    doubt = doubt_about(classifier)
-    frozen = "yes" if classifier.graph.frozen else "no: it runs as it is, and slower"
-    return [
-        f"outputs       {classifier.spec.outputs}{f'; {doubt}' if doubt else ''}",
-        f"frozen        {frozen}",
-    ]
+def describe_scaling(spec: ModelSpec) -> str:
+    """Describe a model's input range and its origin."""
+    return f"{spec.scaling.name} ({_ORIGINS[spec.scaling_from]})"
 
 
-def doubt_about(classifier: Classifier) -> str:
-    """What is strange in what a model gives for noise; nothing if nothing is."""
-    size_px = classifier.spec.resize.size_px
-    noise = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
-    (result,) = classifier.classify([noise])
-    if isinstance(result, Exception):
-        return str(result)
-    score = float(max(result.scores, default=0))
-    return "" if 0 <= score <= 1 else f"{score:g} is no probability: try --outputs logits"
+def describe_head(spec: ModelSpec) -> str:
+    """Describe the meaning of a model's outputs and its origin."""
+    return f"{spec.head} ({_ORIGINS[spec.head_from]})"
+
+
+_ORIGINS: dict[Origin, str] = {
+    "given": "given",
+    "preset": "of the preset",
+    "read": "read from the model",
+    "probed": "probed: the sample photos show it",
+    "assumed": "assumed: neither the model nor the sample photos show it",
+}
+
+
+def _describe_graph(classifier: Classifier) -> list[str]:
+    return [f"frozen        {'yes' if classifier.graph.frozen else 'no: it runs as it is, and slower'}"]
+
+
+def _further(doubts: Sequence[str]) -> list[str]:
+    return [f"              {doubt}" for doubt in doubts]
 
 
 def mirror_model(handle: str, target: str) -> str:

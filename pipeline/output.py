@@ -30,6 +30,7 @@ _WHAT = {
     "precision": "precision",
     "xla": "whether XLA compiles the model",
     "top_k": "top_k",
+    "threshold": "threshold",
     "outputs": "columns of what the model gives",
     "columns": "the input's own columns",
 }

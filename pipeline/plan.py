@@ -22,10 +22,12 @@ from transforms.done import ReadDoneIds
 from transforms.errors import Reason, UserError
 from transforms.layout import Layout, read_manifest
 from transforms.merge import Partitioning
+from transforms.models.heads import MULTILABEL
 from transforms.models.optimise import Optimisation
 from transforms.models.presets import EMBEDDING
+from transforms.models.probe import understand_model
 from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
-from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
+from transforms.models.spec import ModelOptions, ModelSpec
 from transforms.overlap import available_cores
 from transforms.publish import Publication
 from transforms.read import Corpus
@@ -131,10 +133,12 @@ def _hints(config: RunConfig) -> dict[str, str]:
 
 
 def model_of(config: RunConfig, options: PipelineOptions) -> ModelSpec:
-    """Brings the model to this machine, and finds out what it is.
+    """Bring the model to this machine, and find out what it is.
 
     Raises:
-      UserError: It can't be had or used, or this machine can't make it faster as asked.
+      UserError: The model can't be had or used, an option does not fit it, or this machine can't make it
+        faster as asked.
+      RunError: The model does not return.
     """
     if is_local(options):
         cores = threads_of_process(options) or available_cores()
@@ -145,7 +149,13 @@ def model_of(config: RunConfig, options: PipelineOptions) -> ModelSpec:
         if unfit := optimisation(config).unfit(on_gpu):
             raise UserError(unfit)
     load_tensorflow()
-    return resolve_spec(ModelOptions(**_shallow(config.model)))
+    model = understand_model(ModelOptions(**_shallow(config.model)), config.predict.predict_timeout_sec)
+    if config.predict.threshold is not None and model.head.kind != MULTILABEL:
+        raise UserError(
+            f"--threshold={config.predict.threshold:g} is for multi-label models, and {config.model.model!r} "
+            f"returns {model.head}. Remove --threshold, or give --outputs multilabel."
+        )
+    return model
 
 
 def optimisation(config: RunConfig) -> Optimisation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,20 +10,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.config import load_config
 from pipeline.launch import run_and_report
-from transforms.photos import PHOTOS
+from transforms.photos import PHOTOS, right_classes
 from transforms.rows import PREDICTIONS
 
 MODEL = "efficientnet-lite0"
-
-
-def known_classes() -> dict[str, set[int]]:
-    """The classes that are right for a photo, by file name, where they are known."""
-    with (PHOTOS / "labels.csv").open(encoding="utf-8", newline="") as f:
-        return {
-            row["file"]: {int(n) for n in row["label_ids"].split("|")}
-            for row in csv.DictReader(f)
-            if row["label_ids"]
-        }
 
 
 def run_sample(output: str, beam_flags: Sequence[str]) -> bool:
@@ -39,7 +28,7 @@ def run_sample(output: str, beam_flags: Sequence[str]) -> bool:
 
 def score(output: str) -> tuple[int, int, int]:
     """Counts right labels in the sample's output: at top-1, at top-5, and the photos known."""
-    classes = known_classes()
+    classes = right_classes()
     rows = ds.dataset(FileSystems.join(output, PREDICTIONS)).to_table(["uri", "labels"]).to_pylist()
     found = {Path(row["uri"]).name: [label["class_id"] for label in row["labels"]] for row in rows}
     top_1 = sum(found.get(name, [])[:1] != [] and found[name][0] in right for name, right in classes.items())

@@ -38,6 +38,9 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
         f"Top labels{whole}", [(t["label"], t["images"]) for t in manifest["top_labels"][:_TOP]]
     )
     lines += _counted(f"Failures by reason{whole}", list(manifest["failures_by_reason"].items()))
+    lines += (
+        ["", *(f"Warning: {doubt}" for doubt in doubts)] if (doubts := manifest["model"]["doubts"]) else []
+    )
     lines += ["", f"Results (generation {manifest['generation']})"]
     for table in TABLES:
         files = [f for f in manifest["files"] if f["table"] == table]

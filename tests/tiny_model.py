@@ -13,26 +13,32 @@ def save_tiny_model(
     poison: bool = False,
     explode: bool = False,
     classes: int = 3,
+    stuck: bool = False,
 ) -> Path:
-    """Writes a SavedModel with the TF Hub signature; logits are the mean colours times `gain`.
+    """Writes a SavedModel with the TF Hub signature; logits are the mean colours times `gain`, less 1.
 
     Args:
       folder: Where it goes; what is there is replaced.
       size_px: The input size its signature names, or None.
-      gain: Of the logits.
+      gain: Factor of the mean colours.
       poison: An all-white image gives NaN.
       explode: An all-white image makes the model raise.
-      classes: Zeros follow the three.
+      stuck: The model does not return for an all-white image.
+      classes: Outputs of -1 follow the three.
     """
     import tensorflow as tf
 
     def model(inputs):
         colours = tf.reduce_mean(inputs, axis=[1, 2])
-        logits = tf.pad(colours * module.gain, [[0, 0], [0, classes - 3]])
+        logits = tf.pad(colours * module.gain - 1, [[0, 0], [0, classes - 3]], constant_values=-1.0)
         white = tf.reduce_min(colours, axis=1, keepdims=True) > 0.999
         if explode:
             check = tf.debugging.assert_equal(tf.reduce_any(white), False, "too bright")
             with tf.control_dependencies([check]):
+                logits = tf.identity(logits)
+        if stuck:
+            turns = tf.while_loop(lambda _: tf.reduce_any(white), lambda n: [n + 1], [tf.constant(0)])
+            with tf.control_dependencies(turns):
                 logits = tf.identity(logits)
         return tf.where(white, float("nan"), logits) if poison else logits
 

@@ -320,8 +320,9 @@ def _count(table: str, batch: pa.RecordBatch, merged: Merged) -> None:
         merged.reasons.update(_value_counts(batch["reason"]))
         merged.hosts.update(_value_counts(batch["host"]))
     elif len(batch) and "labels" in batch.schema.names:  # not of a model that names no classes
-        class_ids = pc.struct_field(pc.list_element(batch["labels"], 0), "class_id")
-        best = pa.table({"class_id": class_ids, "label": batch["label"]})
+        labelled = batch.filter(pc.is_valid(batch["label"]))  # a multi-label model may find no class
+        class_ids = pc.struct_field(pc.list_element(labelled["labels"], 0), "class_id")
+        best = pa.table({"class_id": class_ids, "label": labelled["label"]})
         counts = best.group_by(best.column_names).aggregate([([], "count_all")])
         for class_id, label, rows in zip(*(column.to_pylist() for column in counts.columns), strict=True):
             merged.labels[class_id, label] += rows

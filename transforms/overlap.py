@@ -84,6 +84,31 @@ def attempt(stage: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failu
     return Timed(value, usec_since(start))
 
 
+class Alarm:
+    """An error that ends every wait of the process, raised where a call never returns.
+
+    A thread inside such a call can't be stopped, and a bundle may wait for it in another step, because steps
+    share threads. So all windows check the error, and it stays: later bundles of the process fail at once.
+    """
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+
+    def ring(self, error: Exception) -> None:
+        """Have every wait of the process raise an error from now on."""
+        self._error = error
+
+    def check(self) -> None:
+        """Raise the error if there is one."""
+        if self._error:
+            raise self._error
+
+
+alarm = Alarm()
+# Time between two checks of the alarm while a window waits.
+_ALARM_SEC = 1.0
+
+
 @dataclass
 class Window(Generic[T]):
     """Futures in flight, bounded by count and by bytes; results come in the order they finish.
@@ -124,10 +149,17 @@ class Window(Generic[T]):
             yield self._take()
 
     def _take(self) -> T:
-        future, size_bytes = self._finished.get()
+        future, size_bytes = self._next_finished()
         self._items -= 1
         self._bytes -= size_bytes
         return future.result()
+
+    def _next_finished(self) -> tuple[Future[T], int]:
+        while True:
+            try:
+                return self._finished.get(timeout=_ALARM_SEC)
+            except queue.Empty:
+                alarm.check()
 
 
 class _Places:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
+import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
 from transforms.errors import ImageError
 from transforms.models.batching import Batcher
-from transforms.models.classifier import Classifier, TopK
+from transforms.models.call_checks import never_returns
+from transforms.models.classifier import DEFAULT_TIMEOUT_SEC, Classifier, TopK
 from transforms.models.devices import BatchSize, load_models
+from transforms.models.heads import DEFAULT_THRESHOLD, MULTILABEL
 from transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL_USEC
 from transforms.models.optimise import Optimisation
 from transforms.models.reuse import Recent
@@ -24,6 +30,7 @@ from transforms.overlap import (
     Outputs,
     OverlappedFn,
     Window,
+    alarm,
     available_cores,
     compute_pool,
     failure_of,
@@ -33,37 +40,50 @@ from transforms.overlap import (
 # Images whose labels a process remembers for others of the same bytes: some 100 MB, of 1.5 KB each, and no
 # more where they have outputs as well.
 _MAX_RECENT, _RECENT_BYTES = 1 << 16, 1536
+# Time between two looks at the calls of the model.
+_WATCH_SEC = 5.0
 
 
 def predict_labels(
-    images: Sequence[DecodedImage], classifier: Classifier, keep_outputs: bool = False
+    images: Sequence[DecodedImage],
+    classifier: Classifier,
+    keep_outputs: bool = False,
+    threshold: float = DEFAULT_THRESHOLD,
 ) -> list[Prediction | Failure]:
-    """Labels a batch of images.
+    """Label a batch of images.
 
     Args:
       images: What the model is called with.
       classifier: The model.
-      keep_outputs: Whether rows get what the model gives itself: logits, probabilities, embedding.
+      keep_outputs: Whether rows get the model's outputs: logits, probabilities or embedding.
+      threshold: Least score of a label, in [0, 1]; for multi-label heads alone.
 
     Returns:
-      For each image its labels or why it has none.
+      For each image its labels or its failure.
     """
     results = classifier.classify([image.pixels for image in images])
     labels = classifier.spec.labels
+    # Rounded to float32 as scores are, so that a score equal to the threshold reaches it.
+    least = float(np.float32(threshold)) if classifier.spec.head.kind == MULTILABEL else 0.0
     return [
-        _row_of(image, result, labels, keep_outputs) for image, result in zip(images, results, strict=True)
+        _row_of(image, result, labels, keep_outputs, least)
+        for image, result in zip(images, results, strict=True)
     ]
 
 
 def _row_of(
-    image: DecodedImage, result: TopK | ImageError, labels: tuple[str, ...], keep_outputs: bool
+    image: DecodedImage,
+    result: TopK | ImageError,
+    labels: tuple[str, ...],
+    keep_outputs: bool,
+    least_score: float,
 ) -> Prediction | Failure:
     if isinstance(result, ImageError):
         return failure_of(image.ref, "predict", result)
     best = zip(result.class_ids.tolist(), result.scores.tolist(), strict=True)
     return Prediction(
         ref=image.ref,
-        labels=tuple(Label(class_id, labels[class_id], score) for class_id, score in best),
+        labels=tuple(Label(n, labels[n], score) for n, score in best if score >= least_score),
         width_px=image.width_px,
         height_px=image.height_px,
         format=image.format,
@@ -93,7 +113,9 @@ class PredictLabels(beam.PTransform):
       reuse: Whether images of the same bytes share one inference.
       require_gpu: Whether a process without a GPU is an error.
       optimisation: How the model may be made faster.
-      keep_outputs: Whether rows get what the model gives itself: logits, probabilities, embedding.
+      keep_outputs: Whether rows get the model's outputs: logits, probabilities or embedding.
+      threshold: Least score of a label, in [0, 1]; for multi-label heads alone.
+      timeout_sec: Longest time of one call of the model; after it the run ends.
     """
 
     model: ModelSpec
@@ -104,6 +126,8 @@ class PredictLabels(beam.PTransform):
     require_gpu: bool = False
     optimisation: Optimisation = Optimisation()  # noqa: RUF009  (frozen)
     keep_outputs: bool = False
+    threshold: float = DEFAULT_THRESHOLD
+    timeout_sec: float = DEFAULT_TIMEOUT_SEC
 
     def expand(self, images: beam.PCollection[DecodedImage]) -> Outputs:
         """Applies the step."""
@@ -116,11 +140,22 @@ class _Labeler:
     def __init__(self, step: PredictLabels) -> None:
         self._threads = step.threads or available_cores()
         self.models = load_models(
-            step.model, step.top_k, step.batch_size, step.optimisation, self._threads, step.require_gpu
+            step.model,
+            step.top_k,
+            step.batch_size,
+            step.optimisation,
+            self._threads,
+            step.require_gpu,
+            step.timeout_sec,
         )
         batch_size = self.models.classifiers[0].sizes[-1]
         callers = [
-            functools.partial(predict_labels, classifier=classifier, keep_outputs=step.keep_outputs)
+            functools.partial(
+                predict_labels,
+                classifier=classifier,
+                keep_outputs=step.keep_outputs,
+                threshold=step.threshold,
+            )
             for _ in range(self.models.callers)
             for classifier in self.models.classifiers
         ]
@@ -134,6 +169,7 @@ class _Labeler:
         self._recent: Recent[Prediction | Failure] | None = (
             Recent(_most_recent(step), self.batcher.flush) if step.reuse else None
         )
+        _watch_calls(self.batcher, step)
 
     def take_counts(self) -> dict[str, int]:
         """What the process's model did since this was last asked."""
@@ -149,6 +185,25 @@ class _Labeler:
         return self._recent.submit(
             image.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
         )
+
+
+def _watch_calls(batcher: Batcher, step: PredictLabels) -> None:
+    """Start a thread that ends every wait of the process once a call of the model takes too long.
+
+    A thread, because the bundle's own may wait for images that are decoded on the same threads as the model.
+    """
+    # Weak, because the thread would keep the model in memory after the last bundle.
+    weak = weakref.ref(batcher)
+
+    def watch() -> None:
+        while (watched := weak()) is not None:
+            if watched.longest_call_sec() > step.timeout_sec:
+                alarm.ring(never_returns(step.model.handle, step.timeout_sec))
+                return
+            del watched
+            time.sleep(min(_WATCH_SEC, step.timeout_sec / 4))
+
+    threading.Thread(target=watch, name="watch-model", daemon=True).start()
 
 
 def _most_recent(step: PredictLabels) -> int:

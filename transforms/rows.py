@@ -63,8 +63,9 @@ class RowFacts:
 def predictions_schema(facts: RowFacts) -> pa.Schema:
     """The schema of `predictions/`; `label` and `score` are the best of `labels`."""
     labels = [
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
+        # Null where no class of a multi-label model reaches the threshold.
+        pa.field("label", pa.string()),
+        pa.field("score", pa.float32()),
         pa.field("labels", _LABELS, nullable=False),
     ]
     outputs = [pa.field(name, pa.list_(pa.float32(), n), nullable=False) for name, n in _outputs_of(facts)]
@@ -148,9 +149,9 @@ def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
     )
 
 
-def _labels_of(prediction: Prediction) -> tuple[str, float, list[tuple[int, str, float]]]:
-    best = prediction.labels[0]
-    return best.label, best.score, [(one.class_id, one.label, one.score) for one in prediction.labels]
+def _labels_of(prediction: Prediction) -> tuple[str | None, float | None, list[tuple[int, str, float]]]:
+    labels = [(one.class_id, one.label, one.score) for one in prediction.labels]
+    return (labels[0][1], labels[0][2], labels) if labels else (None, None, labels)
 
 
 def failure_row(failure: Failure, facts: RowFacts) -> tuple:

@@ -26,7 +26,7 @@ from pipeline.checks.findings import (
 )
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import labelled_with
-from pipeline.model import doubt_about
+from pipeline.model import describe_head, describe_scaling
 from pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
 from pipeline.plan import facts_of_rows, known_types, limits_of, model_of, optimisation, partitioning_of
 from pipeline.runners import environment_of, is_portable, is_submitted_elsewhere
@@ -36,6 +36,7 @@ from transforms.fetch import fetch_image
 from transforms.files import is_local
 from transforms.models.classifier import Classifier
 from transforms.models.devices import choose_batch_size
+from transforms.models.heads import MULTILABEL
 from transforms.models.optimise import Optimisation
 from transforms.models.presets import find_preset
 from transforms.models.runtime import has_gpu
@@ -117,9 +118,10 @@ def _check_model(case: Case) -> Iterator[Finding]:
     case.spec, case.classifier = spec, classifier
     gives = f"{len(spec.labels):,} classes" if spec.labels else f"embeddings of length {spec.length:,}"
     prints = f"fingerprint {spec.model_fingerprint}"
-    told = f"{case.config.model.model} loads: {spec.resize.size_px} px, {gives}, {prints}."
-    doubt = doubt_about(classifier)
-    yield warning(told, f"For noise, {doubt}.") if doubt else ok(told)
+    loads = f"{case.config.model.model} loads: {spec.resize.size_px} px, {gives}, {prints}."
+    yield ok(loads, f"range: {describe_scaling(spec)}", f"outputs: {describe_head(spec)}")
+    for doubt in spec.doubts:
+        yield warning(doubt, "")
     if untried:
         remedy = "Workers compare it with the plain model before they label."
         yield warning(f"it is not tried here as it will run: {untried}", remedy)
@@ -209,10 +211,7 @@ def _check_images(case: Case) -> Iterator[Finding]:
     failures = [r for r in results if isinstance(r, Failure)]
     reasons = Counter(f.reason for f in failures)
     details = [f"{f.ref.uri}: {f.stage}, {f.reason}: {f.message:.200}" for f in failures]
-    if labelled:
-        first = labelled[0]
-        best = f"{first.labels[0].label}, {first.labels[0].score:.2f}" if first.labels else "an embedding"
-        details.insert(0, f"{first.ref.uri}: {best}")
+    details[:0] = [f"{one.ref.uri}: {_best_of(one, case.classifier)}" for one in labelled]
     told = f"{len(labelled)} of the first {len(results)} images labelled here"
     if not failures:
         yield ok(f"{told}.", *details)
@@ -220,6 +219,14 @@ def _check_images(case: Case) -> Iterator[Finding]:
     told += f"; failed: {', '.join(f'{reason} ({n})' for reason, n in reasons.most_common())}."
     remedy = "A run writes such images to failures/, and may stop (--max_failure_rate)."
     yield warning(told, remedy, *details) if labelled else error(told, "Mend this first.", *details)
+
+
+def _best_of(prediction: Prediction, classifier: Classifier) -> str:
+    if not classifier.spec.labels:
+        return "an embedding"
+    if classifier.spec.head.kind == MULTILABEL:
+        return ", ".join(f"{one.label} {one.score:.2f}" for one in prediction.labels) or "no class"
+    return f"{prediction.labels[0].label}, {prediction.labels[0].score:.2f}"
 
 
 def label_here(case: Case) -> list[Prediction | Failure]:
@@ -240,7 +247,9 @@ def label_here(case: Case) -> list[Prediction | Failure]:
     ]
     pixels = [image for image in decoded if not isinstance(image, Failure)]
     results += [one for one in (*fetched, *decoded) if isinstance(one, Failure)]
-    return results + (predict_labels(pixels, case.classifier) if pixels else [])
+    return results + (
+        predict_labels(pixels, case.classifier, threshold=case.config.predict.least_score) if pixels else []
+    )
 
 
 def _is_input_remote(case: Case) -> bool:

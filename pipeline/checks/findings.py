@@ -15,13 +15,13 @@ from pipeline.checks.machines import Pool, pools_of
 from pipeline.config import RunConfig
 from pipeline.output import Contents
 from pipeline.runners import is_dataflow, runner_of
-from pipeline.within import NoAnswerError, within
 from transforms.elements import Failure, ImageRef
 from transforms.errors import LabelbeamError
 from transforms.models.classifier import Classifier
 from transforms.models.spec import ModelSpec
 from transforms.read import Corpus
 from transforms.stores.gcs import split_uri
+from transforms.within import NoAnswerError, within
 
 _LOG = logging.getLogger(__name__)
 

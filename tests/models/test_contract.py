@@ -85,10 +85,10 @@ def test_saved_model__one_batch_size__is_kept_to(tmp_path):
 def test_saved_model__input_type__is_given(tmp_path, dtype):
     folder = save(tmp_path / "m", {"serving_default": lambda x: {"y": colours(x)}}, dtype=dtype)
     spec = resolve_spec(ModelOptions(str(folder)))
-    assert spec.input_range == ((0, 1) if dtype == tf.float16 else (0, 255))
+    assert spec.scaling.input_range == ((0, 1) if dtype == tf.float16 else (0, 255))
     assert top_1(folder, RED, BLUE) == [0, 2]
     if dtype != tf.float16:
-        with pytest.raises(UserError, match="which is 0 to 255"):
+        with pytest.raises(UserError, match="which is 0,255"):
             resolve_spec(ModelOptions(str(folder), input_range=(0, 1)))
 
 

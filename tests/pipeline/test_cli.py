@@ -10,10 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from pipeline.sample import score
 from tests.graphs import assert_sound, besides_progress
-from tests.synthetic import HTML, jpeg_bytes
+from tests.synthetic import HTML, encoded, jpeg_bytes
+from tests.tiny_model import save_tiny_model
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = (sys.executable, "-m", "pipeline")
@@ -48,6 +50,27 @@ def test_sample__again__goes_to_a_folder_of_its_own(tmp_path, lite0_dir):
     (tmp_path / "out").mkdir()
     assert labelbeam("sample", "--output", tmp_path / "out").returncode == 0
     assert_sound(tmp_path / "out-2")
+
+
+def test_run__model_that_does_not_return__ends_with_its_name_and_keeps_what_is_staged(tmp_path):
+    images = make_images(tmp_path / "in", good=40)
+    white = encoded(Image.new("RGB", (30, 30), "white"))
+    (tmp_path / "in" / "99999.png").write_bytes(white)
+    model = save_tiny_model(tmp_path / "stuck", 16, stuck=True)
+    flags = ["--input", images, "--output", tmp_path / "out", "--model", model, "--batch_size", 2]
+    done = labelbeam("run", *flags, "--predict_timeout_sec", 2, "--stage_rows", 1)
+    assert done.returncode == 1 and done.stderr.count("Traceback") == 0
+    assert "stuck' did not return within predict_timeout_sec=2" in besides_progress(done.stderr)[-1]
+    (images / "99999.png").unlink()
+    done = labelbeam("run", *flags)
+    assert done.returncode == 0 and "were done before" in done.stdout
+
+
+def test_run__negative_range__is_taken_as_it_is_written(tmp_path, tiny):
+    images = make_images(tmp_path / "in", good=2)
+    flags = ["--input", images, "--output", tmp_path / "out", "--model", tiny]
+    done = labelbeam("run", *flags, "--input_range", "-1,1")
+    assert done.returncode == 0 and "Model: input range -1,1 (given)" in done.stdout
 
 
 def test_run__failures_within_budget__exits_with_0_and_tells_them(tmp_path, tiny):

@@ -17,7 +17,8 @@ def test_inspect__classifier__tells_all_and_fits(tiny):
         f"digest        {digest_model(tiny)}",
         "input         float32, 16 px, center_crop",
         "classes       3, such as 'class 0'",
-        "outputs       logits",
+        "range         0,1 (assumed: neither the model nor the sample photos show it)",
+        "outputs       logits of one class per image (probed: the sample photos show it)",
         "frozen        yes",
     ):
         assert told in text, told
@@ -40,10 +41,17 @@ def test_inspect__wrong_options_or_model__says_what_to_do(tiny, tmp_path):
         inspect_model(str(tmp_path), {})
 
 
-def test_inspect__outputs_are_logits_after_all__doubts(tmp_path):
-    model = save_tiny_model(tmp_path / "m", size_px=16, gain=100.0)
-    _, text = inspect_model(str(model), {"outputs": "probabilities"})
-    assert "is no probability: try --outputs logits" in text
+def test_inspect__outputs_are_logits_after_all__is_refused(tiny):
+    fits, text = inspect_model(str(tiny), {"outputs": "probabilities"})
+    assert not fits and "fits          no: --outputs probabilities: model" in text
+
+
+def test_inspect__doubtful_model__fits_perhaps(tmp_path):
+    model = save_tiny_model(tmp_path / "m", size_px=16, gain=0.0)
+    fits, text = inspect_model(str(model), {})
+    assert (
+        fits and "fits          perhaps: Model" in text and "equal outputs for all 57 sample photos" in text
+    )
 
 
 def test_inspect__embedding__fits_and_names_no_classes(tiny):

@@ -1,5 +1,7 @@
 """What a model gives, as columns of the tables: logits, probabilities, embeddings."""
 
+import json
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -24,11 +26,11 @@ def corpus(tmp_path_factory):
     return folder / "list.txt"
 
 
-def mean_colours(uri: str) -> np.ndarray:
-    """What the tiny model gives for an image."""
+def expected_outputs(uri: str) -> np.ndarray:
+    """Return the tiny model's outputs for an image."""
     with open(uri, "rb") as f:
         image = decode(EncodedImage(ImageRef("1", uri), f.read(), "digest"), ResizeRule(16), 10**9)
-    return image.pixels.mean(axis=(0, 1)) / 255
+    return image.pixels.mean(axis=(0, 1)) / 255 - 1
 
 
 def test_keep_outputs__logits__are_a_column_of_fixed_size_lists(tmp_path, tiny, corpus):
@@ -39,7 +41,7 @@ def test_keep_outputs__logits__are_a_column_of_fixed_size_lists(tmp_path, tiny, 
     assert schema.field("logits").type == pa.list_(pa.float32(), 3)
     predictions, _ = read_tables(tmp_path / "out")
     for row in predictions:
-        np.testing.assert_allclose(row["logits"], mean_colours(row["uri"]), atol=1e-5)
+        np.testing.assert_allclose(row["logits"], expected_outputs(row["uri"]), atol=1e-5)
         assert row["labels"][0]["class_id"] == int(np.argmax(row["logits"]))
     assert verify(str(tmp_path / "out"), str(corpus)) == []
     with pytest.raises(
@@ -59,7 +61,7 @@ def test_embedding__model_that_names_no_classes__has_embeddings_and_no_labels(tm
     assert len(predictions) == 12 and failures
     for row in predictions:
         assert not row.keys() & {"label", "score", "labels"}
-        np.testing.assert_allclose(row["embedding"], mean_colours(row["uri"]), atol=1e-5)
+        np.testing.assert_allclose(row["embedding"], expected_outputs(row["uri"]), atol=1e-5)
     assert verify(str(tmp_path / "out"), str(corpus)) == []
     nearest = duckdb.sql(
         f"SELECT list_inner_product(embedding, embedding) FROM '{tmp_path}/out/predictions/*.parquet'"
@@ -69,6 +71,36 @@ def test_embedding__model_that_names_no_classes__has_embeddings_and_no_labels(tm
     assert_sound(tmp_path / "out")
 
 
+def test_multilabel__no_class_reaches_the_threshold__is_a_prediction_without_labels(
+    tmp_path, tiny, corpus, capsys
+):
+    options = {"input": corpus, "output": tmp_path / "out", "model": tiny, "outputs": "multilabel"}
+    flags = {name: str(value) for name, value in options.items()}
+    flags |= {"threshold": "0.3785", "keep_outputs": "true", "max_failure_rate": "1"}
+    assert run_and_report(load_config(None, flags))
+    assert_sound(tmp_path / "out")
+    predictions, _ = read_tables(tmp_path / "out")
+    for row in predictions:
+        scores = 1 / (1 + np.exp(-np.array(row["logits"])))
+        expected = [n for n in np.argsort(-scores) if scores[n] >= 0.3785]
+        assert [label["class_id"] for label in row["labels"]] == expected
+        assert row["label"] == (f"class {expected[0]}" if expected else None)
+        assert row["score"] == (pytest.approx(scores[expected[0]]) if expected else None)
+    assert {len(row["labels"]) for row in predictions} > {0}
+    assert verify(str(tmp_path / "out"), str(corpus)) == []
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["model"]["head"] == "multilabel" and manifest["labelled_with"]["threshold"] == 0.3785
+    unlabelled = f"SELECT count(*) FROM '{tmp_path}/out/predictions/*.parquet' WHERE label IS NULL"
+    assert duckdb.sql(unlabelled).fetchall()[0][0] == sum(not row["labels"] for row in predictions)
+    with pytest.raises(UserError, match=r"threshold \(0\.3785 there, 0\.5 now\)"):
+        run_pipeline(**options, keep_outputs=True)
+
+
+def test_threshold__model_of_one_class_per_image__is_a_mistake(tmp_path, tiny, corpus):
+    with pytest.raises(UserError, match=r"--threshold=0\.5 is for multi-label models"):
+        run_pipeline(input=corpus, output=tmp_path / "o", model=tiny, threshold=0.5)
+
+
 def test_embedding__label_map__is_a_mistake(tmp_path, tiny, corpus):
-    with pytest.raises(UserError, match="labels='imagenet': an embedding names no classes"):
+    with pytest.raises(UserError, match="labels='imagenet': an embedding has no classes"):
         run_pipeline(input=corpus, output=tmp_path / "o", model=tiny, outputs="embedding", labels="imagenet")

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from transforms.errors import ImageError, Reason, RunError
 from transforms.models.batching import batch_sizes
+from transforms.models.call_checks import (
+    MAX_CHANGE,
+    call_in_time,
+    change_of,
+    depends_on_neighbours,
+    wrong_rows,
+)
 from transforms.models.meter import BUSY_USEC, FULL_PLACES, IMAGES_RUN, OOM_SPLITS, PLACES_RUN, Meter
 from transforms.models.optimise import Graph, Optimisation, build_graph, wrong_length
 from transforms.models.spec import ModelSpec
@@ -28,6 +36,7 @@ _NO_MEMORY = (
 )
 # Images that a model which never worked may fail on, one by one, before the run is given up.
 _HOPELESS = 16
+DEFAULT_TIMEOUT_SEC = 600.0
 
 
 class TopK(NamedTuple):
@@ -68,6 +77,7 @@ class Classifier:
         device: str | None = None,
         copies_ahead: bool = False,
         twin: Classifier | None = None,
+        timeout_sec: float = DEFAULT_TIMEOUT_SEC,
     ) -> None:
         """Loads, freezes and warms up a model.
 
@@ -80,15 +90,17 @@ class Classifier:
           copies_ahead: Whether batches run one after another, the next one's pixels being
             brought to the device meanwhile; by default those of several threads run at once.
           twin: The same model on another device; a frozen graph is shared with it.
+          timeout_sec: Longest time of a call in the warm-up.
 
         Raises:
-          RunError: The model changed since the run started, can't be loaded, or gives
+          RunError: The model changed since the run started, can't be loaded, does not return, or returns
             something else than its label map is for.
         """
         self.spec = spec
         self.meter: Meter = twin.meter if twin else Meter()
         self._device = device
         self._turn = threading.Lock() if copies_ahead else contextlib.nullcontext()
+        self._timeout_sec = timeout_sec
         self._works = False
         self._failed_alone = 0
         self._lock = threading.Lock()
@@ -106,22 +118,37 @@ class Classifier:
             return build_graph(self.spec, top_k, how, batch_size)
 
     def warm_up(self, sizes: Sequence[int]) -> None:
-        """Runs a batch of each size, so that none waits for a first time; keeps those that memory allows.
+        """Run a batch of each size, so that no image waits for a first time, and keep the sizes that fit.
 
         Raises:
-          RunError: The model does not give as many outputs as its label map needs.
+          RunError: The model does not return in time, or returns something else than a row for each image
+            that is as long as the label map and does not depend on the rest of the batch.
         """
         self.sizes, self.largest = tuple(sizes), sizes[-1]
-        size_px = self.spec.resize.size_px
-        for size in sizes:
-            if size <= self.largest:
-                self._failed_alone = -size  # a model may dislike black images
-                for result in self._attempt([np.zeros((size_px, size_px, 3), np.uint8)] * size):
-                    self._check_length(result)
+        first: TopK | None = None
+        for batch in _warm_up_batches(sizes, self.spec.resize.size_px):
+            if len(batch) > self.largest:
+                continue
+            # Below zero, because a model may fail on every image of the warm-up and still work on photos.
+            self._failed_alone = -len(batch)
+            results = call_in_time(
+                self.spec.handle, self._timeout_sec, functools.partial(self._attempt, batch)
+            )
+            for result in results:
+                self._check_length(result)
+            first = self._compared(first, results[0])
         self._failed_alone = 0
         self.sizes = tuple(size for size in sizes if size <= self.largest) or self.sizes[:1]
         splits = self.meter.take()[OOM_SPLITS]
         self.meter.add(**{OOM_SPLITS: splits})
+
+    def _compared(self, first: TopK | None, result: TopK | ImageError) -> TopK | None:
+        """Compare the first image's outputs with those from an earlier batch; return the earlier ones."""
+        if isinstance(result, ImageError):
+            return first
+        if first is not None and change_of(first.outputs, result.outputs) > MAX_CHANGE:
+            raise RunError(depends_on_neighbours(self.spec.handle))
+        return first or result
 
     def _check_length(self, result: TopK | ImageError) -> None:
         if isinstance(result, TopK) and len(result.outputs) != self.spec.length:
@@ -192,11 +219,26 @@ class Classifier:
             pixels = tf.identity(tf.constant(padded))  # on its device before its turn
             with self._turn:
                 start = time.perf_counter()
-                given = [output.numpy() for output in self.graph.function(pixels)]
+                returned = [output.numpy() for output in self.graph.function(pixels)]
                 busy_usec = round(1e6 * (time.perf_counter() - start))
         counts = {IMAGES_RUN: len(images), PLACES_RUN: size, FULL_PLACES: self.sizes[-1]}
         self.meter.add(**{BUSY_USEC: busy_usec, **counts})
-        return [_result_of(*one) for one in zip(*(output[: len(images)] for output in given), strict=True)]
+        if len(returned[-1]) != size:
+            raise RunError(wrong_rows(self.spec.handle, returned[-1].shape, size))
+        return [_result_of(*row) for row in zip(*(output[: len(images)] for output in returned), strict=True)]
+
+
+def _warm_up_batches(sizes: Sequence[int], size_px: int) -> Iterator[list[np.ndarray]]:
+    """Yield a batch of each size, and another of a single size; all begin with the same image of noise.
+
+    Noise, because a model that normalises over the batch would return the same for equal images.
+    """
+    shape = (size_px, size_px, 3)
+    first, neighbour = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    for size in sizes:
+        yield [first, *[neighbour] * (size - 1)]
+    if len(sizes) == 1 and sizes[0] > 1:
+        yield [first] * sizes[0]
 
 
 def _result_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transforms.errors import UserError
 from transforms.models.damage import load_errors_explained
@@ -31,6 +31,9 @@ class Contract:
       size_px: Width and height of its input.
       output_name: The output to use, where there are several or it has a name.
       classes: Length of that output.
+      input_range: Values of the colours 0 and 255, read from the model's first layers.
+      outputs: What the output is, read from the model's last operation; "" where that can't be read.
+      multilabel: Whether each class is judged by itself.
     """
 
     signature: str = ""
@@ -40,6 +43,9 @@ class Contract:
     size_px: int | None = None
     output_name: str = ""
     classes: int | None = None
+    input_range: tuple[float, float] | None = None
+    outputs: Literal["", "logits", "probabilities"] = ""
+    multilabel: bool = False
 
 
 def read_contract(path: Path, signature: str | None = None, output: str | None = None) -> Contract:

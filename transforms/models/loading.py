@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transforms.errors import RunError
 from transforms.models.contract import KERAS_SUFFIX, Contract, keras_outputs, load_keras
 from transforms.models.damage import load_errors_explained
-from transforms.models.spec import ModelSpec
+from transforms.models.spec import ModelSpec, Reading
 from transforms.models.store import digest_model, resolve_model
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Model = Callable[["tf.Tensor"], "tf.Tensor"]
 
 
-def load_model(spec: ModelSpec) -> Model:
+def load_model(spec: ModelSpec | Reading) -> Model:
     """Loads what was resolved at launch.
 
     Returns:
@@ -51,7 +51,7 @@ def _load_keras(path: Path, contract: Contract) -> Model:
     return call
 
 
-def _load_saved(path: Path, spec: ModelSpec) -> Model:
+def _load_saved(path: Path, spec: ModelSpec | Reading) -> Model:
     import tensorflow_hub as hub
 
     contract = spec.contract
@@ -74,14 +74,13 @@ def scaled(model: Model, spec: ModelSpec) -> Model:
     """A function from pixels, `[N, size, size, 3] uint8`, to outputs, `[N, classes] float32`."""
     import tensorflow as tf
 
-    low, high = spec.input_range
     dtype = tf.dtypes.as_dtype(spec.contract.input_dtype)
 
     def call(pixels: tf.Tensor) -> tf.Tensor:
         if dtype.is_integer:
-            images = tf.cast(pixels, dtype)
+            images = tf.cast(pixels if spec.scaling.order == "rgb" else pixels[..., ::-1], dtype)
         else:
-            images = tf.cast(tf.cast(pixels, tf.float32) * ((high - low) / 255) + low, dtype)
+            images = tf.cast(spec.scaling.apply(tf.cast(pixels, tf.float32)), dtype)
         return tf.cast(model(images), tf.float32)
 
     return call

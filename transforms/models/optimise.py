@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from transforms.errors import RunError
-from transforms.images.decode import decode_image
-from transforms.images.resize import ResizeRule
 from transforms.models.labels import first_class
 from transforms.models.loading import Model, freeze, load_model, scaled, with_signature
 from transforms.models.presets import EMBEDDING
 from transforms.models.remember import Answer, remembered
 from transforms.models.runtime import runtime_facts
 from transforms.models.spec import ModelSpec
-from transforms.photos import photo_paths
+from transforms.photos.pixels import photo_pixels
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -170,11 +168,6 @@ def _compare_on_photos(
     return compare(expected, _outputs_of(function, pixels, batch))._asdict(), True
 
 
-def photo_pixels(rule: ResizeRule) -> np.ndarray:
-    """The sample photos as the model takes them, `[N, size, size, 3] uint8`."""
-    return np.stack([decode_image(path.read_bytes(), rule, 10**9).pixels for path in photo_paths()])
-
-
 def compare(expected: np.ndarray, given: np.ndarray) -> Agreement:
     """Compares outputs, `[N, length] float32` both."""
     same = int(np.sum(expected.argmax(axis=1) == given.argmax(axis=1)))
@@ -250,7 +243,7 @@ def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
         if outputs.shape.rank != 2 or outputs.shape[-1] not in (None, spec.length):
             raise RunError(wrong_length(spec, tuple(outputs.shape)))
         finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
-        scores = tf.nn.softmax(outputs) if spec.outputs == "logits" else outputs
+        scores = spec.head.scores(outputs)
         best = tf.math.top_k(scores[:, first:], k)
         return best.indices + first, best.values, finite, outputs
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Outputs = Literal["logits", "probabilities", "embedding"]
-EMBEDDING: Outputs = "embedding"
+EMBEDDING: Literal["embedding"] = "embedding"
 
 
 @dataclass(frozen=True, slots=True)

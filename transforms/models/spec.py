@@ -2,47 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transforms.errors import UserError
 from transforms.images.resize import ResizeRule
 from transforms.models.contract import Contract, read_contract
+from transforms.models.doubts import doubts_about, refuse_contradiction
+from transforms.models.evidence import Evidence, Run
+from transforms.models.heads import MULTILABEL, Head, HeadKind, OutputsOption
 from transforms.models.labels import fit_labels, read_labels
 from transforms.models.presets import EMBEDDING, Outputs, Preset, find_preset
+from transforms.models.scaling import BYTES, NAMED_SCALINGS, UNIT, ChannelOrder, Range, Scaling, Triple
 from transforms.models.store import digest_model, resolve_model
 
-# What 0 and 255 become where nothing else is known: in floats, and in whole numbers.
-_FLOAT_RANGE, _INTEGER_RANGE = (0.0, 1.0), (0.0, 255.0)
+# Origin of a fact about a model: an option, the preset's table, the model's own layers, its outputs for the
+# sample photos, or none of them.
+Origin = Literal["given", "preset", "read", "probed", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """What the user says of a model; None is what its preset or signature says.
+    """Options of a model; None leaves a fact to the preset, the model or the probe.
 
     Attributes:
       model: Preset, handle or folder.
       image_size: Width and height of the input, px.
       resize: `center_crop` or `stretch`.
       decoding: `good` or `fast`.
-      input_range: What the colours 0 and 255 become.
-      outputs: `logits`, `probabilities`, or `embedding` of a model that names no classes.
+      input_range: Values of the colours 0 and 255, or `caffe` or `torch`.
+      channel_mean: Values subtracted from red, green and blue, in units of the range.
+      channel_std: Values that red, green and blue are divided by.
+      channel_order: `rgb` or `bgr`.
+      outputs: `logits` or `probabilities` of one class per image, `multilabel`, or `embedding`.
       labels: `imagenet`, or the path of a label map.
-      signature: Which of a SavedModel's signatures to use.
-      output_name: Which of the model's outputs.
+      signature: Name of the SavedModel's signature.
+      output_name: Name of the model's output.
     """
 
     model: str
     image_size: int | None = None
     resize: Literal["center_crop", "stretch"] | None = None
     decoding: Literal["good", "fast"] = "good"
-    input_range: tuple[float, float] | None = None
-    outputs: Outputs | None = None
+    input_range: Range | Literal["caffe", "torch"] | None = None
+    channel_mean: Triple | None = None
+    channel_std: Triple | None = None
+    channel_order: ChannelOrder | None = None
+    outputs: OutputsOption | None = None
     labels: str | None = None
     signature: str | None = None
     output_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that is known of a model without running it.
+
+    Attributes:
+      options: The user's options.
+      preset: The preset, if the model is one.
+      handle: Address that each worker loads the model from.
+      contract: Inputs and outputs.
+      digest: SHA-256 of the model.
+      resize: How an image is brought to the model's input size.
+    """
+
+    options: ModelOptions
+    preset: Preset | None
+    handle: str
+    contract: Contract
+    digest: str
+    resize: ResizeRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,73 +83,197 @@ class ModelSpec:
     """A resolved model: all that a worker needs to load and use it.
 
     Attributes:
-      handle: Where each worker loads it from.
+      handle: Address that each worker loads the model from.
       resize: How an image is brought to the model's input size.
-      input_range: What the colours 0 and 255 become.
-      outputs: What the model gives.
+      scaling: How 8-bit colours become the model's input.
+      head: Meaning of the outputs.
       labels: Labels by class index; none for an embedding.
-      length: How many numbers the model gives for an image.
+      length: Numbers that the model returns for an image.
       digest: SHA-256 of the model, which each worker checks.
-      contract: What it takes and gives.
+      contract: Inputs and outputs.
+      scaling_from: Origin of the scaling.
+      head_from: Origin of the head.
+      doubts: Warnings, for a person.
     """
 
     handle: str
     resize: ResizeRule
-    input_range: tuple[float, float]
-    outputs: Outputs
+    scaling: Scaling
+    head: Head
     labels: tuple[str, ...]
     length: int
     digest: str
     contract: Contract
+    scaling_from: Origin = "assumed"
+    head_from: Origin = "assumed"
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> Outputs:
+        """The kind of number that the model returns."""
+        return self.head.values
 
     @property
     def model_fingerprint(self) -> str:
-        """Changes with the graph, the variables, the label map or what the outputs mean; 16 hex digits."""
-        head = (self.contract.signature, self.contract.output_name)
-        facts = {"digest": self.digest, "head": head, "labels": self.labels, "outputs": self.outputs}
+        """A value that changes with the graph, the variables, the labels and the head; 16 hex digits."""
+        facts: dict[str, Any] = {
+            "digest": self.digest,
+            "head": (self.contract.signature, self.contract.output_name),
+            "labels": self.labels,
+            "outputs": self.outputs,
+        }
+        if self.head.kind == MULTILABEL:  # which has as many labels as a head of one class per image
+            facts["kind"] = self.head.kind
         return _fingerprint(facts)
 
     @property
     def preprocessing_fingerprint(self) -> str:
-        """Changes with anything that changes the pixels a model sees; 16 hex digits."""
-        return _fingerprint({"resize": self.resize.describe(), "input_range": self.input_range})
+        """A value that changes with anything that changes the model's input; 16 hex digits."""
+        return _fingerprint({"resize": self.resize.describe(), **self.scaling.describe()})
 
 
 def resolve_spec(options: ModelOptions) -> ModelSpec:
-    """Brings the model to this machine and fills in what the user left open.
+    """Bring a model to this machine and resolve it without running it.
 
     Raises:
-      UserError: The model can't be had, does not fit its label map, or its
-        input size or label map is not known.
+      UserError: The model can't be had or does not fit its label map, or its input size or number of
+        classes is unknown.
+    """
+    return decide_spec(read_model(options))
+
+
+def read_model(options: ModelOptions) -> Reading:
+    """Bring a model to this machine and read it.
+
+    Raises:
+      UserError: The model can't be had or used, or its input size is unknown.
     """
     preset = find_preset(options.model)
     handle = preset.handle if preset else options.model
     path = resolve_model(handle)
     contract = read_contract(path, options.signature, options.output_name)
     size_px = options.image_size or (preset.image_size_px if preset else contract.size_px)
-    outputs = options.outputs or (preset.outputs if preset else "logits")
-    labels = (
-        () if outputs == EMBEDDING else _labels(options, preset.labels if preset else None, contract.classes)
+    resize = ResizeRule(
+        _checked_size(size_px, contract, options.model),
+        options.resize or (preset.resize if preset else "center_crop"),
+        decoding=options.decoding,
     )
-    return ModelSpec(
-        handle=handle,
-        resize=ResizeRule(
-            _checked_size(size_px, contract, options.model),
-            options.resize or (preset.resize if preset else "center_crop"),
-            decoding=options.decoding,
-        ),
-        input_range=_input_range(options, preset, contract),
-        outputs=outputs,
+    return Reading(options, preset, handle, contract, digest_model(path), resize)
+
+
+def decide_spec(reading: Reading, evidence: Evidence | None = None) -> ModelSpec:
+    """Decide what a model's inputs and outputs mean.
+
+    An option decides first, then the preset, the model's own layers, the evidence, and last the usual case.
+
+    Args:
+      reading: The model.
+      evidence: The model's outputs for the sample photos, of `usual_scaling` first.
+
+    Raises:
+      UserError: The options, the label map or the evidence contradict each other, or the number of classes
+        is unknown.
+    """
+    scaling, scaling_from = _decide_scaling(reading, evidence)
+    run = evidence.runs.get(scaling.name) if evidence else None
+    length = reading.contract.classes or (evidence.length if evidence else None)
+    head, head_from = _decide_head(reading, evidence, run, length)
+    labels = () if head.kind == EMBEDDING else _labels(reading, head, length)
+    spec = ModelSpec(
+        handle=reading.handle,
+        resize=reading.resize,
+        scaling=scaling,
+        head=head,
         labels=labels,
-        length=len(labels) or _embedding_length(options, contract),
-        digest=digest_model(path),
-        contract=contract,
+        length=_embedding_length(reading, length) if head.kind == EMBEDDING else length or len(labels),
+        digest=reading.digest,
+        contract=reading.contract,
+        scaling_from=scaling_from,
+        head_from=head_from,
     )
+    if not evidence or not run:
+        return spec
+    refuse_contradiction(spec, run)
+    return dataclasses.replace(spec, doubts=tuple(doubts_about(spec, evidence, run)))
+
+
+def usual_scaling(reading: Reading) -> tuple[Scaling, Origin]:
+    """Return a model's scaling as far as it is known without running the model.
+
+    Raises:
+      UserError: The options contradict each other or the model.
+    """
+    options, contract = reading.options, reading.contract
+    asked = _asked_scaling(options, reading)
+    if "int" in contract.input_dtype:
+        if asked and asked.describe() | {"channel_order": ""} != BYTES.describe() | {"channel_order": ""}:
+            raise UserError(
+                f"--input_range {asked.name}: model {options.model!r} takes {contract.input_dtype}, which is "
+                "0,255 without means and deviations. Remove these options."
+            )
+        return asked or BYTES, "given" if asked else "read"
+    if asked:
+        return asked, "given"
+    return _known_scaling(reading)
+
+
+def _known_scaling(reading: Reading) -> tuple[Scaling, Origin]:
+    if reading.preset:
+        return Scaling(reading.preset.input_range), "preset"
+    if reading.contract.input_range:
+        return Scaling(reading.contract.input_range), "read"
+    return UNIT, "assumed"
+
+
+def _asked_scaling(options: ModelOptions, reading: Reading) -> Scaling | None:
+    channels = {
+        "mean": options.channel_mean,
+        "std": options.channel_std,
+        "order": options.channel_order,
+    }
+    channels = {name: value for name, value in channels.items() if value is not None}
+    if isinstance(options.input_range, str):
+        if channels:
+            raise UserError(
+                f"--input_range {options.input_range} sets means, deviations and channel order itself. "
+                "Remove --channel_mean, --channel_std and --channel_order, or give the range as numbers."
+            )
+        return NAMED_SCALINGS[options.input_range]
+    if options.input_range is None and not channels:
+        return None
+    usual = BYTES if "int" in reading.contract.input_dtype else _known_scaling(reading)[0]
+    return Scaling(options.input_range or usual.input_range, **channels)  # type: ignore[arg-type]
+
+
+def _decide_scaling(reading: Reading, evidence: Evidence | None) -> tuple[Scaling, Origin]:
+    scaling, origin = usual_scaling(reading)
+    confirmed = evidence.best_scaling() if evidence and origin == "assumed" else None
+    return (confirmed, "probed") if confirmed else (scaling, origin)
+
+
+def _decide_head(
+    reading: Reading, evidence: Evidence | None, run: Run | None, length: int | None
+) -> tuple[Head, Origin]:
+    asked, preset, contract = reading.options.outputs, reading.preset, reading.contract
+    probed = evidence.head(run) if evidence and run else None
+    values: Outputs = contract.outputs or (probed.values if probed else "logits")
+    one_class: HeadKind = "binary" if length == 1 else "single_label"
+    if asked == EMBEDDING:
+        return Head("embedding", "embedding"), "given"
+    if asked == MULTILABEL:
+        return Head("multilabel", values), "given"
+    if asked:
+        return Head(one_class, asked), "given"
+    if preset:
+        return Head(one_class, preset.outputs), "preset"
+    if contract.outputs:
+        return Head("multilabel" if contract.multilabel and length != 1 else one_class, values), "read"
+    return (probed, "probed") if probed else (Head(one_class, values), "assumed")
 
 
 def _checked_size(size_px: int | None, contract: Contract, model: str) -> int:
     if not size_px:
-        raise UserError(f"The input size of model {model!r} is not known: give it with --image_size.")
+        raise UserError(f"The input size of model {model!r} is unknown. Give it with --image_size.")
     if contract.size_px not in (None, size_px):
         raise UserError(
             f"image_size={size_px}: model {model!r} takes images of {contract.size_px} px and no others."
@@ -124,39 +281,34 @@ def _checked_size(size_px: int | None, contract: Contract, model: str) -> int:
     return size_px
 
 
-def _input_range(options: ModelOptions, preset: Preset | None, contract: Contract) -> tuple[float, float]:
-    whole_numbers = "int" in contract.input_dtype
-    usual = _INTEGER_RANGE if whole_numbers else preset.input_range if preset else _FLOAT_RANGE
-    wanted = options.input_range or usual
-    if whole_numbers and wanted != _INTEGER_RANGE:
-        raise UserError(
-            f"input_range={wanted}: model {options.model!r} takes {contract.input_dtype}, which is 0 to 255."
-        )
-    return wanted
-
-
-def _embedding_length(options: ModelOptions, contract: Contract) -> int:
+def _embedding_length(reading: Reading, length: int | None) -> int:
+    options = reading.options
     if options.labels:
-        raise UserError(f"labels={options.labels!r}: an embedding names no classes. Leave --labels out.")
-    if contract.classes is None:
+        raise UserError(f"labels={options.labels!r}: an embedding has no classes. Remove --labels.")
+    if length is None:
         raise UserError(
-            f"The length of the embedding of model {options.model!r} is not known: it has no signature that "
-            "tells it. Export it with one."
+            f"The length of the embedding of model {options.model!r} is unknown, because the model has no "
+            "signature with it. Export it with a signature."
         )
-    return contract.classes
+    return length
 
 
-def _labels(options: ModelOptions, preset_labels: str | None, classes: int | None) -> tuple[str, ...]:
-    source = options.labels or preset_labels
+def _labels(reading: Reading, head: Head, length: int | None) -> tuple[str, ...]:
+    model = reading.options.model
+    source = reading.options.labels or (reading.preset.labels if reading.preset else None)
     if source is None:
-        if classes is None:
+        if length is None:
             raise UserError(
-                f"The number of classes of model {options.model!r} is not known: "
-                "give its label map with --labels."
+                f"The number of classes of model {model!r} is unknown. Give its label map with --labels."
             )
-        return tuple(f"class {n}" for n in range(classes))
+        return tuple(f"class {n}" for n in range(head.classes(length)))
     labels = read_labels(source)
-    return labels if classes is None else fit_labels(labels, classes, options.model)
+    if head.kind == "binary" and len(labels) != 2:
+        raise UserError(
+            f"labels={source!r} has {len(labels)} labels, and model {model!r} has one output: a binary head. "
+            "Give two labels, that of the negative class first."
+        )
+    return labels if length is None else fit_labels(labels, head.classes(length), model)
 
 
 def _fingerprint(facts: dict) -> str:

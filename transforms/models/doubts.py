@@ -1,0 +1,118 @@
+"""Doubts: where the evidence contradicts what a model's inputs and outputs are taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from transforms.errors import UserError
+from transforms.models.evidence import Evidence, Run
+from transforms.models.labels import imagenet_labels
+from transforms.models.presets import EMBEDDING
+
+if TYPE_CHECKING:
+    from transforms.models.spec import ModelSpec
+
+
+def refuse_contradiction(spec: ModelSpec, run: Run) -> None:
+    """Make sure that scores can be computed from a model's outputs.
+
+    Raises:
+      UserError: The outputs can't be what they are taken for.
+    """
+    if spec.length == 1 and run.equal and abs(run.most - 1) < 1e-6:
+        raise UserError(
+            f"Model {spec.handle!r} has one output, which is 1 for every image: a softmax over one class. "
+            "Export it with a sigmoid, or with one output per class."
+        )
+    if spec.head_from == "given" and spec.head.values == "probabilities" and not run.in_unit_range:
+        raise UserError(
+            f"--outputs probabilities: model {spec.handle!r} returns {run.least:.3g} to {run.most:.3g} for "
+            "the sample photos, which are logits. Remove --outputs, or give --outputs logits."
+        )
+
+
+def doubts_about(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]:
+    """Compare a spec with the evidence.
+
+    Args:
+      spec: The model as it is going to be used.
+      evidence: All runs.
+      run: The run of the spec's scaling.
+
+    Yields:
+      A warning with a remedy for each contradiction.
+    """
+    yield from _doubts_about_range(spec, evidence, run)
+    if spec.head.kind != EMBEDDING:
+        yield from _doubts_about_head(spec, run)
+        yield from _doubts_about_labels(spec, evidence)
+
+
+def _doubts_about_range(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]:
+    best = evidence.best_scaling()
+    better = best.name if best and best != spec.scaling else None
+    if better:
+        yield (
+            f"{run.right} of {evidence.known} sample photos of known class are right with --input_range "
+            f"{spec.scaling.name}; with --input_range {better}: {evidence.runs[better].right} of "
+            f"{evidence.known}. Give --input_range {better}."
+        )
+    elif _is_blind(spec, evidence, run):
+        yield f"{_describe_blindness(spec, run)} {_likely_cause(spec, evidence)}"
+
+
+def _is_blind(spec: ModelSpec, evidence: Evidence, run: Run) -> bool:
+    return run.equal if spec.head.kind == EMBEDDING else evidence.is_blind(run)
+
+
+def _describe_blindness(spec: ModelSpec, run: Run) -> str:
+    if run.equal:
+        return f"Model {spec.handle!r} returns equal outputs for all {len(run.best)} sample photos."
+    class_id, photos = run.commonest
+    label = spec.labels[class_id]
+    return f"Model {spec.handle!r} gives {photos} of {len(run.best)} sample photos the class {label!r}."
+
+
+def _likely_cause(spec: ModelSpec, evidence: Evidence) -> str:
+    seeing = {name: run for name, run in evidence.runs.items() if not _is_blind(spec, evidence, run)}
+    if not seeing:
+        return (
+            "No other --input_range changes that. Check that the model is trained and exported for inference."
+        )
+    classes = ", ".join(f"with {name}: {len(set(run.best))} classes" for name, run in seeing.items())
+    return (
+        f"The likely cause is the input range {spec.scaling.name} ({spec.scaling_from}); {classes}. "
+        "Give the range that the model was trained with as --input_range."
+    )
+
+
+def _doubts_about_head(spec: ModelSpec, run: Run) -> Iterator[str]:
+    if spec.head_from != "given" or spec.head.kind != "single_label":
+        return
+    if spec.head.values == "logits" and run.sums_to_one:
+        yield (
+            f"--outputs logits: the outputs of model {spec.handle!r} sum to 1, so they are probabilities: "
+            "a second softmax makes all scores nearly equal. Remove --outputs."
+        )
+    if spec.head.values == "probabilities" and not run.sums_to_one:
+        yield (
+            f"--outputs probabilities: the outputs of model {spec.handle!r} do not sum to 1. If each class "
+            "is judged by itself, give --outputs multilabel."
+        )
+
+
+def _doubts_about_labels(spec: ModelSpec, evidence: Evidence) -> Iterator[str]:
+    most_right = max(run.right for run in evidence.runs.values())
+    confirmed = evidence.best_scaling() is not None
+    has_imagenet_labels = spec.labels[-1000:] == imagenet_labels()
+    if confirmed and spec.labels[0] == "class 0":
+        yield (
+            f"{most_right} of {evidence.known} sample photos get the right ImageNet class, and there is no "
+            "label map. Give --labels imagenet."
+        )
+    if evidence.known and has_imagenet_labels and not confirmed:
+        yield (
+            f"In every input range, at most {most_right} of {evidence.known} sample photos of known class "
+            "are right. Check that --labels is the model's own label map."
+        )

@@ -1,0 +1,199 @@
+"""The probe: a model is tried on the sample photos before a run, and the answer is remembered.
+
+A file does not always show what a model's numbers mean. What can be read is read by
+`transforms.models.contract`. The rest is concluded from outputs for real photos, some of known class.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from transforms.errors import UserError
+from transforms.models.call_checks import (
+    MAX_CHANGE,
+    call_in_time,
+    change_of,
+    depends_on_neighbours,
+    wrong_rows,
+)
+from transforms.models.evidence import IMAGENET_LENGTHS, Evidence, make_run
+from transforms.models.labels import IMAGENET_WITH_BACKGROUND
+from transforms.models.loading import load_model
+from transforms.models.remember import remembered
+from transforms.models.scaling import NAMED_SCALINGS, Scaling
+from transforms.models.spec import ModelOptions, ModelSpec, Reading, decide_spec, read_model, usual_scaling
+from transforms.photos import right_classes
+from transforms.photos.pixels import photo_pixels
+
+# Longest time of a probe, and the share of it for the configured scaling. A slow model gets fewer photos.
+_PROBE_SEC, _FIRST_SHARE = 30.0, 0.5
+# Fewest photos, however slow the model is, because one alone has nothing to be compared with.
+_FEWEST_PHOTOS = 3
+# Pixels of a batch: 8 images at 224 px, 1 at 600 px. Larger batches are slower on CPUs (docs/performance.md).
+_BATCH_PIXELS = 8 * 224 * 224
+# Raise this number when the evidence changes its form or meaning, so that remembered answers are forgotten.
+_FORMAT = 1
+
+# A function from pixels, `[N, size, size, 3] uint8`, and a scaling to outputs, `[N, length] float32`.
+Call = Callable[[np.ndarray, Scaling], np.ndarray]
+
+
+def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
+    """Bring a model to this machine, and find out what its inputs and outputs mean.
+
+    Presets without other options are known and not run. Other models are read and probed, once for each
+    digest of a model.
+
+    Args:
+      options: The user's options.
+      timeout_sec: Longest time of one call of the model.
+
+    Raises:
+      UserError: The model can't be had or used.
+      RunError: A call of the model took too long.
+    """
+    reading = read_model(options)
+    scaling, _ = usual_scaling(reading)
+    if reading.contract.classes or reading.preset:
+        spec = decide_spec(reading)  # refuses a label map that does not fit before the model is loaded
+        if spec.scaling_from == spec.head_from == "preset":
+            return spec
+    facts = {
+        "format": _FORMAT,
+        "model": reading.digest,
+        "contract": repr(reading.contract),
+        "resize": reading.resize.describe(),
+        "scaling": scaling.describe(),
+    }
+    answer = remembered("probes", facts, lambda: (probe(reading, scaling, timeout_sec).as_json(), True))
+    return decide_spec(reading, Evidence.from_json(answer))
+
+
+def probe(reading: Reading, scaling: Scaling, timeout_sec: float) -> Evidence:
+    """Run a model on the sample photos.
+
+    Args:
+      reading: The model.
+      scaling: The configured scaling; the named ones are tried, too, where they can show something.
+      timeout_sec: Longest time of one call of the model.
+
+    Raises:
+      UserError: The model fails, or its outputs for a photo depend on the other photos of a batch.
+      RunError: A call of the model took too long.
+    """
+    start = time.monotonic()
+    call, batch = _load(reading, timeout_sec), _batch_size(reading)
+    pixels = photo_pixels(reading.resize)
+    _check_batches(call, pixels, scaling, reading)
+    began = time.monotonic()
+    outputs = _outputs(call, pixels, scaling, batch, start + _FIRST_SHARE * _PROBE_SEC)
+    sec_a_photo = (time.monotonic() - began) / len(outputs)
+    _refuse_nan(outputs, reading)
+    right = _right_classes(outputs.shape[1])
+    evidence = Evidence(outputs.shape[1], 0, {scaling.name: make_run(outputs, ())})
+    takes_floats = "int" not in reading.contract.input_dtype
+    if not takes_floats or not (right or evidence.is_blind(evidence.configured)):
+        return evidence
+    others = {name: other for name, other in NAMED_SCALINGS.items() if other != scaling}
+    affordable = (start + _PROBE_SEC - time.monotonic()) / (sec_a_photo * len(others))
+    photos = min(len(outputs), len(right_classes()), int(affordable))
+    if photos < _FEWEST_PHOTOS:
+        return evidence
+    right = right[:photos]
+    tried = {name: _outputs(call, pixels[:photos], other, batch) for name, other in others.items()}
+    runs = {name: make_run(rows, right) for name, rows in tried.items() if _some_finite(rows)}
+    return Evidence(evidence.length, len(right), {scaling.name: make_run(outputs, right), **runs})
+
+
+def _right_classes(length: int) -> list[frozenset[int]]:
+    """Return the right class ids of the first photos; none if the model has other classes than ImageNet's."""
+    if length not in IMAGENET_LENGTHS:
+        return []
+    shift = int(length == IMAGENET_WITH_BACKGROUND)  # class 0 is the background there
+    return [frozenset(n + shift for n in classes) for classes in right_classes().values()]
+
+
+def _load(reading: Reading, timeout_sec: float) -> Call:
+    import tensorflow as tf
+
+    model = load_model(reading)
+    dtype = tf.dtypes.as_dtype(reading.contract.input_dtype)
+
+    # Factors are inputs, so that one graph serves all scalings, because tracing a large model takes seconds.
+    @tf.function(autograph=False, reduce_retracing=True)
+    def run(pixels: tf.Tensor, factors: tf.Tensor, offsets: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+        images = tf.gather(pixels * factors + offsets, order, axis=-1)
+        return tf.cast(model(tf.cast(images, dtype)), tf.float32)
+
+    def call(pixels: np.ndarray, scaling: Scaling) -> np.ndarray:
+        factors, offsets, order = scaling.factors()
+        arguments = [tf.constant(values, tf.float32) for values in (pixels, factors, offsets)]
+        return run(*arguments, tf.constant(order)).numpy()
+
+    return lambda pixels, scaling: _limited(functools.partial(call, pixels, scaling), reading, timeout_sec)
+
+
+def _limited(task: Callable[[], np.ndarray], reading: Reading, timeout_sec: float) -> np.ndarray:
+    from tensorflow.errors import OpError
+
+    try:
+        return call_in_time(reading.handle, timeout_sec, task)
+    except (OpError, ValueError, TypeError) as e:
+        message = str(getattr(e, "message", e)).strip().splitlines()[0]
+        raise UserError(f"Model {reading.handle!r} fails on the sample photos: {message[:300]}") from e
+
+
+def _batch_size(reading: Reading) -> int:
+    return reading.contract.batch or max(1, _BATCH_PIXELS // reading.resize.size_px**2)
+
+
+def _outputs(
+    call: Call, pixels: np.ndarray, scaling: Scaling, batch: int, deadline: float = math.inf
+) -> np.ndarray:
+    """Run the model on photos until a deadline, and on a few of them in any case."""
+    rows = [_padded(call, pixels[:batch], scaling, batch)]
+    for first in range(batch, len(pixels), batch):
+        if time.monotonic() > deadline and sum(map(len, rows)) >= _FEWEST_PHOTOS:
+            break
+        rows.append(_padded(call, pixels[first : first + batch], scaling, batch))
+    return np.concatenate(rows)
+
+
+def _padded(call: Call, pixels: np.ndarray, scaling: Scaling, batch: int) -> np.ndarray:
+    missing = np.zeros((batch - len(pixels), *pixels.shape[1:]), np.uint8)
+    return call(np.concatenate([pixels, missing]), scaling)[: len(pixels)]
+
+
+def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Reading) -> None:
+    """Make sure that a model returns a row for each image, whatever its neighbours are.
+
+    Raises:
+      UserError: It does not.
+    """
+    size = reading.contract.batch or 4
+    rows = call(pixels[:size], scaling)
+    if rows.ndim != 2 or len(rows) != size:
+        raise UserError(wrong_rows(reading.handle, rows.shape, size))
+    if size == 1:
+        return
+    neighbours = pixels[size : 2 * size - 1] if reading.contract.batch else pixels[:0]
+    other = call(np.concatenate([pixels[:1], neighbours]), scaling)
+    if change_of(rows[0], other[0]) > MAX_CHANGE:
+        raise UserError(depends_on_neighbours(reading.handle))
+
+
+def _some_finite(outputs: np.ndarray) -> bool:
+    return bool(np.isfinite(outputs).all(axis=1).any())
+
+
+def _refuse_nan(outputs: np.ndarray, reading: Reading) -> None:
+    if not _some_finite(outputs):
+        raise UserError(
+            f"Model {reading.handle!r} returns NaN or infinity for every sample photo. "
+            "Check that it is trained, and that --input_range is the range that it was trained with."
+        )
