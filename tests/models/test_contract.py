@@ -12,7 +12,6 @@ from transforms.errors import ImageError, RunError, UserError
 from transforms.models import optimise
 from transforms.models.classifier import Classifier, is_out_of_memory
 from transforms.models.contract import Contract, read_contract
-from transforms.models.labels import read_labels
 from transforms.models.meter import OOM_SPLITS
 from transforms.models.spec import ModelOptions, resolve_spec
 
@@ -131,7 +130,7 @@ def test_keras_file__classifier__is_loaded_without_its_folder(tmp_path):
     assert (contract.size_px, contract.classes, contract.output_name) == (16, 3, "")
     assert top_1(tmp_path / "m.keras", RED, GREEN, BLUE, outputs="probabilities") == [0, 1, 2]
     (tmp_path / "broken.keras").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="no Keras 3 model"):
+    with pytest.raises(UserError, match="broken.keras' cannot be loaded"):
         read_contract(tmp_path / "broken.keras")
 
 
@@ -172,46 +171,6 @@ def test_resolve_spec__another_size_than_the_models__is_refused(tmp_path):
     folder = save_tiny_model(tmp_path / "m", size_px=16)
     with pytest.raises(UserError, match="takes images of 16 px and no others"):
         resolve_spec(ModelOptions(str(folder), image_size=20))
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("l.json", '["r", "g", "b"]'),
-        ("l.json", '{"0": "r", "2": "b", "1": "g"}'),
-        ("l.json", '{"g": 1, "r": 0, "b": 2}'),
-        ("l.csv", "name\nr\ng\nb\n"),
-        ("l.csv", "class_id,label\n2,b\n0,r\n1,g\n"),
-        ("l.txt", "r\ng\n\nb"),
-    ],
-)
-def test_read_labels__every_format__by_class_index(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    assert read_labels(str(tmp_path / name)) == ("r", "g", "b")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("l.json", '{"0": "r", "2": "b"}', "no label for class 1"),
-        ("l.json", "3", "cannot be read"),
-        ("l.json", "[", "cannot be read"),
-        ("l.csv", "a,b\n1,2\n", "no column label or name"),
-        ("l.csv", "label\n", "holds no labels"),
-    ],
-)
-def test_read_labels__bad_file__says_what_is_wrong(tmp_path, name, text, said):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=said):
-        read_labels(str(tmp_path / name))
-
-
-def test_read_labels__in_a_bucket__is_read(gcs):
-    gcs.put("gs://bucket/maps/l.json", b'{"g": 1, "r": 0, "b": 2}')
-    gcs.put("gs://bucket/maps/l.txt", "\ufeffr\ng\nb\n".encode())
-    assert read_labels("gs://bucket/maps/l.json") == read_labels("gs://bucket/maps/l.txt") == ("r", "g", "b")
-    with pytest.raises(UserError, match="^labels='gs://bucket/maps/none.txt' cannot be read: .* or gs://"):
-        read_labels("gs://bucket/maps/none.txt")
 
 
 OOM = tf.errors.InternalError(None, None, "OOM when allocating tensor")

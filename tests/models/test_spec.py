@@ -3,12 +3,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
 from tests.tiny_model import save_tiny_model
 from transforms.errors import ImageError, RunError, UserError
 from transforms.images.resize import ResizeRule
 from transforms.models.classifier import Classifier
-from transforms.models.labels import fit_labels, imagenet_labels, read_labels
 from transforms.models.presets import PRESETS, find_preset
 from transforms.models.spec import ModelOptions, resolve_spec
 
@@ -38,37 +38,6 @@ def test_find_preset__name_or_handle__is_found(model):
     assert find_preset(model).name == "efficientnet-b7"
 
 
-def test_imagenet_labels__index__is_the_models():
-    labels = imagenet_labels()
-    assert (len(labels), labels[0], labels[281], labels[999]) == (1000, "tench", "tabby", "toilet tissue")
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "fitted"),
-    [
-        (("a", "b"), 2, ("a", "b")),
-        (("background", "a", "b"), 2, ("a", "b")),
-        (("background", "a", "b"), 3, ("background", "a", "b")),
-        (imagenet_labels(), 1001, ("background", *imagenet_labels())),
-    ],
-)
-def test_fit_labels__fitting_map__is_taken(labels, classes, fitted):
-    assert fit_labels(labels, classes, "m") == fitted
-
-
-@pytest.mark.parametrize("labels", [("a",), ("a", "b", "c"), ("background", "a", "b", "c")])
-def test_fit_labels__another_length__is_refused(labels):
-    with pytest.raises(UserError, match="has 2 classes"):
-        fit_labels(labels, 2, "m")
-
-
-def test_read_labels__missing_or_empty_file__is_refused(tmp_path):
-    (tmp_path / "empty").touch()
-    for name in ("none", "empty"):
-        with pytest.raises(UserError, match="labels="):
-            read_labels(str(tmp_path / name))
-
-
 def test_resolve_spec__saved_model__reads_size_and_classes(tmp_path):
     folder = save_tiny_model(tmp_path / "m", size_px=16)
     (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
@@ -80,7 +49,9 @@ def test_resolve_spec__saved_model__reads_size_and_classes(tmp_path):
 def test_fingerprints__what_matters__changes_them(tmp_path):
     folder = save_tiny_model(tmp_path / "m", size_px=16)
     again = shutil.copytree(folder, tmp_path / "n")
-    (again / "fingerprint.pb").write_bytes(b"TensorFlow writes a random one")
+    fingerprint = FingerprintDef.FromString((again / "fingerprint.pb").read_bytes())
+    fingerprint.uuid = "TensorFlow writes a random one"
+    (again / "fingerprint.pb").write_bytes(fingerprint.SerializeToString())
     base = resolve_spec(ModelOptions(str(folder)))
     assert resolve_spec(ModelOptions(str(again))).model_fingerprint == base.model_fingerprint
     other = resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "o", size_px=16, gain=2.0))))

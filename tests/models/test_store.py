@@ -1,14 +1,18 @@
 """The model store: what it brings, keeps, mends and refuses."""
 
 import errno
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -75,11 +79,103 @@ def test_archive__it_leaves_its_folder__is_refused(cache, tmp_path):
     assert not list(tmp_path.rglob("outside"))
 
 
-@pytest.mark.parametrize("damage", ["saved_model.pb", "variables/variables.data-00000-of-00001", "all"])
-def test_kept__half_emptied__is_brought_again(cache, archive, tiny, damage):
+FILES = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
+
+
+def damaged(path, how) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    if how != "remove":
+        path.write_bytes(data if how == "flip" else data[:-1])
+
+
+@pytest.mark.parametrize("how", ["remove", "flip", "cut"])
+@pytest.mark.parametrize("file", FILES)
+def test_kept__damaged__is_brought_again(cache, archive, tiny, file, how):
     path = resolve_model(str(archive))
-    shutil.rmtree(path) if damage == "all" else (path / damage).unlink()
+    damaged(path / file, how)
     assert resolve_model(str(archive)) == path and digest_model(path) == digest_model(tiny)
+
+
+def test_kept__emptied__is_brought_again(cache, archive, tiny):
+    path = resolve_model(str(archive))
+    shutil.rmtree(path)
+    assert resolve_model(str(archive)) == path and digest_model(path) == digest_model(tiny)
+
+
+def test_kept__damaged_and_its_source_is_gone__names_the_copy(cache, archive, web):
+    web.files["/m.tgz"] = archive.read_bytes()
+    path = resolve_model(web.uri("/m.tgz"))
+    damaged(path / FILES[0], "flip")
+    del web.files["/m.tgz"]
+    with pytest.raises(
+        UserError, match=f"^The copy of model .*m.tgz' in {path} is damaged, and no other .*404"
+    ):
+        resolve_model(web.uri("/m.tgz"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_archive__damaged_model_in_it__is_refused_and_not_kept(cache, tiny, tmp_path, file):
+    folder = shutil.copytree(tiny, tmp_path / "m")
+    damaged(folder / file, "flip")
+    with tarfile.open(tmp_path / "m.tar", "w") as tar:
+        tar.add(folder, "m")
+    with pytest.raises(UserError, match="m.tar' is damaged: .*Give a whole copy of the model"):
+        resolve_model(str(tmp_path / "m.tar"))
+    assert not list((cache / "models").iterdir())
+
+
+def keras_model(gain: float = 1.0):
+    inputs = tf.keras.Input((16, 16, 3), name="pixels")
+    pooled = tf.keras.layers.GlobalAveragePooling2D(name="pool")(inputs)
+    dense = tf.keras.layers.Dense(3, name="top")
+    model = tf.keras.Model(inputs, dense(pooled), name="tiny")
+    dense.set_weights([np.full((3, 3), gain, np.float32), np.zeros(3, np.float32)])
+    return model
+
+
+def saved_later(path, target):
+    """Rewrite a `.keras` file as Keras would on another day, in a process with other addresses in memory."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
+        for name in reversed(old.namelist()):
+            data = old.read(name)
+            if name == "metadata.json":
+                data = json.dumps(json.loads(data) | {"date_saved": "1999-01-01@00:00:00"}).encode()
+            elif name == "config.json":
+                data = re.sub(rb'"shared_object_id": \d+', b'"shared_object_id": 7', data)
+                data = json.dumps(json.loads(data), indent=1).encode()
+            new.writestr(zipfile.ZipInfo(name, (1999, 1, 1, 0, 0, 0)), data)
+    return target
+
+
+def test_digest__keras_model_saved_again__is_the_same(tmp_path):
+    model, first = keras_model(), tmp_path / "first.keras"
+    model.save(first)
+    digest = digest_model(first)
+    assert digest_model(saved_later(first, tmp_path / "later.keras")) == digest
+    tf.keras.models.load_model(first).save(tmp_path / "again.keras")
+    model.compile("adam", "mse")
+    model.save(tmp_path / "compiled.keras")
+    shutil.copy(first, tmp_path / "renamed.keras")
+    for name in ("again", "compiled", "renamed"):
+        assert digest_model(tmp_path / f"{name}.keras") == digest, name
+
+
+def test_digest__keras_model_with_another_weight_or_layer__is_another(tmp_path):
+    models = {"a": keras_model(), "b": keras_model(1.0001), "c": keras_model()}
+    inputs = models["c"].inputs[0]
+    models["c"] = tf.keras.Model(inputs, tf.keras.layers.ReLU(name="r")(models["c"].outputs[0]), name="tiny")
+    for name, model in models.items():
+        model.save(tmp_path / f"{name}.keras")
+    assert len({digest_model(tmp_path / f"{name}.keras") for name in models}) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18)])
+def test_local__keras_file_is_no_archive__is_refused(tmp_path, content):
+    (tmp_path / "m.keras").write_bytes(content)
+    with pytest.raises(UserError, match="m.keras' is damaged: m.keras .*Give a whole copy of the model"):
+        resolve_model(str(tmp_path / "m.keras"))
 
 
 def test_kept__index_damaged__is_brought_again(cache, archive):

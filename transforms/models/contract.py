@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transforms.errors import UserError
+from transforms.models.damage import load_errors_explained
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
@@ -141,10 +141,8 @@ def load_keras(path: Path) -> Any:
     """
     import tensorflow as tf
 
-    try:
+    with load_errors_explained(path, UserError):
         model = tf.keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as e:
-        raise UserError(f"model={str(path)!r} is no Keras 3 model that can be loaded: {e}.") from e
     if not getattr(model, "inputs", None):
         raise UserError(f"{path} does not say what it takes: call it with an image once before you save it.")
     return model

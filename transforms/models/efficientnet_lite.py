@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 
 from transforms.errors import UserError
 from transforms.models.folders import make_folder_once
@@ -28,6 +31,8 @@ _CONVERTER = 1
 # The model's digest: TensorFlow numbers a graph's functions by what else the process has made, so that the
 # files of two conversions differ where the networks don't.
 LITE0_DIGEST = hashlib.sha256(f"{WEIGHTS_SHA256} {_CONVERTER}".encode()).hexdigest()
+# SHA-256 of each file of the conversion.
+_DIGESTS = "digests.json"
 # TensorFlow's TPU models, efficientnet_lite_builder.py: (255 x - 127) / 128
 _MEAN, _STDDEV = 127.0, 128.0
 _BATCH_NORM_EPSILON = 1e-3
@@ -69,7 +74,7 @@ def _blocks() -> Iterator[_Block]:
 
 
 def ensure_lite0_saved_model(cache_dir: Path) -> Path:
-    """Converts the embedded model at first use.
+    """Convert the embedded model at first use, and again where the conversion was damaged since.
 
     Args:
       cache_dir: Where it is kept; safe to share between processes.
@@ -81,9 +86,38 @@ def ensure_lite0_saved_model(cache_dir: Path) -> Path:
     Raises:
       UserError: The weights package is missing, or its weights are not the ones known.
     """
-    return make_folder_once(
-        lite0_folder(cache_dir), lambda empty: _export(read_tensors(find_weights()), empty)
-    )
+    folder = make_folder_once(lite0_folder(cache_dir), _convert)
+    if _is_as_converted(folder):
+        return folder
+    # Without the lock, a second process could remove what the first one has just converted.
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not _is_as_converted(folder):
+            shutil.rmtree(folder)
+            make_folder_once(folder, _convert)
+    return folder
+
+
+def _convert(empty: Path) -> None:
+    _export(read_tensors(find_weights()), empty)
+    digests = json.dumps(_digests(empty))
+    (empty / _DIGESTS).write_text(digests, "utf-8")
+
+
+def _is_as_converted(folder: Path) -> bool:
+    """Return whether all files have the bytes that they were written with.
+
+    The model's digest is a constant, which no damage changes, and TensorFlow itself does not notice a flipped
+    bit in the graph.
+    """
+    try:
+        return json.loads((folder / _DIGESTS).read_text("utf-8")) == _digests(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _DIGESTS)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def lite0_folder(cache_dir: Path) -> Path:

@@ -1,11 +1,19 @@
-"""Whole folders on the local disk: there when complete, or not there."""
+"""Folders on the local disk: the cache, and folders that are there when complete, or not there."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """Return where models are kept: `$LABELBEAM_CACHE_DIR`, or the user's cache folder."""
+    return Path(os.environ.get("LABELBEAM_CACHE_DIR") or platformdirs.user_cache_dir("labelbeam"))
 
 
 def make_folder_once(folder: Path, fill: Callable[[Path], object]) -> Path:

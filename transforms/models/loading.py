@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transforms.errors import RunError
 from transforms.models.contract import KERAS_SUFFIX, Contract, keras_outputs, load_keras
+from transforms.models.damage import load_errors_explained
 from transforms.models.spec import ModelSpec, Reading
 from transforms.models.store import digest_model, resolve_model
 
@@ -54,7 +55,8 @@ def _load_saved(path: Path, spec: ModelSpec | Reading) -> Model:
     import tensorflow_hub as hub
 
     contract = spec.contract
-    loaded = hub.load(str(path))
+    with load_errors_explained(path, RunError):
+        loaded = hub.load(str(path))
     if contract.signature:
         signature = loaded.signatures[contract.signature]
 

@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
-import platformdirs
 from filelock import FileLock, Timeout
 from google.api_core.exceptions import GoogleAPICallError
 
 from transforms.errors import UserError
 from transforms.models.contract import KERAS_SUFFIX
-from transforms.models.efficientnet_lite import LITE0_DIGEST, ensure_lite0_saved_model, lite0_folder
+from transforms.models.damage import check_bytes
+from transforms.models.digest import digest_model
+from transforms.models.efficientnet_lite import ensure_lite0_saved_model
+from transforms.models.folders import cache_folder
 from transforms.models.presets import PRESETS
 
 _LOG = logging.getLogger(__name__)
@@ -37,17 +39,10 @@ _LOG = logging.getLogger(__name__)
 EMBEDDED = "embedded:efficientnet-lite0"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
-# TensorFlow writes a random one at every export.
-_NOT_PART_OF_THE_MODEL = "fingerprint.pb"
 # A model of 10 GB at 10 MB/s; whoever brings one has this long.
 _LONGEST_WAIT_SEC = 1800
 
 Bring = Callable[[Path], Path]
-
-
-def cache_folder() -> Path:
-    """Where models are kept: `$LABELBEAM_CACHE_DIR`, or the user's cache folder."""
-    return Path(os.environ.get("LABELBEAM_CACHE_DIR") or platformdirs.user_cache_dir("labelbeam"))
 
 
 def resolve_model(handle: str) -> Path:
@@ -86,6 +81,7 @@ def _resolve(handle: str) -> Path:
         version = f"{status.st_mtime_ns}-{status.st_size}"
         return _kept(str(path.resolve()), version, functools.partial(_unpack, path, handle))
     check_whole(path, handle)
+    check_bytes(path, handle)
     return path
 
 
@@ -96,31 +92,6 @@ def is_here(handle: str) -> bool:
         return True
     known = _look_up(_index_of(handle))
     return scheme != "gs" and known is not None and _is_whole(known)
-
-
-def digest_model(path: Path) -> str:
-    """The SHA-256 of a SavedModel's graph, variables and assets, or of a file; hexadecimal.
-
-    That of the embedded model is told by its weights: TensorFlow writes
-    other bytes whenever it converts it.
-    """
-    if path == lite0_folder(path.parent):
-        return LITE0_DIGEST
-    digest = hashlib.sha256()
-    for name, file in _files_of(path).items():
-        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as f:
-            while chunk := f.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _files_of(path: Path) -> dict[str, Path]:
-    """A model's files by name, its random fingerprint left out."""
-    if path.is_file():
-        return {path.name: path}
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != _NOT_PART_OF_THE_MODEL)
-    return {file.relative_to(path).as_posix(): file for file in files}
 
 
 def check_whole(path: Path, handle: str) -> None:
@@ -155,7 +126,7 @@ def _close_presets(handle: str) -> str:
 
 
 def _kept(handle: str, version: str, bring: Bring) -> Path:
-    """The model of a handle, brought if it is not there, or not whole, or of another version."""
+    """Return the model of a handle; bring it if none is kept, or a damaged one, or another version."""
     index = _index_of(handle)
     index.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -163,7 +134,7 @@ def _kept(handle: str, version: str, bring: Bring) -> Path:
             known = _look_up(index)
             if known and (not version or known["version"] == version) and _is_whole(known):
                 return Path(known["path"])
-            return _bring(handle, version, bring, index)
+            return _bring_again(handle, version, bring, index, Path(known["path"]) if known else None)
     except Timeout as e:
         raise UserError(
             f"model={handle!r}: another process has been downloading it for "
@@ -184,9 +155,31 @@ def _look_up(index: Path) -> dict | None:
 
 
 def _is_whole(known: dict) -> bool:
-    """Whether a kept model has the files it had; the cache of a machine is often half emptied."""
+    """Return whether a kept model has the digest that it is named by.
+
+    Caches of machines are often half emptied, and a flipped bit changes neither size nor time of a file.
+    """
     path = Path(known["path"])
-    return path.exists() and {n: f.stat().st_size for n, f in _files_of(path).items()} == known["files"]
+    try:
+        return path.exists() and _kept_name(path) == path.name
+    except UserError:
+        return False
+
+
+def _kept_name(path: Path) -> str:
+    return digest_model(path)[:32] + (KERAS_SUFFIX if path.is_file() else "")
+
+
+def _bring_again(handle: str, version: str, bring: Bring, index: Path, kept: Path | None) -> Path:
+    """Bring a model, and name the kept copy that won't do if there is no other to be had."""
+    try:
+        return _bring(handle, version, bring, index)
+    except UserError as e:
+        if version or kept is None or not kept.exists():
+            raise
+        raise UserError(
+            f"The copy of model {handle!r} in {kept} is damaged, and no other can be had: {e}"
+        ) from e
 
 
 def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
@@ -198,17 +191,9 @@ def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
         except (OSError, EOFError, ValueError, RuntimeError, GoogleAPICallError, tarfile.TarError) as e:
             _explain(handle, e)
         check_whole(brought, handle)
-        target = models / digest_model(brought)[:32]
-        if brought.is_file():
-            target = target.with_suffix(KERAS_SUFFIX)
-        known = {
-            "handle": handle,
-            "version": version,
-            "path": str(target),
-            "files": {n: f.stat().st_size for n, f in _files_of(brought).items()},
-        }
-        if brought.is_file():
-            known["files"] = {target.name: brought.stat().st_size}
+        check_bytes(brought, handle)
+        target = models / _kept_name(brought)
+        known = {"handle": handle, "version": version, "path": str(target)}
         if not _is_whole(known):
             shutil.rmtree(target, ignore_errors=True)
             brought.rename(target)
