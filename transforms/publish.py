@@ -12,16 +12,20 @@ from typing import Any
 import apache_beam as beam
 
 from transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
+from transforms.errors import RunError
 from transforms.layout import (
-    TABLES,
     Layout,
     Source,
+    announce,
+    deleted_meanwhile,
     published_sources,
     read_manifest,
+    staged_runs,
     staged_sources,
     switch,
     tidy,
 )
+from transforms.manifest import TABLES, Manifest, TopLabel
 from transforms.merge import (
     NOT_PARTITIONED,
     Merged,
@@ -46,7 +50,7 @@ class Publication:
     Attributes:
       output: The output folder.
       facts: The files' metadata; its run id names them.
-      manifest_facts: What the manifest says beside counts and files; JSON.
+      manifest_facts: Fields of the manifest beside counts and files.
       follows: Run id of the generation it is made from; None if there is none.
       resumes: Unfinished runs whose staged rows go in too.
       keeps_rows: Whether that generation's rows stay in the tables.
@@ -92,11 +96,27 @@ class Listing:
 
 
 def list_sources(publication: Publication) -> Listing:
-    """The files that the new generation is made from."""
-    manifest = read_manifest(publication.output) if publication.keeps_rows else None
-    published = published_sources(publication.output, manifest)
+    """The files that the new generation is made from.
+
+    Raises:
+      RunError: Runs whose rows go in were deleted during the run.
+    """
+    manifest = read_manifest(publication.output)
+    _check_runs(publication, manifest)
+    published = published_sources(publication.output, manifest if publication.keeps_rows else None)
     staged = staged_sources(publication.output, publication.merges)
     return Listing(published + staged, f"{publication.run_id}-{secrets.token_hex(2)}")
+
+
+def _check_runs(publication: Publication, manifest: Manifest | None) -> None:
+    # A run that is merged already has no folder any more where a graph is run twice.
+    merged = manifest.merged_runs if manifest else ()
+    announced = {run_id for run_id, is_announced in staged_runs(publication.output).items() if is_announced}
+    for run_id in publication.merges:
+        if run_id not in announced and run_id not in merged:
+            # Rows staged since then are whole, and the next run needs `run.json` to take them.
+            announce(publication.output, publication.run_id, publication.manifest_facts["labelled_with"])
+            raise RunError(deleted_meanwhile(Layout(publication.output).run_facts(run_id)))
 
 
 def make_manifest(
@@ -104,8 +124,8 @@ def make_manifest(
     name: str,
     merged: Merged,
     counts: Mapping[str, int],
-    old: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+    old: Manifest | None,
+) -> Manifest:
     """Describes a finished run and the tables after it.
 
     Args:
@@ -116,34 +136,36 @@ def make_manifest(
       old: The manifest before.
 
     Returns:
-      A JSON document. `balanced` says whether each row that was listed is a
+      The manifest. `balanced` says whether each row that was listed is a
       prediction, a failure, a duplicate or kept, and whether the tables' files
       hold a row for each of these but duplicates.
     """
     counts = {kind: counts.get(kind, 0) for kind in KINDS}
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
     rows = {table: sum(f.rows for f in merged.files if f.table == table) for table in TABLES}
-    files = [
-        {**dataclasses.asdict(file), "path": path}
+    files = tuple(
+        dataclasses.replace(file, path=path)
         for path, file in sorted(zip(merged.paths, merged.files, strict=True), key=lambda pair: pair[0])
-    ]
-    same_files = old is not None and old["files"] == files
-    return {
+    )
+    same_files = old is not None and old.files == files
+    return Manifest(
         **publication.manifest_facts,
-        "publication": name,
-        "generation": old["generation"] + (not same_files) if old else 1,
-        "balanced": counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
-        "counts": counts,
-        "rows": rows,
-        "failures_by_reason": dict(_most_first(merged.reasons)),
-        "failures_by_host": dict(_most_first(merged.hosts)[:_TOP]),
-        "top_labels": [
-            {"class_id": class_id, "label": label, "images": n}
-            for (class_id, label), n in _most_first(merged.labels)[:_TOP]
-        ],
-        "files": files,
-        "merged_runs": list(publication.merges),
-    }
+        publication=name,
+        generation=old.generation + (not same_files) if old else 1,
+        balanced=counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
+        counts=counts,
+        rows=rows,
+        failures_by_reason=dict(_most_first(merged.reasons)),
+        failures_by_host=dict(_most_first(merged.hosts)[:_TOP]),
+        top_labels=top_labels(merged.labels),
+        files=files,
+        merged_runs=publication.merges,
+    )
+
+
+def top_labels(labels: Mapping[tuple[int, str], int]) -> tuple[TopLabel, ...]:
+    """Return the labels that most rows have first."""
+    return tuple(TopLabel(class_id, label, n) for (class_id, label), n in _most_first(labels)[:_TOP])
 
 
 def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
@@ -152,7 +174,7 @@ def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
 
 def commit(
     publication: Publication, name: str, results: Iterable[Merged], counts: Mapping[str, int]
-) -> dict[str, Any]:
+) -> Manifest:
     """Makes merged files the generation that readers see; gives its manifest.
 
     Args:
@@ -166,7 +188,7 @@ def commit(
     """
     layout = Layout(publication.output)
     old = read_manifest(publication.output)
-    if old and old["publication"] == name:
+    if old and old.publication == name:
         tidy(publication.output, publication.keep_generations)
         return old
     merged = Merged()
@@ -209,7 +231,7 @@ class PublishResults(beam.PTransform):
 
     publication: Publication
 
-    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[dict]:
+    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[Manifest]:
         """Applies the step."""
         staged, counts = results
         sources = (
@@ -232,7 +254,7 @@ class PublishResults(beam.PTransform):
         )
         return sources | "Commit" >> beam.ParDo(
             _CommitFn(self.publication), beam.pvalue.AsIter(merged), beam.pvalue.AsDict(counts)
-        ).with_output_types(dict)
+        ).with_output_types(Manifest)
 
 
 class _PublicationFn(beam.DoFn):
@@ -273,5 +295,5 @@ class _MergeFilesFn(_PublicationFn):
 
 
 class _CommitFn(_PublicationFn):
-    def process(self, listing: Listing, merged: Iterable[Merged], counts: dict) -> Iterator[dict]:
+    def process(self, listing: Listing, merged: Iterable[Merged], counts: dict) -> Iterator[Manifest]:
         yield commit(self._publication, listing.name, merged, counts)

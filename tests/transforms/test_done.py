@@ -1,10 +1,9 @@
 import dataclasses
-import json
 
 import pytest
 
 from tests.eager import RUNNERS, eagerly
-from tests.results import facts_of, failure, prediction
+from tests.results import facts_of, failure, list_published, prediction
 from transforms import done
 from transforms.buckets import bucket_of
 from transforms.done import ReadDoneIds, read_done_ids
@@ -101,11 +100,7 @@ def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runn
         write(tmp_path, [prediction(0), prediction(1)]),
         write(tmp_path, [failure(2), failure(3, "empty")]),
     ]
-    files = [dataclasses.asdict(source.file) for source in published]
-    for file in files:
-        file["path"] = file["path"].removeprefix(f"{tmp_path}/")
-    manifest = {"format": 1, "run_id": "r", "generation": 1, "files": files}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    list_published(tmp_path, [source.file for source in published])
     write(layout.run("a"), [prediction(4)])
     write(layout.run("a"), [failure(5, "empty")])
     write(layout.run("b"), [prediction(6)])

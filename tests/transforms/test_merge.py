@@ -88,17 +88,17 @@ def file(n, size_bytes, table=PREDICTIONS, published=False) -> Source:
 def test_plan_merge__small_files__are_grouped_to_the_target_by_table():
     sources = [file(n, 300) for n in range(7)] + [file(n, 10, FAILURES) for n in range(3)]
     tasks = tasks_of(sources)
-    assert [len(t.files) for t in tasks] == [3, 3, 1, 3]
+    assert [len(t.sources) for t in tasks] == [3, 3, 1, 3]
     assert [t.name for t in tasks] == [f"RUN-{n:05d}" for n in range(4)]
-    assert all(len({f.table for f in t.files}) == 1 for t in tasks)
-    assert sorted(f.path for t in tasks for f in t.files) == sorted(s.file.path for s in sources)
+    assert all(len({s.file.table for s in t.sources}) == 1 for t in tasks)
+    assert sorted(s.file.path for t in tasks for s in t.sources) == sorted(s.file.path for s in sources)
 
 
 def test_plan_merge__published__stays_if_whole_and_large_or_alone():
     large, small = file(1, 600, published=True), file(2, 400, published=True)
     assert [t.name for t in tasks_of([large, file(3, 10)])] == ["", "RUN-00001"]
     assert [t.name for t in tasks_of([small])] == [""]
-    assert [(t.name, len(t.files)) for t in tasks_of([small, file(3, 10)])] == [("RUN-00000", 2)]
+    assert [(t.name, len(t.sources)) for t in tasks_of([small, file(3, 10)])] == [("RUN-00000", 2)]
     assert tasks_of([large], keep_published=False)[0].name
     (task,) = plan_merge([large], {large.file.path: [np.array([4, 7]), np.array([5])]}, "RUN", 1000)
     assert task.name and np.frombuffer(task.dropped[0], "<i8").tolist() == [4, 5, 7]
