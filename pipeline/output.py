@@ -143,7 +143,7 @@ def _open(output: str, config: WriteConfig, run_id: str, labelled_with: Labelled
 def _refuse_losses(output: str, manifest: Manifest | None) -> None:
     # Before `tidy`, because it deletes files that the manifest does not list.
     if losses := list(find_losses(output, manifest)):
-        more = f" (and {len(losses) - 1:,} more)" if len(losses) > 1 else ""
+        more = f" (and {len(losses) - 1:,} more like it)" if len(losses) > 1 else ""
         raise UserError(f"{losses[0]}{more}. {MEND}")
 
 

@@ -77,7 +77,7 @@ def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Public
         "model": {"handle": "a model"},
         "preprocessing": {},
         "partitioned_by": None,
-        "config": {"input": "in", "output": str(output), "model": "a model"},
+        "config": {"input": "in", "output": str(output), "model": "a model", "top_k": 2},
     }
     defaults = {
         "output": str(output),
@@ -91,7 +91,7 @@ def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Public
 
 def list_published(output: Path, files: Iterable[TableFile]) -> None:
     """Write a manifest of files that lie below the output folder."""
-    its = [dataclasses.replace(f, path=f.path.removeprefix(f"{output}/"), sha256=f.sha256 or "f" * 64) for f in files]
+    its = [dataclasses.replace(file, path=file.path.removeprefix(f"{output}/")) for file in files]
     its += [
         TableFile(table, f"{table}/none.parquet", 0, 0, "f" * 64)
         for table in set(TABLES) - {file.table for file in its}

@@ -80,7 +80,8 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         return tuple(_parse(args[0], one, f"{key}[{n}]") for n, one in enumerate(_checked(list, value, key)))
     if origin is not None:
-        return {name: _parse(args[1], one, f"{key}.{name}") for name, one in _checked(dict, value, key).items()}
+        items = _checked(dict, value, key).items()
+        return {name: _parse(args[1], one, f"{key}.{name}") for name, one in items}
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return kind(**dict(_fields(kind, _checked(dict, value, key), f"{key}." if key else "")))
     return _checked(kind, value, key)

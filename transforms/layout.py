@@ -36,6 +36,7 @@ from transforms.files import (
     write_file,
 )
 from transforms.manifest import (
+    MEND_MANIFEST,
     TABLES,
     Announcement,
     LabelledWith,
@@ -118,6 +119,8 @@ def read_manifest(output: str) -> Manifest | None:
     path = Layout(output).manifest
     try:
         data = read_file(path) if FileSystems.exists(path) else None
+    except IsADirectoryError as e:
+        raise UserError(f"{path} is damaged: a folder is in its place. {MEND_MANIFEST}") from e
     except FILE_ERRORS as e:
         raise UserError(
             f"{path!r} cannot be read: {told_by(e)}. Check the folder's name and your credentials."

@@ -99,10 +99,10 @@ class Manifest:
         return [file for file in self.files if file.table == table]
 
 
-_REMEDY = "Put a whole copy in its place, or give another --output."
+MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
 
 
-def parse_manifest(data: bytes, path: str, remedy: str = _REMEDY) -> Manifest:
+def parse_manifest(data: bytes, path: str, remedy: str = MEND_MANIFEST) -> Manifest:
     """Parse and check a manifest.
 
     Args:
@@ -154,7 +154,8 @@ def _contradictions(value: Manifest | Announcement) -> Iterator[str]:
             yield f"the key 'labelled_with.columns.{name}' holds {kind!r}, which is no type of a column"
     outputs = value.labelled_with.outputs
     if len(outputs) > 1 or not outputs.keys() <= set(get_args(Outputs)):
-        yield f"the key 'labelled_with.outputs' holds {sorted(outputs)}; it must be one of {get_args(Outputs)}"
+        allowed = ", ".join(get_args(Outputs))
+        yield f"the key 'labelled_with.outputs' holds {sorted(outputs)}; it must be one of {allowed}"
     if isinstance(value, Manifest):
         yield from _contradictions_in_manifest(value)
 
@@ -168,15 +169,17 @@ def _contradictions_in_manifest(manifest: Manifest) -> Iterator[str]:
             yield f"the key '{key}.{missing[0]}' is missing"
     for n, file in enumerate(manifest.files):
         if not file.path.startswith(f"{file.table}/") or file.table not in TABLES or ".." in file.path:
-            yield f"the key 'files[{n}].path' holds {file.path!r}, which is no file of the table {file.table!r}"
+            yield f"the key 'files[{n}].path' holds {file.path!r}, which is no file of {file.table!r}"
         if not file.sha256:
             yield f"the key 'files[{n}].sha256' is empty"
     if repeated := [path for path, n in Counter(f.path for f in manifest.files).items() if n > 1]:
         yield f"the key 'files' lists {repeated[0]!r} twice"
+    if (by_reason := sum(manifest.failures_by_reason.values())) != manifest.rows[FAILURES]:
+        yield f"the key 'failures_by_reason' counts {by_reason:,} of {manifest.rows[FAILURES]:,} failures"
     for table in TABLES:
         rows = sum(file.rows for file in manifest.files_of(table))
         if not manifest.files_of(table) or rows != manifest.rows[table]:
-            yield f"the key 'rows.{table}' holds {manifest.rows[table]:,}; the files listed have {rows:,} rows"
+            yield f"the key 'rows.{table}' holds {manifest.rows[table]:,}; its files have {rows:,} rows"
 
 
 _MAY_BE_EMPTY = frozenset(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,9 +89,11 @@ def _fitting(value: str) -> str:
     name = quote(value, safe=" ")
     if len(name) <= _MAX_PARTITION_NAME:
         return name
-    # Not cut within an escape, which would make it another character; the digest tells long values apart.
-    start = re.sub(r"%.?$", "", name[: _MAX_PARTITION_NAME - 17])
-    return f"{start}~{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+    # Cut between characters, because readers refuse folders whose name is no UTF-8. The digest tells
+    # values apart that begin alike.
+    lengths = itertools.accumulate(len(quote(character, safe=" ")) for character in value)
+    start = value[: sum(length <= _MAX_PARTITION_NAME - 17 for length in lengths)]
+    return f"{quote(start, safe=' ')}~{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

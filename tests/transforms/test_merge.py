@@ -1,6 +1,10 @@
 import dataclasses
+from urllib.parse import unquote
 
+import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -178,3 +182,32 @@ def test_merge_files__too_many_folders__is_refused_with_a_remedy(tmp_path):
     task = one_task(tmp_path, map(prediction, range(10)))
     with pytest.raises(RunError, match=r"partition_by=price would make more than max_partitions=3 .*hash:64"):
         merge_files(task, FACTS, str(tmp_path / "m"), Partitioning("price", max_folders=3))
+
+
+@pytest.mark.parametrize("length", [0, 1, 50, 300])
+@pytest.mark.parametrize("part", ["x", "ä", "%", ".", "/", "\0", "😀", "x😀"])
+def test_partitioning__any_value__is_a_folder_that_file_systems_take(tmp_path, part, length):
+    value, column = part * length, part * max(1, length)
+    (name,) = Partitioning(column).folders(pa.record_batch({column: [value]})).to_pylist()
+    assert name.startswith("by_") and name.endswith("/") and name.count("/") == 1
+    (tmp_path / name).mkdir()
+    unquote(name, errors="strict")  # not cut within a character
+
+
+def test_partitioning__long_values_of_one_beginning__have_folders_of_their_own():
+    values = ["x" * 300, "x" * 301, "x" * 120, "x" * 119 + "%"]
+    assert len(set(Partitioning("c").folders(pa.record_batch({"c": values})).to_pylist())) == 4
+
+
+@pytest.mark.parametrize("prices", [[None, 1.0], [None]])
+def test_merge_files__empty_cells_in_the_column__are_read_as_the_document_says(tmp_path, prices):
+    refs = [dataclasses.replace(prediction(n).ref, columns=(price,)) for n, price in enumerate(prices)]
+    results = [dataclasses.replace(prediction(n), ref=ref) for n, ref in enumerate(refs)]
+    merge_files(one_task(tmp_path, results), FACTS, str(tmp_path / "m"), Partitioning("price"))
+    folder = str(tmp_path / "m" / PREDICTIONS)
+    reads = [
+        pq.read_table(folder, partitioning=None)["price"].to_pylist(),
+        ds.dataset(folder).to_table()["price"].to_pylist(),
+        [row[0] for row in duckdb.sql(f"SELECT price FROM '{folder}/**/*.parquet'").fetchall()],
+    ]
+    assert [sorted(read, key=str) for read in reads] == [sorted(prices, key=str)] * 3

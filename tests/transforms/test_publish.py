@@ -223,4 +223,5 @@ def test_make_manifest__a_row_lost_or_twice__does_not_balance(tmp_path, counts, 
 def test_make_manifest__any__is_json_and_says_what_it_labelled_with(tmp_path):
     first_generation(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["labelled_with"] == dataclasses.asdict(LABELLED_WITH) and manifest["merged_runs"] == [RUN_1, RUN_2]
+    assert manifest["labelled_with"] == dataclasses.asdict(LABELLED_WITH)
+    assert manifest["merged_runs"] == [RUN_1, RUN_2]
