@@ -58,7 +58,7 @@ def recorded_config(
     recorded_beam_flags = values.pop("beam_flags", ())
     if not isinstance(recorded_beam_flags, (list, tuple)):
         raise UserError(
-            f"manifest.json: config.beam_flags={recorded_beam_flags!r} is not allowed: it must be a list of flags."
+            f"manifest.json: config.beam_flags={recorded_beam_flags!r} is not allowed: it must be a list."
         )
     values.pop("no_wait", None)  # of that command alone
     return make_config(values, "manifest.json: config.", flags, (*map(str, recorded_beam_flags), *beam_flags))

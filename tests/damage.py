@@ -1,4 +1,4 @@
-"""Deaths and damage: processes that end before a change of the disk, and bits that flip."""
+"""Deaths and damage: runs without a model, processes that end before a change of the disk, flipped bits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,33 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from tests.results import add_staged, failure, plan_publication, prediction, publish
+from transforms.done import read_done_ids
+from transforms.layout import published_sources, read_manifest, staged_sources
+
+OLD = [*map(prediction, range(6)), *map(failure, range(6, 9))]
+NEW = [*map(prediction, range(9, 14)), *map(failure, range(14, 16))]
+
+
+def run_number(n: int) -> str:
+    return f"20260101T{n:06d}-00000000"
+
+
+def label(output: Path | str, run_id: str, results: list, **settings: Any) -> int:
+    """Does on the disk what a run does that labels images; gives how many were not done before."""
+    publication = plan_publication(output, run_id, **settings)
+    sources = [
+        *published_sources(str(output), read_manifest(str(output))),
+        *staged_sources(str(output), publication.resumes),
+    ]
+    done = {i for source in sources for part in read_done_ids(source, frozenset(), False) for i in part.ids}
+    left = [result for result in results if result.ref.id not in done]
+    add_staged(output, run_id, left, every_rows=3)
+    worked = {"labelled": len(left), "kept": len(results) - len(left)}
+    publish(publication, {"listed": len(results), **worked})
+    return len(left)
 
 
 class Death(BaseException):

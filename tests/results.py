@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transforms.layout import Layout
 from transforms.manifest import TABLES, LabelledWith, Manifest
 from transforms.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
 from transforms.publish import Publication, commit, list_sources, make_manifest
-from transforms.rows import RowFacts
+from transforms.rows import FAILURES, RowFacts
 from transforms.stage import Stager, Staging
 
 LABELLED_WITH = LabelledWith(
@@ -96,7 +96,8 @@ def list_published(output: Path, files: Iterable[TableFile]) -> None:
         TableFile(table, f"{table}/none.parquet", 0, 0, "f" * 64)
         for table in set(TABLES) - {file.table for file in its}
     ]
-    merged = Merged(its, [file.path for file in its])
+    failures = sum(file.rows for file in its if file.table == FAILURES)
+    merged = Merged(its, [file.path for file in its], reasons=Counter(timeout=failures))
     manifest = make_manifest(plan_publication(output, "r"), "r-1", merged, {}, None)
     (output / "manifest.json").write_bytes(write_document(manifest))
 

@@ -90,7 +90,7 @@ def keep_whole(source: Source) -> bool:
     if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
         return True
     delete_files([file.path])
-    print(
-        f"{file.path} was damaged and is deleted: its {file.rows:,} rows are labelled again.", file=sys.stderr
-    )
+    # On standard error, because a run without --verbose turns logs off.
+    rows = "its row is" if file.rows == 1 else f"its {file.rows:,} rows are"
+    print(f"{file.path} was damaged and is deleted: {rows} labelled again.", file=sys.stderr, flush=True)
     return False

@@ -7,35 +7,14 @@ import shutil
 
 import pyarrow.dataset as ds
 import pytest
+from apache_beam.io.gcp.gcsfilesystem import GCSFileSystem
 
 from pipeline.verify import verify
-from tests.damage import DISK, Death, files_below
-from tests.results import add_staged, failure, plan_publication, prediction, publish
-from transforms.done import read_done_ids
-from transforms.layout import published_sources, read_manifest, staged_sources
+from tests.damage import DISK, NEW, OLD, Death, files_below, label, run_number
+from transforms.layout import read_manifest, staged_sources
 from transforms.manifest import TABLES
 
-OLD = [*map(prediction, range(6)), *map(failure, range(6, 9))]
-NEW = [*map(prediction, range(9, 14)), *map(failure, range(14, 16))]
-
-
-def run_number(n: int) -> str:
-    return f"20260101T{n:06d}-00000000"
-
-
-def label(output, run_id: str, results: list, **settings) -> int:
-    """Does on the disk what a run does that labels images; gives how many were not done before."""
-    publication = plan_publication(output, run_id, **settings)
-    sources = [
-        *published_sources(str(output), read_manifest(str(output))),
-        *staged_sources(str(output), publication.resumes),
-    ]
-    done = {i for source in sources for part in read_done_ids(source, frozenset(), False) for i in part.ids}
-    left = [result for result in results if result.ref.id not in done]
-    add_staged(output, run_id, left, every_rows=3)
-    worked = {"labelled": len(left), "kept": len(results) - len(left)}
-    publish(publication, {"listed": len(results), **worked})
-    return len(left)
+pytestmark = pytest.mark.usefixtures("brisk")
 
 
 def ids_of(output) -> list[str]:
@@ -82,3 +61,42 @@ def assert_clean(output, generations: int) -> None:
     listed = {file["path"] for path in documents for file in json.loads(path.read_text())["files"]}
     found = {path for path in files_below(output)} - set(documents)
     assert {str(path.relative_to(output)).removeprefix("_generations/") for path in found} == listed
+
+
+def test_run__killed_before_a_change_of_a_bucket__goes_on_and_leaves_nothing(gcs, tmp_path, monkeypatch):
+    """As above, where a change is an upload, a rename or a deletion."""
+    new, died, change = sorted(r.ref.id for r in OLD + NEW), True, 0
+    left = [10**9]
+    for name in ("create", "rename", "delete"):
+        monkeypatch.setattr(GCSFileSystem, name, dying(getattr(GCSFileSystem, name), left))
+    while died:
+        output, died = f"gs://kills/{change}", False
+        gcs.put(f"{output}.here", b"")
+        label(output, run_number(1), OLD)
+        left[0] = change
+        try:
+            label(output, run_number(2), OLD + NEW)
+        except Death:
+            died = True
+        left[0] = 10**9
+        staged = sum(s.file.rows for s in staged_sources(output, [run_number(2)]))
+        assert label(output, run_number(3), OLD + NEW) <= max(0, len(NEW) - staged), change
+        assert verify(output) == [] and read_manifest(output).rows == {"predictions": 11, "failures": 5}
+        copy = tmp_path / str(change)
+        for name in gcs.names(f"{output}/"):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes(gcs.get(f"gs://kills/{name}"))
+        assert ids_of(copy / str(change)) == readable_ids(copy / str(change)) == new, change
+        assert_clean(copy / str(change), 1)
+        change += 3  # each takes a second
+    assert change > 10
+
+
+def dying(method, left: list[int]):
+    def changed(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Death
+        return method(*args, **kwargs)
+
+    return changed
