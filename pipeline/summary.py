@@ -80,7 +80,7 @@ def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
     if not manifest.balanced:
         return (
             f"The run does not balance: {manifest.counts}, and rows in the tables: {manifest.rows}. "
-            "Please report this."
+            "Run the same command again. If nobody has deleted files of the output, please report this."
         )
     reasons, hosts = manifest.failures_by_reason, manifest.failures_by_host
     return budget.excess(sum(manifest.rows.values()), reasons, hosts)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 
 from transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
+from transforms.elements import TableFile
 from transforms.errors import RunError
 from transforms.layout import (
     Layout,
@@ -95,22 +96,31 @@ class Listing:
     name: str
 
 
-def list_sources(publication: Publication) -> Listing:
+def list_sources(publication: Publication, written: Iterable[TableFile] = ()) -> Listing:
     """The files that the new generation is made from.
 
+    Args:
+      publication: What is to be made.
+      written: Files that this run has staged. Files are listed from the folder, because files of bundle
+        attempts that failed count, too.
+
     Raises:
-      RunError: Runs whose rows go in were deleted during the run.
+      RunError: Staged files or runs whose rows go in were deleted during the run.
     """
     manifest = read_manifest(publication.output)
-    _check_runs(publication, manifest)
+    # A run that is merged already has no folder any more where a graph is run twice.
+    merged = manifest.merged_runs if manifest else ()
+    _check_runs(publication, merged)
     published = published_sources(publication.output, manifest if publication.keeps_rows else None)
     staged = staged_sources(publication.output, publication.merges)
+    there = {source.file.path for source in staged}
+    gone = next((file.path for file in written if file.path not in there), None)
+    if gone and publication.run_id not in merged:
+        raise RunError(deleted_meanwhile(gone))
     return Listing(published + staged, f"{publication.run_id}-{secrets.token_hex(2)}")
 
 
-def _check_runs(publication: Publication, manifest: Manifest | None) -> None:
-    # A run that is merged already has no folder any more where a graph is run twice.
-    merged = manifest.merged_runs if manifest else ()
+def _check_runs(publication: Publication, merged: Collection[str]) -> None:
     announced = {run_id for run_id, is_announced in staged_runs(publication.output).items() if is_announced}
     for run_id in publication.merges:
         if run_id not in announced and run_id not in merged:
@@ -237,7 +247,7 @@ class PublishResults(beam.PTransform):
         sources = (
             staged.pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
-            # Waits until all is staged, and then takes what is there: also what a bundle left that failed.
+            # The side input is a barrier, too: nothing is listed before all is staged.
             | "ListSources" >> beam.ParDo(_ListFn(self.publication), beam.pvalue.AsIter(staged))
         )
         superseded = (
@@ -263,8 +273,8 @@ class _PublicationFn(beam.DoFn):
 
 
 class _ListFn(_PublicationFn):
-    def process(self, _: None, _staged: Iterable) -> Iterator[Listing]:
-        yield list_sources(self._publication)
+    def process(self, _: None, written: Iterable[TableFile]) -> Iterator[Listing]:
+        yield list_sources(self._publication, written)
 
 
 class _DealPartsFn(beam.DoFn):

@@ -12,6 +12,7 @@ from pipeline.config import load_config
 from pipeline.launch import run_and_report
 from pipeline.rerun import rerun
 from pipeline.verify import verify
+from tests.damage import flip
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import HTML, encoded, gradient, jpeg_bytes
 from transforms.documents import write_document
@@ -429,10 +430,17 @@ def test_run__same_graph_twice__publishes_both_times(tmp_path, tiny):
 
 def test_run__published_file_is_damaged__says_which_and_what_to_do(published, tmp_path, tiny):
     path = file_of(published, "predictions")
-    path.write_bytes(path.read_bytes()[:100])
+    whole = path.read_bytes()
     options = {"input": tmp_path / "list.txt", "output": published, "model": tiny}
+    path.write_bytes(whole[:100])
     with pytest.raises(UserError, match=rf"{path} has 100 bytes, and .*labelbeam verify"):
         run_pipeline(**options)
+    path.write_bytes(whole)
+    flip(path, 4 * len(whole))
+    with pytest.raises(RunError, match=rf"^{path} is damaged: its SHA-256 is .*labelbeam verify.* goes on"):
+        run_pipeline(**options)
+    path.write_bytes(whole)
+    assert run_pipeline(**options)["counts"]["labelled"] == 0
 
 
 def test_verify__counts_edited__is_found(published):
@@ -449,3 +457,19 @@ def test_partition_by__both_tables__are_counted_each_by_itself(tmp_path, tiny):
     manifest = run_pipeline(**options, partition_by="n", max_partitions=2)
     assert_sound(tmp_path / "out")
     assert len(manifest["files"]) == 4
+
+
+def test_run__staged_file_is_damaged__deletes_it_and_labels_its_rows_again(tmp_path, tiny, capfd):
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(6)])
+    rows = [f"{images}/{n}.jpg,{n}" for n in range(6)]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,n", *rows]), "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny, "stage_rows": 2}
+    with pytest.raises(RunError, match="folders"):  # which leaves all staged
+        run_pipeline(**options, partition_by="n", max_partitions=3)
+    path, *others = sorted((tmp_path / "out").glob("_staging/*/predictions/*.parquet"))
+    lost = ds.dataset(path).count_rows()
+    flip(path, 500)
+    counts = run_pipeline(**options)["counts"]
+    assert (counts["labelled"], counts["kept"]) == (lost, 6 - lost) and others
+    assert f"{path} was damaged and is deleted" in capfd.readouterr().err
+    assert_sound(tmp_path / "out")

@@ -132,7 +132,7 @@ def test_read_done_ids__published_file_damaged__is_refused_and_stays(tmp_path, r
     file = write(tmp_path, [prediction(0)]).file
     list_published(tmp_path, [file, write(tmp_path, [failure(1)]).file])
     flip(Path(file.path), 99)
-    with pytest.raises(Exception, match=f"RunError: {file.path} is damaged: .*labelbeam verify"):
+    with pytest.raises(Exception, match=f"{file.path} is damaged: .*labelbeam verify"):
         eagerly(ReadDoneIds(str(tmp_path)), None, runner)
     assert Path(file.path).exists()
 
