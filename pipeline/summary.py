@@ -34,9 +34,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     if counts[REUSED]:
         said.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
     lines = ["; ".join(said) + "."]
-    lines += _counted(
-        f"Top labels{whole}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]]
-    )
+    lines += _counted(f"Top labels{whole}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
     lines += _counted(f"Failures by reason{whole}", list(manifest.failures_by_reason.items()))
     lines += ["", f"Results (generation {manifest.generation})"]
     for table in TABLES:

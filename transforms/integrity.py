@@ -47,7 +47,11 @@ def check_source(source: Source) -> None:
 
 
 def _remedy(source: Source) -> str:
-    return MEND if source.published else "The next run deletes it and labels its rows again."
+    if source.published:
+        return MEND
+    # The next run can't find damage of a file without a digest.
+    who = "The next run deletes it" if source.file.sha256 else f"Delete {source.file.path}"
+    return f"{who}: its rows are labelled again."
 
 
 def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

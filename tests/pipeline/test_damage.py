@@ -276,7 +276,9 @@ def test_format__newer__is_refused_and_never_overwritten(output, command, docume
         assert status == 2 and message.startswith(f"labelbeam: {path} has format 2, and this version")
 
 
-@pytest.mark.parametrize("kind", ["predictions/", "failures/", "_staging/", "manifest.json", "_generations/0"])
+@pytest.mark.parametrize(
+    "kind", ["predictions/", "failures/", "_staging/", "manifest.json", "_generations/0"]
+)
 def test_objects__damaged_in_a_bucket__are_reported_with_a_remedy_that_works(gcs, kind):
     output = f"gs://damage/{kind.strip('/')}"
     gcs.put("gs://damage/here", b"")
@@ -290,7 +292,9 @@ def test_objects__damaged_in_a_bucket__are_reported_with_a_remedy_that_works(gcs
     if kind == "_staging/":  # saved work alone: deleted and done again
         assert label(output, run_number(4), LONGER) > len(NEW) - 4
     else:
-        with pytest.raises(LabelbeamError, match=f"{bucket}{name} is damaged: .* Put a whole copy in its place"):
+        with pytest.raises(
+            LabelbeamError, match=f"{bucket}{name} is damaged: .* Put a whole copy in its place"
+        ):
             label(output, run_number(4), LONGER)
         gcs.put(bucket + name, whole)
         label(output, run_number(5), LONGER)

@@ -30,7 +30,9 @@ def readable_ids(output) -> list[str]:
 
 
 @pytest.mark.parametrize(("published", "generations"), [([], 0), (OLD, 1)], ids=["first", "second"])
-def test_run__killed_before_any_change_of_the_disk__goes_on_and_leaves_nothing(tmp_path, published, generations):
+def test_run__killed_before_any_change_of_the_disk__goes_on_and_leaves_nothing(
+    tmp_path, published, generations
+):
     """Every prefix of the changes of a whole run is a state that a kill may leave behind."""
     old, new = (sorted(r.ref.id for r in results) for results in (published, published + NEW))
     if published:
@@ -59,7 +61,7 @@ def assert_clean(output, generations: int) -> None:
     documents = [output / "manifest.json", *output.glob("_generations/*.json")]
     assert len(documents) <= 1 + generations
     listed = {file["path"] for path in documents for file in json.loads(path.read_text())["files"]}
-    found = {path for path in files_below(output)} - set(documents)
+    found = set(files_below(output)) - set(documents)
     assert {str(path.relative_to(output)).removeprefix("_generations/") for path in found} == listed
 
 
