@@ -234,7 +234,10 @@ def switch(
     layout = Layout(output)
     old = read_manifest(output)
     if old is None and None not in follows:
-        raise RunError(deleted_meanwhile(layout.manifest))
+        raise RunError(
+            f"{layout.manifest} was deleted while the run was at work. Put a whole copy in its place, or delete "
+            f"{', '.join(layout.join(table) for table in TABLES)}, too."
+        )
     if (old.run_id if old else None) not in follows:
         raise RunError(
             f"Another run has published to {output!r} meanwhile. Run the same command again: what "
