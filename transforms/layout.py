@@ -235,8 +235,8 @@ def switch(
     old = read_manifest(output)
     if old is None and None not in follows:
         raise RunError(
-            f"{layout.manifest} was deleted while the run was at work. Put a whole copy in its place, or delete "
-            f"{', '.join(layout.join(table) for table in TABLES)}, too."
+            f"{layout.manifest} was deleted while the run was at work. Put a whole copy in its place, or "
+            f"delete {' and '.join(layout.join(table) for table in TABLES)}, too."
         )
     if (old.run_id if old else None) not in follows:
         raise RunError(
