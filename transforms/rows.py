@@ -122,9 +122,9 @@ def _common_fields(facts: RowFacts) -> list[pa.Field]:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How every file is encoded: zstd, few-valued columns as dictionaries."""
+    """How every file is encoded: zstd, few-valued columns as dictionaries, checksums of pages for readers."""
     few_valued = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
-    return {"compression": "zstd", "use_dictionary": few_valued}
+    return {"compression": "zstd", "use_dictionary": few_valued, "write_page_checksum": True}
 
 
 # The names that a user's column can't have.

@@ -181,7 +181,7 @@ def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Re
     rows = call(pixels[:size], scaling)
     if rows.ndim != 2 or len(rows) != size:
         raise UserError(wrong_rows(reading.handle, rows.shape, size))
-    # The same batch again, because dropout is random; the first photo in another one, because of its neighbours.
+    # The same batch again, because dropout is random; another one, because its photos may matter.
     neighbours = pixels[size : 2 * size - 1] if reading.contract.batch else pixels[:0]
     for batch in (pixels[:size], np.concatenate([pixels[:1], neighbours])):
         if change_of(rows[0], call(batch, scaling)[0]) > MAX_CHANGE:
