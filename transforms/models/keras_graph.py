@@ -96,7 +96,7 @@ def _fits(ends: tuple[float, float], mean: tuple[float, float], scale: float, of
     if not np.isfinite([first, span]).all() or span <= 0:
         return False
     zero = -first / span
-    # A span of 0.9 is 255 / 256 with room to spare; 20 is a data set of little contrast, whose deviation is 1/20.
+    # 255 / 256 is the least usual span; 20 is that of low contrast, a deviation of 1 / 20 of the range.
     standard = 0.9 <= span <= 20 and mean[0] <= zero <= mean[1]
     bytes_less_mean = 250 <= span <= 260 and 0.15 <= zero <= 0.65
     from_zero = abs(first) <= 0.01 and (0.98 <= span <= 1.02 or 250 <= span <= 260)
