@@ -81,7 +81,7 @@ def test_contract__open_sides__are_of_any_size(tmp_path, shape, size_px):
         (double, False),
     ],
 )
-def test_contract__loss_of_a_linear_head__tells_whether_classes_exclude_each_other(tmp_path, loss, expected):
+def test_contract__loss_of_a_linear_head__decides_on_multilabel(tmp_path, loss, expected):
     images = keras.Input((16, 16, 3))
     model = keras.Model(images, layers.Dense(3)(layers.GlobalAveragePooling2D()(images)))
     if loss:
@@ -132,7 +132,7 @@ def test_input__in_a_dictionary__is_fed(tmp_path, recwarn):
     assert not [w for w in recwarn if "structure" in str(w.message)]
 
 
-def test_shared_head__two_outputs_of_one_name__are_told_apart(tmp_path):
+def test_shared_head__two_outputs_of_one_name__get_names_of_their_own(tmp_path):
     images = keras.Input((16, 16, 3))
     head = layers.GlobalAveragePooling2D(name="head")
     other = layers.Activation("linear", name="head_1")(head(images))

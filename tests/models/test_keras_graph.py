@@ -134,7 +134,7 @@ SMALL = {"weights": None, "input_shape": (32, 32, 3), "classes": 4}
         (lambda: applications.EfficientNetB0(**SMALL), BYTES),
     ],
 )
-def test_read_input_range__first_layers__tell_it_or_none(make, expected):
+def test_read_input_range__first_layers__give_the_range_or_none(make, expected):
     assert read_input_range(make()) == expected
 
 
@@ -176,6 +176,6 @@ def operation(function):
         (lambda: operation(lambda x: keras.ops.cast(keras.ops.softmax(x), "float16")), "softmax"),
     ],
 )
-def test_read_head__last_operation__tells_it(make, expected):
+def test_read_head__last_operation__is_named(make, expected):
     (output,) = make().outputs
     assert read_head(output) == expected

@@ -1,4 +1,4 @@
-"""Facts that the graph of a loaded Keras 3 model shows: the input range, and the kind of its outputs."""
+"""Input range and kind of outputs of a loaded Keras 3 model, read from its graph."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _KEEPING = frozenset(("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Sque
 _WITH_ACTIVATION = frozenset(("Activation", "Conv1D", "Conv2D", "Dense", "EinsumDense"))
 
 # Input ranges, each with the interval in which it may place the mean colour, as fractions of the range.
-# Scale alone tells 0..255 from the others. The intervals of 0..1 and -1..1 overlap, because the mean of a
+# Scale alone separates 0..255 from the others. The intervals of 0..1 and -1..1 overlap, because the mean of a
 # dark data set in 0..1 is also a likely mean in -1..1: such a model fits both and is not read.
 _RANGES = {
     (0.0, 255.0): (-0.01, 1.01),
     (0.0, 1.0): (0.02, 0.65),
     (-1.0, 1.0): (0.15, 0.65),
 }
-# A pixel to look at where a model takes images of any size.
+# Side of the images that a model of any size is run on, above the crops that models start with.
 _ANY_SIZE_PX = 256
 
 
@@ -59,8 +59,8 @@ def read_input_range(model: Any) -> tuple[float, float] | None:
     if len(shape) != 4:
         return None
     size = [side or _ANY_SIZE_PX for side in shape[1:3]]
-    # The layers are run on three plain images instead of being interpreted one by one, because a formula for
-    # each kind of layer and operation would have to follow Keras's own.
+    # The first layers are run on three grey images instead of being interpreted one by one, because formulas
+    # for every kind of layer and operation would have to follow each change in Keras.
     grey = [np.full((shape[0] or 1, *size, shape[3] or 3), x, "float32") for x in (0, 128, 255)]
     prepared = [_prepare(model, images) for images in grey]
     pixels = [y[0, y.shape[1] // 2, y.shape[2] // 2] for y in prepared if y is not None and y.ndim == 4]
@@ -96,6 +96,7 @@ def _fits(ends: tuple[float, float], mean: tuple[float, float], scale: float, of
     if not np.isfinite([first, span]).all() or span <= 0:
         return False
     zero = -first / span
+    # 255 / 256 is the least usual span; 20 is that of low contrast, a deviation of 1 / 20 of the range.
     standard = 0.9 <= span <= 20 and mean[0] <= zero <= mean[1]
     bytes_less_mean = 250 <= span <= 260 and 0.15 <= zero <= 0.65
     from_zero = abs(first) <= 0.01 and (0.98 <= span <= 1.02 or 250 <= span <= 260)
@@ -103,7 +104,7 @@ def _fits(ends: tuple[float, float], mean: tuple[float, float], scale: float, of
 
 
 def read_head(output: KerasTensor) -> Head:
-    """Read which operation gives the values of an output.
+    """Read which operation computes the values of an output.
 
     Args:
       output: One of a model's outputs, `[N, classes]`.
@@ -181,7 +182,7 @@ def _ends_of_preparation(model: Any, consumers: Mapping[int, list[Any]]) -> list
 def _is_preparing(operation: Any) -> bool:
     if outputs := _graph_outputs(operation):
         ends = _ends_of_preparation(operation, _consumers(outputs))
-        return len(outputs) == 1 and ends == outputs
+        return len(ends) == len(outputs) == 1 and ends[0] is outputs[0]
     name = type(operation).__name__
     return name in _PREPARING or name.startswith("Random")
 

@@ -113,7 +113,8 @@ def freeze(function: Any) -> Any:
     """Turn the variables into constants, so that the runtime can fold and fuse."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    # What this gives fits no signature: at each call TensorFlow would first print its input into an error.
+    # Wrapped, because the frozen function fits no signature: at each call TensorFlow would first print the
+    # input into an error.
     return with_signature(convert_variables_to_constants_v2(function))
 
 
