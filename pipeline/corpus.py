@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,10 @@ from pyarrow import csv as pa_csv
 from pipeline.config import ReadConfig
 from transforms.errors import UserError, told_by
 from transforms.files import FILE_ERRORS, escape_glob, is_local
-from transforms.read import IMAGE_SUFFIXES, Corpus
+from transforms.images.suffixes import IMAGES, READ
+from transforms.inputs.corpus import Corpus
+from transforms.inputs.images import list_paths
+from transforms.notes import Notes
 from transforms.rows import RESERVED_COLUMNS
 
 # Files of a folder that are looked at before it is said to hold no images.
@@ -86,12 +90,14 @@ def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> 
 
 def _folder_corpus(path: str) -> Corpus:
     pattern = f"{escape_glob(path.rstrip('/'))}/**"
-    (match,) = FileSystems.match([pattern], limits=[_FILES_LOOKED_AT])
-    files = match.metadata_list
-    if len(files) < _FILES_LOOKED_AT and not any(f.path.lower().endswith(IMAGE_SUFFIXES) for f in files):
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise UserError(f"input={path!r} holds no images: no file ends in {suffixes}.")
-    return Corpus(pattern, "images", suffixes=IMAGE_SUFFIXES)
+    corpus = Corpus(pattern, "images", suffixes=IMAGES)
+    files = list(itertools.islice(list_paths(corpus, Notes(), _FILES_LOOKED_AT), _FILES_LOOKED_AT))
+    if len(files) < _FILES_LOOKED_AT and not any(file.lower().endswith(IMAGES) for file in files):
+        raise UserError(
+            f"input={path!r} holds no images: no file ends in {', '.join(READ)}. Check the name, or list the "
+            "images' URIs in a text file."
+        )
+    return corpus
 
 
 def _is_folder(path: str) -> bool:
@@ -108,7 +114,7 @@ def _kind_of(config: ReadConfig, is_glob: bool) -> Any:
         return config.input_format
     lower = config.input.lower()
     listed = next((kind for suffix, kind in _LIST_SUFFIXES if lower.endswith(suffix)), None)
-    if listed or is_glob or lower.endswith(IMAGE_SUFFIXES):
+    if listed or is_glob or lower.endswith(IMAGES):
         return listed or "images"
     return "lines"
 

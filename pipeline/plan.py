@@ -20,6 +20,7 @@ from transforms.budget import FailureBudget
 from transforms.count import Listener
 from transforms.done import ReadDoneIds
 from transforms.errors import Reason, UserError
+from transforms.inputs.corpus import Corpus
 from transforms.layout import Layout, read_manifest
 from transforms.merge import Partitioning
 from transforms.models.optimise import Optimisation
@@ -28,7 +29,6 @@ from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, loa
 from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
 from transforms.overlap import available_cores
 from transforms.publish import Publication
-from transforms.read import Corpus
 from transforms.rows import RowFacts
 from transforms.stage import Staging
 from transforms.stores import Limits

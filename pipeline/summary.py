@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -10,6 +11,7 @@ from transforms.budget import FailureBudget
 from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, REUSED, UNCHECKED
 from transforms.layout import TABLES, Layout
 from transforms.models.presets import EMBEDDING
+from transforms.notes import LEFT_OUT
 from transforms.rows import PREDICTIONS
 
 _TOP = 5
@@ -34,6 +36,8 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
     if counts[REUSED]:
         said.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
     lines = ["; ".join(said) + "."]
+    if left_out := manifest.get(LEFT_OUT):
+        lines.append(f"Left out of the folder: {_by_name(left_out)}.")
     lines += _counted(
         f"Top labels{whole}", [(t["label"], t["images"]) for t in manifest["top_labels"][:_TOP]]
     )
@@ -47,6 +51,11 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
 
 def _counted(title: str, counts: list[tuple[str, int]]) -> list[str]:
     return ["", title, *(f"  {n:>9,}  {name}" for name, n in counts)] if counts else []
+
+
+def _by_name(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{n:,} {name}" for name, n in itertools.islice(counts.items(), _TOP))
+    return shown + (", ..." if len(counts) > _TOP else "")
 
 
 def _files(files: list[dict[str, Any]]) -> str:

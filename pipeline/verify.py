@@ -17,9 +17,10 @@ from pipeline.manifest import columns_of, outputs_of, published_manifest, record
 from pipeline.output import folder_of
 from transforms.buckets import hash_of
 from transforms.files import list_files, open_file
+from transforms.inputs.corpus import Corpus
 from transforms.layout import TABLES, Source, published_sources
 from transforms.merge import find_superseded, ids_of_part, parts_of
-from transforms.read import Corpus, list_rows
+from transforms.read import list_rows
 from transforms.rows import FAILURES, RowFacts, schema_of
 from transforms.select import id_of
 

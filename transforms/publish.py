@@ -105,6 +105,7 @@ def make_manifest(
     merged: Merged,
     counts: Mapping[str, int],
     old: Mapping[str, Any] | None,
+    notes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Describes a finished run and the tables after it.
 
@@ -114,6 +115,7 @@ def make_manifest(
       merged: What was made.
       counts: Rows of the input by what became of them, and `other` rows of the tables.
       old: The manifest before.
+      notes: Further facts about the input, as `Notes.to_json` returns them.
 
     Returns:
       A JSON document. `balanced` says whether each row that was listed is a
@@ -134,6 +136,7 @@ def make_manifest(
         "generation": old["generation"] + (not same_files) if old else 1,
         "balanced": counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
         "counts": counts,
+        **notes,
         "rows": rows,
         "failures_by_reason": dict(_most_first(merged.reasons)),
         "failures_by_host": dict(_most_first(merged.hosts)[:_TOP]),
@@ -151,7 +154,11 @@ def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
 
 
 def commit(
-    publication: Publication, name: str, results: Iterable[Merged], counts: Mapping[str, int]
+    publication: Publication,
+    name: str,
+    results: Iterable[Merged],
+    counts: Mapping[str, int],
+    notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Makes merged files the generation that readers see; gives its manifest.
 
@@ -160,6 +167,7 @@ def commit(
       name: Of this publication; one that was made already is only tidied up after.
       results: The files.
       counts: Rows of the input by what became of them.
+      notes: Further facts about the input.
 
     Raises:
       RunError: Another run has published meanwhile, or the tables would be too scattered.
@@ -182,7 +190,7 @@ def commit(
     staged = layout.merged(publication.run_id)
     for table in set(TABLES) - {file.table for file in merged.files}:
         merged.add(write_empty(table, f"{name}-99999", publication.facts, staged))
-    manifest = make_manifest(publication, name, merged, counts, old)
+    manifest = make_manifest(publication, name, merged, counts, old, notes or {})
     moves = {
         file.path: path
         for path, file in zip(merged.paths, merged.files, strict=True)
@@ -197,7 +205,7 @@ def commit(
 class PublishResults(beam.PTransform):
     """Merges what is staged with what is published, and switches readers over.
 
-    Input: `TableFile` of `StageResults`, and `(kind, count)`. Output: the manifest.
+    Input: `TableFile` of `StageResults`, `(kind, count)`, and the notes of `SumNotes`. Output: the manifest.
     Guarantees: each id has one row in one of the tables; readers of the manifest
     see the tables as they were or as they are now; a publication that breaks
     off is done again by the next run. Files are merged in parallel, each task
@@ -209,9 +217,9 @@ class PublishResults(beam.PTransform):
 
     publication: Publication
 
-    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[dict]:
+    def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[dict]:
         """Applies the step."""
-        staged, counts = results
+        staged, counts, notes = results
         sources = (
             staged.pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
@@ -231,7 +239,10 @@ class PublishResults(beam.PTransform):
             | "MergeFiles" >> beam.ParDo(_MergeFilesFn(self.publication))
         )
         return sources | "Commit" >> beam.ParDo(
-            _CommitFn(self.publication), beam.pvalue.AsIter(merged), beam.pvalue.AsDict(counts)
+            _CommitFn(self.publication),
+            beam.pvalue.AsIter(merged),
+            beam.pvalue.AsDict(counts),
+            beam.pvalue.AsSingleton(notes),
         ).with_output_types(dict)
 
 
@@ -273,5 +284,7 @@ class _MergeFilesFn(_PublicationFn):
 
 
 class _CommitFn(_PublicationFn):
-    def process(self, listing: Listing, merged: Iterable[Merged], counts: dict) -> Iterator[dict]:
-        yield commit(self._publication, listing.name, merged, counts)
+    def process(
+        self, listing: Listing, merged: Iterable[Merged], counts: dict, notes: dict
+    ) -> Iterator[dict]:
+        yield commit(self._publication, listing.name, merged, counts, notes)

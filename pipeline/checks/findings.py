@@ -18,9 +18,9 @@ from pipeline.runners import is_dataflow, runner_of
 from pipeline.within import NoAnswerError, within
 from transforms.elements import Failure, ImageRef
 from transforms.errors import LabelbeamError
+from transforms.inputs.corpus import Corpus
 from transforms.models.classifier import Classifier
 from transforms.models.spec import ModelSpec
-from transforms.read import Corpus
 from transforms.stores.gcs import split_uri
 
 _LOG = logging.getLogger(__name__)

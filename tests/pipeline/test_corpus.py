@@ -4,7 +4,8 @@ import pytest
 from pipeline.config import ReadConfig
 from pipeline.corpus import find_corpus, output_columns
 from transforms.errors import UserError
-from transforms.read import IMAGE_SUFFIXES, list_rows
+from transforms.images.suffixes import IMAGES
+from transforms.read import list_rows
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def folder(tmp_path):
 def test_find_corpus__by_its_name__is_of_a_kind(folder, name, kind, pattern):
     corpus = find_corpus(ReadConfig(input=f"{folder}/{name}"))
     assert (corpus.kind, corpus.pattern) == (kind, f"{folder}/{pattern}")
-    assert corpus.suffixes == (IMAGE_SUFFIXES if name.startswith("photos") and name[-1] in "s/" else ())
+    assert corpus.suffixes == (IMAGES if name.startswith("photos") and name[-1] in "s/" else ())
 
 
 def test_find_corpus__csv__infers_types(folder):

@@ -3,16 +3,23 @@ import datetime
 import gzip
 import hashlib
 import json
+import os
 
 import pyarrow as pa
 import pytest
 
 from tests.eager import RUNNERS, eagerly
 from transforms.elements import Failure, ImageRef, TableFile, id_of_uri
-from transforms.errors import ImageError
-from transforms.read import Corpus, ReadImageRefs, list_rows, name_file, parse_line, parse_row
+from transforms.errors import ImageError, RunError
+from transforms.images.suffixes import IMAGES
+from transforms.inputs.corpus import Corpus
+from transforms.inputs.images import name_file
+from transforms.inputs.lists import parse_line, parse_row
+from transforms.notes import Notes
+from transforms.read import ReadImageRefs, list_rows
 from transforms.rows import FAILURES, PREDICTIONS, RowFacts, failure_row, failures_schema, to_record_batch
 from transforms.stage import write_staged
+from transforms.stores import Limits, Stores
 
 HEADER = ("uri", "price", "day")
 CORPUS = Corpus(
@@ -85,13 +92,37 @@ def test_parse_line__unreadable__is_a_failure_under_an_id_of_its_own(line, corpu
     [("a.JPG", (".jpg",), True), ("a.jpg.txt", (".jpg", ".png"), False), ("a.txt", (), True)],
 )
 def test_name_file__suffix__decides(name, suffixes, taken):
-    rows = list(name_file(f"/images/{name}", Corpus("/images/**", "images", suffixes=suffixes)))
+    rows = list(name_file(f"/images/{name}", Corpus("/images/**", "images", suffixes=suffixes), Notes()))
     assert [row.uri for row in rows] == ([f"/images/{name}"] if taken else [])
 
 
-def test_name_file__undecodable_name__is_a_failure():
-    (row,) = name_file("/images/\udcff.jpg", Corpus("/images/**", "images"))
-    assert (row.reason, row.ref.uri) == ("bad_row", "/images/\\xff.jpg")
+# Bytes of names, and the URI that they get in the folder /f.
+NAMES = {
+    b"a.jpg": "/f/a.jpg",
+    b"a#b?c%20 d[1].jpg": "/f/a#b?c%20 d[1].jpg",
+    " ä .JFIF".encode(): "/f/ ä .JFIF",
+    b"\xff%.jpe": "file:///f/%FF%25.jpe",
+    b"new\nline.dng": "file:///f/new%0Aline.dng",
+    b"x.heic": "/f/x.heic",
+}
+
+
+@pytest.mark.parametrize(("name", "uri"), NAMES.items())
+def test_name_file__any_name__is_a_uri_of_plain_text_that_fetches_the_file(tmp_path, name, uri):
+    (row,) = name_file(os.fsdecode(b"/f/" + name), Corpus("/f/**", "images", suffixes=IMAGES), Notes())
+    assert row == ImageRef(id_of_uri(uri), uri) and row.uri.isprintable()
+    path = os.fsencode(tmp_path) + b"/" + name
+    with open(path, "wb") as f:
+        f.write(b"image")
+    (row,) = list_rows(Corpus(f"{tmp_path}/**", "images"))
+    assert Stores(Limits(1, 1, 100, 1)).fetch(row.uri).data == b"image"
+
+
+def test_name_file__files_left_out__are_counted_by_suffix_without_case():
+    notes, corpus = Notes(), Corpus("/f/**", "images", suffixes=IMAGES)
+    names = [".DS_Store", "._x.jpg", "a.txt", "B.TXT", "c", "d.", "e.\udcff", "f." + 20 * "x", "g.jpg.gz"]
+    assert [row for name in names for row in name_file(f"/f/{name}", corpus, notes)] == []
+    assert notes.to_json() == {"left_out": {"(hidden)": 2, "(none)": 2, ".txt": 2, ".gz": 1, "(other)": 2}}
 
 
 CSV = b'uri,price,day\r\n"a,1.jpg",2.5,2026-01-02\r\n\r\nb.jpg\r\n\xff\xfe,1,\r\nc.jpg,,'
@@ -117,7 +148,7 @@ def test_list_rows__any_kind__gives_what_the_pipeline_gives(tmp_path, kind, file
     suffixes = (".jpg", ".png") if kind == "images" else ()
     corpus = Corpus(f"{tmp_path}/{pattern}", kind, *csv, suffixes=suffixes)
     rows = list(list_rows(corpus))
-    refs, failures = eagerly(ReadImageRefs(corpus))
+    refs, failures, _ = eagerly(ReadImageRefs(corpus))
     assert (len(refs), len(failures)) == (good, bad)
     assert sorted(rows, key=repr) == sorted([*refs, *failures], key=repr)
 
@@ -126,7 +157,7 @@ def test_list_rows__any_kind__gives_what_the_pipeline_gives(tmp_path, kind, file
 def test_read_image_refs__lines__one_ref_each(tmp_path, runner):
     path = tmp_path / "list.txt"
     path.write_bytes("a.jpg\r\n\n  gs://b/ö.png \na.jpg".encode())
-    refs, failures = eagerly(ReadImageRefs(Corpus(str(path), "lines")), None, runner)
+    refs, failures, _ = eagerly(ReadImageRefs(Corpus(str(path), "lines")), None, runner)
     assert sorted(ref.uri for ref in refs) == ["a.jpg", "a.jpg", "gs://b/ö.png"]
     assert failures == []
 
@@ -134,7 +165,7 @@ def test_read_image_refs__lines__one_ref_each(tmp_path, runner):
 def test_read_image_refs__compressed_shards__reads_all(tmp_path):
     for n in range(3):
         (tmp_path / f"part-{n}.txt.gz").write_bytes(gzip.compress(f"{n}.jpg\n".encode()))
-    refs, _ = eagerly(ReadImageRefs(Corpus(str(tmp_path / "part-*.txt.gz"), "lines")))
+    refs, *_ = eagerly(ReadImageRefs(Corpus(str(tmp_path / "part-*.txt.gz"), "lines")))
     assert sorted(ref.uri for ref in refs) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
@@ -142,7 +173,7 @@ def test_read_image_refs__csv_with_bad_lines__accounts_for_each(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b"uri,price,day\na.jpg,1,2026-01-01\nb.jpg\n\xff\xfe,1,\nc.jpg,,\n")
     corpus = Corpus(str(path), "csv", HEADER, "uri", None, CORPUS.columns)
-    refs, failures = eagerly(ReadImageRefs(corpus))
+    refs, failures, _ = eagerly(ReadImageRefs(corpus))
     assert sorted(ref.uri for ref in refs) == ["a.jpg", "c.jpg"]
     assert sorted(f.ref.uri for f in failures) == ["\\xff\\xfe,1,", "b.jpg"]
     assert {f.reason for f in failures} == {"bad_row"} and len({f.ref.id for f in failures}) == 2
@@ -154,9 +185,73 @@ def test_read_image_refs__folder__takes_its_images_in_depth(tmp_path):
     for name in ("a.jpg", "deep/b.PNG", "deep/er/c.webp", "notes.txt", "deep/labels.csv"):
         (tmp_path / name).touch()
     corpus = Corpus(f"{tmp_path}/**", "images", suffixes=(".jpg", ".png", ".webp"))
-    refs, failures = eagerly(ReadImageRefs(corpus))
+    refs, failures, (notes,) = eagerly(ReadImageRefs(corpus))
     names = sorted(ref.uri.removeprefix(f"{tmp_path}/") for ref in refs)
     assert names == ["a.jpg", "deep/b.PNG", "deep/er/c.webp"] and failures == []
+    assert notes.to_json() == {"left_out": {".csv": 1, ".txt": 1}}
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A folder with links: to files, to nothing, to itself, to folders inside and outside, in a circle."""
+    for name in ("in/deep/a.jpg", "out/b.jpg", "out/deep/c.jpg", "out/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"image")
+    targets = {"in/file.jpg": "../out/b.jpg", "in/gone.jpg": "nowhere.jpg", "in/self.jpg": "self.jpg"}
+    targets |= {
+        "in/again": "deep",
+        "in/linked": "../out",
+        "in/up": "..",
+        "out/circle": ".",
+        "out/in": "../in",
+    }
+    for link, target in targets.items():
+        (tmp_path / link).symlink_to(target)
+    return tmp_path / "in"
+
+
+def test_list_rows__links__each_folder_is_listed_once_and_broken_ones_are_images(linked):
+    corpus = Corpus(f"{linked}/**", "images", suffixes=IMAGES)
+    listed = eagerly(ReadImageRefs(corpus))
+    rows = list(list_rows(corpus))
+    names = [row.uri.removeprefix(f"{linked}/") for row in rows]
+    files = ["deep/a.jpg", "file.jpg", "gone.jpg", "linked/b.jpg", "linked/deep/c.jpg", "self.jpg"]
+    assert sorted(names) == files and sorted(listed.ok, key=repr) == sorted(rows, key=repr)
+    stores = Stores(Limits(1, 1, 100, 1))
+    for row in rows:
+        if row.uri.endswith(("gone.jpg", "self.jpg")):
+            with pytest.raises(ImageError) as e:
+                stores.fetch(row.uri)
+            assert e.value.reason == ("not_found" if "gone" in row.uri else "unreachable")
+        else:
+            assert stores.fetch(row.uri).data == b"image"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("*.jpg", ["file.jpg", "gone.jpg", "self.jpg"]), ("[dl]*/*.jpg", ["deep/a.jpg", "linked/b.jpg"])],
+)
+def test_list_rows__glob__enters_no_folder_that_cannot_match(linked, pattern, names):
+    (linked / "deep" / "a" / "b").mkdir(parents=True)
+    rows = list_rows(Corpus(f"{linked}/{pattern}", "images"))
+    assert sorted(row.uri.removeprefix(f"{linked}/") for row in rows) == names
+
+
+def test_list_rows__bucket__gives_what_the_pipeline_gives(gcs):
+    names = ["a.jpg", "b#c?d%20 é[1].JPE", "notes.txt", "folder/", "folder/.x.jpg"]
+    for name in names:
+        gcs.put(f"gs://listed/f/{name}", b"image")
+    corpus = Corpus("gs://listed/f/**", "images", suffixes=IMAGES)
+    listed = eagerly(ReadImageRefs(corpus))
+    assert sorted(row.uri for row in listed.ok) == [f"gs://listed/f/{name}" for name in names[:2]]
+    assert listed.notes[0].to_json() == {"left_out": {"(hidden)": 1, ".txt": 1}}
+    assert sorted(list_rows(corpus), key=repr) == sorted(listed.ok, key=repr)
+    assert {Stores(Limits(5, 5, 100, 1)).fetch(row.uri).data for row in listed.ok} == {b"image"}
+
+
+def test_read_image_refs__files_gone_since_the_start__end_the_run(tmp_path):
+    with pytest.raises((RunError, RuntimeError), match="matches no file"):
+        eagerly(ReadImageRefs(Corpus(f"{tmp_path}/**", "images", suffixes=IMAGES)))
 
 
 COLUMNS = (("price", pa.float64()), ("day", pa.date32()))
@@ -194,7 +289,7 @@ def test_read_image_refs__failures__takes_those_of_the_reasons_with_their_column
 
 def test_read_image_refs__failures_of_nothing_published__is_empty(tmp_path):
     read = eagerly(ReadImageRefs(Corpus(str(tmp_path), "failures", reasons=frozenset({"timeout"}))))
-    assert read == ([], [])
+    assert read == ([], [], [])
 
 
 def test_list_rows__carriage_return_of_its_own__gives_what_the_pipeline_gives(tmp_path):

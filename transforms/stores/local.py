@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from transforms.errors import ImageError, Reason
 from transforms.stores.limits import Fetched, Limits, too_large
@@ -61,4 +61,5 @@ def _path_of(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
         raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names the host {parts.netloc!r}; write file:///path")
-    return unquote(uri.removeprefix("file://").removeprefix(parts.netloc))
+    # Through bytes, because a local name need not be UTF-8.
+    return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://").removeprefix(parts.netloc)))

@@ -1,0 +1,38 @@
+"""Whole runs over inputs of every kind."""
+
+import os
+
+from pipeline.summary import summarise
+from pipeline.verify import verify
+from tests.graphs import assert_sound, read_tables, run_pipeline
+from tests.synthetic import HEIC, encoded, gradient, jpeg_bytes
+
+
+def rows_by_name(output) -> dict[str, str]:
+    """The label or the reason of each row, by the last part of the URI."""
+    predictions, failures = read_tables(output)
+    return {row["uri"].rpartition("/")[2]: row.get("reason", "label") for row in predictions + failures}
+
+
+def test_graph__folder_of_odd_files__every_one_is_labelled_fails_or_is_counted(tmp_path, tiny):
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for name in (b"a.jfif", b"b \xff%.JPE", b"c#d?e\n.jpg", b"notes.TXT", b"more.txt", b".DS_Store", b"none"):
+        with open(os.fsencode(folder) + b"/" + name, "wb") as f:
+            f.write(jpeg_bytes())
+    (folder / "raw.dng").write_bytes(encoded(gradient(60, 40), "TIFF"))
+    (folder / "phone.heic").write_bytes(HEIC)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "linked.jpg").symlink_to("a.jfif")
+    options = {"input": folder, "output": output, "model": tiny, "max_failure_rate": 1}
+    manifest = run_pipeline(**options)
+    assert rows_by_name(output) == {
+        **dict.fromkeys(["a.jfif", "b%20%FF%25.JPE", "c%23d%3Fe%0A.jpg", "linked.jpg"], "label"),
+        **{"raw.dng": "unsupported", "phone.heic": "unsupported", "gone.png": "not_found"},
+    }
+    assert manifest["left_out"] == {".txt": 2, "(hidden)": 1, "(none)": 1}
+    assert "Left out of the folder: 2 .txt, 1 (hidden), 1 (none)." in summarise(manifest, str(output), 1)
+    again = run_pipeline(**options, refresh="changed")["counts"]
+    assert (again["kept"], again["failed"], again["labelled"]) == (4, 3, 0)
+    assert_sound(output)
+    assert verify(str(output), str(folder)) == []

@@ -1,0 +1,84 @@
+"""Lists: lines of URIs, and CSV with a header."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from transforms.elements import Failure, ImageRef, id_of_uri
+from transforms.errors import ImageError, Reason
+from transforms.inputs.corpus import Corpus
+from transforms.overlap import failure_of
+
+
+def parse_row(line: str, corpus: Corpus) -> ImageRef:
+    """Parses one line of a CSV.
+
+    Raises:
+      ImageError: `bad_row`: fields are missing or too many, the URI or id is
+        empty, or a value does not fit its column's type.
+    """
+    try:
+        fields = next(csv.reader([line], strict=True))
+    except (csv.Error, StopIteration) as e:
+        raise _bad_row(line, f"is not CSV ({e}); quoted line breaks can't be read") from e
+    if len(fields) != len(corpus.header):
+        raise _bad_row(line, f"has {len(fields)} fields where the header has {len(corpus.header)}")
+    row = dict(zip(corpus.header, fields, strict=True))
+    uri = row[corpus.uri_column].strip()
+    image_id = row[corpus.id_column].strip() if corpus.id_column else id_of_uri(uri)
+    if not uri or not image_id:
+        raise _bad_row(line, f"has no {corpus.id_column if uri else corpus.uri_column}")
+    return ImageRef(image_id, uri, tuple(_value(row[name], name, kind) for name, kind in corpus.columns))
+
+
+def _value(text: str, column: str, kind: pa.DataType) -> Any:
+    if pa.types.is_string(kind):
+        return text
+    text = text.strip()
+    if text == "":
+        return None
+    try:
+        return pa.scalar(text).cast(kind).as_py()
+    except (pa.ArrowInvalid, ValueError, OverflowError) as e:
+        raise ImageError(
+            Reason.BAD_ROW,
+            f"{column}={text!r} is no {kind}, which the column is. Mend the line and run again, or label "
+            f"into another output with --column_types {column}=string",
+        ) from e
+
+
+def _bad_row(line: str, what: str) -> ImageError:
+    return ImageError(Reason.BAD_ROW, f"The line {line[:200]!r} {what}")
+
+
+def parse_line(line: bytes, corpus: Corpus) -> Iterator[ImageRef | Failure]:
+    """Parses a line of a list; one that cannot be read fails under an id and URI made from the line.
+
+    Yields:
+      One row; none for an empty line.
+    """
+    if not line.strip():
+        return
+    try:
+        text = line.decode("utf-8")
+        yield parse_row(text, corpus) if corpus.kind == "csv" else _ref_of_uri(text)
+    except UnicodeDecodeError as e:
+        yield failure_of(_unreadable(line, corpus), "read", _bad_row(repr(line), f"is not UTF-8: {e}"))
+    except ImageError as e:
+        yield failure_of(_unreadable(line, corpus), "read", e)
+
+
+def _ref_of_uri(uri: str) -> ImageRef:
+    uri = uri.strip("\ufeff \t\r\n")  # a list may begin with a byte order mark
+    return ImageRef(id_of_uri(uri), uri)
+
+
+def _unreadable(line: bytes, corpus: Corpus) -> ImageRef:
+    line_id = hashlib.sha256(b"line " + line).hexdigest()[:32]
+    nothing = (None,) * len(corpus.columns)
+    return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), nothing)
