@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import os
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
-from pyarrow import csv as pa_csv
 
 from pipeline.config import ReadConfig
 from transforms.errors import UserError, told_by
@@ -27,8 +25,6 @@ from transforms.rows import RESERVED_COLUMNS
 _FILES_LOOKED_AT = 10_000
 # Headers that are read at once.
 _HEADER_THREADS = 32
-# As much of a CSV as its columns' types are inferred from.
-_SAMPLE_BYTES = 1 << 20
 
 COLUMN_TYPES = {
     "string": pa.string(),
@@ -123,9 +119,7 @@ def _csv_corpus(
     config: ReadConfig, pattern: str, paths: list[str], known_types: Mapping[str, pa.DataType]
 ) -> Corpus:
     path, *others = paths
-    with FileSystems.open(path) as f:
-        sample = f.read(_SAMPLE_BYTES)
-    header = _header(sample, path)
+    header = _header_of(path)
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         for other, its_header in zip(others, pool.map(_header_of, others), strict=True):
             if its_header != header:
@@ -139,7 +133,8 @@ def _csv_corpus(
             raise UserError(f"{option}={name!r} is no column of {path}; its columns are {', '.join(header)}.")
     own = [name for name in header if name not in (config.uri_column, config.id_column)]
     known = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
-    types = _infer_types(sample, header, path) | known | _declared_types(config, own, path)
+    # Text unless declared otherwise: a guess from the first rows would change values such as 00123.
+    types = dict.fromkeys(own, pa.string()) | known | _declared_types(config, own, path)
     return Corpus(
         pattern=pattern,
         kind="csv",
@@ -163,27 +158,6 @@ def _header(sample: bytes, path: str) -> tuple[str, ...]:
             f"{path} must begin with a header of distinct column names; it begins with {line[:200]!r}."
         )
     return header
-
-
-def _infer_types(sample: bytes, header: tuple[str, ...], path: str) -> dict[str, pa.DataType]:
-    whole_lines = sample if len(sample) < _SAMPLE_BYTES else sample[: sample.rfind(b"\n") + 1]
-    try:
-        table = pa_csv.read_csv(
-            io.BytesIO(whole_lines),
-            pa_csv.ReadOptions(column_names=header, skip_rows=1),
-            pa_csv.ParseOptions(invalid_row_handler=lambda row: "skip"),
-            pa_csv.ConvertOptions(null_values=[""]),  # "NA" makes a column one of text
-        )
-    except pa.ArrowInvalid as e:
-        raise UserError(
-            f"{path} is not CSV: {told_by(e)}. Give --input_format=lines if it is a list of URIs."
-        ) from e
-    known = COLUMN_TYPES.values()
-    return {field.name: field.type if field.type in known else _nearest(field.type) for field in table.schema}
-
-
-def _nearest(kind: pa.DataType) -> pa.DataType:
-    return COLUMN_TYPES["timestamp"] if pa.types.is_timestamp(kind) and kind.tz is None else pa.string()
 
 
 def _declared_types(config: ReadConfig, own: list[str], path: str) -> dict[str, pa.DataType]:

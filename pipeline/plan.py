@@ -196,8 +196,9 @@ def _staging(config: RunConfig, rows: RowFacts, budget: FailureBudget) -> Stagin
 
 
 def known_types(config: RunConfig, manifest: Mapping[str, Any] | None) -> dict[str, pa.DataType]:
-    """The types of the input's columns in a table that is there already."""
-    return dict(columns_of(manifest)) if manifest and not config.write.replace else {}
+    """Return the types of the input's columns in the rows that the output has already."""
+    has_rows = manifest and sum(manifest["rows"].values()) and not config.write.replace
+    return dict(columns_of(manifest)) if manifest and has_rows else {}
 
 
 def _shallow(section: Any) -> dict[str, Any]:

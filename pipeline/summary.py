@@ -11,7 +11,7 @@ from transforms.budget import FailureBudget
 from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, REUSED, UNCHECKED
 from transforms.layout import TABLES, Layout
 from transforms.models.presets import EMBEDDING
-from transforms.notes import LEFT_OUT
+from transforms.notes import LEFT_OUT, UNPARSED
 from transforms.rows import PREDICTIONS
 
 _TOP = 5
@@ -38,6 +38,11 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
     lines = ["; ".join(said) + "."]
     if left_out := manifest.get(LEFT_OUT):
         lines.append(f"Left out of the folder: {_by_name(left_out)}.")
+    for column, noted in manifest.get(UNPARSED, {}).items():
+        lines.append(
+            f"{column}: {noted['count']:,} {'value is' if noted['count'] == 1 else 'values are'} not of the "
+            f"column's type, and null in the tables, such as {noted['examples'][0]!r}."
+        )
     lines += _counted(
         f"Top labels{whole}", [(t["label"], t["images"]) for t in manifest["top_labels"][:_TOP]]
     )

@@ -58,7 +58,7 @@ def list_rows(corpus: Corpus, most_files: int | None = None) -> Iterator[ImageRe
             if corpus.kind == "csv":
                 f.readline()
             for line in iter(f.readline, b""):
-                yield from parse_line(line.removesuffix(b"\n").removesuffix(b"\r"), corpus)
+                yield from parse_line(line.removesuffix(b"\n").removesuffix(b"\r"), corpus, notes)
 
 
 @dataclass
@@ -66,7 +66,8 @@ class ReadImageRefs(beam.PTransform):
     """Lists a corpus.
 
     Input: the pipeline. Output: `ImageRef`. Failures: `read` (rows of a CSV
-    that cannot be read). Notes: files of a folder that are left out. Metrics: `rows_in`.
+    that cannot be read). Notes: files of a folder that are left
+    out, values that are not of their column's type. Metrics: `rows_in`.
 
     Attributes:
       corpus: What to list.
@@ -151,4 +152,4 @@ class _ReadFailuresFn(_RowsFn):
 
 class _ParseLinesFn(_RowsFn):
     def rows(self, line: bytes) -> Iterator[ImageRef | Failure]:
-        yield from parse_line(line, self._corpus)
+        yield from parse_line(line, self._corpus, self._notes)

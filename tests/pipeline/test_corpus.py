@@ -38,16 +38,17 @@ def test_find_corpus__by_its_name__is_of_a_kind(folder, name, kind, pattern):
     assert corpus.suffixes == (IMAGES if name.startswith("photos") and name[-1] in "s/" else ())
 
 
-def test_find_corpus__csv__infers_types(folder):
-    corpus = find_corpus(ReadConfig(input=f"{folder}/list.csv", column_types=(("code", "string"),)))
-    assert dict(corpus.columns) == {
+def test_find_corpus__csv__columns_are_text_unless_declared_or_in_the_table(folder):
+    config = ReadConfig(input=f"{folder}/list.csv", column_types=(("n", "int64"), ("day", "date")))
+    table = {"x": pa.float64(), "n": pa.bool_(), "input_label": pa.string(), "elsewhere": pa.int64()}
+    assert dict(find_corpus(config, table).columns) == {
         "n": pa.int64(),
         "x": pa.float64(),
         "day": pa.date32(),
         "label": pa.string(),
         "code": pa.string(),
     }
-    assert dict(output_columns(corpus))["input_label"] == pa.string()
+    assert dict(output_columns(find_corpus(config)))["input_label"] == pa.string()
 
 
 def test_find_corpus__input_format__wins_over_the_name(folder):
@@ -107,11 +108,13 @@ def test_find_corpus__folder_with_brackets__is_taken_literally(tmp_path):
     assert [row.uri for row in list_rows(corpus)] == [f"{tmp_path}/Trip [2024]/a.jpg"]
 
 
-def test_find_corpus__csv_with_words_for_nothing__is_a_column_of_text(tmp_path):
-    (tmp_path / "list.csv").write_text("uri,price,stock\na.jpg,NA, 7\nb.jpg,1,8\n")
-    corpus = find_corpus(ReadConfig(input=f"{tmp_path}/list.csv"))
-    assert dict(corpus.columns) == {"price": pa.string(), "stock": pa.int64()}
-    assert [row.columns for row in list_rows(corpus)] == [("NA", 7), ("1", 8)]
+def test_list_rows__text_columns__keep_every_character(tmp_path):
+    values = ["00123", "1.10", "0x1F", "1e5", "NA", " 7", "11898508762506083287", ""]
+    (tmp_path / "list.csv").write_text(
+        "".join(f"{value}\n" for value in ["uri,v", *(f"u,{v}" for v in values)])
+    )
+    rows = list_rows(find_corpus(ReadConfig(input=f"{tmp_path}/list.csv")))
+    assert [row.columns for row in rows] == [(value,) for value in values]
 
 
 def test_list_rows__hidden_files_of_a_folder__are_left_out(tmp_path):

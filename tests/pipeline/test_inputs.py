@@ -36,3 +36,13 @@ def test_graph__folder_of_odd_files__every_one_is_labelled_fails_or_is_counted(t
     assert (again["kept"], again["failed"], again["labelled"]) == (4, 3, 0)
     assert_sound(output)
     assert verify(str(output), str(folder)) == []
+
+
+def test_graph__table_without_rows__pins_no_types(tmp_path, tiny):
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes())
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
+    (tmp_path / "list.csv").write_text("uri,n\n")
+    assert run_pipeline(**options, column_types="n=int64")["counts"]["listed"] == 0
+    (tmp_path / "list.csv").write_text(f"uri,n\n{tmp_path}/a.jpg,007\n")
+    run_pipeline(**options)
+    assert read_tables(tmp_path / "out")[0][0]["n"] == "007"

@@ -12,15 +12,18 @@ import pyarrow as pa
 from transforms.elements import Failure, ImageRef, id_of_uri
 from transforms.errors import ImageError, Reason
 from transforms.inputs.corpus import Corpus
+from transforms.notes import UNPARSED, Notes
 from transforms.overlap import failure_of
 
 
-def parse_row(line: str, corpus: Corpus) -> ImageRef:
-    """Parses one line of a CSV.
+def parse_row(line: str, corpus: Corpus, notes: Notes) -> ImageRef:
+    """Parse one line of a CSV.
+
+    A value that is not of its column's declared type becomes null and is noted, because the image can be
+    labelled all the same.
 
     Raises:
-      ImageError: `bad_row`: fields are missing or too many, the URI or id is
-        empty, or a value does not fit its column's type.
+      ImageError: `bad_row`: fields are missing or too many, or the URI or id is empty.
     """
     try:
         fields = next(csv.reader([line], strict=True))
@@ -33,10 +36,11 @@ def parse_row(line: str, corpus: Corpus) -> ImageRef:
     image_id = row[corpus.id_column].strip() if corpus.id_column else id_of_uri(uri)
     if not uri or not image_id:
         raise _bad_row(line, f"has no {corpus.id_column if uri else corpus.uri_column}")
-    return ImageRef(image_id, uri, tuple(_value(row[name], name, kind) for name, kind in corpus.columns))
+    values = tuple(_value(row[name], name, kind, notes) for name, kind in corpus.columns)
+    return ImageRef(image_id, uri, values)
 
 
-def _value(text: str, column: str, kind: pa.DataType) -> Any:
+def _value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
     if pa.types.is_string(kind):
         return text
     text = text.strip()
@@ -44,20 +48,17 @@ def _value(text: str, column: str, kind: pa.DataType) -> Any:
         return None
     try:
         return pa.scalar(text).cast(kind).as_py()
-    except (pa.ArrowInvalid, ValueError, OverflowError) as e:
-        raise ImageError(
-            Reason.BAD_ROW,
-            f"{column}={text!r} is no {kind}, which the column is. Mend the line and run again, or label "
-            f"into another output with --column_types {column}=string",
-        ) from e
+    except (pa.ArrowInvalid, ValueError, OverflowError):
+        notes.add(UNPARSED, column, text)
+        return None
 
 
 def _bad_row(line: str, what: str) -> ImageError:
     return ImageError(Reason.BAD_ROW, f"The line {line[:200]!r} {what}")
 
 
-def parse_line(line: bytes, corpus: Corpus) -> Iterator[ImageRef | Failure]:
-    """Parses a line of a list; one that cannot be read fails under an id and URI made from the line.
+def parse_line(line: bytes, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
+    """Parse a line of a list; one that cannot be read fails under an id and URI made from the line.
 
     Yields:
       One row; none for an empty line.
@@ -66,7 +67,7 @@ def parse_line(line: bytes, corpus: Corpus) -> Iterator[ImageRef | Failure]:
         return
     try:
         text = line.decode("utf-8")
-        yield parse_row(text, corpus) if corpus.kind == "csv" else _ref_of_uri(text)
+        yield parse_row(text, corpus, notes) if corpus.kind == "csv" else _ref_of_uri(text)
     except UnicodeDecodeError as e:
         yield failure_of(_unreadable(line, corpus), "read", _bad_row(repr(line), f"is not UTF-8: {e}"))
     except ImageError as e:
