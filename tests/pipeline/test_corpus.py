@@ -1,3 +1,5 @@
+import gzip
+
 import pyarrow as pa
 import pytest
 
@@ -13,6 +15,7 @@ def folder(tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("photos/a.jpg", "list.txt", "list.txt.gz", "urls", "part-0.txt", "odd[1].txt"):
         (tmp_path / name).touch()
+    (tmp_path / "list.txt.gz").write_bytes(gzip.compress(b"a.jpg\n"))
     (tmp_path / "list.csv").write_text("uri,n,x,day,label,code\na.jpg,1,0.5,2026-01-02,t,007\n")
     return tmp_path
 
@@ -61,7 +64,11 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ("", "must begin with a header"),
         ("uri,uri\n", "distinct column names"),
         ("uri,,b\n", "distinct column names"),
-        ("link,n\n", "uri_column='uri' is no column of"),
+        ("link,n\n", "uri_column='uri' is no column of .*Add --uri_column='link'"),
+        ("n,Image URL,path\n", "Add --uri_column='Image URL'"),
+        ("n,m\n", r"its columns are n, m\.$"),
+        ("https://h/a.jpg,1\n", "begins with data .*--input_format=lines"),
+        ("uri\tn\na\t1\n", "has columns separated by tabs"),
         ("uri,label,input_label\n", "two columns 'input_label'"),
     ],
 )

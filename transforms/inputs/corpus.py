@@ -7,6 +7,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from transforms.inputs.files import ListFile
+
 CorpusKind = Literal["lines", "csv", "images", "failures"]
 
 
@@ -24,6 +26,7 @@ class Corpus:
       columns: The columns that pass through, with their types.
       suffixes: Endings of file names to take, lower case; all if empty.
       reasons: Of `failures`, those to take.
+      files: Of `lines` and `csv`, the files as they were when the run was planned.
     """
 
     pattern: str
@@ -34,3 +37,4 @@ class Corpus:
     columns: tuple[tuple[str, pa.DataType], ...] = ()
     suffixes: tuple[str, ...] = ()
     reasons: frozenset[str] = frozenset()
+    files: tuple[ListFile, ...] = ()
