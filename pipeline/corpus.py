@@ -87,7 +87,7 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
 def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
     # Absolute, so that an image has one URI and one id wherever a run is started.
     path = os.path.abspath(config.input) if is_local(config.input) else config.input
-    is_glob = any(c in path for c in "*?[") and not os.path.exists(path)
+    is_glob = any(c in path for c in "*?[") and not _is_there(path)
     if not is_glob and _is_folder(path):
         return _folder_corpus(path)
     pattern = path if is_glob else escape_glob(path)
@@ -139,6 +139,11 @@ def _folder_corpus(path: str) -> Corpus:
             "images' URIs in a text file."
         )
     return corpus
+
+
+def _is_there(path: str) -> bool:
+    """Return whether a file or folder has this very name, so that its brackets are no glob's."""
+    return os.path.exists(path) if is_local(path) else FileSystems.exists(path) or _is_folder(path)
 
 
 def _is_folder(path: str) -> bool:

@@ -129,3 +129,32 @@ def test_list_rows__hidden_files_of_a_folder__are_left_out(tmp_path):
         (tmp_path / name).touch()
     corpus = find_corpus(ReadConfig(input=str(tmp_path)))
     assert [row.uri for row in list_rows(corpus)] == [f"{tmp_path}/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("part-[01].txt", ["part-0.txt", "part-1.txt"]),
+        ("part-[!01].txt", ["part-2.txt"]),
+        ("odd[1].txt", ["odd[1].txt"]),
+        ("Trip [2024]", ["Trip [2024]/a.jpg"]),
+        ("Trip [2024]/*.jpg", []),
+    ],
+)
+@pytest.mark.parametrize("place", ["local", "bucket"])
+def test_find_corpus__brackets__are_a_set_unless_a_file_has_that_name(tmp_path, gcs, place, name, files):
+    folder = f"{tmp_path}" if place == "local" else "gs://brackets"
+    for one in ("part-0.txt", "part-1.txt", "part-2.txt", "odd[1].txt", "Trip [2024]/a.jpg"):
+        if place == "local":
+            (tmp_path / one).parent.mkdir(exist_ok=True)
+            (tmp_path / one).write_bytes(b"a.jpg")
+        else:
+            gcs.put(f"{folder}/{one}", b"a.jpg")
+    config = ReadConfig(input=f"{folder}/{name}")
+    if not files:
+        with pytest.raises(UserError, match="matches nothing"):
+            find_corpus(config)
+        return
+    corpus = find_corpus(config)
+    uris = [f.path for f in corpus.files] or [row.uri for row in list_rows(corpus)]
+    assert [uri.removeprefix(f"{folder}/") for uri in uris] == files
