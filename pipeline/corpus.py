@@ -32,7 +32,7 @@ from transforms.rows import RESERVED_COLUMNS
 
 # Files of a folder that are looked at before it is said to hold no images.
 _FILES_LOOKED_AT = 10_000
-# Lists whose first bytes are read before a run starts. Workers check those of all others.
+# Lists whose first bytes are read before a run starts. Workers compare the headers of all.
 _STARTS_LOOKED_AT = 1000
 _OPENED_AT_ONCE = 32
 # Lists of a corpus. Their names, sizes and times are part of the job, which Dataflow limits to 10 MB.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
@@ -15,8 +15,9 @@ from transforms.elements import Failure, ImageRef
 from transforms.errors import RunError
 from transforms.inputs.corpus import Corpus
 from transforms.inputs.failures import list_failure_files, read_failures
+from transforms.inputs.files import Piece, read_piece, split_files
 from transforms.inputs.images import list_paths, name_file
-from transforms.inputs.lists import parse_line
+from transforms.inputs.lists import check_start, parse_line
 from transforms.notes import Notes
 from transforms.overlap import to_output
 
@@ -42,32 +43,39 @@ def list_rows(corpus: Corpus, most_files: int | None = None) -> Iterator[ImageRe
 
     Args:
       corpus: What to list.
-      most_files: How many files to look for; by default all.
+      most_files: Largest number of a bucket's objects to look for; by default all.
 
     Yields:
-      Its rows, file by file in the order of their names.
+      Its rows, file by file.
+
+    Raises:
+      RunError: A file is not the one that was planned, or is cut or damaged.
     """
     notes = Notes()
     if corpus.kind == "images":
         for path in list_paths(corpus, notes, most_files):
             yield from name_file(path, corpus, notes)
         return
-    (match,) = FileSystems.match([corpus.pattern], limits=None if most_files is None else [most_files])
-    for file in sorted(match.metadata_list, key=lambda file: file.path):
-        with FileSystems.open(file.path) as f:
-            if corpus.kind == "csv":
-                f.readline()
-            for line in iter(f.readline, b""):
-                yield from parse_line(line.removesuffix(b"\n").removesuffix(b"\r"), corpus, notes)
+    for file in corpus.files:
+        yield from _rows_of(Piece(file, 0, file.size_bytes), corpus, notes)
+
+
+def _rows_of(piece: Piece, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
+    lines = read_piece(piece)
+    if piece.start == 0:
+        lines = check_start(lines, piece.file.path, corpus)
+    for line in lines:
+        yield from parse_line(line, corpus, notes)
 
 
 @dataclass
 class ReadImageRefs(beam.PTransform):
     """Lists a corpus.
 
-    Input: the pipeline. Output: `ImageRef`. Failures: `read` (rows of a CSV
-    that cannot be read). Notes: files of a folder that are left
-    out, values that are not of their column's type. Metrics: `rows_in`.
+    Input: the pipeline. Output: `ImageRef`. Failures: `read` (lines that cannot be read).
+    Notes: files of a folder that are left out, values that are not of their column's type.
+    Metrics: `rows_in`.
+    Guarantees: the files of a list are those that were planned, and whole, or the run ends.
 
     Attributes:
       corpus: What to list.
@@ -88,11 +96,13 @@ class ReadImageRefs(beam.PTransform):
                 | "Spread" >> beam.Reshuffle()
             )
             return _listed(files, "ReadFailures", _ReadFailuresFn(self.corpus))
-        header_lines = 1 if self.corpus.kind == "csv" else 0
-        lines = pipeline | "ReadLines" >> beam.io.ReadFromText(
-            self.corpus.pattern, skip_header_lines=header_lines, coder=beam.coders.BytesCoder()
+        pieces = (
+            pipeline
+            | "Once" >> once
+            | "SplitFiles" >> beam.ParDo(_SplitFilesFn(self.corpus)).with_output_types(Piece)
+            | "Spread" >> beam.Reshuffle()
         )
-        return _listed(lines, "ParseLines", _ParseLinesFn(self.corpus))
+        return _listed(pieces, "ReadLines", _ReadLinesFn(self.corpus))
 
 
 def _listed(elements: beam.PCollection, label: str, fn: _RowsFn) -> Listed:
@@ -150,6 +160,18 @@ class _ReadFailuresFn(_RowsFn):
         yield from read_failures(path, self._corpus)
 
 
-class _ParseLinesFn(_RowsFn):
-    def rows(self, line: bytes) -> Iterator[ImageRef | Failure]:
-        yield from parse_line(line, self._corpus, self._notes)
+class _SplitFilesFn(beam.DoFn):
+    def __init__(self, corpus: Corpus) -> None:
+        self._files = corpus.files
+
+    def process(self, _: None) -> Iterator[Piece]:
+        yield from split_files(self._files)
+
+
+class _ReadLinesFn(_RowsFn):
+    def __init__(self, corpus: Corpus) -> None:
+        # Without the files, because a job's size is limited and each step would carry them.
+        super().__init__(dataclasses.replace(corpus, files=()))
+
+    def rows(self, piece: Piece) -> Iterator[ImageRef | Failure]:
+        yield from _rows_of(piece, self._corpus, self._notes)

@@ -1,11 +1,16 @@
 """Whole runs over inputs of every kind."""
 
+import gzip
 import os
 
+import pytest
+
+from pipeline import launch
 from pipeline.summary import summarise
 from pipeline.verify import verify
-from tests.graphs import assert_sound, read_tables, run_pipeline
+from tests.graphs import TWO_PROCESSES, assert_sound, read_tables, run_pipeline
 from tests.synthetic import HEIC, encoded, gradient, jpeg_bytes
+from transforms.errors import RunError
 
 
 def rows_by_name(output) -> dict[str, str]:
@@ -46,3 +51,26 @@ def test_graph__table_without_rows__pins_no_types(tmp_path, tiny):
     (tmp_path / "list.csv").write_text(f"uri,n\n{tmp_path}/a.jpg,007\n")
     run_pipeline(**options)
     assert read_tables(tmp_path / "out")[0][0]["n"] == "007"
+
+
+def test_run__list_cut_in_half__ends_with_its_name_and_publishes_nothing(tmp_path, tiny):
+    text = "".join(f"{tmp_path}/{n}.jpg\n" for n in range(20_000)).encode()
+    data = gzip.compress(text)
+    (tmp_path / "list.txt.gz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(RunError, match=r"list\.txt\.gz is cut"):
+        run_pipeline(input=tmp_path / "list.txt.gz", output=tmp_path / "out", model=tiny)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("flags", [(), TWO_PROCESSES], ids=["one process", "two"])
+def test_run__list_deleted_after_planning__ends_with_its_name(tmp_path, tiny, monkeypatch, flags):
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    build = launch.build_graph
+
+    def build_and_delete(pipeline, plan):
+        build(pipeline, plan)
+        (tmp_path / "list.txt").unlink()
+
+    monkeypatch.setattr(launch, "build_graph", build_and_delete)
+    with pytest.raises(RunError, match=r"list\.txt cannot be read any more"):
+        run_pipeline(*flags, input=tmp_path / "list.txt", output=tmp_path / "out", model=tiny)

@@ -5,14 +5,18 @@ import hashlib
 import json
 import os
 
+import apache_beam as beam
 import pyarrow as pa
 import pytest
 
+from pipeline.corpus import MOST_FILES
 from tests.eager import RUNNERS, eagerly
 from transforms.elements import Failure, ImageRef, TableFile, id_of_uri
 from transforms.errors import ImageError, RunError
 from transforms.images.suffixes import IMAGES
+from transforms.inputs import files
 from transforms.inputs.corpus import Corpus
+from transforms.inputs.files import ListFile, LongLine, match_files
 from transforms.inputs.images import name_file
 from transforms.inputs.lists import parse_line, parse_row
 from transforms.notes import Notes
@@ -29,6 +33,12 @@ CORPUS = Corpus(
     uri_column="uri",
     columns=(("price", pa.float64()), ("day", pa.date32())),
 )
+
+
+def planned(corpus: Corpus) -> Corpus:
+    """The corpus as planning completes it."""
+    is_list = corpus.kind in ("lines", "csv")
+    return dataclasses.replace(corpus, files=match_files(corpus.pattern) if is_list else ())
 
 
 def test_id_of_uri__any__is_its_sha256_shortened():
@@ -144,7 +154,7 @@ def test_list_rows__any_kind__gives_what_the_pipeline_gives(tmp_path, kind, file
         (tmp_path / name).write_bytes(data)
     csv = (HEADER, "uri", None, CORPUS.columns) if kind == "csv" else ()
     suffixes = (".jpg", ".png") if kind == "images" else ()
-    corpus = Corpus(f"{tmp_path}/{pattern}", kind, *csv, suffixes=suffixes)
+    corpus = planned(Corpus(f"{tmp_path}/{pattern}", kind, *csv, suffixes=suffixes))
     rows = list(list_rows(corpus))
     refs, failures, _ = eagerly(ReadImageRefs(corpus))
     assert (len(refs), len(failures)) == (good, bad)
@@ -155,7 +165,7 @@ def test_list_rows__any_kind__gives_what_the_pipeline_gives(tmp_path, kind, file
 def test_read_image_refs__lines__one_ref_each(tmp_path, runner):
     path = tmp_path / "list.txt"
     path.write_bytes("a.jpg\r\n\n  gs://b/ö.png \na.jpg".encode())
-    refs, failures, _ = eagerly(ReadImageRefs(Corpus(str(path), "lines")), None, runner)
+    refs, failures, _ = eagerly(ReadImageRefs(planned(Corpus(str(path), "lines"))), None, runner)
     assert sorted(ref.uri for ref in refs) == ["a.jpg", "a.jpg", "gs://b/ö.png"]
     assert failures == []
 
@@ -163,14 +173,14 @@ def test_read_image_refs__lines__one_ref_each(tmp_path, runner):
 def test_read_image_refs__compressed_shards__reads_all(tmp_path):
     for n in range(3):
         (tmp_path / f"part-{n}.txt.gz").write_bytes(gzip.compress(f"{n}.jpg\n".encode()))
-    refs, *_ = eagerly(ReadImageRefs(Corpus(str(tmp_path / "part-*.txt.gz"), "lines")))
+    refs, *_ = eagerly(ReadImageRefs(planned(Corpus(str(tmp_path / "part-*.txt.gz"), "lines"))))
     assert sorted(ref.uri for ref in refs) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
 def test_read_image_refs__csv_with_bad_lines__accounts_for_each(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b"uri,price,day\na.jpg,1,2026-01-01\nb.jpg\n\xff\xfe,1,\nc.jpg,,\n")
-    corpus = Corpus(str(path), "csv", HEADER, "uri", None, CORPUS.columns)
+    corpus = planned(Corpus(str(path), "csv", HEADER, "uri", None, CORPUS.columns))
     refs, failures, _ = eagerly(ReadImageRefs(corpus))
     assert sorted(ref.uri for ref in refs) == ["a.jpg", "c.jpg"]
     assert sorted(f.ref.uri for f in failures) == ["\\xff\\xfe,1,", "b.jpg"]
@@ -292,7 +302,7 @@ def test_read_image_refs__failures_of_nothing_published__is_empty(tmp_path):
 
 def test_list_rows__carriage_return_of_its_own__gives_what_the_pipeline_gives(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"uri,price,day\nb.jpg\r\r\n")
-    corpus = Corpus(f"{tmp_path}/list.csv", "csv", HEADER, "uri", None, CORPUS.columns)
+    corpus = planned(Corpus(f"{tmp_path}/list.csv", "csv", HEADER, "uri", None, CORPUS.columns))
     assert list(list_rows(corpus)) == eagerly(ReadImageRefs(corpus)).failures
 
 
@@ -315,3 +325,69 @@ def test_parse_row__value_of_another_type__is_null_and_noted(line, columns, unpa
     assert parse_row(line, CORPUS, notes).columns == columns
     expected = {name: {"count": 1, "examples": [text]} for name, text in unparsed.items()}
     assert notes.to_json() == ({"unparsed": expected} if expected else {})
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda path: path.unlink(), "cannot be read any more"),
+        (lambda path: path.write_bytes(b""), "has changed since"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "has changed since"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x.jpg"), "has changed since"),
+        (lambda path: os.utime(path, (1, 1)), "was written again"),
+    ],
+)
+def test_read_image_refs__one_of_three_lists_changed_since_planning__ends_with_its_name(
+    tmp_path, runner, change, told
+):
+    for n in range(3):
+        (tmp_path / f"{n}.txt").write_bytes(b"a.jpg\nb.jpg\n")
+    corpus = planned(Corpus(f"{tmp_path}/*.txt", "lines"))
+    change(tmp_path / "1.txt")
+    with pytest.raises((RunError, RuntimeError), match=rf"1\.txt.*{told}"):
+        eagerly(ReadImageRefs(corpus), None, runner)
+    with pytest.raises(RunError, match=rf"1\.txt.*{told}"):
+        list(list_rows(corpus))
+
+
+def test_read_image_refs__list_in_a_bucket__is_read_and_checked(gcs):
+    gcs.put("gs://lists/a.txt", b"a.jpg\nb.jpg")
+    corpus = planned(Corpus("gs://lists/*.txt", "lines"))
+    assert [row.uri for row in list_rows(corpus)] == ["a.jpg", "b.jpg"]
+    gcs.put("gs://lists/a.txt", b"a.jpg\nc.jpg")
+    with pytest.raises(RunError, match="was written again"):
+        list(list_rows(corpus))
+
+
+def test_read_image_refs__pieces_of_a_file__give_its_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PIECE_BYTES", 7)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + LINES)
+    corpus = planned(Corpus(f"{tmp_path}/list.txt", "lines"))
+    listed = eagerly(ReadImageRefs(corpus))
+    assert sorted(listed.ok, key=repr) == sorted(list_rows(corpus), key=repr) and len(listed.ok) == 4
+
+
+def test_read_image_refs__other_header_than_planned__ends_the_run(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"uri,day,price\n")
+    corpus = planned(Corpus(f"{tmp_path}/list.csv", "csv", HEADER, "uri", None, CORPUS.columns))
+    with pytest.raises(RunError, match="has the columns uri, day, price, and the first list has uri, price"):
+        list(list_rows(corpus))
+
+
+def test_parse_line__long_line__is_one_bad_row_of_its_own():
+    lines = [LongLine(b"x" * 1000, digest, 5_000_000) for digest in ("a", "b")]
+    rows = [row for line in lines for row in parse_line(line, CORPUS, Notes())]
+    assert {row.reason for row in rows} == {"bad_row"} and len({row.ref.id for row in rows}) == 2
+    assert "has 5,000,000 bytes" in rows[0].message
+
+
+def test_read_image_refs__most_lists_of_a_job__fit_into_its_graph():
+    names = (hashlib.sha256(str(n).encode()).hexdigest() for n in range(MOST_FILES))
+    lists = tuple(
+        ListFile(f"gs://bucket/lists/{name}.csv", int(name[:6], 16), 1e9 + n / 7)
+        for n, name in enumerate(names)
+    )
+    pipeline = beam.Pipeline()
+    pipeline | ReadImageRefs(Corpus("gs://bucket/lists/*", "lines", files=lists))
+    assert len(pipeline.to_runner_api().SerializeToString()) < 7e6

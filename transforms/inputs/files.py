@@ -181,8 +181,7 @@ def check_planned(file: ListFile) -> None:
 
 def _changed(file: ListFile, found: str) -> RunError:
     return RunError(
-        f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {found}. "
-        "Nothing was published."
+        f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {found}."
     )
 
 
@@ -191,7 +190,7 @@ def _reading(path: str) -> Iterator[None]:
     try:
         yield
     except FILE_ERRORS as e:
-        raise RunError(f"{path} cannot be read any more: {told_by(e)}. Nothing was published.") from e
+        raise RunError(f"{path} cannot be read any more: {told_by(e)}.") from e
 
 
 def read_start(path: str, size_bytes: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 from collections.abc import Iterator
@@ -10,10 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from transforms.elements import Failure, ImageRef, id_of_uri
-from transforms.errors import ImageError, Reason
+from transforms.errors import ImageError, Reason, RunError
 from transforms.inputs.corpus import Corpus
+from transforms.inputs.files import MAX_LINE_BYTES, LongLine
+from transforms.inputs.first_bytes import parse_header
 from transforms.notes import UNPARSED, Notes
 from transforms.overlap import failure_of
+
+Line = bytes | LongLine
 
 
 def parse_row(line: str, corpus: Corpus, notes: Notes) -> ImageRef:
@@ -57,12 +62,32 @@ def _bad_row(line: str, what: str) -> ImageError:
     return ImageError(Reason.BAD_ROW, f"The line {line[:200]!r} {what}")
 
 
-def parse_line(line: bytes, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
+def check_start(lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
+    """Take the byte order mark off the first line of a file, and check and leave out a CSV's header.
+
+    Raises:
+      RunError: The header is not the one that the run was planned with.
+    """
+    first = next(lines, b"")
+    start = first if isinstance(first, bytes) else first.head
+    if corpus.kind == "csv":
+        if (header := parse_header(start)) != corpus.header:
+            its, planned = ", ".join(header), ", ".join(corpus.header)
+            raise RunError(f"{path} has the columns {its}, and the first list has {planned}.")
+    else:
+        yield start.removeprefix(codecs.BOM_UTF8) if isinstance(first, bytes) else first
+    yield from lines
+
+
+def parse_line(line: Line, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
     """Parse a line of a list; one that cannot be read fails under an id and URI made from the line.
 
     Yields:
       One row; none for an empty line.
     """
+    if isinstance(line, LongLine):
+        yield failure_of(_ref_of_long_line(line, corpus), "read", _too_long(line))
+        return
     if not line.strip():
         return
     try:
@@ -75,11 +100,19 @@ def parse_line(line: bytes, corpus: Corpus, notes: Notes) -> Iterator[ImageRef |
 
 
 def _ref_of_uri(uri: str) -> ImageRef:
-    uri = uri.strip("\ufeff \t\r\n")  # a list may begin with a byte order mark
+    uri = uri.strip("\ufeff \t\r\n")  # lists that were joined have byte order marks in between
     return ImageRef(id_of_uri(uri), uri)
 
 
-def _unreadable(line: bytes, corpus: Corpus) -> ImageRef:
-    line_id = hashlib.sha256(b"line " + line).hexdigest()[:32]
+def _ref_of_long_line(line: LongLine, corpus: Corpus) -> ImageRef:
+    return _unreadable(line.head, corpus, f"line {line.sha256}".encode())
+
+
+def _too_long(line: LongLine) -> ImageError:
+    return _bad_row(repr(line.head), f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}")
+
+
+def _unreadable(line: bytes, corpus: Corpus, identity: bytes | None = None) -> ImageRef:
+    line_id = hashlib.sha256(identity or b"line " + line).hexdigest()[:32]
     nothing = (None,) * len(corpus.columns)
     return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), nothing)
