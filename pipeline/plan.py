@@ -182,6 +182,7 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
         # Of an image that failed no version is known.
         redo=frozenset(Reason) if refreshes else corpus.reasons,
         versions=refreshes,
+        uris=corpus.id_column is not None,
     )
 
 

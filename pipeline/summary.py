@@ -8,7 +8,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.budget import FailureBudget
-from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, REUSED, UNCHECKED
+from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, OTHER_URI, REUSED, UNCHECKED
 from transforms.layout import TABLES, Layout
 from transforms.models.presets import EMBEDDING
 from transforms.notes import LEFT_OUT, UNPARSED
@@ -31,6 +31,8 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
         said.append(f"{counts[KEPT]:,} were done before")
     if counts[OTHER]:
         said.append(f"{counts[OTHER]:,} more are in the tables")
+    if counts[OTHER_URI]:
+        said.append(f"{counts[OTHER_URI]:,} were done under another URI and labelled again")
     if counts[UNCHECKED]:
         said.append(f"{counts[UNCHECKED]:,} could not be checked for changes")
     if counts[REUSED]:

@@ -53,6 +53,29 @@ def test_graph__table_without_rows__pins_no_types(tmp_path, tiny):
     assert read_tables(tmp_path / "out")[0][0]["n"] == "007"
 
 
+def test_run__uris_changed_under_their_ids__are_labelled_again_and_counted(tmp_path, tiny):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(jpeg_bytes(40 + ord(name)))
+    path, output = tmp_path / "list.csv", tmp_path / "out"
+
+    def write(*rows: str) -> None:
+        path.write_text("".join(f"{row}\n" for row in ("key,uri", *(row.format(tmp_path) for row in rows))))
+
+    options = {"input": path, "output": output, "model": tiny, "id_column": "key", "max_failure_rate": 1}
+    write("A,{}/a.png", "B,{}/none.png", "C,{}/c.png")
+    assert run_pipeline(**options)["counts"]["other_uri"] == 0
+    write("A,{}/b.png", "B,{}/b.png", "C,{}/c.png")
+    manifest = run_pipeline(**options)
+    counts = manifest["counts"]
+    assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (2, 1, 2)
+    assert "2 were done under another URI" in summarise(manifest, str(output), 1)
+    assert_sound(output)
+    assert rows_by_name(output) == {"b.png": "label", "c.png": "label"}
+    write("A,{}/c.png", "B,{}/b.png", "C,{}/c.png")
+    counts = run_pipeline(**options, refresh="changed")["counts"]
+    assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (1, 2, 1)
+
+
 def test_run__list_cut_in_half__ends_with_its_name_and_publishes_nothing(tmp_path, tiny):
     text = "".join(f"{tmp_path}/{n}.jpg\n" for n in range(20_000)).encode()
     data = gzip.compress(text)
