@@ -57,8 +57,8 @@ def _load_saved(path: Path, spec: ModelSpec | Reading) -> Model:
     contract = spec.contract
     with load_errors_explained(path, RunError):
         loaded = hub.load(str(path))
-    if contract.signature:
-        signature = loaded.signatures[contract.signature]
+        signature = loaded.signatures[contract.signature] if contract.signature else None
+    if signature is not None:
 
         def call(images: tf.Tensor) -> tf.Tensor:
             return signature(**{contract.input_name: images})[contract.output_name]
