@@ -32,6 +32,7 @@ TEST = [
     "mypy>=1.14",
     "pytest>=8.3,<10",
     "ruff>=0.9",
+    "tifffile>=2025.1.10",
     "types-PyYAML",
     "types-psutil",
 ]

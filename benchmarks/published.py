@@ -21,7 +21,7 @@ from pipeline.plan import Plan, planned
 from pipeline.runners import pipeline_options
 from tests.tiny_model import save_tiny_model
 from transforms.count import LABELLED, LISTED
-from transforms.elements import ImageRef, Label, Prediction, id_of_uri
+from transforms.elements import ImageFacts, ImageRef, Label, Prediction, id_of_uri
 from transforms.layout import Layout
 from transforms.merge import merge_files, plan_merge
 from transforms.publish import commit, list_sources
@@ -61,7 +61,7 @@ def make_up(ids: Sequence[str], uri: str, labels: Sequence[str]) -> Iterator[Pre
             Label(n, label, score) for n, (label, score) in enumerate(zip(labels, scores, strict=True))
         )
         digest = hashlib.sha256(image_id.encode()).hexdigest()
-        yield Prediction(ImageRef(image_id, uri), best, 16, 16, "JPEG", 600, digest, None)
+        yield Prediction(ImageRef(image_id, uri), best, ImageFacts(16, 16, "JPEG", 600, digest))
 
 
 def publish(plan: Plan, rows: int) -> None:

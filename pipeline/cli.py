@@ -239,7 +239,7 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
     findings = verify(args.folder, args.input)
     if not findings:
         manifest = published_manifest(folder_of(args.folder))
-        rows, files = sum(manifest["rows"].values()), len(manifest["files"])
+        rows, files = sum(manifest.rows.values()), len(manifest.files)
         print(f"{args.folder}: all is as its manifest says, {rows:,} rows in {files:,} files.")
         if args.input:
             print(f"Each image of {args.input} has a row.")

@@ -42,6 +42,7 @@ from transforms.count import KINDS, CountRows
 from transforms.errors import LabelbeamError, RunError
 from transforms.files import is_local as is_local_path
 from transforms.layout import Layout, read_manifest
+from transforms.manifest import Manifest
 from transforms.models.presets import find_preset
 from transforms.models.spec import ModelSpec
 from transforms.read import Corpus
@@ -56,7 +57,7 @@ class Finished(NamedTuple):
       work: What its processes did; None where the runner does not tell.
     """
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     work: Work | None
 
 
@@ -97,7 +98,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     if config.launch.no_wait:
         return None
     manifest = read_manifest(plan.output)
-    if manifest is None or manifest["run_id"] != plan.publication.run_id:
+    if manifest is None or manifest.run_id != plan.publication.run_id:
         raise RunError(f"The run ended and published nothing at {plan.output!r}. {GO_ON}")
     return Finished(manifest, work_of(result))
 

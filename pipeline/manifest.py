@@ -7,18 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline import __version__
 from pipeline.config import PredictConfig, RunConfig, make_config
-from pipeline.corpus import COLUMN_TYPES
 from transforms.errors import UserError
 from transforms.layout import Layout, read_manifest
+from transforms.manifest import FORMAT, LabelledWith, Manifest
 from transforms.models.heads import MULTILABEL
 from transforms.models.spec import ModelSpec
 from transforms.rows import RowFacts
-
-FORMAT = 1
 
 
 def new_run_id() -> str:
@@ -26,34 +22,22 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
-def labelled_with(model: ModelSpec, rows: RowFacts, predict: PredictConfig) -> dict[str, Any]:
-    """What rows of one table must have in common; JSON."""
-    # A threshold only matters to multi-label models; others have none, so that their tables stay comparable.
-    threshold = {"threshold": predict.least_score} if model.head.kind == MULTILABEL else {}
-    return {
-        "model": model.model_fingerprint,
-        "preprocessing": model.preprocessing_fingerprint,
-        "precision": predict.precision,
-        "xla": predict.xla != "off",
-        "top_k": predict.top_k,
-        **threshold,
-        "outputs": dict([rows.outputs] if rows.outputs else []),
-        "columns": {name: str(kind) for name, kind in rows.columns},
-    }
+def labelled_with(model: ModelSpec, rows: RowFacts, predict: PredictConfig) -> LabelledWith:
+    """Return the settings that rows of one table must have in common."""
+    return LabelledWith(
+        model=model.model_fingerprint,
+        preprocessing=model.preprocessing_fingerprint,
+        precision=predict.precision,
+        xla=predict.xla != "off",
+        top_k=predict.top_k,
+        # None for other models, so that their tables stay comparable: a threshold does not matter to them.
+        threshold=predict.least_score if model.head.kind == MULTILABEL else None,
+        outputs=dict([rows.outputs] if rows.outputs else []),
+        columns={name: str(kind) for name, kind in rows.columns},
+    )
 
 
-def columns_of(manifest: Mapping[str, Any]) -> tuple[tuple[str, pa.DataType], ...]:
-    """The input's own columns in published tables, with their types."""
-    kinds = {str(kind): kind for kind in COLUMN_TYPES.values()}
-    return tuple((name, kinds[kind]) for name, kind in manifest["labelled_with"]["columns"].items())
-
-
-def outputs_of(manifest: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The column of the model's outputs in published tables, and their number."""
-    return next(iter(manifest["labelled_with"]["outputs"].items()), None)
-
-
-def published_manifest(folder: str) -> dict[str, Any]:
+def published_manifest(folder: str) -> Manifest:
     """The manifest of an output folder.
 
     Raises:
@@ -66,13 +50,21 @@ def published_manifest(folder: str) -> dict[str, Any]:
 
 
 def recorded_config(
-    manifest: Mapping[str, Any], flags: Mapping[str, Any], beam_flags: Sequence[str] = ()
+    manifest: Manifest, flags: Mapping[str, Any], beam_flags: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration of the run that published a manifest, flags and Beam's flags added."""
-    values = {name: value for name, value in manifest["config"].items() if value not in (None, [], {})}
+    """The configuration of the run that published a manifest, flags and Beam's flags added.
+
+    Raises:
+      UserError: An option is unknown or has a value that is not allowed.
+    """
+    values = {name: value for name, value in manifest.config.items() if value not in (None, [], {})}
     recorded_beam_flags = values.pop("beam_flags", ())
+    if not isinstance(recorded_beam_flags, (list, tuple)):
+        raise UserError(
+            f"manifest.json: config.beam_flags={recorded_beam_flags!r} is not allowed: it must be a list."
+        )
     values.pop("no_wait", None)  # of that command alone
-    return make_config(values, "manifest: ", flags, (*recorded_beam_flags, *beam_flags))
+    return make_config(values, "manifest.json: config.", flags, (*map(str, recorded_beam_flags), *beam_flags))
 
 
 def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from pipeline.config import options as known_options
 from transforms.errors import LabelbeamError, UserError, told_by
 from transforms.files import FILE_ERRORS, list_files, write_file
 from transforms.models.classifier import DEFAULT_TIMEOUT_SEC, Classifier
-from transforms.models.contract import KERAS_SUFFIX, load_keras, read_signatures
+from transforms.models.contract import read_signatures
+from transforms.models.keras_file import is_keras_file, load_keras
 from transforms.models.presets import find_preset
 from transforms.models.probe import understand_model
 from transforms.models.runtime import load_tensorflow
@@ -56,7 +57,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def _signatures(path: Path) -> Iterator[str]:
-    if path.suffix == KERAS_SUFFIX:
+    if is_keras_file(path):
         yield f"parameters    {load_keras(path).count_params():,}"
         return
     import tensorflow as tf

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.config import WriteConfig
 from pipeline.manifest import new_run_id
 from transforms.errors import UserError, told_by
-from transforms.files import FILE_ERRORS, delete_files, delete_folder, is_local, make_folder, write_file
-from transforms.layout import Layout, read_manifest, staged_runs, staged_sources, tidy
+from transforms.files import FILE_ERRORS, MEND, delete_files, is_local, make_folder, write_file
+from transforms.layout import (
+    Layout,
+    announce,
+    delete_run,
+    find_losses,
+    read_manifest,
+    staged_sources,
+    tidy,
+    unfinished_runs,
+)
+from transforms.manifest import LabelledWith, Manifest
 
 try:
     import fcntl
@@ -77,22 +87,22 @@ class Contents:
       staged_rows: How many rows each of them has staged.
     """
 
-    manifest: Mapping[str, Any] | None
-    unfinished: Mapping[str, Mapping[str, Any]]
+    manifest: Manifest | None
+    unfinished: Mapping[str, LabelledWith]
     staged_rows: Mapping[str, int]
 
     @property
-    def labelled_with(self) -> list[Mapping[str, Any]]:
+    def labelled_with(self) -> list[LabelledWith]:
         """What its rows were labelled with: the published, then those of each unfinished run."""
-        published = [self.manifest["labelled_with"]] if self.manifest else []
+        published = [self.manifest.labelled_with] if self.manifest else []
         return [*published, *(facts for run, facts in self.unfinished.items() if self.staged_rows[run])]
 
 
-def open_output(config: WriteConfig, run_id: str, labelled_with: Mapping[str, Any]) -> OutputState:
+def open_output(config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
     """Brings an output folder into order and announces a run there.
 
     Raises:
-      UserError: It can't be written, or holds rows that were labelled with something else.
+      UserError: It can't be written, is damaged, or holds rows that were labelled with something else.
     """
     output = folder_of(config.output)
     with _explained(output):
@@ -109,23 +119,33 @@ def _explained(output: str) -> Iterator[None]:
         ) from e
 
 
-def _open(output: str, config: WriteConfig, run_id: str, labelled_with: Mapping[str, Any]) -> OutputState:
+def _open(output: str, config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
     contents = _look_into(output)
     refuse_others(output, contents, config.replace, labelled_with)
+    layout, manifest, unfinished = Layout(output), contents.manifest, dict(contents.unfinished)
+    keeps_rows = manifest is None or manifest.labelled_with == labelled_with
+    if keeps_rows:
+        _refuse_losses(output, manifest)
     _probe(output)
     tidy(output, config.keep_generations)
-    layout, manifest, unfinished = Layout(output), contents.manifest, dict(contents.unfinished)
     for run in [run for run, facts in unfinished.items() if facts != labelled_with]:
         del unfinished[run]
         if config.replace:
-            delete_folder(layout.run(run))
-    write_file(layout.run_facts(run_id), json.dumps({"labelled_with": labelled_with}, indent=2).encode())
+            delete_run(layout, run)
+    announce(output, run_id, labelled_with)
     return OutputState(
-        follows=manifest["run_id"] if manifest else None,
+        follows=manifest.run_id if manifest else None,
         resumes=tuple(unfinished),
-        keeps_rows=manifest is None or manifest["labelled_with"] == labelled_with,
-        keeps_files=manifest is None or manifest["partitioned_by"] == config.partition_by,
+        keeps_rows=keeps_rows,
+        keeps_files=manifest is None or manifest.partitioned_by == config.partition_by,
     )
+
+
+def _refuse_losses(output: str, manifest: Manifest | None) -> None:
+    # Before `tidy`, because it deletes files that the manifest does not list.
+    if losses := list(find_losses(output, manifest)):
+        more = f" (and {len(losses) - 1:,} more like it)" if len(losses) > 1 else ""
+        raise UserError(f"{losses[0]}{more}. {MEND}")
 
 
 def look_into(output: str) -> Contents:
@@ -140,17 +160,12 @@ def look_into(output: str) -> Contents:
 
 def _look_into(output: str) -> Contents:
     manifest = read_manifest(output)
-    merged = manifest["merged_runs"] if manifest else ()
-    unfinished = {
-        run: facts["labelled_with"]
-        for run, facts in staged_runs(output).items()
-        if facts and run not in merged
-    }
+    unfinished = unfinished_runs(output, manifest)
     rows = {run: sum(s.file.rows for s in staged_sources(output, [run])) for run in unfinished}
     return Contents(manifest, unfinished, rows)
 
 
-def refuse_others(output: str, contents: Contents, replace: bool, labelled_with: Mapping[str, Any]) -> None:
+def refuse_others(output: str, contents: Contents, replace: bool, labelled_with: LabelledWith) -> None:
     """Makes sure that an output folder's rows were labelled as new ones will be, or may go.
 
     Raises:
@@ -161,7 +176,7 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
         raise UserError(
             f"output={output!r} holds rows that were labelled with something else: "
             f"{_differences(others[0], labelled_with)}. Give another --output, or --replace to have a table "
-            f"of the new rows alone{_HINT if others[0]['columns'] != labelled_with['columns'] else ''}."
+            f"of the new rows alone{_HINT if others[0].columns != labelled_with.columns else ''}."
         )
 
 
@@ -195,11 +210,10 @@ def is_at_work(output: str) -> bool:
         return True
 
 
-def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _differences(there: LabelledWith, wanted: LabelledWith) -> str:
+    pairs = [(f.name, getattr(there, f.name), getattr(wanted, f.name)) for f in dataclasses.fields(wanted)]
     return "; ".join(
-        f"{_WHAT.get(name, name)} ({there.get(name)} there, {wanted[name]} now)"
-        for name in wanted
-        if there.get(name) != wanted[name]
+        f"{_WHAT.get(name, name)} ({old} there, {new} now)" for name, old, new in pairs if old != new
     )
 
 

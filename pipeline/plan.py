@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.config import RunConfig
 from pipeline.corpus import find_corpus, output_columns
-from pipeline.manifest import columns_of, labelled_with, manifest_facts, new_run_id
+from pipeline.manifest import labelled_with, manifest_facts, new_run_id
 from pipeline.output import OutputState, folder_of, locked, open_output
 from pipeline.runners import is_local, threads_of_process
 from transforms.budget import FailureBudget
@@ -21,6 +21,7 @@ from transforms.count import Listener
 from transforms.done import ReadDoneIds
 from transforms.errors import Reason, UserError
 from transforms.layout import Layout, read_manifest
+from transforms.manifest import Manifest
 from transforms.merge import Partitioning
 from transforms.models.heads import MULTILABEL
 from transforms.models.optimise import Optimisation
@@ -205,9 +206,9 @@ def _staging(config: RunConfig, rows: RowFacts, budget: FailureBudget) -> Stagin
     )
 
 
-def known_types(config: RunConfig, manifest: Mapping[str, Any] | None) -> dict[str, pa.DataType]:
+def known_types(config: RunConfig, manifest: Manifest | None) -> dict[str, pa.DataType]:
     """The types of the input's columns in a table that is there already."""
-    return dict(columns_of(manifest)) if manifest and not config.write.replace else {}
+    return dict(manifest.labelled_with.column_types) if manifest and not config.write.replace else {}
 
 
 def _shallow(section: Any) -> dict[str, Any]:

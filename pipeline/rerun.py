@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.launch import run_and_report
-from pipeline.manifest import columns_of, published_manifest, recorded_config
+from pipeline.manifest import published_manifest, recorded_config
 from pipeline.output import folder_of
 from transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from transforms.read import Corpus
@@ -30,13 +30,14 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     folder = folder_of(output)
     reasons = _OF_IMAGES if only is None else _reasons(only)
     manifest = published_manifest(folder)
-    failed = manifest["failures_by_reason"]
+    failed = manifest.failures_by_reason
     if not reasons & failed.keys():
         there = ", ".join(f"{count:,} {reason}" for reason, count in failed.items()) or "none"
         print(f"Nothing to try again in {output!r}. Failures there: {there}.")
         return True
     config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
-    return run_and_report(config, Corpus(folder, "failures", columns=columns_of(manifest), reasons=reasons))
+    columns = manifest.labelled_with.column_types
+    return run_and_report(config, Corpus(folder, "failures", columns=columns, reasons=reasons))
 
 
 # Reasons that another try may do away with, the input being as it is.

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.budget import FailureBudget
 from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, REUSED, UNCHECKED
-from transforms.layout import TABLES, Layout
+from transforms.elements import TableFile
+from transforms.layout import Layout
+from transforms.manifest import TABLES, Manifest
 from transforms.models.presets import EMBEDDING
 from transforms.rows import PREDICTIONS
 
 _TOP = 5
 
 
-def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
+def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     """Tells how a run went, from its manifest."""
-    counts = manifest["counts"]
+    counts = manifest.counts
     worked = counts[LABELLED] + counts[FAILED]
-    whole = " in the tables" if sum(manifest["rows"].values()) > worked else ""
+    whole = " in the tables" if sum(manifest.rows.values()) > worked else ""
     said = [
         f"Labelled {counts[LABELLED]:,} of {counts[LISTED]:,} images in {seconds:,.1f} s"
         f" ({worked / max(seconds, 1e-9):,.1f} images/s, start-up included)",
@@ -34,17 +34,13 @@ def summarise(manifest: dict[str, Any], output: str, seconds: float) -> str:
     if counts[REUSED]:
         said.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
     lines = ["; ".join(said) + "."]
-    lines += _counted(
-        f"Top labels{whole}", [(t["label"], t["images"]) for t in manifest["top_labels"][:_TOP]]
-    )
-    lines += _counted(f"Failures by reason{whole}", list(manifest["failures_by_reason"].items()))
-    lines += (
-        ["", *(f"Warning: {doubt}" for doubt in doubts)] if (doubts := manifest["model"]["doubts"]) else []
-    )
-    lines += ["", f"Results (generation {manifest['generation']})"]
+    lines += _counted(f"Top labels{whole}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
+    lines += _counted(f"Failures by reason{whole}", list(manifest.failures_by_reason.items()))
+    doubts = manifest.model.get("doubts", ())
+    lines += ["", *(f"Warning: {doubt}" for doubt in doubts)] if doubts else []
+    lines += ["", f"Results (generation {manifest.generation})"]
     for table in TABLES:
-        files = [f for f in manifest["files"] if f["table"] == table]
-        lines.append(f"  {FileSystems.join(output, table)}  {_files(files)}")
+        lines.append(f"  {FileSystems.join(output, table)}  {_files(manifest.files_of(table))}")
     return "\n".join([*lines, f"  {Layout(output).manifest}"])
 
 
@@ -52,17 +48,17 @@ def _counted(title: str, counts: list[tuple[str, int]]) -> list[str]:
     return ["", title, *(f"  {n:>9,}  {name}" for name, n in counts)] if counts else []
 
 
-def _files(files: list[dict[str, Any]]) -> str:
-    rows, size = sum(f["rows"] for f in files), sum(f["size_bytes"] for f in files)
+def _files(files: list[TableFile]) -> str:
+    rows, size = sum(file.rows for file in files), sum(file.size_bytes for file in files)
     plural = "" if len(files) == 1 else "s"
     return f"{rows:,} rows in {len(files):,} Parquet file{plural}, {size / 1e6:,.2f} MB"
 
 
-def next_steps(manifest: dict[str, Any], output: str) -> str:
+def next_steps(manifest: Manifest, output: str) -> str:
     """What to try next with an output folder."""
     predictions = FileSystems.join(output, PREDICTIONS)
     files = f"'{predictions}/**/*.parquet'"
-    labelled = EMBEDDING not in manifest["labelled_with"]["outputs"]
+    labelled = EMBEDDING not in manifest.labelled_with.outputs
     by_label = f"SELECT label, count(*) FROM {files} GROUP BY label ORDER BY 2 DESC"
     lines = [
         "",
@@ -73,18 +69,18 @@ def next_steps(manifest: dict[str, Any], output: str) -> str:
         "Prove that they are whole:",
         f"  labelbeam verify {output}",
     ]
-    again = [r for r in manifest["failures_by_reason"] if r in ("timeout", "unreachable", "http_5xx")]
+    again = [r for r in manifest.failures_by_reason if r in ("timeout", "unreachable", "http_5xx")]
     if again:
         lines += ["Try again what may have passed:", f"  labelbeam rerun {output} --only {','.join(again)}"]
     return "\n".join(lines)
 
 
-def verdict(manifest: dict[str, Any], budget: FailureBudget) -> str | None:
+def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
     """What is wrong with a finished run; None if all is well."""
-    if not manifest["balanced"]:
+    if not manifest.balanced:
         return (
-            f"The run does not balance: {manifest['counts']}, and rows in the tables: {manifest['rows']}. "
-            "Please report this."
+            f"The run does not balance: {manifest.counts}, and rows in the tables: {manifest.rows}. "
+            "Run the same command again. If nobody has deleted files of the output, please report this."
         )
-    reasons, hosts = manifest["failures_by_reason"], manifest["failures_by_host"]
-    return budget.excess(sum(manifest["rows"].values()), reasons, hosts)
+    reasons, hosts = manifest.failures_by_reason, manifest.failures_by_host
+    return budget.excess(sum(manifest.rows.values()), reasons, hosts)

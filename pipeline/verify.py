@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.corpus import find_corpus
-from pipeline.manifest import columns_of, outputs_of, published_manifest, recorded_config
+from pipeline.manifest import published_manifest, recorded_config
 from pipeline.output import folder_of
 from transforms.buckets import hash_of
-from transforms.files import list_files, open_file
-from transforms.layout import TABLES, Source, published_sources
-from transforms.merge import find_superseded, ids_of_part, parts_of
+from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
+from transforms.files import list_files, open_parquet
+from transforms.integrity import damage_of
+from transforms.layout import Source, published_sources
+from transforms.manifest import TABLES, Manifest
+from transforms.merge import Merged, count_rows, find_superseded, ids_of_part, parts_of
+from transforms.publish import top_labels
 from transforms.read import Corpus, list_rows
-from transforms.rows import FAILURES, RowFacts, schema_of
+from transforms.rows import RowFacts, schema_of
 from transforms.select import id_of
 
-_CHUNK_BYTES = 1 << 20
 # Ids that are Python objects at once: some 200 MB.
 _IDS_IN_MEMORY = 2_000_000
 # Findings of one kind that are told one by one.
@@ -42,7 +43,7 @@ def verify(output: str, input: str | None = None) -> list[str]:
       One line for each thing that is wrong.
 
     Raises:
-      UserError: Nothing is published there, or the input can't be read.
+      UserError: Nothing is published there, the manifest is damaged, or the input can't be read.
     """
     folder = folder_of(output)
     manifest = published_manifest(folder)
@@ -56,34 +57,29 @@ def verify(output: str, input: str | None = None) -> list[str]:
     return strays + rows + (list(_check_input(sources, corpus)) if corpus else [])
 
 
-def _check_file(source: Source, folder: str, manifest: dict[str, Any]) -> Iterator[str]:
-    file = source.file
-    name = file.path.removeprefix(folder).strip("/")
-    if not FileSystems.exists(file.path):
-        yield f"{name}: is listed and not there"
+def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str]:
+    name = source.file.path.removeprefix(folder).strip("/")
+    if damage := damage_of(source):
+        yield f"{name}: {damage}"
         return
-    digest, size_bytes = hashlib.sha256(), 0
-    with open_file(file.path) as f:
-        while chunk := f.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-    if (size_bytes, digest.hexdigest()) != (file.size_bytes, file.sha256):
-        yield f"{name}: {size_bytes:,} bytes of SHA-256 {digest.hexdigest()[:16]}, not as listed"
-        return
-    with open_file(file.path) as f:
-        yield from _check_content(pq.ParquetFile(f), source, name, manifest)
+    with open_parquet(source.file.path) as parquet:
+        yield from _check_content(parquet, source, name, manifest)
 
 
-def _check_content(
-    parquet: pq.ParquetFile, source: Source, name: str, manifest: dict[str, Any]
-) -> Iterator[str]:
+def _facts_of(manifest: Manifest) -> RowFacts:
+    labelled_with = manifest.labelled_with
+    prints = (labelled_with.model, labelled_with.preprocessing)
+    return RowFacts(manifest.run_id, *prints, labelled_with.column_types, labelled_with.outputs_column)
+
+
+def _check_content(parquet: pq.ParquetFile, source: Source, name: str, manifest: Manifest) -> Iterator[str]:
     if parquet.metadata.num_rows != source.file.rows:
         yield f"{name}: {parquet.metadata.num_rows:,} rows, {source.file.rows:,} are listed"
-    expected = schema_of(source.file.table, RowFacts("", "", "", columns_of(manifest), outputs_of(manifest)))
+    expected = schema_of(source.file.table, _facts_of(manifest))
     if not parquet.schema_arrow.equals(expected):
         yield f"{name}: its schema is not that of {source.file.table}"
         return
-    wanted = {fact: manifest["labelled_with"][fact.partition("_")[0]] for fact in _FINGERPRINTS}
+    wanted = {fact: getattr(manifest.labelled_with, fact.partition("_")[0]) for fact in _FINGERPRINTS}
     metadata = parquet.schema_arrow.metadata or {}
     for fact, value in wanted.items():
         if (stamped := metadata.get(f"labelbeam.{fact}".encode(), b"").decode()) != value:
@@ -94,8 +90,8 @@ def _check_content(
                 yield f"{name}: rows with {fact} {sorted(strangers)[0]!r}, the manifest's is {value!r}"
 
 
-def _check_strays(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
-    listed = {file["path"] for file in manifest["files"]}
+def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
+    listed = {file.path for file in manifest.files}
     for table in TABLES:
         for file in list_files(FileSystems.join(folder, table)):
             name = file.path.removeprefix(folder).strip("/")
@@ -103,22 +99,18 @@ def _check_strays(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
                 yield f"{name}: is there and not listed"
 
 
-def _check_counts(sources: list[Source], manifest: dict[str, Any]) -> Iterator[str]:
-    for table in TABLES:
-        rows = sum(source.file.rows for source in sources if source.file.table == table)
-        if rows != manifest["rows"][table]:
-            yield f"{table}: {rows:,} rows, the manifest says {manifest['rows'][table]:,}"
-    reasons: Counter[str] = Counter()
+def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:
+    counted = Merged()
     for source in sources:
-        if source.file.table == FAILURES:
-            with open_file(source.file.path) as f:
-                reasons.update(pq.ParquetFile(f).read(["reason"])["reason"].to_pylist())
-    if reasons != manifest["failures_by_reason"]:
-        yield f"failures: by reason {dict(reasons)}, the manifest says {manifest['failures_by_reason']}"
-    counts, rows = manifest["counts"], sum(manifest["rows"].values())
-    done = counts["kept"] + counts["labelled"] + counts["failed"]
-    if (counts["listed"], rows) != (counts["duplicate"] + done, done + counts["other"]):
-        yield f"the run {manifest['run_id']} did not balance: {manifest['counts']}"
+        counted.add(count_rows(source, _facts_of(manifest)))
+    if counted.reasons != manifest.failures_by_reason:
+        yield f"failures: by reason {dict(counted.reasons)}, the manifest says {manifest.failures_by_reason}"
+    if top_labels(counted.labels) != manifest.top_labels:
+        yield "predictions: the labels that most rows have are not the manifest's top_labels"
+    counts, rows = manifest.counts, sum(manifest.rows.values())
+    done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
+    if (counts[LISTED], rows) != (counts[DUPLICATE] + done, done + counts[OTHER]):
+        yield f"the run {manifest.run_id} did not balance: {manifest.counts}"
 
 
 def _check_unique(sources: list[Source]) -> Iterator[str]:
@@ -146,8 +138,8 @@ def _missing(sources: list[Source], corpus: Corpus, part: int, parts: int) -> It
 
 
 def _ids(path: str) -> pa.Array:
-    with open_file(path) as f:
-        return pq.ParquetFile(f).read(["id"])["id"].combine_chunks()
+    with open_parquet(path) as parquet:
+        return parquet.read(["id"])["id"].combine_chunks()
 
 
 def _told(findings: Iterator[str]) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,24 @@ import pyarrow as pa
 from pipeline.config import WriteConfig
 from pipeline.output import open_output
 from transforms.budget import FailureBudget
-from transforms.elements import Failure, ImageRef, Label, Prediction
+from transforms.documents import write_document
+from transforms.elements import Failure, ImageFacts, ImageRef, Label, Prediction, TableFile
 from transforms.layout import Layout
-from transforms.merge import find_superseded, merge_files, parts_of, plan_merge
-from transforms.publish import Publication, commit, list_sources
-from transforms.rows import RowFacts
+from transforms.manifest import TABLES, LabelledWith, Manifest
+from transforms.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
+from transforms.publish import Publication, commit, list_sources, make_manifest
+from transforms.rows import FAILURES, RowFacts
 from transforms.stage import Stager, Staging
 
-LABELLED_WITH = {
-    "model": "model-1",
-    "preprocessing": "pre-1",
-    "precision": "float32",
-    "xla": False,
-    "top_k": 2,
-    "outputs": {},
-    "columns": {"price": "double"},
-}
+LABELLED_WITH = LabelledWith(
+    model="model-1",
+    preprocessing="pre-1",
+    precision="float32",
+    xla=False,
+    top_k=2,
+    outputs={},
+    columns={"price": "double"},
+)
 
 
 def facts_of(run_id: str) -> RowFacts:
@@ -38,7 +42,7 @@ def prediction(n: int, class_id: int | None = None, price: float | None = None) 
     class_id = n % 3 if class_id is None else class_id
     ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n / 2 if price is None else price,))
     labels = (Label(class_id, "abcdefghij"[class_id], 0.5), Label(9, "z", 0.25))
-    return Prediction(ref, labels, 640, 480, "JPEG", 1234, "f" * 64, "v1")
+    return Prediction(ref, labels, ImageFacts(640, 480, "JPEG", 1234, "f" * 64, "v1"))
 
 
 def failure(n: int, reason: str = "timeout") -> Failure:
@@ -67,10 +71,13 @@ def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Public
     state = open_output(WriteConfig(output=str(output), keep_generations=keep), run_id, LABELLED_WITH)
     facts = {
         "format": 1,
+        "labelbeam": "1.2.3",
         "run_id": run_id,
         "labelled_with": LABELLED_WITH,
+        "model": {"handle": "a model"},
+        "preprocessing": {},
         "partitioned_by": None,
-        "config": {},
+        "config": {"input": "in", "output": str(output), "model": "a model", "top_k": 2},
     }
     defaults = {
         "output": str(output),
@@ -82,7 +89,20 @@ def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Public
     return Publication(**{**defaults, **settings})
 
 
-def publish(publication: Publication, counts: dict[str, int] | None = None) -> dict[str, Any]:
+def list_published(output: Path, files: Iterable[TableFile]) -> None:
+    """Write a manifest of files that lie below the output folder."""
+    its = [dataclasses.replace(file, path=file.path.removeprefix(f"{output}/")) for file in files]
+    its += [
+        TableFile(table, f"{table}/none.parquet", 0, 0, "f" * 64)
+        for table in set(TABLES) - {file.table for file in its}
+    ]
+    failures = sum(file.rows for file in its if file.table == FAILURES)
+    merged = Merged(its, [file.path for file in its], reasons=Counter(timeout=failures))
+    manifest = make_manifest(plan_publication(output, "r"), "r-1", merged, {}, None)
+    (output / "manifest.json").write_bytes(write_document(manifest))
+
+
+def publish(publication: Publication, counts: dict[str, int] | None = None) -> Manifest:
     """What `PublishResults` does, by its pure functions alone."""
     listing = list_sources(publication)
     sources = listing.sources

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import astuple, fields
 from operator import attrgetter
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders.coders import FastPrimitivesCoder
 
-from transforms.elements import DoneIds, Failure, ImageRef, PackedImage, TableFile
+from transforms.elements import DoneIds, Failure, ImageFacts, ImageRef, PackedImage, TableFile
 
 
 class _FieldsCoder(beam.coders.Coder):
@@ -77,9 +77,17 @@ class FailureCoder(_OfImageCoder):
 
 
 class PackedImageCoder(_OfImageCoder):
-    """Encodes a `PackedImage`."""
+    """Encodes a `PackedImage`; its facts go as a tuple, because the primitives' coder would pickle them."""
 
     element = PackedImage
+
+    def encode(self, value: PackedImage) -> bytes:
+        facts = astuple(value.facts)
+        return self._primitives.encode((self._ref.encode(value.ref), value.data, facts))
+
+    def decode(self, encoded: bytes) -> PackedImage:
+        ref, data, facts = self._primitives.decode(encoded)
+        return PackedImage(self._ref.decode(ref), data, ImageFacts(*facts))
 
 
 class RowOfBucketCoder(beam.coders.Coder):

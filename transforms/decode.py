@@ -9,29 +9,30 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from transforms.elements import DecodedImage, EncodedImage, Failure
+from transforms.elements import DecodedImage, EncodedImage, Failure, ImageFacts
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
 from transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
-    """Decodes and resizes one image.
+    """Decode and resize one image.
 
     Raises:
-      ImageError: The bytes are no image we can read, or too large a one.
+      ImageError: The bytes are no image that can be read, or too large a one.
     """
-    seen = decode_image(encoded.data, rule, max_pixels)
-    return DecodedImage(
-        ref=encoded.ref,
-        pixels=seen.pixels,
-        width_px=seen.width_px,
-        height_px=seen.height_px,
-        format=seen.format,
+    decoded = decode_image(encoded.data, rule, max_pixels)
+    facts = ImageFacts(
+        width_px=decoded.width_px,
+        height_px=decoded.height_px,
+        format=decoded.format,
         size_bytes=len(encoded.data),
         sha256=encoded.sha256,
         version=encoded.version,
+        orientation=decoded.orientation,
+        frames=decoded.frames,
     )
+    return DecodedImage(encoded.ref, decoded.pixels, facts)
 
 
 @dataclass

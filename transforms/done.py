@@ -13,13 +13,16 @@ from apache_beam.metrics import Metrics
 from transforms.buckets import GATHERED_ROWS, bucket_of
 from transforms.elements import DIGEST, DoneIds
 from transforms.errors import FAULTS_OF_THE_INPUT
-from transforms.files import open_parquet
+from transforms.integrity import keep_whole, read_batches
 from transforms.layout import Source, published_sources, read_manifest, staged_sources
 from transforms.rows import FAILURES
 
 
 def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Iterator[DoneIds]:
     """Reads the ids of one file, and nothing else that is not asked for.
+
+    The file's bytes are compared with its digest first. A staged file that is damaged has no ids:
+    it is deleted, and its rows are labelled again.
 
     Args:
       source: The file.
@@ -28,22 +31,26 @@ def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Itera
 
     Yields:
       The ids of one bucket at a time.
+
+    Raises:
+      RunError: The file is published and damaged.
     """
+    if not keep_whole(source):
+        return
     failures = source.file.table == FAILURES
     # Whoever mends the input means the ids that it was at fault for.
     again = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
     extra = ["reason"] if failures else ["version", "sha256"] if versions else []
-    with open_parquet(source.file.path) as parquet:
-        for batch in parquet.iter_batches(GATHERED_ROWS, columns=["id", *extra]):
-            ids = batch["id"].to_pylist()
-            its_versions = None
-            its_again = [False] * len(ids)
-            if failures:
-                its_again = [reason in again for reason in batch["reason"].to_pylist()]
-            elif versions:
-                digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
-                its_versions = pc.coalesce(batch["version"], digests).to_pylist()
-            yield from _by_bucket(ids, its_versions, its_again, source.published)
+    for batch in read_batches(source, GATHERED_ROWS, ["id", *extra]):
+        ids = batch["id"].to_pylist()
+        its_versions = None
+        its_again = [False] * len(ids)
+        if failures:
+            its_again = [reason in again for reason in batch["reason"].to_pylist()]
+        elif versions:
+            digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
+            its_versions = pc.coalesce(batch["version"], digests).to_pylist()
+        yield from _by_bucket(ids, its_versions, its_again, source.published)
 
 
 def _by_bucket(

@@ -74,26 +74,42 @@ class EncodedImage:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DecodedImage:
-    """An image as the model wants it, and what was seen on the way.
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a prediction's row states about an image besides its labels.
 
     Attributes:
-      pixels: `[size, size, 3] uint8`, RGB, 0-255.
-      width_px: Width as displayed, after EXIF orientation.
+      width_px: Width as displayed, after orientation.
       height_px: Height as displayed.
       format: The encoding's name, such as `JPEG`.
       size_bytes: Length of the encoded image.
+      sha256: Digest of the encoded image, hexadecimal.
+      version: GCS generation, HTTP ETag or Last-Modified, a file's mtime and size, or None.
+      orientation: How the stored image was turned, 1 to 8, as EXIF numbers it.
+      frames: Frames or pages of the file; None if there are too many to count.
     """
 
-    ref: ImageRef
-    pixels: np.ndarray
     width_px: int
     height_px: int
     format: str
     size_bytes: int
     sha256: str
     version: str | None = None
+    orientation: int = 1
+    frames: int | None = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedImage:
+    """An image of the model's input size, and the facts of the file that it came from.
+
+    Attributes:
+      pixels: `[size, size, 3] uint8`, RGB, 0-255.
+    """
+
+    ref: ImageRef
+    pixels: np.ndarray
+    facts: ImageFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +122,7 @@ class PackedImage:
 
     ref: ImageRef
     data: bytes
-    width_px: int
-    height_px: int
-    format: str
-    size_bytes: int
-    sha256: str
-    version: str | None = None
+    facts: ImageFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +146,7 @@ class Prediction:
 
     ref: ImageRef
     labels: tuple[Label, ...]
-    width_px: int
-    height_px: int
-    format: str
-    size_bytes: int
-    sha256: str
-    version: str | None
+    facts: ImageFacts
     outputs: bytes = b""
     reused: bool = False
 

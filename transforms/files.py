@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +18,8 @@ from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import GoogleAPIError
 
 from transforms.errors import RunError, told_by
+
+_CHUNK_BYTES = 1 << 20
 
 # What filesystems raise where a path can't be read or written; a name that is none is a ValueError.
 FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError)
@@ -42,7 +46,7 @@ def write_file(path: str, data: Any) -> None:
             f.write(data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     with open(temporary, "wb") as f:
         f.write(data)
         f.flush()
@@ -61,22 +65,48 @@ def read_file(path: str) -> bytes:
         return f.read()
 
 
+class Digest(NamedTuple):
+    """Length and SHA-256 of a file's bytes."""
+
+    size_bytes: int
+    sha256: str
+
+
+def digest_file(path: str) -> Digest:
+    """Read a whole file, some bytes at a time, and return its digest."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with open_file(path) as f:
+        while chunk := f.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    return Digest(size_bytes, digest.hexdigest())
+
+
+MEND = (
+    "Put a whole copy in its place (labelbeam verify names all files that are damaged), or label into "
+    "another --output."
+)
+
+
 @contextmanager
-def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: str, remedy: str = MEND) -> Iterator[pq.ParquetFile]:
     """Opens a Parquet file.
 
+    Args:
+      path: The file.
+      remedy: Last sentence of the message about a damaged file.
+
     Raises:
-      RunError: It is damaged.
+      RunError: The file is gone, or Arrow can't read it, here or while the body reads on.
     """
-    with open_file(path) as f:
-        try:
-            parquet = pq.ParquetFile(f)
-        except pa.ArrowInvalid as e:
-            raise RunError(
-                f"{path} is damaged: {told_by(e)}. Put a whole copy in its place (labelbeam verify tells "
-                "which files are whole), or label into another --output."
-            ) from e
-        yield parquet
+    try:
+        with open_file(path) as f:
+            yield pq.ParquetFile(f)
+    except (pa.ArrowException, OSError) as e:
+        # Arrow raises OSError for damaged bytes, too, but without a number. A disk's errors have one.
+        if getattr(e, "errno", None) not in (None, errno.ENOENT, errno.EISDIR):
+            raise
+        raise RunError(f"{path} is damaged: {told_by(e)}. {remedy}") from e
 
 
 def list_files(folder: str) -> list[FileMetadata]:
@@ -108,6 +138,13 @@ def delete_files(paths: Sequence[str]) -> None:
     """Deletes files."""
     if paths:
         FileSystems.delete([escape_glob(path) for path in paths])
+
+
+def delete_temporary(folder: str) -> None:
+    """Delete what a process that was killed while it wrote a file into a folder has left there."""
+    patterns = [f"{escape_glob(folder)}/{name}" for name in ("*.json.*.tmp", "_probe-*")]
+    matches = FileSystems.match(patterns)
+    delete_files([file.path for match in matches for file in match.metadata_list])
 
 
 def delete_folder(path: str) -> None:

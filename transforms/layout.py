@@ -14,33 +14,42 @@ docs/output-layout.md tells it to users.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
+from transforms.documents import write_document
 from transforms.elements import TableFile
 from transforms.errors import RunError, UserError, told_by
 from transforms.files import (
     FILE_ERRORS,
     delete_files,
     delete_folder,
+    delete_temporary,
     list_files,
     move_files,
     read_file,
     write_file,
 )
-from transforms.rows import FAILURES, PREDICTIONS
-
-TABLES = (PREDICTIONS, FAILURES)
+from transforms.manifest import (
+    MEND_MANIFEST,
+    TABLES,
+    Announcement,
+    LabelledWith,
+    Manifest,
+    parse_announcement,
+    parse_manifest,
+)
 
 # Names of ours in a table's folder; whatever else lies there is not for us to touch.
-_PUBLISHED_NAME = re.compile(r"/\d{8}T\d{6}-[0-9a-f]{8}-[0-9a-f]{4}-\d{5,}\.parquet$")
-# A staged file's name tells its rows, so that nobody has to open it to count them.
-_STAGED_NAME = re.compile(r"/[0-9a-f]{32}-(\d+)\.parquet$")
+_PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
+# A staged file's name holds its digest and its rows, because a second file beside it could be lost
+# or be another attempt's. Names of version 0.1.0 have 32 random digits in the digest's place.
+_STAGED_NAME = re.compile(r"/(?:[0-9a-f]{32}|([0-9a-f]{64}))-(\d+)\.parquet$")
 
 
 class Source(NamedTuple):
@@ -101,67 +110,111 @@ class Layout:
         return FileSystems.join(self.generations, f"{number:06d}.json")
 
 
-def read_manifest(output: str) -> dict[str, Any] | None:
-    """The manifest of an output folder; None if nothing was published there.
+def read_manifest(output: str) -> Manifest | None:
+    """Read the manifest of an output folder; None if nothing was published there.
 
     Raises:
-      UserError: There is one, and it is not ours; or the folder can't be read.
+      UserError: The manifest is damaged or of a newer format, or the folder can't be read.
     """
     path = Layout(output).manifest
     try:
-        if not FileSystems.exists(path):
-            return None
-        data = read_file(path)
+        data = read_file(path) if FileSystems.exists(path) else None
+    except IsADirectoryError as e:
+        raise UserError(f"{path} is damaged: a folder is in its place. {MEND_MANIFEST}") from e
     except FILE_ERRORS as e:
         raise UserError(
             f"{path!r} cannot be read: {told_by(e)}. Check the folder's name and your credentials."
         ) from e
-    try:
-        manifest = json.loads(data)
-        _ = manifest["format"], manifest["run_id"], manifest["generation"], manifest["files"]
-    except (ValueError, KeyError, TypeError) as e:
-        raise UserError(
-            f"{path} is damaged, or no manifest of labelbeam's: {e!r}. Put a whole copy in its place, or "
-            "use another folder."
-        ) from e
-    return manifest
+    return None if data is None else parse_manifest(data, path)
 
 
-def published_sources(output: str, manifest: Mapping[str, Any] | None) -> list[Source]:
+def published_sources(output: str, manifest: Manifest | None) -> list[Source]:
     """The files that readers see."""
-    files = manifest["files"] if manifest else ()
+    files = manifest.files if manifest else ()
     return [
-        Source(TableFile(**{**file, "path": FileSystems.join(output, file["path"])}), True) for file in files
+        Source(dataclasses.replace(file, path=FileSystems.join(output, file.path)), True) for file in files
     ]
+
+
+def staged_name(sha256: str, rows: int) -> str:
+    """Return the name of a staged file."""
+    return f"{sha256}-{rows}.parquet"
 
 
 def staged_sources(output: str, run_ids: Iterable[str]) -> list[Source]:
     """The files that runs have staged."""
     layout = Layout(output)
     return [
-        Source(TableFile(table, file.path, int(found[1]), file.size_in_bytes), published=False)
+        Source(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
         for run_id in run_ids
         for table in TABLES
         for file in list_files(FileSystems.join(layout.run(run_id), table))
-        if (found := _STAGED_NAME.search(file.path))
+        if (name := _STAGED_NAME.search(file.path))
     ]
 
 
-def staged_runs(output: str) -> dict[str, dict[str, Any] | None]:
-    """What unfinished runs label with, by run id; None for a run that never came so far as to say it."""
+def staged_runs(output: str) -> dict[str, bool]:
+    """Return the runs that have a folder in `_staging`, and whether each has announced itself."""
     layout = Layout(output)
     paths = [file.path for file in list_files(layout.staging)]
     below = [path.removeprefix(layout.staging).strip("/") for path in paths]
     run_ids = {path.partition("/")[0] for path in below if "/" in path}
-    return {
-        run_id: json.loads(read_file(layout.run_facts(run_id))) if layout.run_facts(run_id) in paths else None
-        for run_id in sorted(run_ids)
-    }
+    return {run_id: layout.run_facts(run_id) in paths for run_id in sorted(run_ids)}
+
+
+def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, LabelledWith]:
+    """Return the settings of the runs whose staged rows are not published yet, by run id.
+
+    Raises:
+      UserError: A run's `run.json` is damaged, or is gone while its rows are there.
+    """
+    layout = Layout(output)
+    runs = {}
+    for run_id, announced in staged_runs(output).items():
+        folder, path = layout.run(run_id), layout.run_facts(run_id)
+        if manifest and run_id in manifest.merged_runs:
+            continue
+        if announced:
+            runs[run_id] = parse_announcement(read_file(path), path, folder).labelled_with
+        elif staged_sources(output, [run_id]):
+            raise UserError(
+                f"{path} is gone, and finished rows are beside it. Put the file back, or delete {folder}: "
+                "its rows are then labelled again."
+            )
+    return runs
+
+
+def announce(output: str, run_id: str, labelled_with: LabelledWith) -> None:
+    """Write an unfinished run's `run.json`."""
+    write_file(Layout(output).run_facts(run_id), write_document(Announcement(labelled_with)))
+
+
+def find_losses(output: str, manifest: Manifest | None) -> Iterator[str]:
+    """Find published files that are gone or of another length, and files whose manifest is gone.
+
+    Only names and lengths are looked at.
+
+    Yields:
+      One line for each, with the file's path.
+    """
+    layout = Layout(output)
+    there = {file.path: file.size_in_bytes for table in TABLES for file in list_files(layout.join(table))}
+    for source in published_sources(output, manifest):
+        file = source.file
+        if file.path not in there:
+            yield f"{file.path} is listed in manifest.json and is not there"
+        elif there[file.path] != file.size_bytes:
+            yield f"{file.path} has {there[file.path]:,} bytes, and {file.size_bytes:,} are listed"
+    if manifest is None:
+        # A first publication that was killed leaves files without a manifest, but its staged rows, too.
+        runs = staged_runs(output)
+        orphans = [path for path in there if (name := _PUBLISHED_NAME.search(path)) and name[1] not in runs]
+        yield from (f"{path} is there and {layout.manifest} is not" for path in orphans)
 
 
 def switch(
     output: str,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     moves: Mapping[str, str],
     follows: Collection[str | None],
     keep: int,
@@ -176,20 +229,34 @@ def switch(
       keep: How many older generations to keep.
 
     Raises:
-      RunError: Another run has published meanwhile.
+      RunError: Another run has published meanwhile, or the output was deleted.
     """
     layout = Layout(output)
     old = read_manifest(output)
-    if (old["run_id"] if old else None) not in follows:
+    if old is None and None not in follows:
+        raise RunError(
+            f"{layout.manifest} was deleted while the run was at work. Put a whole copy in its place, or "
+            f"delete {' and '.join(layout.join(table) for table in TABLES)}, too."
+        )
+    if (old.run_id if old else None) not in follows:
         raise RunError(
             f"Another run has published to {output!r} meanwhile. Run the same command again: what "
             "this one labelled is kept."
         )
-    if old and old["generation"] != manifest["generation"]:
-        write_file(layout.generation(old["generation"]), json.dumps(old, indent=2).encode())
+    if old and old.generation != manifest.generation:
+        # The file's own bytes, because another version may have written keys that are not parsed here.
+        write_file(layout.generation(old.generation), read_file(layout.manifest))
     move_files(list(moves), [layout.join(path) for path in moves.values()])
-    write_file(layout.manifest, json.dumps(manifest, indent=2).encode())
+    write_file(layout.manifest, write_document(manifest))
     tidy(output, keep)
+
+
+def deleted_meanwhile(path: str) -> str:
+    """Return the message about a file that somebody else deleted during a run."""
+    return (
+        f"{path} was deleted while the run was at work. Run the same command again: rows that were deleted "
+        "are labelled again."
+    )
 
 
 def tidy(output: str, keep: int) -> None:
@@ -201,32 +268,56 @@ def tidy(output: str, keep: int) -> None:
     """
     layout = Layout(output)
     manifest = read_manifest(output)
-    live = {file["path"] for file in manifest["files"]} if manifest else set()
+    delete_temporary(output)
+    delete_temporary(layout.generations)
+    live = {file.path for file in manifest.files} if manifest else set()
     kept = _keep_generations(layout, manifest, keep) - live
     for table in TABLES:
-        strays = [p for p in _paths_below(layout, layout.output, table) if p not in live]
+        strays = [p for p in _paths_below(layout.output, table) if p not in live]
         retired = [p for p in strays if p in kept]
         move_files([layout.join(p) for p in retired], [layout.join("_generations", p) for p in retired])
         delete_files([layout.join(p) for p in strays if p not in kept])
-        dropped = [p for p in _paths_below(layout, layout.generations, table) if p not in kept]
+        dropped = [p for p in _paths_below(layout.generations, table) if p not in kept]
         delete_files([layout.join("_generations", p) for p in dropped])
-    merged = set(manifest["merged_runs"]) if manifest else set()
-    for run_id, facts in staged_runs(output).items():
-        gone = facts is None or run_id in merged
-        delete_folder(layout.run(run_id) if gone else layout.merged(run_id))
+    for run_id, announced in staged_runs(output).items():
+        if manifest and run_id in manifest.merged_runs:
+            delete_run(layout, run_id)
+        elif announced:
+            delete_folder(layout.merged(run_id))
+        elif not staged_sources(output, [run_id]):
+            delete_folder(layout.run(run_id))
 
 
-def _keep_generations(layout: Layout, manifest: Mapping[str, Any] | None, keep: int) -> set[str]:
+def delete_run(layout: Layout, run_id: str) -> None:
+    """Delete an unfinished run.
+
+    `run.json` goes last, because staged rows without it look like a damaged run where a kill
+    comes in between.
+    """
+    for folder in (layout.merged(run_id), *(FileSystems.join(layout.run(run_id), t) for t in TABLES)):
+        delete_folder(folder)
+    delete_folder(layout.run(run_id))
+
+
+def _keep_generations(layout: Layout, manifest: Manifest | None, keep: int) -> set[str]:
     """Drops the manifests of all older generations but the last `keep`; gives the files of those."""
-    current = manifest["generation"] if manifest else 0
+    current = manifest.generation if manifest else 0
     paths = [f.path for f in list_files(layout.generations) if re.search(r"/\d{6}\.json$", f.path)]
     older = [path for path in paths if int(path[-11:-5]) < current]
     kept = older[-keep:] if keep else []
+    # Parsed before anything is deleted, because a damaged one lists no files, and all would go.
+    files = {file.path for path in kept for file in _parse_generation(path).files}
     delete_files([path for path in paths if path not in kept])
-    return {file["path"] for path in kept for file in json.loads(read_file(path))["files"]}
+    return files
 
 
-def _paths_below(layout: Layout, folder: str, table: str) -> Iterable[str]:
+def _parse_generation(path: str) -> Manifest:
+    return parse_manifest(
+        read_file(path), path, "Put a whole copy in its place, or delete it: readers' tables do not need it."
+    )
+
+
+def _paths_below(folder: str, table: str) -> Iterable[str]:
     """The files of ours in a table's folder, as manifests name them."""
     paths: Sequence[str] = [f.path for f in list_files(FileSystems.join(folder, table))]
     return [path.removeprefix(folder).strip("/") for path in paths if _PUBLISHED_NAME.search(path)]

@@ -7,6 +7,7 @@ from a few old ones, those rows left out.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,8 +22,10 @@ import pyarrow.parquet as pq
 from transforms.buckets import hash_of
 from transforms.elements import TableFile
 from transforms.errors import RunError
-from transforms.files import FileSink, open_parquet
-from transforms.layout import TABLES, Source
+from transforms.files import FileSink
+from transforms.integrity import check_source, read_batches
+from transforms.layout import Source
+from transforms.manifest import TABLES
 from transforms.rows import FAILURES, PREDICTIONS, RowFacts, parquet_options, schema_of
 
 # Ids that are compared at once, by 8 bytes each.
@@ -34,6 +37,9 @@ _ROWS_PER_BATCH = 1 << 14
 _BYTES_PER_GROUP = 128 << 20
 # Hosts that a manifest may name.
 _MAX_HOSTS = 1000
+
+# Two names of this length, `by_` and `=` stay below the 255 bytes that file systems allow a folder's name.
+_MAX_PARTITION_NAME = 120
 
 # The columns that a manifest counts.
 _COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host")}
@@ -69,13 +75,25 @@ class Partitioning:
         if self.column is None:
             return pa.repeat("", len(batch))
         values = batch[self.column].dictionary_encode()
-        prefix = f"by_{quote(self.column, safe=' ')}="
-        names = [f"{prefix}{quote(str(value), safe=' ')}/" for value in values.dictionary.to_pylist()]
+        prefix = f"by_{_fitting(self.column)}="
+        names = [f"{prefix}{_fitting(str(value))}/" for value in values.dictionary.to_pylist()]
         folders = pa.array(names, pa.string()).take(values.indices)
         return pc.fill_null(folders, f"{prefix}__HIVE_DEFAULT_PARTITION__/")
 
 
 NOT_PARTITIONED = Partitioning()
+
+
+def _fitting(value: str) -> str:
+    """Percent-encode a value, and shorten it where no file system would take a folder of that name."""
+    name = quote(value, safe=" ")
+    if len(name) <= _MAX_PARTITION_NAME:
+        return name
+    # Cut between characters, because readers refuse folders whose name is no UTF-8. The digest tells
+    # values apart that begin alike.
+    lengths = itertools.accumulate(len(quote(character, safe=" ")) for character in value)
+    start = value[: sum(length <= _MAX_PARTITION_NAME - 17 for length in lengths)]
+    return f"{quote(start, safe=' ')}~{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +102,12 @@ class MergeTask:
 
     Attributes:
       name: Of the new file, without its suffix; "" if the file stays.
-      files: What it is made from, all of one table.
+      sources: The files that it is made from, all of one table.
       dropped: For each of them the rows that are left out: little-endian `int64`, ascending.
     """
 
     name: str
-    files: tuple[TableFile, ...]
+    sources: tuple[Source, ...]
     dropped: tuple[bytes, ...]
 
 
@@ -157,15 +175,14 @@ def ids_of_part(
     source: Source, part: int, parts: int, first: int = 0
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """The ids of a part, some at a time, and their row numbers counted from `first`."""
-    with open_parquet(source.file.path) as parquet:
-        for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=["id"]):
-            ids = batch["id"].to_pylist()
-            numbers = np.arange(first, first + len(ids))
-            first += len(ids)
-            if parts > 1:
-                mine = np.fromiter((hash_of(i) % parts == part for i in ids), bool, len(ids))
-                ids, numbers = list(itertools.compress(ids, mine)), numbers[mine]
-            yield ids, numbers
+    for batch in read_batches(source, _ROWS_PER_BATCH, ["id"]):
+        ids = batch["id"].to_pylist()
+        numbers = np.arange(first, first + len(ids))
+        first += len(ids)
+        if parts > 1:
+            mine = np.fromiter((hash_of(i) % parts == part for i in ids), bool, len(ids))
+            ids, numbers = list(itertools.compress(ids, mine)), numbers[mine]
+        yield ids, numbers
 
 
 def _hashes(ids: list[str]) -> np.ndarray:
@@ -209,25 +226,27 @@ def plan_merge(
     whole = {s.file.path for s in sources if keep_published and s.published and s.file.path not in superseded}
     tasks: list[MergeTask] = []
     for table in TABLES:
-        files = [source.file for source in sources if source.file.table == table]
-        settled = all(file.path in whole for file in files)
-        stay = {f.path for f in files if f.path in whole and (settled or f.size_bytes >= target_bytes // 2)}
-        tasks += [MergeTask("", (file,), (b"",)) for file in files if file.path in stay]
-        for group in _grouped([file for file in files if file.path not in stay], target_bytes):
-            dropped = tuple(_packed(superseded.get(file.path, ())) for file in group)
+        its = [source for source in sources if source.file.table == table]
+        settled = all(source.file.path in whole for source in its)
+        small = target_bytes // 2
+        stays = [s.file.path in whole and (settled or s.file.size_bytes >= small) for s in its]
+        tasks += [MergeTask("", (source,), (b"",)) for source in itertools.compress(its, stays)]
+        moving = [source for source, stay in zip(its, stays, strict=True) if not stay]
+        for group in _grouped(moving, target_bytes):
+            dropped = tuple(_packed(superseded.get(source.file.path, ())) for source in group)
             tasks.append(MergeTask(f"{name}-{len(tasks):05d}", tuple(group), dropped))
     return tasks
 
 
-def _grouped(files: Sequence[TableFile], target_bytes: int) -> list[list[TableFile]]:
-    groups: list[list[TableFile]] = []
+def _grouped(sources: Sequence[Source], target_bytes: int) -> list[list[Source]]:
+    groups: list[list[Source]] = []
     size_bytes = target_bytes
-    for file in files:
-        size_bytes += file.size_bytes
+    for source in sources:
+        size_bytes += source.file.size_bytes
         if not groups or size_bytes > target_bytes:
             groups.append([])
-            size_bytes = file.size_bytes
-        groups[-1].append(file)
+            size_bytes = source.file.size_bytes
+        groups[-1].append(source)
     return groups
 
 
@@ -245,15 +264,17 @@ def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Par
       partitioning: How rows are dealt to folders.
 
     Raises:
-      RunError: More folders would be needed than are allowed.
+      RunError: A file is damaged, or more folders would be needed than are allowed.
     """
-    table = task.files[0].table
+    table = task.sources[0].file.table
+    for source in task.sources:
+        check_source(source)
     if not task.name:
-        return _counted(task.files[0])
+        return count_rows(task.sources[0], facts)
     merged = Merged()
     writers: dict[str, _Writer] = {}
-    for file, dropped in zip(task.files, task.dropped, strict=True):
-        for batch in _read_rows(file, np.frombuffer(dropped, "<i8")):
+    for source, dropped in zip(task.sources, task.dropped, strict=True):
+        for batch in _read_rows(source, np.frombuffer(dropped, "<i8")):
             _count(table, batch, merged)
             for name, rows in _by_folder(partitioning.folders(batch), batch):
                 if name not in writers:
@@ -267,11 +288,13 @@ def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Par
     return merged
 
 
-def _counted(file: TableFile) -> Merged:
-    """A file that stays as it is, and what is in it."""
-    merged = Merged(files=[file], paths=[""])
-    for batch in _read_rows(file, np.empty(0, "<i8"), _COUNTED_COLUMNS[file.table]):
-        _count(file.table, batch, merged)
+def count_rows(source: Source, facts: RowFacts) -> Merged:
+    """Count the rows of a file that stays as it is."""
+    table = source.file.table
+    merged = Merged(files=[source.file], paths=[""])
+    columns = [name for name in _COUNTED_COLUMNS[table] if name in schema_of(table, facts).names]
+    for batch in read_batches(source, _ROWS_PER_BATCH, columns):
+        _count(table, batch, merged)
     return merged
 
 
@@ -295,18 +318,15 @@ def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
         )
 
 
-def _read_rows(
-    file: TableFile, dropped: np.ndarray, columns: Sequence[str] | None = None
-) -> Iterator[pa.RecordBatch]:
-    with open_parquet(file.path) as parquet:
-        start = 0
-        for batch in parquet.iter_batches(_ROWS_PER_BATCH, columns=columns):
-            end = start + len(batch)
-            here = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
-            keep = np.ones(len(batch), bool)
-            keep[here - start] = False
-            start = end
-            yield batch if keep.all() else batch.filter(pa.array(keep))
+def _read_rows(source: Source, dropped: np.ndarray) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in read_batches(source, _ROWS_PER_BATCH):
+        end = start + len(batch)
+        here = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
+        keep = np.ones(len(batch), bool)
+        keep[here - start] = False
+        start = end
+        yield batch if keep.all() else batch.filter(pa.array(keep))
 
 
 def _by_folder(folders: pa.Array, batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:

@@ -17,31 +17,13 @@ from transforms.overlap import PixelsFn, Timed, attempt
 
 
 def pack_image(image: DecodedImage) -> PackedImage:
-    """Makes a decoded image small."""
-    return PackedImage(
-        ref=image.ref,
-        data=pack_pixels(image.pixels),
-        width_px=image.width_px,
-        height_px=image.height_px,
-        format=image.format,
-        size_bytes=image.size_bytes,
-        sha256=image.sha256,
-        version=image.version,
-    )
+    """Make a decoded image small."""
+    return PackedImage(image.ref, pack_pixels(image.pixels), image.facts)
 
 
 def unpack_image(packed: PackedImage) -> DecodedImage:
-    """The same image again, to the pixel."""
-    return DecodedImage(
-        ref=packed.ref,
-        pixels=unpack_pixels(packed.data),
-        width_px=packed.width_px,
-        height_px=packed.height_px,
-        format=packed.format,
-        size_bytes=packed.size_bytes,
-        sha256=packed.sha256,
-        version=packed.version,
-    )
+    """Return the decoded image, equal to the pixel."""
+    return DecodedImage(packed.ref, unpack_pixels(packed.data), packed.facts)
 
 
 @dataclass

@@ -84,12 +84,7 @@ def _row_of(
     return Prediction(
         ref=image.ref,
         labels=tuple(Label(n, labels[n], score) for n, score in best if score >= least_score),
-        width_px=image.width_px,
-        height_px=image.height_px,
-        format=image.format,
-        size_bytes=image.size_bytes,
-        sha256=image.sha256,
-        version=image.version,
+        facts=image.facts,
         outputs=result.outputs.astype("<f4").tobytes() if keep_outputs else b"",
     )
 
@@ -183,7 +178,7 @@ class _Labeler:
         if self._recent is None:
             return self.batcher.submit(image)
         return self._recent.submit(
-            image.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
+            image.facts.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
         )
 
 
@@ -215,7 +210,7 @@ def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Fa
     """Makes of another image's labels those of one with the same bytes."""
     if isinstance(result, Failure):
         return replace(result, ref=image.ref, host=host_of_uri(image.ref.uri))
-    return replace(result, ref=image.ref, version=image.version, reused=True)
+    return replace(result, ref=image.ref, facts=image.facts, reused=True)
 
 
 class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction | Failure]):

@@ -5,23 +5,28 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 
 from transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
+from transforms.elements import TableFile
+from transforms.errors import RunError
 from transforms.layout import (
-    TABLES,
     Layout,
     Source,
+    announce,
+    deleted_meanwhile,
     published_sources,
     read_manifest,
+    staged_runs,
     staged_sources,
     switch,
     tidy,
 )
+from transforms.manifest import TABLES, Manifest, TopLabel
 from transforms.merge import (
     NOT_PARTITIONED,
     Merged,
@@ -46,7 +51,7 @@ class Publication:
     Attributes:
       output: The output folder.
       facts: The files' metadata; its run id names them.
-      manifest_facts: What the manifest says beside counts and files; JSON.
+      manifest_facts: Fields of the manifest beside counts and files.
       follows: Run id of the generation it is made from; None if there is none.
       resumes: Unfinished runs whose staged rows go in too.
       keeps_rows: Whether that generation's rows stay in the tables.
@@ -91,12 +96,37 @@ class Listing:
     name: str
 
 
-def list_sources(publication: Publication) -> Listing:
-    """The files that the new generation is made from."""
-    manifest = read_manifest(publication.output) if publication.keeps_rows else None
-    published = published_sources(publication.output, manifest)
+def list_sources(publication: Publication, written: Iterable[TableFile] = ()) -> Listing:
+    """The files that the new generation is made from.
+
+    Args:
+      publication: What is to be made.
+      written: Files that this run has staged. Files are listed from the folder, because files of bundle
+        attempts that failed count, too.
+
+    Raises:
+      RunError: Staged files or runs whose rows go in were deleted during the run.
+    """
+    manifest = read_manifest(publication.output)
+    # A run that is merged already has no folder any more where a graph is run twice.
+    merged = manifest.merged_runs if manifest else ()
+    _check_runs(publication, merged)
+    published = published_sources(publication.output, manifest if publication.keeps_rows else None)
     staged = staged_sources(publication.output, publication.merges)
+    there = {source.file.path for source in staged}
+    gone = next((file.path for file in written if file.path not in there), None)
+    if gone and publication.run_id not in merged:
+        raise RunError(deleted_meanwhile(gone))
     return Listing(published + staged, f"{publication.run_id}-{secrets.token_hex(2)}")
+
+
+def _check_runs(publication: Publication, merged: Collection[str]) -> None:
+    announced = {run_id for run_id, is_announced in staged_runs(publication.output).items() if is_announced}
+    for run_id in publication.merges:
+        if run_id not in announced and run_id not in merged:
+            # Rows staged since then are whole, and the next run needs `run.json` to take them.
+            announce(publication.output, publication.run_id, publication.manifest_facts["labelled_with"])
+            raise RunError(deleted_meanwhile(Layout(publication.output).run_facts(run_id)))
 
 
 def make_manifest(
@@ -104,8 +134,8 @@ def make_manifest(
     name: str,
     merged: Merged,
     counts: Mapping[str, int],
-    old: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+    old: Manifest | None,
+) -> Manifest:
     """Describes a finished run and the tables after it.
 
     Args:
@@ -116,34 +146,36 @@ def make_manifest(
       old: The manifest before.
 
     Returns:
-      A JSON document. `balanced` says whether each row that was listed is a
+      The manifest. `balanced` says whether each row that was listed is a
       prediction, a failure, a duplicate or kept, and whether the tables' files
       hold a row for each of these but duplicates.
     """
     counts = {kind: counts.get(kind, 0) for kind in KINDS}
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
     rows = {table: sum(f.rows for f in merged.files if f.table == table) for table in TABLES}
-    files = [
-        {**dataclasses.asdict(file), "path": path}
+    files = tuple(
+        dataclasses.replace(file, path=path)
         for path, file in sorted(zip(merged.paths, merged.files, strict=True), key=lambda pair: pair[0])
-    ]
-    same_files = old is not None and old["files"] == files
-    return {
+    )
+    same_files = old is not None and old.files == files
+    return Manifest(
         **publication.manifest_facts,
-        "publication": name,
-        "generation": old["generation"] + (not same_files) if old else 1,
-        "balanced": counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
-        "counts": counts,
-        "rows": rows,
-        "failures_by_reason": dict(_most_first(merged.reasons)),
-        "failures_by_host": dict(_most_first(merged.hosts)[:_TOP]),
-        "top_labels": [
-            {"class_id": class_id, "label": label, "images": n}
-            for (class_id, label), n in _most_first(merged.labels)[:_TOP]
-        ],
-        "files": files,
-        "merged_runs": list(publication.merges),
-    }
+        publication=name,
+        generation=old.generation + (not same_files) if old else 1,
+        balanced=counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
+        counts=counts,
+        rows=rows,
+        failures_by_reason=dict(_most_first(merged.reasons)),
+        failures_by_host=dict(_most_first(merged.hosts)[:_TOP]),
+        top_labels=top_labels(merged.labels),
+        files=files,
+        merged_runs=publication.merges,
+    )
+
+
+def top_labels(labels: Mapping[tuple[int, str], int]) -> tuple[TopLabel, ...]:
+    """Return the labels that most rows have first."""
+    return tuple(TopLabel(class_id, label, n) for (class_id, label), n in _most_first(labels)[:_TOP])
 
 
 def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
@@ -152,7 +184,7 @@ def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
 
 def commit(
     publication: Publication, name: str, results: Iterable[Merged], counts: Mapping[str, int]
-) -> dict[str, Any]:
+) -> Manifest:
     """Makes merged files the generation that readers see; gives its manifest.
 
     Args:
@@ -166,7 +198,7 @@ def commit(
     """
     layout = Layout(publication.output)
     old = read_manifest(publication.output)
-    if old and old["publication"] == name:
+    if old and old.publication == name:
         tidy(publication.output, publication.keep_generations)
         return old
     merged = Merged()
@@ -209,13 +241,13 @@ class PublishResults(beam.PTransform):
 
     publication: Publication
 
-    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[dict]:
+    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[Manifest]:
         """Applies the step."""
         staged, counts = results
         sources = (
             staged.pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
-            # Waits until all is staged, and then takes what is there: also what a bundle left that failed.
+            # The side input is a barrier, too: nothing is listed before all is staged.
             | "ListSources" >> beam.ParDo(_ListFn(self.publication), beam.pvalue.AsIter(staged))
         )
         superseded = (
@@ -232,7 +264,7 @@ class PublishResults(beam.PTransform):
         )
         return sources | "Commit" >> beam.ParDo(
             _CommitFn(self.publication), beam.pvalue.AsIter(merged), beam.pvalue.AsDict(counts)
-        ).with_output_types(dict)
+        ).with_output_types(Manifest)
 
 
 class _PublicationFn(beam.DoFn):
@@ -241,8 +273,8 @@ class _PublicationFn(beam.DoFn):
 
 
 class _ListFn(_PublicationFn):
-    def process(self, _: None, _staged: Iterable) -> Iterator[Listing]:
-        yield list_sources(self._publication)
+    def process(self, _: None, written: Iterable[TableFile]) -> Iterator[Listing]:
+        yield list_sources(self._publication, written)
 
 
 class _DealPartsFn(beam.DoFn):
@@ -273,5 +305,5 @@ class _MergeFilesFn(_PublicationFn):
 
 
 class _CommitFn(_PublicationFn):
-    def process(self, listing: Listing, merged: Iterable[Merged], counts: dict) -> Iterator[dict]:
+    def process(self, listing: Listing, merged: Iterable[Merged], counts: dict) -> Iterator[Manifest]:
         yield commit(self._publication, listing.name, merged, counts)

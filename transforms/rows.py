@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
-from transforms.elements import Failure, Prediction
+from transforms.elements import Failure, ImageFacts, Prediction
 from transforms.models.presets import EMBEDDING, Outputs
 
 PREDICTIONS, FAILURES = "predictions", "failures"
@@ -78,6 +78,8 @@ def predictions_schema(facts: RowFacts) -> pa.Schema:
             pa.field("width_px", pa.int32(), nullable=False),
             pa.field("height_px", pa.int32(), nullable=False),
             pa.field("format", pa.string(), nullable=False),
+            pa.field("orientation", pa.int8(), nullable=False),
+            pa.field("frames", pa.int32()),
             pa.field("size_bytes", pa.int64(), nullable=False),
             pa.field("sha256", pa.string(), nullable=False),
             pa.field("version", pa.string()),
@@ -120,9 +122,9 @@ def _common_fields(facts: RowFacts) -> list[pa.Field]:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How every file is encoded: zstd, few-valued columns as dictionaries."""
+    """How every file is encoded: zstd, few-valued columns as dictionaries, checksums of pages for readers."""
     few_valued = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
-    return {"compression": "zstd", "use_dictionary": few_valued}
+    return {"compression": "zstd", "use_dictionary": few_valued, "write_page_checksum": True}
 
 
 # The names that a user's column can't have.
@@ -138,14 +140,22 @@ def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
         prediction.ref.uri,
         *(_labels_of(prediction) if facts.labelled else ()),
         *((prediction.outputs,) if facts.outputs else ()),
-        prediction.width_px,
-        prediction.height_px,
-        prediction.format,
-        prediction.size_bytes,
-        prediction.sha256,
-        prediction.version,
+        *_fact_values(prediction.facts),
         *_common_values(facts),
         *prediction.ref.columns,
+    )
+
+
+def _fact_values(facts: ImageFacts) -> tuple:
+    return (
+        facts.width_px,
+        facts.height_px,
+        facts.format,
+        facts.orientation,
+        facts.frames,
+        facts.size_bytes,
+        facts.sha256,
+        facts.version,
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from transforms.budget import BudgetWatch, FailureBudget
 from transforms.elements import DecodedImage, Failure, Prediction, TableFile
 from transforms.errors import RunError
 from transforms.files import write_file
+from transforms.layout import staged_name
 from transforms.overlap import images_in_flight, once_per_process, usec_since
 from transforms.rows import (
     FAILURES,
@@ -58,13 +59,17 @@ class Staging:
 
 
 def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
-    """Writes rows as one file of a table, under a name that tells their number."""
+    """Writes rows as one file of a table, under a name that holds its digest and their number.
+
+    Two attempts that write the same bytes write the same file.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_batches([batch]), sink, **parquet_options(batch.schema))
     data = sink.getvalue()
-    path = FileSystems.join(folder, table, f"{uuid.uuid4().hex}-{len(batch)}.parquet")
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = FileSystems.join(folder, table, staged_name(sha256, len(batch)))
     write_file(path, data)
-    return TableFile(table, path, len(batch), data.size)
+    return TableFile(table, path, len(batch), data.size, sha256)
 
 
 class Stager:

@@ -66,9 +66,8 @@ def _check_output(case: Case) -> Iterator[Finding]:
             f"{output} can be written; a run is at work there.", "Wait for it, or give another --output."
         )
     elif manifest := contents.manifest:
-        rows = manifest["rows"]
-        counts = ", ".join(f"{count:,} {table}" for table, count in rows.items())
-        yield ok(f"{output} can be written; it holds {counts} of model {manifest['model']['handle']}.")
+        counts = ", ".join(f"{count:,} {table}" for table, count in manifest.rows.items())
+        yield ok(f"{output} can be written; it holds {counts} of model {manifest.model.get('handle')}.")
     elif staged := sum(contents.staged_rows.values()):
         yield ok(f"{output} can be written; it holds {staged:,} rows of a run that is not finished.")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from transforms.models.presets import find_preset
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that can be told by eye; nobody changes it."""
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out waiting for the disk, which takes most of the time of tests that write many files."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ from pipeline.config import load_config
 from pipeline.launch import run_and_report
 from pipeline.rerun import rerun
 from pipeline.verify import verify
+from tests.damage import flip
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import HTML, encoded, gradient, jpeg_bytes
+from transforms.documents import write_document
 from transforms.errors import RunError, UserError
+from transforms.manifest import parse_manifest
 
 
 def write_images(folder, names, data=None):
@@ -268,20 +271,28 @@ def file_of(published, table):
 
 
 def alter(published, change) -> None:
-    """Changes the manifest."""
+    """Changes the manifest, whose checksum is then that of the changed one."""
     path = published / "manifest.json"
     manifest = json.loads(path.read_text("utf-8"))
     change(manifest)
-    path.write_text(json.dumps(manifest), "utf-8")
+    del manifest["checksum"]
+    path.write_bytes(write_document(parse_manifest(json.dumps(manifest).encode(), str(path))))
 
 
-def relist(manifest, published) -> None:
-    """Lists the files as they are now."""
+def relist(manifest, published, table, rows) -> None:
+    """Lists the files as they are now, of which one of a table has so many rows."""
     import hashlib
 
+    manifest["rows"][table] = rows
     for entry in manifest["files"]:
+        if entry["table"] == table:
+            entry["rows"] = rows
         data = (published / entry["path"]).read_bytes()
         entry.update(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def renamed(counts, names):
+    return {names.get(name, name): count for name, count in counts.items()}
 
 
 def rewrite(published, table, change) -> None:
@@ -291,14 +302,13 @@ def rewrite(published, table, change) -> None:
     path = file_of(published, table)
     changed = change(pq.read_table(path))
     pq.write_table(changed, path)
-    alter(published, lambda manifest: relist(manifest, published))
-    alter(published, lambda m: [e.update(rows=len(changed)) for e in m["files"] if e["table"] == table])
+    alter(published, lambda manifest: relist(manifest, published, table, len(changed)))
 
 
 def test_verify__file_gone__is_found(published):
     path = file_of(published, "predictions")
     path.unlink()
-    assert verify(str(published)) == [f"predictions/{path.name}: is listed and not there"]
+    assert verify(str(published)) == [f"predictions/{path.name}: it is gone"]
 
 
 def test_verify__bit_flipped__is_found(published):
@@ -307,7 +317,7 @@ def test_verify__bit_flipped__is_found(published):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     (found,) = verify(str(published))
-    assert found.startswith(f"failures/{path.name}: ") and found.endswith("not as listed")
+    assert found.startswith(f"failures/{path.name}: ") and found.endswith(" is listed")
 
 
 def test_verify__stray_file__is_found(published):
@@ -321,18 +331,19 @@ def test_verify__row_twice__is_found(published):
     rewrite(published, "predictions", lambda table: pa.concat_tables([table, table.slice(3, 1)]))
     found = verify(str(published))
     assert any(line.endswith(": 2 rows") for line in found)
-    assert any(line.startswith("predictions: 41 rows, the manifest says 40") for line in found)
+    assert any("did not balance" in line for line in found)
 
 
 def test_verify__row_missing__is_found_by_count_and_by_input(published, tmp_path):
     rewrite(published, "predictions", lambda table: table.slice(1))
     found = verify(str(published), str(tmp_path / "list.txt"))
-    assert found[0].startswith("predictions: 39 rows, the manifest says 40")
-    assert found[1].endswith("is in the input and has no row") and len(found) == 2
+    assert "top_labels" in found[0] and "did not balance" in found[1]
+    assert found[2].endswith("is in the input and has no row") and len(found) == 3
 
 
 def test_verify__other_reasons_schema_or_fingerprint__are_found(published):
-    alter(published, lambda manifest: manifest["failures_by_reason"].update(timeout=3))
+    swapped = {"not_an_image": "timeout"}
+    alter(published, lambda m: m.update(failures_by_reason=renamed(m["failures_by_reason"], swapped)))
     (found,) = verify(str(published))
     assert found.startswith("failures: by reason")
     rewrite(published, "failures", lambda table: table.drop_columns(["host"]))
@@ -419,10 +430,17 @@ def test_run__same_graph_twice__publishes_both_times(tmp_path, tiny):
 
 def test_run__published_file_is_damaged__says_which_and_what_to_do(published, tmp_path, tiny):
     path = file_of(published, "predictions")
-    path.write_bytes(path.read_bytes()[:100])
+    whole = path.read_bytes()
     options = {"input": tmp_path / "list.txt", "output": published, "model": tiny}
-    with pytest.raises(RunError, match=rf"{path} is damaged: .*labelbeam verify"):
+    path.write_bytes(whole[:100])
+    with pytest.raises(UserError, match=rf"{path} has 100 bytes, and .*labelbeam verify"):
         run_pipeline(**options)
+    path.write_bytes(whole)
+    flip(path, 4 * len(whole))
+    with pytest.raises(RunError, match=rf"^{path} is damaged: its SHA-256 is .*labelbeam verify.* goes on"):
+        run_pipeline(**options)
+    path.write_bytes(whole)
+    assert run_pipeline(**options)["counts"]["labelled"] == 0
 
 
 def test_verify__counts_edited__is_found(published):
@@ -439,3 +457,19 @@ def test_partition_by__both_tables__are_counted_each_by_itself(tmp_path, tiny):
     manifest = run_pipeline(**options, partition_by="n", max_partitions=2)
     assert_sound(tmp_path / "out")
     assert len(manifest["files"]) == 4
+
+
+def test_run__staged_file_is_damaged__deletes_it_and_labels_its_rows_again(tmp_path, tiny, capfd):
+    images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(6)])
+    rows = [f"{images}/{n}.jpg,{n}" for n in range(6)]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,n", *rows]), "utf-8")
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny, "stage_rows": 2}
+    with pytest.raises(RunError, match="folders"):  # which leaves all staged
+        run_pipeline(**options, partition_by="n", max_partitions=3)
+    path, *others = sorted((tmp_path / "out").glob("_staging/*/predictions/*.parquet"))
+    lost = ds.dataset(path).count_rows()
+    flip(path, 500)
+    counts = run_pipeline(**options)["counts"]
+    assert (counts["labelled"], counts["kept"]) == (lost, 6 - lost) and others
+    assert f"{path} was damaged and is deleted" in capfd.readouterr().err
+    assert_sound(tmp_path / "out")

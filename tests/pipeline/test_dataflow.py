@@ -17,7 +17,7 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.launch import run
 from pipeline.limits import namespace_of
-from pipeline.manifest import recorded_config
+from pipeline.manifest import published_manifest, recorded_config
 from tests.engines.dataflow import WORKFLOW_FAILED, DataflowStub, end_as, fail, ignore, run_staged, stay
 from tests.graphs import read_until, run_pipeline
 from tests.synthetic import HTML, jpeg_bytes
@@ -433,7 +433,8 @@ def test_run__no_wait__the_job_publishes_when_the_command_has_long_ended(stub, g
     assert done.wait(120) and stub.job.state == "JOB_STATE_DONE", stub.job.messages
     manifest = manifest_of(gcs, corpus["output"])
     assert f"names the run {manifest['run_id']};" in out and manifest["balanced"]
-    assert manifest["config"]["no_wait"] is True and recorded_config(manifest, {}).launch.no_wait is False
+    assert manifest["config"]["no_wait"] is True
+    assert recorded_config(published_manifest(corpus["output"]), {}).launch.no_wait is False
 
 
 def test_rerun__no_wait__submits_what_failed(stub, corpus, arguments, brisk, capsys):

@@ -127,7 +127,7 @@ def test_work_of__a_run__counts_every_image_of_all_processes(tmp_path, flags):
     finished = run(load_config(None, {**said, "max_failure_rate": "1"}, flags))
     seen = finished.work
     processes = 2 if flags else 1
-    assert seen.counts[meter.IMAGES_RUN] == finished.manifest["counts"]["labelled"]
+    assert seen.counts[meter.IMAGES_RUN] == finished.manifest.counts["labelled"]
     assert seen.counts[meter.PLACES_RUN] >= seen.counts[meter.IMAGES_RUN]
     assert 1 <= seen.counts[meter.LOADED] <= processes and seen.counts[meter.NOT_FROZEN] == 0
     assert 0 < seen.counts[meter.BUSY_USEC] <= seen.counts[meter.OPEN_USEC]

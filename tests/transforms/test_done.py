@@ -1,10 +1,11 @@
 import dataclasses
-import json
+from pathlib import Path
 
 import pytest
 
+from tests.damage import flip
 from tests.eager import RUNNERS, eagerly
-from tests.results import facts_of, failure, prediction
+from tests.results import facts_of, failure, list_published, prediction
 from transforms import done
 from transforms.buckets import bucket_of
 from transforms.done import ReadDoneIds, read_done_ids
@@ -101,11 +102,7 @@ def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runn
         write(tmp_path, [prediction(0), prediction(1)]),
         write(tmp_path, [failure(2), failure(3, "empty")]),
     ]
-    files = [dataclasses.asdict(source.file) for source in published]
-    for file in files:
-        file["path"] = file["path"].removeprefix(f"{tmp_path}/")
-    manifest = {"format": 1, "run_id": "r", "generation": 1, "files": files}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    list_published(tmp_path, [source.file for source in published])
     write(layout.run("a"), [prediction(4)])
     write(layout.run("a"), [failure(5, "empty")])
     write(layout.run("b"), [prediction(6)])
@@ -118,6 +115,26 @@ def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runn
         "id2",
         "id3",
     }
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_read_done_ids__staged_file_damaged__is_deleted_and_has_no_ids(tmp_path, runner, capfd):
+    layout = Layout(str(tmp_path))
+    whole, damaged = (write(layout.run("a"), [prediction(n)]).file.path for n in (0, 1))
+    flip(Path(damaged), 99)
+    assert ids_of(eagerly(ReadDoneIds(str(tmp_path), resumes=("a",)), None, runner)) == ["id0"]
+    assert (Path(whole).exists(), Path(damaged).exists()) == (True, False)
+    assert f"{damaged} was damaged and is deleted: its row is labelled again." in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_read_done_ids__published_file_damaged__is_refused_and_stays(tmp_path, runner):
+    file = write(tmp_path, [prediction(0)]).file
+    list_published(tmp_path, [file, write(tmp_path, [failure(1)]).file])
+    flip(Path(file.path), 99)
+    with pytest.raises(Exception, match=f"{file.path} is damaged: .*labelbeam verify"):
+        eagerly(ReadDoneIds(str(tmp_path)), None, runner)
+    assert Path(file.path).exists()
 
 
 def test_read_done_ids__nothing_there__is_empty(tmp_path):

@@ -1,6 +1,10 @@
 import dataclasses
+from urllib.parse import unquote
 
+import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -88,17 +92,17 @@ def file(n, size_bytes, table=PREDICTIONS, published=False) -> Source:
 def test_plan_merge__small_files__are_grouped_to_the_target_by_table():
     sources = [file(n, 300) for n in range(7)] + [file(n, 10, FAILURES) for n in range(3)]
     tasks = tasks_of(sources)
-    assert [len(t.files) for t in tasks] == [3, 3, 1, 3]
+    assert [len(t.sources) for t in tasks] == [3, 3, 1, 3]
     assert [t.name for t in tasks] == [f"RUN-{n:05d}" for n in range(4)]
-    assert all(len({f.table for f in t.files}) == 1 for t in tasks)
-    assert sorted(f.path for t in tasks for f in t.files) == sorted(s.file.path for s in sources)
+    assert all(len({s.file.table for s in t.sources}) == 1 for t in tasks)
+    assert sorted(s.file.path for t in tasks for s in t.sources) == sorted(s.file.path for s in sources)
 
 
 def test_plan_merge__published__stays_if_whole_and_large_or_alone():
     large, small = file(1, 600, published=True), file(2, 400, published=True)
     assert [t.name for t in tasks_of([large, file(3, 10)])] == ["", "RUN-00001"]
     assert [t.name for t in tasks_of([small])] == [""]
-    assert [(t.name, len(t.files)) for t in tasks_of([small, file(3, 10)])] == [("RUN-00000", 2)]
+    assert [(t.name, len(t.sources)) for t in tasks_of([small, file(3, 10)])] == [("RUN-00000", 2)]
     assert tasks_of([large], keep_published=False)[0].name
     (task,) = plan_merge([large], {large.file.path: [np.array([4, 7]), np.array([5])]}, "RUN", 1000)
     assert task.name and np.frombuffer(task.dropped[0], "<i8").tolist() == [4, 5, 7]
@@ -178,3 +182,32 @@ def test_merge_files__too_many_folders__is_refused_with_a_remedy(tmp_path):
     task = one_task(tmp_path, map(prediction, range(10)))
     with pytest.raises(RunError, match=r"partition_by=price would make more than max_partitions=3 .*hash:64"):
         merge_files(task, FACTS, str(tmp_path / "m"), Partitioning("price", max_folders=3))
+
+
+@pytest.mark.parametrize("length", [0, 1, 50, 300])
+@pytest.mark.parametrize("part", ["x", "ä", "%", ".", "/", "\0", "😀", "x😀"])
+def test_partitioning__any_value__is_a_folder_that_file_systems_take(tmp_path, part, length):
+    value, column = part * length, part * max(1, length)
+    (name,) = Partitioning(column).folders(pa.record_batch({column: [value]})).to_pylist()
+    assert name.startswith("by_") and name.endswith("/") and name.count("/") == 1
+    (tmp_path / name).mkdir()
+    unquote(name, errors="strict")  # not cut within a character
+
+
+def test_partitioning__long_values_of_one_beginning__have_folders_of_their_own():
+    values = ["x" * 300, "x" * 301, "x" * 120, "x" * 119 + "%"]
+    assert len(set(Partitioning("c").folders(pa.record_batch({"c": values})).to_pylist())) == 4
+
+
+@pytest.mark.parametrize("prices", [[None, 1.0], [None]])
+def test_merge_files__empty_cells_in_the_column__are_read_as_the_document_says(tmp_path, prices):
+    refs = [dataclasses.replace(prediction(n).ref, columns=(price,)) for n, price in enumerate(prices)]
+    results = [dataclasses.replace(prediction(n), ref=ref) for n, ref in enumerate(refs)]
+    merge_files(one_task(tmp_path, results), FACTS, str(tmp_path / "m"), Partitioning("price"))
+    folder = str(tmp_path / "m" / PREDICTIONS)
+    reads = [
+        pq.read_table(folder, partitioning=None)["price"].to_pylist(),
+        ds.dataset(folder).to_table()["price"].to_pylist(),
+        [row[0] for row in duckdb.sql(f"SELECT price FROM '{folder}/**/*.parquet'").fetchall()],
+    ]
+    assert [sorted(read, key=str) for read in reads] == [sorted(prices, key=str)] * 3

@@ -6,7 +6,7 @@ import pytest
 from tests.eager import RUNNERS, eagerly
 from transforms import pack
 from transforms.coders import PackedImageCoder
-from transforms.elements import DecodedImage, ImageRef, PackedImage
+from transforms.elements import DecodedImage, ImageFacts, ImageRef, PackedImage
 from transforms.pack import HandOverImages, pack_image, unpack_image
 
 SIZE_PX = 24
@@ -15,16 +15,13 @@ SIZE_PX = 24
 def image(n: int) -> DecodedImage:
     pixels = np.random.default_rng(n).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
     ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n, None, datetime.date(2026, 1, 2)))
-    return DecodedImage(ref, pixels, 640, 480 + n, "JPEG", 1234, "f" * 64, "v1" if n % 2 else None)
+    facts = ImageFacts(640, 480 + n, "JPEG", 1234, "f" * 64, "v1" if n % 2 else None, 1 + n % 8, n or None)
+    return DecodedImage(ref, pixels, facts)
 
 
 def facts_of(one: DecodedImage) -> tuple:
     """All of an image, so that it can be compared."""
-    pixels = (one.pixels.dtype, one.pixels.shape, one.pixels.tobytes())
-    return (
-        *(one.ref, one.width_px, one.height_px, one.format, one.size_bytes, one.sha256, one.version),
-        *pixels,
-    )
+    return one.ref, one.facts, one.pixels.dtype, one.pixels.shape, one.pixels.tobytes()
 
 
 @pytest.mark.parametrize("n", [0, 1])

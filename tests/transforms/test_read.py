@@ -1,17 +1,16 @@
-import dataclasses
 import datetime
 import gzip
 import hashlib
-import json
 
 import pyarrow as pa
 import pytest
 
 from tests.eager import RUNNERS, eagerly
-from transforms.elements import Failure, ImageRef, TableFile, id_of_uri
+from tests.results import list_published
+from transforms.elements import Failure, ImageRef, id_of_uri
 from transforms.errors import ImageError
 from transforms.read import Corpus, ReadImageRefs, list_rows, name_file, parse_line, parse_row
-from transforms.rows import FAILURES, PREDICTIONS, RowFacts, failure_row, failures_schema, to_record_batch
+from transforms.rows import FAILURES, RowFacts, failure_row, failures_schema, to_record_batch
 from transforms.stage import write_staged
 
 HEADER = ("uri", "price", "day")
@@ -169,11 +168,7 @@ def publish_failures(output, *files: list[Failure]) -> None:
         write_staged(FAILURES, to_record_batch([failure_row(f, facts) for f in file], schema), str(output))
         for file in files
     ]
-    listed = [dataclasses.asdict(file) for file in [*written, TableFile(PREDICTIONS, "none", 1, 1)]]
-    for file in listed:
-        file["path"] = file["path"].removeprefix(f"{output}/")
-    manifest = {"format": 1, "run_id": "r", "generation": 1, "files": listed}
-    (output / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    list_published(output, written)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -13,7 +13,7 @@ from tests.eager import RUNNERS, eagerly
 from tests.results import facts_of, failure, prediction
 from transforms import stage
 from transforms.budget import FailureBudget
-from transforms.elements import DecodedImage, Failure, ImageRef, Prediction
+from transforms.elements import DecodedImage, Failure, ImageFacts, ImageRef, Prediction
 from transforms.errors import RunError
 from transforms.layout import Layout, staged_sources
 from transforms.rows import (
@@ -61,8 +61,8 @@ def test_row__prediction__fits_the_schema():
             {"class_id": 1, "label": "b", "score": 0.5},
             {"class_id": 9, "label": "z", "score": 0.25},
         ],
-        **{"width_px": 640, "height_px": 480, "format": "JPEG", "size_bytes": 1234},
-        **{"sha256": "f" * 64, "version": "v1"},
+        **{"width_px": 640, "height_px": 480, "format": "JPEG", "orientation": 1, "frames": 1},
+        **{"size_bytes": 1234, "sha256": "f" * 64, "version": "v1"},
         **{"model_fingerprint": "model-1", "preprocessing_fingerprint": "pre-1", "run_id": "run"},
         "price": 0.5,
     }
@@ -191,7 +191,9 @@ def test_stager__over_budget__writes_all_rows_and_raises(tmp_path):
 
 def test_stager__images_passed_on__have_no_rows_and_count_as_not_failed(tmp_path):
     stager = Stager(staging(tmp_path, budget=FailureBudget(0.5, floor=1)))
-    passed_on = DecodedImage(ImageRef("1", "a"), np.zeros((1, 1, 3), np.uint8), 1, 1, "PNG", 1, "")
+    passed_on = DecodedImage(
+        ImageRef("1", "a"), np.zeros((1, 1, 3), np.uint8), ImageFacts(1, 1, "PNG", 1, "")
+    )
     for n in range(200):
         stager.pass_on(passed_on)
         stager.add(failure(n))

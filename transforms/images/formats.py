@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from transforms.errors import ImageError, Reason
+from transforms.images.containers import jpeg_segments
+from transforms.images.tiff import explain_tiff
 
 # Pillow's names; JPEG includes MPO. A closed list, so that hostile bytes reach no other decoder.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
@@ -17,6 +19,7 @@ _SIGNATURES = (
     (0, b"\x00\x00\x01\x00", "ICO"),
     (0, b"DDS ", "DDS"),
     (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"\x00\x00\x02\x00", "CUR"),
     (4, b"ftyphei", "HEIC"),
     (4, b"ftyphev", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
@@ -34,10 +37,12 @@ _OURS = (
     b"\x00\x00\x00\x0cjP  ",
     b"\xff\x4f\xff\x51",
 )
+# Markers of a JPEG's frame header (ITU-T T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC.
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
 def explain_unidentified(data: bytes) -> ImageError:
-    """Says what bytes are that none of our formats takes."""
+    """Return what bytes are that none of our formats takes."""
     start = data[:512]
     for offset, signature, name in _SIGNATURES:
         if start[offset:].startswith(signature):
@@ -49,6 +54,24 @@ def explain_unidentified(data: bytes) -> ImageError:
         return ImageError(Reason.UNSUPPORTED, "SVG is not read; render it to PNG")
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return ImageError(Reason.NOT_AN_IMAGE, "a web page, not an image: check the address")
-    if start.startswith(_OURS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
+    if special := explain_tiff(data) or _explain_jpeg(data):
+        return special
+    if start.startswith(_OURS) or start[8:12] == b"WEBP" or start[4:12] in (b"ftypavif", b"ftypavis"):
         return ImageError(Reason.DECODE_ERROR, f"a damaged header: {start[:16]!r}")
     return ImageError(Reason.NOT_AN_IMAGE, f"begins with {start[:16]!r}")
+
+
+def _explain_jpeg(data: bytes) -> ImageError | None:
+    """Return what is special about a JPEG that Pillow didn't open; None if its header is damaged."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    frame = next((s for s in jpeg_segments(data) if s.kind[0] in _JPEG_FRAMES), None)
+    if frame is None or len(data) < frame.body + 6:
+        return None
+    bits, components = data[frame.body], data[frame.body + 5]
+    if bits == 8 and components in (1, 3, 4):
+        return None
+    return ImageError(
+        Reason.UNSUPPORTED,
+        f"JPEG: {components} components of {bits} bits are not read; convert the image to PNG",
+    )

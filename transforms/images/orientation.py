@@ -1,14 +1,26 @@
-"""EXIF orientation: how a stored image is turned to be looked at."""
+"""Orientation: how a stored image is turned to be looked at, and where each format notes that."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from PIL import Image
 
+from transforms.images.containers import (
+    JP2_SIGNATURE,
+    boxes,
+    jpeg_segments,
+    png_chunk_is_intact,
+    png_chunks,
+    tiff_layout,
+    webp_chunks,
+)
 from transforms.images.resize import Box
 
 _TAG = 0x0112  # Exif 2.32, "Orientation"
+_EXIF = b"Exif\0"
+_JP2_EXIF = b"JpgTiffExif->JP2"  # the UUID under which Adobe and Exiv2 put EXIF into JPEG 2000
 _Turn = Image.Transpose
 
 # For each orientation: how the stored image is turned, and where a box of the
@@ -24,22 +36,89 @@ _TURNS: dict[int, tuple[_Turn, Callable[[Box, int, int], Box]]] = {
 }
 
 
-def read_orientation(image: Image.Image) -> int:
-    """The orientation an image's EXIF block gives, 1 to 8; 1 if it gives none that is valid."""
-    orientation = image.getexif().get(_TAG, 1)
-    return orientation if orientation in _TURNS else 1
+def read_orientation(data: bytes, image: Image.Image) -> int:
+    """Return an image's orientation, 1 to 8; 1 if the file notes none that is valid.
+
+    Only a format's own carrier counts, as in browsers; XMP and text chunks don't.
+
+    Args:
+      data: The encoded image.
+      image: The same image, opened by Pillow.
+    """
+    if image.format == "TIFF":
+        # Pillow turns a TIFF while it loads it, so that Pillow's own reading of the tag is the true one.
+        return _valid(image.getexif().get(_TAG, 1))
+    if image.format == "AVIF":
+        # Pillow puts the boxes irot and imir, which alone count in AVIF, into the EXIF block.
+        return orientation_of_exif(image.info.get("exif", b""))
+    find = _FINDERS.get(image.format or "")
+    return orientation_of_exif(find(data)) if find else 1
+
+
+def orientation_of_exif(block: bytes) -> int:
+    """Return the orientation in an EXIF block; 1 if the block is damaged or has none that is valid."""
+    block = block[6:] if block.startswith(_EXIF) else block
+    layout = tiff_layout(block)
+    if layout is None:
+        return 1
+    try:
+        entries = layout.entries(block, layout.first)
+        return _valid(next((layout.number(block, entry) for entry in entries if entry.tag == _TAG), 1))
+    except struct.error:  # the directory leaves the block
+        return 1
+
+
+def _valid(orientation: object) -> int:
+    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
+
+
+def _exif_of_jpeg(data: bytes) -> bytes:
+    segments = (s for s in jpeg_segments(data) if s.kind == b"\xe1" and data.startswith(_EXIF, s.body))
+    return next((data[s.body : s.end] for s in segments), b"")
+
+
+def _exif_of_png(data: bytes) -> bytes:
+    if b"eXIf" not in data:  # the chunk may follow all of the pixels' chunks, which are many
+        return b""
+    chunks = (c for c in png_chunks(data) if c.kind == b"eXIf" and png_chunk_is_intact(data, c))
+    return next((data[c.body : c.end - 4] for c in chunks), b"")
+
+
+def _exif_of_webp(data: bytes) -> bytes:
+    return next((data[c.body : c.end] for c in webp_chunks(data) if c.kind == b"EXIF"), b"")
+
+
+def _exif_of_jpeg2000(data: bytes) -> bytes:
+    if not data.startswith(JP2_SIGNATURE):
+        return b""
+    found = (b for b in boxes(data, 0, len(data)) if b.kind == b"uuid" and data.startswith(_JP2_EXIF, b.body))
+    return next((data[b.body + 16 : b.end] for b in found), b"")
+
+
+_FINDERS: dict[str, Callable[[bytes], bytes]] = {
+    "JPEG": _exif_of_jpeg,
+    "MPO": _exif_of_jpeg,
+    "PNG": _exif_of_png,
+    "WEBP": _exif_of_webp,
+    "JPEG2000": _exif_of_jpeg2000,
+}
+
+
+def turns_itself(image: Image.Image) -> bool:
+    """Return whether Pillow turns the image while it loads it, so that `size` is as displayed."""
+    return image.format == "TIFF"
 
 
 def displayed_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Width and height after turning, px."""
+    """Return width and height after turning, px."""
     return size[::-1] if orientation >= 5 else size
 
 
 def stored_box(box: Box, displayed: tuple[int, int], orientation: int) -> Box:
-    """Where a box of the displayed image lies in the stored image."""
+    """Return where a box of the displayed image lies in the stored image."""
     return _TURNS[orientation][1](box, *displayed) if orientation in _TURNS else box
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """Turns a stored image to how it is displayed."""
+    """Turn a stored image to how it is displayed."""
     return image.transpose(_TURNS[orientation][0]) if orientation in _TURNS else image

@@ -1,4 +1,4 @@
-"""What a model takes and gives, read without running it."""
+"""Inputs and outputs of a model, read before it labels anything."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transforms.errors import UserError
-from transforms.models.damage import load_errors_explained
+from transforms.models.keras_file import is_keras_file, keras_outputs, load_keras, trained_by_class
+from transforms.models.keras_graph import read_head, read_input_range
+from transforms.models.shapes import Shape, check_inputs, list_tensors, read_classes, read_size_px
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 
 SERVING = "serving_default"
-KERAS_SUFFIX = ".keras"
 # A SavedModel's own bookkeeping, no signature that anybody calls.
 _INTERNAL = "__saved_model_init_op"
+_TEXT = "string"
+_MOST_NAMES = 10  # in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a model takes and gives; None where it does not say.
+    """Inputs and outputs of a model; None or "" where they can't be read.
 
     Attributes:
       signature: The SavedModel's signature; "" where the model itself is called.
@@ -31,9 +34,10 @@ class Contract:
       size_px: Width and height of its input.
       output_name: The output to use, where there are several or it has a name.
       classes: Length of that output.
-      input_range: Values of the colours 0 and 255, read from the model's first layers.
-      outputs: What the output is, read from the model's last operation; "" where that can't be read.
-      multilabel: Whether each class is judged by itself.
+      input_range: What the colours 0 and 255 must become, read from the first layers of a Keras model.
+      outputs: Kind of that output, read from its last operation in a Keras model.
+      multilabel: Whether each class is judged by itself, as a sigmoid does. A linear output counts
+        if the file names a binary cross-entropy as its loss.
     """
 
     signature: str = ""
@@ -49,7 +53,7 @@ class Contract:
 
 
 def read_contract(path: Path, signature: str | None = None, output: str | None = None) -> Contract:
-    """Reads what a model takes and gives.
+    """Read the inputs and outputs of a model.
 
     Args:
       path: A SavedModel folder or a `.keras` file.
@@ -57,10 +61,9 @@ def read_contract(path: Path, signature: str | None = None, output: str | None =
       output: Which of its outputs; by default the only one.
 
     Raises:
-      UserError: The model is damaged, made for TensorFlow 1, or takes or gives
-        something else than image classifiers do.
+      UserError: The model is damaged, made for TensorFlow 1, or no image classifier.
     """
-    if path.suffix == KERAS_SUFFIX:
+    if is_keras_file(path):
         if signature:
             raise UserError(f"signature={signature!r}: {path.name} is a Keras model and has none.")
         return _keras_contract(path, output)
@@ -72,11 +75,11 @@ def read_contract(path: Path, signature: str | None = None, output: str | None =
     if not signatures:
         return Contract()
     name = _choose(path, "signature", signature, signatures, SERVING)
-    return _signature_contract(path, name, signatures[name], output)
+    return _signature_contract(path, name, signatures, output)
 
 
 def read_signatures(folder: Path) -> dict[str, SignatureDef]:
-    """The signatures of a SavedModel by name, from the graph alone: nothing is loaded.
+    """Read the signatures of a SavedModel by name, from the graph alone: nothing is loaded.
 
     Raises:
       UserError: It is damaged, or made for TensorFlow 1.
@@ -103,94 +106,90 @@ def read_signatures(folder: Path) -> dict[str, SignatureDef]:
 
 
 def _choose(path: Path, what: str, wanted: str | None, known: Mapping[str, Any], usual: str = "") -> str:
-    """The one that is wanted, usual, or the only one."""
+    """Return the requested name, else the usual one, else the only one."""
     flag = "--output_name" if what == "output" else f"--{what}"
+    names = ", ".join(sorted(known)[:_MOST_NAMES]) + (", ..." if len(known) > _MOST_NAMES else "")
     if wanted is not None and wanted not in known:
-        raise UserError(f"{flag}={wanted!r}: {path} has no such {what}; it has {', '.join(sorted(known))}.")
+        raise UserError(f"{flag}={wanted!r}: {path} has no such {what}; it has {names}.")
     if wanted is None and usual not in known and len(known) > 1:
-        raise UserError(f"{path} has several {what}s: choose one with {flag}: {', '.join(sorted(known))}.")
+        raise UserError(f"{path} has several {what}s: choose one with {flag}: {names}.")
     return wanted if wanted is not None else usual if usual in known else next(iter(known))
 
 
-def _signature_contract(path: Path, name: str, signature: SignatureDef, output: str | None) -> Contract:
-    import tensorflow as tf
-
-    if len(signature.inputs) != 1:
-        inputs = ", ".join(sorted(signature.inputs))
-        raise UserError(f"Signature {name!r} of {path} takes {inputs}; a classifier takes images alone.")
+def _signature_contract(
+    path: Path, name: str, signatures: Mapping[str, SignatureDef], output: str | None
+) -> Contract:
+    where = f"signature {name!r} of {path}"
+    signature = signatures[name]
+    inputs = _dtypes(signature)
+    if _TEXT in inputs.values():
+        raise UserError(
+            f"{where} takes {list_tensors(inputs)}, such as encoded images; labelbeam decodes images itself. "
+            f"{_other_signature(signatures)}."
+        )
+    check_inputs(where, inputs)
     ((input_name, tensor),) = signature.inputs.items()
     shape = _shape(tensor)
     output_name = _choose(path, "output", output, signature.outputs)
-    given = _shape(signature.outputs[output_name])
+    result = signature.outputs[output_name]
     return Contract(
         signature=name,
         input_name=input_name,
-        input_dtype=tf.dtypes.as_dtype(tensor.dtype).name,
+        input_dtype=_dtype(tensor),
         batch=shape[0] if shape else None,
-        size_px=_size_px(path, shape),
+        size_px=read_size_px(where, shape),
         output_name=output_name,
-        classes=_classes(path, output_name, given),
+        classes=read_classes(where, output_name, _dtype(result), _shape(result)),
     )
-
-
-def load_keras(path: Path) -> Any:
-    """Loads a Keras 3 model.
-
-    Raises:
-      UserError: It can't be loaded, or does not say what it takes.
-    """
-    import tensorflow as tf
-
-    with load_errors_explained(path, UserError):
-        model = tf.keras.models.load_model(path, compile=False)
-    if not getattr(model, "inputs", None):
-        raise UserError(f"{path} does not say what it takes: call it with an image once before you save it.")
-    return model
-
-
-def keras_outputs(model: Any) -> dict[str, Any]:
-    """The outputs of a Keras model by name; a sequential model has one, and no name for it."""
-    names = getattr(model, "output_names", None) or [f"output_{n}" for n in range(len(model.outputs))]
-    return dict(zip(names, model.outputs, strict=True))
 
 
 def _keras_contract(path: Path, output: str | None) -> Contract:
     model = load_keras(path)
-    if len(model.inputs) != 1:
-        raise UserError(f"{path} takes {len(model.inputs)} inputs; a classifier takes images alone.")
+    check_inputs(str(path), {tensor.name: str(tensor.dtype) for tensor in model.inputs})
     outputs = keras_outputs(model)
     output_name = _choose(path, "output", output, outputs)
+    result = outputs[output_name]
     shape = list(model.inputs[0].shape)
+    size_px = read_size_px(str(path), shape)
+    classes = read_classes(str(path), output_name, str(result.dtype), list(result.shape))
+    head = read_head(result)
+    if head == "softmax" and classes == 1:
+        raise UserError(
+            f"{path} has a softmax over one class as {output_name!r}, which is 1 for every image. Train it "
+            "with a sigmoid or a linear output instead."
+        )
+    by_class = head == "linear" and trained_by_class(path, list(outputs), output_name)
     return Contract(
         input_dtype=str(model.inputs[0].dtype),
         batch=shape[0],
-        size_px=_size_px(path, shape),
+        size_px=size_px,
         output_name=output_name if len(outputs) > 1 else "",
-        classes=_classes(path, output_name, list(outputs[output_name].shape)),
+        classes=classes,
+        input_range=read_input_range(model),
+        outputs="logits" if head == "linear" else "probabilities" if head else "",
+        multilabel=head == "sigmoid" or by_class,
     )
 
 
-def _shape(tensor: TensorInfo) -> list[int | None] | None:
-    """A tensor's shape, None for a length that is open; None where the rank is not known."""
+def _shape(tensor: TensorInfo) -> Shape:
     if tensor.tensor_shape.unknown_rank:
         return None
     return [d.size if d.size > 0 else None for d in tensor.tensor_shape.dim]
 
 
-def _size_px(path: Path, shape: list[int | None] | None) -> int | None:
-    if shape is None:
-        return None
-    if len(shape) != 4 or shape[3] not in (3, None):
-        hint = " (its channels come first: export it with channels last)" if shape[1:2] == [3] else ""
-        raise UserError(f"{path} takes {shape}; it must take images [N, H, W, 3]{hint}.")
-    if shape[1] != shape[2]:
-        raise UserError(f"{path} takes images of {shape[2]} x {shape[1]} px; they must be square.")
-    return shape[1]
+def _dtype(tensor: TensorInfo) -> str:
+    import tensorflow as tf
+
+    return tf.dtypes.as_dtype(tensor.dtype).name
 
 
-def _classes(path: Path, name: str, shape: list[int | None] | None) -> int | None:
-    if shape is None:
-        return None
-    if len(shape) != 2:
-        raise UserError(f"{path} gives {shape} as {name!r}; a classifier gives [N, classes].")
-    return shape[1]
+def _dtypes(signature: SignatureDef) -> dict[str, str]:
+    return {name: _dtype(tensor) for name, tensor in signature.inputs.items()}
+
+
+def _other_signature(signatures: Mapping[str, SignatureDef]) -> str:
+    """Return the remedy for a signature that takes encoded images."""
+    others = [name for name, signature in signatures.items() if _TEXT not in _dtypes(signature).values()]
+    if others:
+        return f"Choose another signature with --signature: {', '.join(sorted(others))}"
+    return "Export it where its code is, with a signature 'serving_default' that takes float32 [N, S, S, 3]"

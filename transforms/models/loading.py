@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transforms.errors import RunError
-from transforms.models.contract import KERAS_SUFFIX, Contract, keras_outputs, load_keras
+from transforms.models.contract import Contract
 from transforms.models.damage import load_errors_explained
+from transforms.models.keras_file import is_keras_file, keras_outputs, load_keras
 from transforms.models.spec import ModelSpec, Reading
 from transforms.models.store import digest_model, resolve_model
 
@@ -19,7 +21,7 @@ Model = Callable[["tf.Tensor"], "tf.Tensor"]
 
 
 def load_model(spec: ModelSpec | Reading) -> Model:
-    """Loads what was resolved at launch.
+    """Load the model that was resolved at launch.
 
     Returns:
       A function from images, as the model takes them, to its chosen output; what holds
@@ -34,21 +36,18 @@ def load_model(spec: ModelSpec | Reading) -> Model:
             f"Model {spec.handle!r} changed since the run started: its digest is {digest[:16]}, it was "
             f"{spec.digest[:16]}. Start the run again."
         )
-    return _load_keras(path, spec.contract) if path.suffix == KERAS_SUFFIX else _load_saved(path, spec)
+    return _load_keras(path, spec.contract) if is_keras_file(path) else _load_saved(path, spec)
 
 
 def _load_keras(path: Path, contract: Contract) -> Model:
     import tensorflow as tf
 
     model = load_keras(path)
-
-    def call(images: tf.Tensor) -> tf.Tensor:
-        outputs = model(images, training=False)
-        if not contract.output_name:
-            return outputs
-        return tf.nest.flatten(outputs)[list(keras_outputs(model)).index(contract.output_name)]
-
-    return call
+    outputs = keras_outputs(model)
+    output = outputs[contract.output_name] if contract.output_name else next(iter(outputs.values()))
+    # A new model of one tensor to one tensor, because the model in the file may nest them in dictionaries.
+    classifier = tf.keras.Model(model.inputs[0], output)
+    return functools.partial(classifier, training=False)
 
 
 def _load_saved(path: Path, spec: ModelSpec | Reading) -> Model:
@@ -58,20 +57,44 @@ def _load_saved(path: Path, spec: ModelSpec | Reading) -> Model:
     with load_errors_explained(path, RunError):
         loaded = hub.load(str(path))
         signature = loaded.signatures[contract.signature] if contract.signature else None
-    if signature is not None:
+    if signature is None:
+        return _load_callable(loaded, spec)
 
-        def call(images: tf.Tensor) -> tf.Tensor:
-            return signature(**{contract.input_name: images})[contract.output_name]
+    def call(images: tf.Tensor) -> tf.Tensor:
+        return signature(**{contract.input_name: images})[contract.output_name]
 
-        call.loaded = loaded  # type: ignore[attr-defined]  # a signature does not keep its variables alive
-        return call
+    call.loaded = loaded  # type: ignore[attr-defined]  # a signature does not keep its variables alive
+    return call
+
+
+def _load_callable(loaded: Any, spec: ModelSpec | Reading) -> Model:
+    """Find out how a restored object without signatures is called with images alone, for inference."""
+    import tensorflow as tf
+
     if not callable(loaded):
         raise RunError(f"Model {spec.handle!r} is neither callable nor has it a signature. Export it again.")
-    return loaded
+    size_px = spec.resize.size_px
+    images = tf.TensorSpec([None, size_px, size_px, 3], spec.contract.input_dtype)
+    parameters = loaded.__call__.function_type.parameters
+    # `training` is passed, because its default may be True, or may be missing among the exported traces.
+    # None means False where nothing else was traced.
+    ways: tuple[dict, ...] = ({"training": False}, {"training": None}) if "training" in parameters else ({},)
+    for way in ways:
+        call = functools.partial(loaded, **way)
+        try:
+            outputs = tf.function(call).get_concrete_function(images).outputs
+        except (TypeError, ValueError):  # no such trace
+            continue
+        if len(outputs) == 1:
+            return lambda images, call=call: tf.nest.flatten(call(images))[0]  # type: ignore[misc]
+    raise RunError(
+        f"Model {spec.handle!r} has no signature, and can't be called with images {images.shape} alone for "
+        f"one result (parameters: {', '.join(parameters)}). Export it with a signature 'serving_default'."
+    )
 
 
 def scaled(model: Model, spec: ModelSpec) -> Model:
-    """A function from pixels, `[N, size, size, 3] uint8`, to outputs, `[N, classes] float32`."""
+    """Return a function from pixels, `[N, size, size, 3] uint8`, to outputs, `[N, classes] float32`."""
     import tensorflow as tf
 
     dtype = tf.dtypes.as_dtype(spec.contract.input_dtype)
@@ -87,15 +110,16 @@ def scaled(model: Model, spec: ModelSpec) -> Model:
 
 
 def freeze(function: Any) -> Any:
-    """Turns the variables into constants, so that the runtime can fold and fuse."""
+    """Turn the variables into constants, so that the runtime can fold and fuse."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    # What this gives fits no signature: at each call TensorFlow would first print its input into an error.
+    # Wrapped, because the frozen function fits no signature: at each call TensorFlow would first print the
+    # input into an error.
     return with_signature(convert_variables_to_constants_v2(function))
 
 
 def with_signature(function: Any, jit_compile: bool = False) -> Any:
-    """A function of pixels that calls another and knows its own signature."""
+    """Wrap a function of pixels in one that has a fixed signature."""
     import tensorflow as tf
 
     (pixels,) = function.inputs[:1]

@@ -7,6 +7,7 @@ A file does not always show what a model's numbers mean. What can be read is rea
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -71,6 +72,7 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
         "scaling": scaling.describe(),
     }
     answer = remembered("probes", facts, lambda: (probe(reading, scaling, timeout_sec).as_json(), True))
+    gc.collect()  # frees the probed model, which TensorFlow keeps in cycles, before a worker's copy is loaded
     return decide_spec(reading, Evidence.from_json(answer))
 
 
@@ -182,12 +184,11 @@ def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Re
     rows = call(pixels[:size], scaling)
     if rows.ndim != 2 or len(rows) != size:
         raise UserError(wrong_rows(reading.handle, rows.shape, size))
-    if size == 1:
-        return
+    # The same batch again, because dropout is random; another one, because its photos may matter.
     neighbours = pixels[size : 2 * size - 1] if reading.contract.batch else pixels[:0]
-    other = call(np.concatenate([pixels[:1], neighbours]), scaling)
-    if change_of(rows[0], other[0]) > MAX_CHANGE:
-        raise UserError(depends_on_neighbours(reading.handle))
+    for batch in (pixels[:size], np.concatenate([pixels[:1], neighbours])):
+        if change_of(rows[0], call(batch, scaling)[0]) > MAX_CHANGE:
+            raise UserError(depends_on_neighbours(reading.handle))
 
 
 def _some_finite(outputs: np.ndarray) -> bool:

@@ -21,7 +21,12 @@ _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow, without its start-up notices where `TF_CPP_MIN_LOG_LEVEL` is 3."""
+    """Import TensorFlow with Keras 3, without start-up notices where `TF_CPP_MIN_LOG_LEVEL` is 3."""
+    # Set before TensorFlow is imported, because TensorFlow and Keras read both variables once. Another
+    # backend can't run inside TensorFlow's graphs and may not be installed; KERAS_BACKEND also overrules
+    # ~/.keras/keras.json. With TF_USE_LEGACY_KERAS, tf.keras is Keras 2, which can't read files of Keras 3.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if os.environ.get(_LEVEL) == "3":
         with _silent_stderr():
             importlib.import_module("tensorflow")

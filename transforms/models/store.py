@@ -27,11 +27,12 @@ from filelock import FileLock, Timeout
 from google.api_core.exceptions import GoogleAPICallError
 
 from transforms.errors import UserError
-from transforms.models.contract import KERAS_SUFFIX
 from transforms.models.damage import check_bytes
 from transforms.models.digest import digest_model
 from transforms.models.efficientnet_lite import ensure_lite0_saved_model
 from transforms.models.folders import cache_folder
+from transforms.models.formats import refuse_other_formats
+from transforms.models.keras_file import KERAS_SUFFIX, is_keras_file
 from transforms.models.presets import PRESETS
 
 _LOG = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ def _resolve(handle: str) -> Path:
     scheme = urlsplit(handle).scheme
     if handle == EMBEDDED:
         return ensure_lite0_saved_model(cache_folder())
+    if scheme in ("gs", "http", "https"):
+        refuse_other_formats(handle)
     if scheme == "gs":
         return _resolve_gcs(handle.rstrip("/"))
     if scheme in ("http", "https"):
@@ -100,9 +103,11 @@ def check_whole(path: Path, handle: str) -> None:
     Raises:
       UserError: It has not, or it is no model at all.
     """
-    if path.suffix == KERAS_SUFFIX and path.is_file():
+    if is_keras_file(path):
         return
     if not (path / "saved_model.pb").is_file():
+        if path.exists():
+            refuse_other_formats(handle, path)
         raise UserError(
             f"model={handle!r} is no SavedModel: there is no {path / 'saved_model.pb'}. Give a SavedModel "
             "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name"

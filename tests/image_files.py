@@ -1,0 +1,142 @@
+"""Image files that Pillow doesn't write, built from their parts."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from tests.synthetic import encoded
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+IDENTITY_CURVE = (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)  # of YCbCr, as fractions
+
+
+def exif_of(orientation: int, order: str = "<") -> bytes:
+    """An EXIF block with an orientation and nothing else, without the name before it."""
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
+    return head + struct.pack(order + "HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
+def xmp_of(orientation: int) -> bytes:
+    """An XMP packet with an orientation."""
+    return f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+
+
+def chunk(kind: bytes, data: bytes = b"", spoil: int = 0) -> bytes:
+    """A PNG chunk; its checksum is off by `spoil`."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ spoil)
+
+
+def png(rows: list[bytes], width: int, bits: int, colour: int, extra: bytes = b"") -> bytes:
+    """A PNG of packed rows."""
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return PNG_SIGNATURE + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND")
+
+
+def with_chunk(data: bytes, extra: bytes, before: bytes = b"IDAT") -> bytes:
+    """A PNG with one more chunk."""
+    at = data.index(before) - 4
+    return data[:at] + extra + data[at:]
+
+
+def packed(values: np.ndarray, bits: int) -> list[bytes]:
+    """Rows of values, each with a number of bits, the first one highest."""
+    if bits >= 8:
+        return [row.astype(f">u{bits // 8}").tobytes() for row in values]
+    planes = (values[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)
+    return [np.packbits(row).tobytes() for row in planes.reshape(len(values), -1)]
+
+
+def with_segment(jpeg: bytes, marker: int, payload: bytes) -> bytes:
+    """A JPEG with one more segment behind its first one."""
+    at = 4 + int.from_bytes(jpeg[4:6])
+    return jpeg[:at] + bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload + jpeg[at:]
+
+
+def without_segment(jpeg: bytes, marker: int) -> bytes:
+    """A JPEG without the first segment of a kind."""
+    at = jpeg.index(bytes((0xFF, marker)))
+    return jpeg[:at] + jpeg[at + 2 + int.from_bytes(jpeg[at + 2 : at + 4]) :]
+
+
+def bmp(
+    rows: list[bytes],
+    width: int,
+    bits: int,
+    palette: bytes = b"",
+    header: int = 40,
+    compression: int = 0,
+    masks: tuple[int, ...] = (),
+    top_down: bool = False,
+    runs: bytes = b"",
+) -> bytes:
+    """A BMP; `rows` are from the top, `runs` replace them."""
+    height = len(rows)
+    lines = rows if top_down else rows[::-1]
+    body = runs or b"".join(row + bytes(-len(row) % 4) for row in lines)
+    if header == 12:
+        head = struct.pack("<IHHHH", header, width, height, 1, bits)
+    else:
+        colours = len(palette) // 4
+        fields = (header, width, -height if top_down else height, 1, bits, compression, len(body), 0, 0)
+        head = struct.pack("<IiiHHIIiiII", *fields, colours, 0)
+    head += struct.pack(f"<{len(masks)}I", *masks)
+    head = head.ljust(header, b"\0") + palette
+    return struct.pack("<2sIII", b"BM", 14 + len(head) + len(body), 0, 14 + len(head)) + head + body
+
+
+def tiff(values: np.ndarray, **options: Any) -> bytes:
+    """A TIFF as tifffile writes it."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, metadata=None, **options)
+    return buffer.getvalue()
+
+
+def box(kind: bytes, payload: bytes) -> bytes:
+    """A box of JPEG 2000 or AVIF."""
+    return struct.pack(">I4s", len(payload) + 8, kind) + payload
+
+
+def jp2_with(data: bytes, *parts: bytes, keep: tuple[bytes, ...] = (b"ihdr", b"colr")) -> bytes:
+    """A JPEG 2000 whose header has only the boxes to keep, and then others."""
+    at = data.index(b"jp2h") - 4
+    size = int.from_bytes(data[at : at + 4])
+    inner, place = b"", at + 8
+    while place < at + size:
+        length = int.from_bytes(data[place : place + 4])
+        inner += data[place : place + length] if data[place + 4 : place + 8] in keep else b""
+        place += length
+    return data[:at] + box(b"jp2h", inner + b"".join(parts)) + data[at + size :]
+
+
+def animated_webp(canvas: tuple[int, int], at: tuple[int, int], frame: Image.Image, frames: int = 2) -> bytes:
+    """A WebP without alpha whose frames cover a part of the canvas."""
+    still = encoded(frame, "WEBP", lossless=True)[12:]
+    place = tuple(value // 2 for value in at)
+    sizes = b"".join(
+        value.to_bytes(3, "little") for value in (*place, frame.width - 1, frame.height - 1, 100)
+    )
+    body = sizes + b"\0" + still
+    whole = b"".join(
+        (
+            b"VP8X" + struct.pack("<I", 10) + b"\x02\0\0\0",
+            *(side.to_bytes(3, "little") for side in (canvas[0] - 1, canvas[1] - 1)),
+            b"ANIM" + struct.pack("<IIH", 6, 0, 0),
+            *[b"ANMF" + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)] * frames,
+        )
+    )
+    return b"RIFF" + struct.pack("<I", len(whole) + 4) + b"WEBP" + whole
+
+
+def gif_on_canvas(canvas: tuple[int, int], at: tuple[int, int], frame: bytes) -> bytes:
+    """A GIF of one frame, moved to a place on a larger canvas."""
+    start = frame.index(b",", 13 + 3 * 2 ** ((frame[10] & 7) + 1))
+    moved = frame[: start + 1] + struct.pack("<HH", *at) + frame[start + 5 :]
+    return moved[:6] + struct.pack("<HH", *canvas) + moved[10:]

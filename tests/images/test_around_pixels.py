@@ -1,0 +1,237 @@
+"""Orientation, metadata and frames: what files hold around their pixels."""
+
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import image_files as files
+from tests.images.test_matrix import GREY, GREYS, PICTURE, SIZE, decode, patched, write
+from tests.synthetic import encoded, gradient
+from transforms.errors import ImageError
+from transforms.images.containers import MOST_PIECES
+from transforms.images.frames import count_frames
+from transforms.images.metadata import without_metadata
+from transforms.images.orientation import orientation_of_exif
+
+WIDE = gradient(48, 32)  # as displayed
+_TURN = Image.Transpose
+# How the displayed picture is stored, by orientation: the inverse of how it is turned.
+STORED = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
+STORED |= {6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}
+TIFF_XMP = 700
+
+
+def jp2_with_exif(image, o):
+    return write(image, "JPEG2000") + files.box(b"uuid", b"JpgTiffExif->JP2" + files.exif_of(o))
+
+
+def avif_with_tag(image):
+    """An AVIF with EXIF that has no orientation, because Pillow writes that into irot and imir."""
+    return write(image, "AVIF", exif=b"Exif\0\0" + files.exif_of(1).replace(b"\x12\1\3", b"\x11\1\3"))
+
+
+def exif_chunk(o, **spoil):
+    return files.chunk(b"eXIf", files.exif_of(o, ">"), **spoil)
+
+
+CARRIERS = {
+    "JPEG": lambda image, o: write(image, "JPEG", exif=b"Exif\0\0" + files.exif_of(o)),
+    "JPEG big-endian": lambda image, o: write(image, "JPEG", exif=b"Exif\0\0" + files.exif_of(o, ">")),
+    "JPEG second EXIF": lambda image, o: files.with_segment(
+        CARRIERS["JPEG"](image, o % 8 + 1), 0xE1, b"Exif\0\0" + files.exif_of(o)
+    ),
+    "MPO": lambda image, o: write(
+        image, "MPO", exif=b"Exif\0\0" + files.exif_of(o), save_all=True, append_images=[image.copy()]
+    ),
+    "PNG": lambda image, o: files.with_chunk(write(image, "PNG"), exif_chunk(o)),
+    "PNG at the end": lambda image, o: files.with_chunk(write(image, "PNG"), exif_chunk(o), b"IEND"),
+    "WEBP": lambda image, o: write(image, "WEBP", exif=files.exif_of(o)),
+    "WEBP named": lambda image, o: write(image, "WEBP", exif=b"Exif\0\0" + files.exif_of(o)),
+    "TIFF": lambda image, o: write(image, "TIFF", tiffinfo={0x0112: o}),
+    "TIFF compressed": lambda image, o: write(image, "TIFF", tiffinfo={0x0112: o}, compression="tiff_lzw"),
+    "TIFF and XMP": lambda image, o: write(
+        image, "TIFF", tiffinfo={0x0112: o, TIFF_XMP: files.xmp_of(o % 8 + 1)}
+    ),
+    "JPEG2000": jp2_with_exif,
+    "AVIF": lambda image, o: write(image, "AVIF", exif=b"Exif\0\0" + files.exif_of(o)),
+}
+NO_CARRIERS = {
+    "JPEG XMP": lambda image: write(image, "JPEG", xmp=files.xmp_of(6)),
+    "PNG text": lambda image: files.with_chunk(
+        write(image, "PNG"), files.chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + files.xmp_of(6))
+    ),
+    "PNG bad checksum": lambda image: files.with_chunk(write(image, "PNG"), exif_chunk(6, spoil=1)),
+    "WEBP XMP": lambda image: write(image, "WEBP", xmp=files.xmp_of(6)),
+    "TIFF XMP": lambda image: write(image, "TIFF", tiffinfo={TIFF_XMP: files.xmp_of(6)}),
+    "AVIF EXIF alone": lambda image: avif_with_tag(image).replace(
+        b"\x11\1\3\0\1\0\0\0\1", b"\x12\1\3\0\1\0\0\0\6"
+    ),
+    "JPEG 0": lambda image: write(image, "JPEG", exif=b"Exif\0\0" + files.exif_of(0)),
+    "JPEG 9": lambda image: write(image, "JPEG", exif=b"Exif\0\0" + files.exif_of(9)),
+    "WEBP garbage": lambda image: write(image, "WEBP", exif=b"Exif\0\0garbage and more garbage"),
+}
+
+
+def shows(data: bytes, picture: Image.Image, orientation: int) -> None:
+    decoded = decode(data)
+    fitted = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    assert (decoded.width_px, decoded.height_px) == picture.size
+    assert decoded.orientation == orientation
+    assert np.abs(decoded.pixels.astype(int) - fitted).max() <= 8
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode_image__orientation__is_applied_once_and_reported(carrier, orientation):
+    stored = WIDE.transpose(STORED[orientation]) if orientation in STORED else WIDE
+    shows(CARRIERS[carrier](stored, orientation), WIDE, orientation)
+
+
+@pytest.mark.parametrize("carrier", NO_CARRIERS)
+def test_decode_image__orientation_elsewhere_or_invalid__does_not_count(carrier):
+    shows(NO_CARRIERS[carrier](WIDE), WIDE, 1)
+
+
+def text(size: int) -> bytes:
+    return b"x\0\0" + zlib.compress(bytes(size))
+
+
+IMAGE = Image.fromarray(PICTURE)
+PNG, JPEG, GIF = write(IMAGE, "PNG"), write(IMAGE, "JPEG"), write(Image.fromarray(GREY), "GIF")
+DAMAGED = {
+    **{
+        f"PNG {name} {place.decode()}": files.with_chunk(PNG, extra, place)
+        for place in (b"IDAT", b"IEND")
+        for name, extra in {
+            "large text": files.chunk(b"zTXt", text(3 << 20)),
+            "much text": files.chunk(b"zTXt", text(1 << 20)) * 70,
+            "large profile": files.chunk(b"iCCP", text(3 << 20)),
+            "profile of another kind": files.chunk(b"iCCP", b"x\0\7"),
+            "bad checksum": files.chunk(b"tEXt", b"k\0v", spoil=1),
+            "garbage EXIF": files.chunk(b"eXIf", b"garbage"),
+            **{
+                f"{size} bytes of {kind.decode()}": files.chunk(kind, bytes(size))
+                for kind in (b"pHYs", b"sRGB", b"gAMA", b"cHRM", b"tRNS", b"acTL", b"fcTL", b"tIME", b"iTXt")
+                for size in (0, 1, 3, 26)
+            },
+        }.items()
+    },
+    "PNG cut off behind its pixels": PNG[: PNG.index(b"IEND") - 4] + struct.pack(">I4s", 10**6, b"tEXt"),
+    **{
+        f"JPEG {marker:x} {payload!r}": files.with_segment(JPEG, marker, payload)
+        for marker in (0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE)
+        for payload in (
+            b"",
+            b"JFIF",
+            b"Exif\0\0garbage",
+            b"MPF\0II*\0",
+            b"Photoshop 3.0\0" + b"8BIM",
+            b"Adobe",
+        )
+    },
+    "WEBP garbage": write(IMAGE, "WEBP", exif=b"garbage", xmp=b"<", icc_profile=b"?"),
+    "WEBP overlong": write(IMAGE, "WEBP", exif=b"12345678").replace(b"EXIF\x08", b"EXIF\xff"),
+    "AVIF garbage": avif_with_tag(IMAGE).replace(b"II*\0\x08", b"garba"),
+    "TIFF tags": write(IMAGE, "TIFF", tiffinfo={270: "x" * 40, 282: 1.0, 700: b"<"}).replace(
+        struct.pack("<HHI", 282, 5, 1), struct.pack("<HHI", 282, 2, 2**31)
+    ),
+    "GIF control": GIF[:781] + b"!\xf9\1\0\0!\xf9\0" + GIF[781:],  # behind a palette of 256 colours
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_decode_image__damaged_metadata__costs_no_pixels(name):
+    shown = GREYS if name.startswith("GIF") else PICTURE
+    assert np.abs(decode(DAMAGED[name]).pixels.astype(int) - shown).max() <= 8
+
+
+def several(format: str, frames: int, **options) -> bytes:
+    colours = [Image.new("RGB", (SIZE, SIZE), (n * 20, 255 - n * 20, 99)) for n in range(frames)]
+    return encoded(colours[0], format, save_all=True, append_images=colours[1:], **options)
+
+
+FRAMES = {
+    **{name: several(name, 3) for name in ("PNG", "GIF", "WEBP", "TIFF", "AVIF")},
+    "TIFF big": several("TIFF", 3, big_tiff=True),
+    "MPO": several("MPO", 3),
+    "WEBP lossless": several("WEBP", 3, lossless=True),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_decode_image__several_frames__are_counted_and_the_first_is_shown(name):
+    decoded = decode(FRAMES[name])
+    assert decoded.frames == 3
+    assert np.abs(decoded.pixels.astype(int) - (0, 255, 99)).max() <= 8
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP", "TIFF", "AVIF", "JPEG", "BMP", "JPEG2000"])
+def test_decode_image__one_frame__is_one(format):
+    assert decode(encoded(IMAGE, format)).frames == 1
+
+
+def test_decode_image__still_image_beside_an_animation__counts_and_is_the_first():
+    data = several("PNG", 3, default_image=True)
+    assert decode(data).frames == 3
+    assert (decode(data).pixels == (0, 255, 99)).all()
+
+
+def test_decode_image__frames_beyond_count__are_unknown():
+    blocks = (b"!\xfe" + b"\1x\0") * MOST_PIECES
+    assert decode(GIF[:-1] + blocks + b";").frames is None
+    declared = files.chunk(b"acTL", struct.pack(">II", 2**32 - 1, 0))
+    assert decode(files.with_chunk(PNG, declared)).frames is None
+
+
+def test_decode_image__pages_in_a_circle__are_counted_once():
+    data = bytearray(FRAMES["TIFF"])
+    at = struct.unpack_from("<I", data, 4)[0]
+    struct.pack_into("<I", data, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], at)
+    assert decode(bytes(data)).frames == 1
+
+
+def test_decode_image__first_frame_smaller_than_a_png__is_the_whole_still_image():
+    frame = files.chunk(b"fcTL", struct.pack(">5I2H2B", 0, 8, 8, 4, 4, 1, 1, 0, 0))
+    data = files.with_chunk(PNG, files.chunk(b"acTL", struct.pack(">II", 1, 0)) + frame)
+    assert (decode(data).pixels == PICTURE).all()
+
+
+@pytest.mark.parametrize("offset", [0, 8, 2**31, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_layout__offsets_beyond_the_file__are_struct_errors_or_images(offset, big):
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, offset)
+    block = (head if big else struct.pack("<2sHI", b"II", 42, offset % 2**32)) + b"\xff" * 40
+    assert orientation_of_exif(block) == 1
+    assert without_metadata(block)
+    assert (count_frames(block, Image.open(io.BytesIO(FRAMES["TIFF"]))) or 1) >= 1
+    with pytest.raises(ImageError):
+        decode(block)
+
+
+def test_decode_image__tile_far_larger_than_its_image__is_refused_before_it_is_allocated():
+    data = files.tiff(PICTURE, photometric="rgb", tile=(16, 16))
+    with pytest.raises(ImageError, match="tiles of 16 x 16777216 pixels in an image of 32 x 32"):
+        decode(patched(data, {323: 2**24}))
+
+
+HEADS = [*FRAMES.values(), *(write(IMAGE, name) for name in ("JPEG", "BMP", "JPEG2000", "TIFF"))]
+HEADS += [files.PNG_SIGNATURE + files.chunk(b"tRNS"), b"RIFF\0\0\0\0WEBPVP8X\0\0\0\0"]
+
+
+@pytest.mark.parametrize("data", HEADS, ids=range(len(HEADS)))
+def test_decode_image__any_cut_head_or_byte__fails_as_an_image_or_is_decoded(data):
+    chance = random.Random(len(data))
+    cut = [data[:size] for size in range(1, min(len(data), 60))]
+    spoilt = [
+        data[:at] + bytes((chance.choice((0, 1, 255)),)) + data[at + 1 :] for at in range(min(len(data), 100))
+    ]
+    for one in (*cut, *spoilt, data[:40] + b"\0" * 8):
+        try:
+            assert decode(one).frames != 0
+        except ImageError as e:
+            assert str(e)

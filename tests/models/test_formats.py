@@ -1,0 +1,57 @@
+"""Files of other kinds than models that labelbeam loads."""
+
+import pytest
+
+from transforms.errors import UserError
+from transforms.models.store import check_whole, resolve_model
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("m.h5", "HDF5 file.*model.export"),
+        ("M.HDF5", "HDF5 file.*model.export"),
+        ("m.weights.h5", "weights without a model.*model.export"),
+        ("frozen.pb", "frozen graph.*simple_save"),
+        ("saved_model.pb", "Give the folder"),
+        ("m.tflite", "TensorFlow Lite.*SavedModel folder or .keras"),
+        ("m.onnx", "ONNX.*SavedModel folder or .keras"),
+        ("m.pt", "PyTorch.*SavedModel folder or .keras"),
+        ("m.pth", "PyTorch.*SavedModel folder or .keras"),
+        ("m.safetensors", "weights without a model"),
+        ("m.bin", "is no SavedModel"),
+    ],
+)
+def test_resolve_model__file_of_another_kind__is_refused_with_a_remedy(tmp_path, name, words):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=words):
+        resolve_model(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "handle", ["gs://bucket/m.h5", "https://host/m.onnx", "https://host/m.h5?download=1"]
+)
+def test_resolve_model__remote_file_of_another_kind__is_not_fetched(handle):
+    with pytest.raises(UserError, match="can't be loaded: it is an (HDF5|ONNX)"):
+        resolve_model(handle)
+
+
+def test_resolve_model__file_that_is_not_there__is_no_model_of_another_kind(tmp_path):
+    with pytest.raises(UserError, match="is no SavedModel"):
+        resolve_model(str(tmp_path / "m.h5"))
+
+
+def test_check_whole__unpacked_keras_file__is_refused_with_a_remedy(tmp_path):
+    folder = tmp_path / "m.keras"
+    folder.mkdir()
+    for name in ("metadata.json", "config.json"):
+        (folder / name).write_text("{}")
+    with pytest.raises(UserError, match="unpacked .keras file. Pack it: python -m zipfile -c NEW.keras"):
+        check_whole(folder, str(folder))
+
+
+def test_check_whole__saved_model_in_a_folder_named_keras__is_whole(tmp_path):
+    folder = tmp_path / "m.keras"
+    folder.mkdir()
+    (folder / "saved_model.pb").touch()
+    check_whole(folder, str(folder))

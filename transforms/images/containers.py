@@ -1,0 +1,215 @@
+"""Containers: the pieces that a file of each format consists of, found without decoding it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+# Pieces that are looked at, at most, because hostile files consist of millions of empty ones.
+MOST_PIECES = 100_000
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_APP_OR_COMMENT = (*range(0xE0, 0xF0), 0xFE)
+_START_OF_SCAN = 0xDA
+
+
+class Piece(NamedTuple):
+    """A named part of a file.
+
+    Attributes:
+      kind: A chunk's or box's name; a JPEG marker's second byte.
+      start: Where the piece starts, its header included.
+      body: Where its payload starts.
+      end: Where the next piece starts.
+    """
+
+    kind: bytes
+    start: int
+    body: int
+    end: int
+
+
+def jpeg_segments(data: bytes) -> Iterator[Piece]:
+    """Yield the segments of a JPEG up to its first scan, which is the last one."""
+    at = 2
+    while len(data) >= at + 4 and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        marker = data[at + 1]
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        yield Piece(bytes((marker,)), at, at + 4, end)
+        if marker == _START_OF_SCAN or end < at + 4:
+            return
+        at = end
+
+
+def is_jpeg_metadata(segment: Piece) -> bool:
+    """Return whether a segment is an application's or a comment."""
+    return segment.kind[0] in _APP_OR_COMMENT
+
+
+def png_chunks(data: bytes) -> Iterator[Piece]:
+    """Yield the whole chunks of a PNG, with their checksums."""
+    return islice(_png_chunks(data), MOST_PIECES)
+
+
+def _png_chunks(data: bytes) -> Iterator[Piece]:
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        piece = Piece(kind, at, at + 8, at + 12 + length)
+        if piece.end > len(data):
+            return
+        yield piece
+        at = piece.end
+
+
+def png_chunk_is_intact(data: bytes, chunk: Piece) -> bool:
+    """Return whether a chunk's checksum is right."""
+    return zlib.crc32(data[chunk.body - 4 : chunk.end - 4]) == int.from_bytes(data[chunk.end - 4 : chunk.end])
+
+
+def webp_chunks(data: bytes) -> Iterator[Piece]:
+    """Yield the whole chunks of a WebP; their ends leave out the padding to an even length."""
+    return islice(_webp_chunks(data), MOST_PIECES)
+
+
+def _webp_chunks(data: bytes) -> Iterator[Piece]:
+    at = 12
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, at)
+        piece = Piece(kind, at, at + 8, at + 8 + length)
+        if piece.end > len(data):
+            return
+        yield piece
+        at = piece.end + length % 2
+
+
+def boxes(data: bytes, at: int, end: int) -> Iterator[Piece]:
+    """Yield the boxes of an ISO file (JPEG 2000, AVIF) or of one of its boxes."""
+    return islice(_boxes(data, at, end), MOST_PIECES)
+
+
+def _boxes(data: bytes, at: int, end: int) -> Iterator[Piece]:
+    while at + 8 <= end:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body = at + 8
+        if length == 1 and at + 16 <= end:
+            length, body = int.from_bytes(data[at + 8 : at + 16]), at + 16
+        elif length == 0:  # the last one
+            length = end - at
+        if at + length > end or at + length < body:
+            return
+        yield Piece(kind, at, body, at + length)
+        at += length
+
+
+GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
+
+
+def gif_blocks(data: bytes) -> Iterator[Piece]:
+    """Yield the blocks of a GIF; one of kind b";" is the last one, unless there are too many."""
+    at = 13 + _palette_bytes(data[10]) if len(data) > 13 else len(data)
+    left = MOST_PIECES
+    while left > 0:
+        kind = data[at] if at < len(data) - 10 else _GIF_END
+        if kind not in (GIF_IMAGE, _GIF_EXTENSION):
+            yield Piece(b";", at, at, len(data))
+            return
+        body = at + (11 + _palette_bytes(data[at + 9]) if kind == GIF_IMAGE else 2)
+        end, left = _after_sub_blocks(data, body, left - 1)
+        yield Piece(data[at : at + 1], at, body, end)
+        at = end
+
+
+def _after_sub_blocks(data: bytes, at: int, left: int) -> tuple[int, int]:
+    while left > 0 and at < len(data) and data[at]:
+        at += 1 + data[at]
+        left -= 1
+    return at + 1, left
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+class Entry(NamedTuple):
+    """A tag of a TIFF directory: its number and type, and where the entry and its value lie."""
+
+    tag: int
+    type: int
+    start: int
+    value: int
+    end: int
+
+
+class TiffLayout(NamedTuple):
+    """How a TIFF (or an EXIF block) writes numbers, and where its first directory lies.
+
+    Attributes:
+      order: Byte order, as `struct` writes it.
+      length: Type of a directory's length.
+      offset: Type of an offset, which BigTIFF doubles.
+      first: Offset of the first directory.
+    """
+
+    order: str
+    length: str
+    offset: str
+    first: int
+
+    @property
+    def offset_bytes(self) -> int:
+        """Size of an offset and of an entry's value."""
+        return struct.calcsize(self.order + self.offset)
+
+    def entries(self, data: bytes, at: int) -> Iterator[Entry]:
+        """Yield the entries of the directory at an offset.
+
+        Raises:
+          struct.error: The directory leaves the data.
+        """
+        size = 4 + 2 * self.offset_bytes
+        for start in islice(self._places(data, at), MOST_PIECES):
+            tag, kind = self._unpack("HH", data, start)
+            yield Entry(tag, kind, start, start + size - self.offset_bytes, start + size)
+
+    def following(self, data: bytes, at: int) -> int:
+        """Return the offset of the directory after the one at an offset; 0 after the last.
+
+        Raises:
+          struct.error: The directory leaves the data.
+        """
+        return self._unpack(self.offset, data, self._places(data, at).stop)[0]
+
+    def _places(self, data: bytes, at: int) -> range:
+        (number,) = self._unpack(self.length, data, at)
+        size = 4 + 2 * self.offset_bytes
+        start = at + struct.calcsize(self.order + self.length)
+        return range(start, start + number * size, size)
+
+    def number(self, data: bytes, entry: Entry) -> int | None:
+        """Return the value of an entry, or its first one; None if the value is no whole number."""
+        kind = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.type)
+        return self._unpack(kind, data, entry.value)[0] if kind else None
+
+    def _unpack(self, kinds: str, data: bytes, at: int) -> tuple[int, ...]:
+        if at > len(data):  # an offset of BigTIFF may exceed what `struct` takes
+            raise struct.error(f"offset {at} in {len(data)} bytes")
+        return struct.unpack_from(self.order + kinds, data, at)
+
+
+def tiff_layout(data: bytes) -> TiffLayout | None:
+    """Return how a TIFF or an EXIF block is written; None if the bytes are neither."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 16:
+        return None
+    version, first = struct.unpack_from(order + "HI", data, 2)
+    if version == 43:
+        return TiffLayout(order, "Q", "Q", struct.unpack_from(order + "Q", data, 8)[0])
+    return TiffLayout(order, "H", "I", first) if version == 42 else None

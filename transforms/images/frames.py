@@ -1,0 +1,113 @@
+"""Frames: how many a file has, and which part of the canvas the first one covers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from PIL import Image, ImageFile
+
+from transforms.images.containers import (
+    GIF_IMAGE,
+    MOST_PIECES,
+    gif_blocks,
+    png_chunks,
+    tiff_layout,
+    webp_chunks,
+)
+
+_MOST_FRAMES = 2**31 - 1  # of an int32 column
+
+PixelBox = tuple[int, int, int, int]
+
+
+def count_frames(data: bytes, image: Image.Image) -> int | None:
+    """Return the number of frames or pages that a file has or declares, without decoding them.
+
+    Args:
+      data: The encoded image.
+      image: The same image, opened by Pillow.
+
+    Returns:
+      At least 1; None where the file has more pieces than are looked at, because a hostile one has millions.
+    """
+    count = _COUNTERS.get(image.format or "")
+    frames = count(data) if count else getattr(image, "n_frames", 1)
+    if frames is None or not isinstance(frames, int) or frames > _MOST_FRAMES:
+        return None
+    return max(1, frames)
+
+
+def _frames_of_png(data: bytes) -> int:
+    if b"acTL" not in data:
+        return 1
+    declared = 0
+    for chunk in png_chunks(data):
+        if chunk.kind == b"acTL" and chunk.end - chunk.start >= 20:
+            declared = int.from_bytes(data[chunk.body : chunk.body + 4])
+        elif chunk.kind == b"fcTL":  # the still image is the first frame
+            return declared
+        elif chunk.kind == b"IDAT":  # the still image is none of the animation's frames
+            return declared + 1
+    return declared
+
+
+def _frames_of_gif(data: bytes) -> int | None:
+    kinds = [block.kind for block in gif_blocks(data)]
+    return kinds.count(bytes((GIF_IMAGE,))) if kinds[-1:] == [b";"] else None
+
+
+def _pages_of_tiff(data: bytes) -> int | None:
+    layout = tiff_layout(data)
+    if layout is None:
+        return 1
+    seen: set[int] = set()
+    at = layout.first
+    while at and at not in seen:
+        if len(seen) >= MOST_PIECES:
+            return None
+        try:
+            following = layout.following(data, at)
+        except struct.error:  # a chain that leaves the file ends there
+            break
+        seen.add(at)
+        at = following
+    return len(seen)
+
+
+_COUNTERS: dict[str, Callable[[bytes], int | None]] = {
+    "PNG": _frames_of_png,
+    "GIF": _frames_of_gif,
+    "TIFF": _pages_of_tiff,
+}
+
+
+def first_frame_box(data: bytes, image: ImageFile.ImageFile) -> PixelBox | None:
+    """Return the part of the canvas that the first frame covers; None if that is all of it.
+
+    The rest of the canvas is transparent in every browser, but holds the palette's first colour
+    in Pillow's GIFs and black in its WebPs without alpha.
+
+    Args:
+      data: The encoded image.
+      image: The same image, opened by Pillow and not loaded.
+    """
+    box = None
+    if image.format == "GIF" and image.tile:
+        box = image.tile[0].extents
+    elif image.format == "WEBP" and image.mode == "RGB":
+        box = _first_box_of_webp(data)
+    if box is None or box == (0, 0, *image.size):
+        return None
+    right, bottom = min(box[2], image.width), min(box[3], image.height)  # hostile files have huge frames
+    return min(box[0], right), min(box[1], bottom), right, bottom
+
+
+def _first_box_of_webp(data: bytes) -> PixelBox | None:
+    frame = next((chunk for chunk in webp_chunks(data) if chunk.kind == b"ANMF"), None)
+    if frame is None or frame.end - frame.body < 12:
+        return None
+    x, y, width, height = (
+        int.from_bytes(data[at : at + 3], "little") for at in range(frame.body, frame.body + 12, 3)
+    )
+    return 2 * x, 2 * y, 2 * x + width + 1, 2 * y + height + 1

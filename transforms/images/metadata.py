@@ -1,0 +1,153 @@
+"""Metadata: taking it out of a file that Pillow can't open because of it.
+
+Pillow gives an image up over a comment with a wrong checksum, where libpng, libjpeg, TensorFlow and
+browsers show the pixels. Files are cleaned only after a failure, because nearly all need no cleaning.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from itertools import takewhile
+
+from transforms.images.containers import (
+    GIF_IMAGE,
+    JP2_SIGNATURE,
+    PNG_SIGNATURE,
+    Piece,
+    TiffLayout,
+    boxes,
+    gif_blocks,
+    is_jpeg_metadata,
+    jpeg_segments,
+    png_chunk_is_intact,
+    png_chunks,
+    tiff_layout,
+    webp_chunks,
+)
+
+# Tags that the pixels depend on: TIFF 6.0, Supplement 2 (JPEG), and the fax tags.
+_PIXEL_TAGS = frozenset(
+    {
+        *(254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323),
+        *(324, 325, 332, 338, 339, 347, *range(512, 522), 529, 530, 531, 532),
+    }
+)
+# How many bytes tRNS has in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).
+_TRANSPARENCY_BYTES = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
+# Sizes of whole segments by which libjpeg recognises the colour space and the polarity of CMYK.
+_COLOUR_SEGMENTS = {b"JFIF\0": 14, b"Adobe": 12}
+_WEBP_METADATA = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}  # with their flags in VP8X
+_PIXEL_BOXES = (b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef")  # of a JPEG 2000 header
+# An entry of AVIF's item list, version 2 or 3, up to the item's type.
+_AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return the same image without its metadata; the same bytes if there is none to take out."""
+    clean = next((clean for signature, clean in _CLEANERS.items() if signature.match(data)), None)
+    return clean(data) if clean else data
+
+
+def _clean_jpeg(data: bytes) -> bytes:
+    segments = list(jpeg_segments(data))
+    if not segments:
+        return data
+    kept = (s for s in segments if not is_jpeg_metadata(s) or _sets_colours(data, s))
+    return data[:2] + b"".join(data[s.start : s.end] for s in kept) + data[segments[-1].end :]
+
+
+def _sets_colours(data: bytes, segment: Piece) -> bool:
+    size = _COLOUR_SEGMENTS.get(data[segment.body : segment.body + 5])
+    return size is not None and segment.end - segment.body >= size
+
+
+def _clean_png(data: bytes) -> bytes:
+    chunks = list(png_chunks(data))
+    kept = b"".join(data[c.start : c.end] for c in chunks if _makes_pixels(data, c))
+    rest = data[chunks[-1].end :] if chunks else b""
+    # A cut-off chunk of pixels stays, so that the image is found to be truncated.
+    return PNG_SIGNATURE + kept + (rest if rest[4:8] == b"IDAT" else b"")
+
+
+def _makes_pixels(data: bytes, chunk: Piece) -> bool:
+    if chunk.kind == b"tRNS":
+        allowed = _TRANSPARENCY_BYTES.get(int.from_bytes(data[25:26]), ())
+        return chunk.end - 4 - chunk.body in allowed and png_chunk_is_intact(data, chunk)
+    return not chunk.kind[0] & 0x20  # a capital letter marks a critical chunk
+
+
+def _clean_webp(data: bytes) -> bytes:
+    body = bytearray()
+    for chunk in webp_chunks(data):
+        if chunk.kind not in _WEBP_METADATA:
+            body += data[chunk.start : chunk.end] + bytes((chunk.end - chunk.start) % 2)
+    if body.startswith(b"VP8X") and len(body) > 8:
+        body[8] &= ~sum(_WEBP_METADATA.values())
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + bytes(body)
+
+
+def _clean_tiff(data: bytes) -> bytes:
+    layout = tiff_layout(data)
+    if layout is None:
+        return data
+    try:
+        return _with_pixel_tags_only(data, layout)
+    except struct.error:
+        return data
+
+
+def _with_pixel_tags_only(data: bytes, layout: TiffLayout) -> bytes:
+    """Return the file with a shorter first directory in the old one's place, so that no offset changes."""
+    entries = [entry for entry in layout.entries(data, layout.first) if entry.tag in _PIXEL_TAGS]
+    directory = struct.pack(layout.order + layout.length, len(entries))
+    directory += b"".join(data[entry.start : entry.end] for entry in entries)
+    directory += struct.pack(layout.order + layout.offset, 0)
+    return data[: layout.first] + directory + data[layout.first + len(directory) :]
+
+
+def _clean_gif(data: bytes) -> bytes:
+    blocks = list(takewhile(lambda block: block.kind[0] != GIF_IMAGE, gif_blocks(data)))
+    if not blocks:
+        return data
+    kept = b"".join(data[b.start : b.end] for b in blocks if _is_graphic_control(data, b))
+    return data[: blocks[0].start] + kept + data[blocks[-1].end :]
+
+
+def _is_graphic_control(data: bytes, block: Piece) -> bool:
+    return data[block.start + 1 : block.body + 1] == b"\xf9\x04" and block.end - block.body == 6
+
+
+def _clean_jpeg2000(data: bytes) -> bytes:
+    header = next((box for box in boxes(data, 0, len(data)) if box.kind == b"jp2h"), None)
+    if header is None:
+        return data
+    inner = boxes(data, header.body, header.end)
+    return _renamed(data, [box.start + 4 for box in inner if box.kind not in _PIXEL_BOXES])
+
+
+def _clean_avif(data: bytes) -> bytes:
+    return _renamed(data, [match.end() - 4 for match in _AVIF_EXIF_ITEM.finditer(data)])
+
+
+def _renamed(data: bytes, places: list[int]) -> bytes:
+    """Return the data with another name at each place, because an unknown box or item is skipped."""
+    renamed = bytearray(data)
+    for place in places:
+        renamed[place : place + 4] = b"skip"
+    return bytes(renamed)
+
+
+_CLEANERS: dict[re.Pattern[bytes], Callable[[bytes], bytes]] = {
+    re.compile(pattern, re.DOTALL): clean
+    for pattern, clean in (
+        (rb"\xff\xd8\xff", _clean_jpeg),
+        (re.escape(PNG_SIGNATURE), _clean_png),
+        (rb"RIFF.{4}WEBP", _clean_webp),
+        (rb"GIF8[79]a", _clean_gif),
+        (rb"II[*+]\0|MM\0[*+]", _clean_tiff),
+        (re.escape(JP2_SIGNATURE), _clean_jpeg2000),
+        (rb".{4}ftypavi[fs]", _clean_avif),
+    )
+}

@@ -1,0 +1,96 @@
+"""TIFF: what is decoded, and what Pillow would get wrong."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from PIL import Image, ImagePalette, TiffImagePlugin
+
+from transforms.errors import ImageError, Reason
+from transforms.images.containers import tiff_layout
+
+# Pillow's own reader of uncompressed TIFFs garbles 16-bit planes and YCbCr; libtiff reads both.
+TiffImagePlugin.READ_LIBTIFF = True
+
+_BITS, _COMPRESSION, _PHOTOMETRIC, _COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT = 258, 259, 262, 320, 332, 339
+_WIDTH, _SAMPLES, _EXTRA_SAMPLES = 256, 277, 338
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TILE_PIXELS = 4096**2  # allowed in any image
+_WHITE_IS_ZERO = 0
+_FORMATS = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
+_REMEDY = "convert the image to PNG or JPEG"
+
+
+def prepare_tiff(image: Image.Image) -> None:
+    """Make an opened TIFF ready to be loaded.
+
+    Raises:
+      ImageError: Pillow would read the pixels wrong, or their range is unknown.
+    """
+    image.info.pop("xmp", None)  # Pillow would turn the image by XMP's orientation, which doesn't count
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    formats = {_FORMATS.get(n, "") for n in _several(tags.get(_SAMPLE_FORMAT))} - {""}
+    bits = max(_several(tags.get(_BITS)) or (1,))
+    if formats:
+        raise _unsupported(f"pixels of {bits}-bit {formats.pop()} have no known range")
+    if bits > 16:
+        raise _unsupported(f"{bits}-bit pixels have no known range")
+    _check_tile(image, tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH))
+    if image.mode == "LAB":
+        raise _unsupported("the colour space CIE L*a*b* is not read")
+    if image.mode == "CMYK" and tags.get(_INK_SET, 1) != 1:
+        raise _unsupported("inks other than cyan, magenta, yellow and black are not read")
+    if image.mode in ("P", "PA"):
+        _mend_palette(image, _several(tags.get(_COLOUR_MAP)))
+
+
+def _check_tile(image: Image.Image, width: object, height: object) -> None:
+    """Refuse tiles far larger than the image, because libtiff would allocate them."""
+    if not isinstance(width, int) or not isinstance(height, int):
+        return
+    if width * height > max(_TILE_PIXELS, 4 * image.width * image.height):
+        size = f"{image.width} x {image.height}"
+        raise ImageError(
+            Reason.DECODE_ERROR, f"TIFF: tiles of {width} x {height} pixels in an image of {size}"
+        )
+
+
+def _several(value: object) -> tuple[int, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(one for one in values if isinstance(one, int))
+
+
+def _mend_palette(image: Image.Image, colours: tuple[int, ...]) -> None:
+    """Take a palette of 8 bits for one, as libtiff does, although the format's palettes have 16."""
+    if colours and max(colours) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+
+def values_of_tiff(image: Image.Image, values: np.ndarray) -> np.ndarray:
+    """Return 16-bit values, `[H, W] uint16`, with black as 0, of values that Pillow left as stored."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if _several(tags.get(_BITS)) == (12,):
+        values = values << 4
+    return ~values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
+
+
+def explain_tiff(data: bytes) -> ImageError | None:
+    """Return what is special about a TIFF that Pillow didn't open; None if its header is damaged."""
+    layout = tiff_layout(data)
+    try:
+        tags = {e.tag: layout.number(data, e) for e in layout.entries(data, layout.first)} if layout else {}
+    except struct.error:
+        return None
+    if not tags.get(_WIDTH) or _PHOTOMETRIC not in tags:
+        return None
+    names = {
+        **{"photometric interpretation": _PHOTOMETRIC, "samples": _SAMPLES, "compression": _COMPRESSION},
+        "extra samples": _EXTRA_SAMPLES,
+    }
+    found = ", ".join(f"{name} {tags[tag]}" for name, tag in names.items() if tag in tags)
+    return _unsupported(f"this combination is not read ({found}, {data[:2].decode()} byte order)")
+
+
+def _unsupported(what: str) -> ImageError:
+    return ImageError(Reason.UNSUPPORTED, f"TIFF: {what}; {_REMEDY}")

@@ -1,0 +1,99 @@
+"""What a classifier may take and return: images [N, S, S, 3], and [N, classes]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transforms.errors import UserError
+
+# Lengths, None for one that is open; None for a tensor of any rank.
+Shape = list[int | None] | None
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# int8 is left out, because colours of 128 and more don't fit.
+_INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
+_WRAP = "Wrap it in a model that takes [N, S, S, 3]"
+
+
+def list_tensors(inputs: Mapping[str, str]) -> str:
+    """Return tensors as messages show them, from their types by name."""
+    return ", ".join(f"{name!r} {dtype}" for name, dtype in sorted(inputs.items()))
+
+
+def check_inputs(where: str, inputs: Mapping[str, str]) -> None:
+    """Check that images are the only input, and that the colours 0 to 255 fit into their type.
+
+    Args:
+      where: The model or signature, for the message.
+      inputs: Types by name.
+
+    Raises:
+      UserError: They are not.
+    """
+    tensors = list_tensors(inputs)
+    if len(inputs) != 1:
+        raise UserError(
+            f"{where} takes {len(inputs)} inputs ({tensors}); a classifier takes images alone. Wrap it in a "
+            "model of one input that sets the others, and export that with model.export('FOLDER')."
+        )
+    if not {*_FLOATS, *_INTEGERS}.issuperset(inputs.values()):
+        raise UserError(f"{where} takes {tensors}, which can't hold 0 to 255. Export it for float32.")
+
+
+def read_size_px(where: str, shape: Shape) -> int | None:
+    """Return the width and height of a model's input; None if any size will do.
+
+    Raises:
+      UserError: The input is no batch of square RGB images, channels last.
+    """
+    if shape is None:
+        return None
+    if len(shape) != 4 or shape[3] not in (3, None):
+        raise UserError(f"{where} takes {_text(shape)}; it must take images [N, S, S, 3]. {_remedy(shape)}.")
+    sizes = {side for side in shape[1:3] if side}
+    if len(sizes) == 2:
+        raise UserError(
+            f"{where} takes images of {shape[2]} x {shape[1]} px; they must be square. {_WRAP} and resizes "
+            f"them with keras.layers.Resizing({shape[1]}, {shape[2]}), and export that with "
+            "model.export('FOLDER')."
+        )
+    return next(iter(sizes), None)
+
+
+def _remedy(shape: list[int | None]) -> str:
+    """Return what makes a model of images of another kind take RGB images."""
+    if shape[1:2] == [3] and len(shape) == 4:
+        step = "and starts with keras.layers.Permute((3, 1, 2)), because its channels come first"
+    elif shape[3:] == [1]:
+        step = "and starts with keras.ops.image.rgb_to_grayscale, because its images are grey"
+    else:
+        step = "and brings them into that shape"
+    return f"{_WRAP} {step}, and export that with model.export('FOLDER')"
+
+
+def read_classes(where: str, name: str, dtype: str, shape: Shape) -> int | None:
+    """Return the length of a model's output; None if it is open.
+
+    Raises:
+      UserError: The output is no score for each class.
+    """
+    if dtype not in _FLOATS:
+        raise UserError(
+            f"{where} returns {dtype} as {name!r}; labels need a score for each class. Choose another output "
+            "with --output_name, or export the scores."
+        )
+    if shape is None:
+        return None
+    if len(shape) != 2:
+        end = "ends with keras.layers.GlobalAveragePooling2D" if len(shape) == 4 else "flattens it"
+        raise UserError(
+            f"{where} returns {_text(shape)} as {name!r}; it must return [N, classes]. Wrap it in a model "
+            f"that {end}, and export that with model.export('FOLDER')."
+        )
+    return shape[1]
+
+
+def _text(shape: list[int | None]) -> str:
+    """Return a shape as messages show it, N for the batch."""
+    first = [str(size) if size else "N" for size in shape[:1]]
+    return f"[{', '.join(first + [str(size) if size else 'any' for size in shape[1:]])}]"
