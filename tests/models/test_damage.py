@@ -15,6 +15,9 @@ from transforms.errors import LabelbeamError, RunError, UserError
 from transforms.models.contract import load_keras, read_contract
 from transforms.models.damage import check_bytes, load_errors_explained
 from transforms.models.efficientnet_lite import ensure_lite0_saved_model
+from transforms.models.loading import load_model
+from transforms.models.probe import understand_model
+from transforms.models.spec import ModelOptions, resolve_spec
 from transforms.models.store import resolve_model
 
 IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
@@ -23,7 +26,6 @@ GRAPH, INDEX, DATA = "saved_model.pb", "variables/variables.index", "variables/v
 
 @pytest.fixture(scope="module")
 def keras_model():
-    tf.keras.utils.set_random_seed(1)
     inputs = tf.keras.Input((8, 8, 3))
     x = tf.keras.layers.GlobalAveragePooling2D()(tf.keras.layers.Conv2D(4, 3)(inputs))
     return tf.keras.Model(inputs, tf.keras.layers.Dense(3)(x))
@@ -182,3 +184,18 @@ def test_lite0__conversion_was_damaged__is_converted_again(tmp_path, monkeypatch
     {"flip": lambda: flip(file, 0.5), "cut": lambda: cut(file, 0.5)}.get(damage, file.unlink)()
     assert ensure_lite0_saved_model(tmp_path) == folder and len(made) == 2
     assert (folder / "saved_model.pb").read_bytes() == b"graph"
+
+
+@pytest.mark.parametrize("name", [b"disablecopyonread", b"__inference_signature_wrapper", b"serving_default"])
+def test_load__graph_damaged_without_a_checksum__is_one_line_at_launch_and_on_workers(saved, tmp_path, name):
+    folder = shutil.copytree(saved, tmp_path / "m")
+    (folder / "fingerprint.pb").unlink()
+    graph = bytearray((folder / GRAPH).read_bytes())
+    graph[graph.rindex(name) + 3] ^= 1
+    (folder / GRAPH).write_bytes(graph)
+    message = "m' cannot be loaded: .*Copy it again from where it is whole"
+    options = ModelOptions(str(folder))
+    with pytest.raises(UserError, match=message):
+        understand_model(options, timeout_sec=60)
+    with pytest.raises(RunError, match=message):
+        load_model(resolve_spec(options))

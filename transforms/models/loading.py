@@ -56,9 +56,9 @@ def _load_saved(path: Path, spec: ModelSpec | Reading) -> Model:
     contract = spec.contract
     with load_errors_explained(path, RunError):
         loaded = hub.load(str(path))
-    if not contract.signature:
+        signature = loaded.signatures[contract.signature] if contract.signature else None
+    if signature is None:
         return _load_callable(loaded, spec)
-    signature = loaded.signatures[contract.signature]
 
     def call(images: tf.Tensor) -> tf.Tensor:
         return signature(**{contract.input_name: images})[contract.output_name]

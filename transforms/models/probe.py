@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from transforms.errors import UserError
+from transforms.errors import RunError, UserError
 from transforms.models.call_checks import (
     MAX_CHANGE,
     call_in_time,
@@ -123,7 +123,10 @@ def _right_classes(length: int) -> list[frozenset[int]]:
 def _load(reading: Reading, timeout_sec: float) -> Call:
     import tensorflow as tf
 
-    model = load_model(reading)
+    try:
+        model = load_model(reading)
+    except RunError as e:  # nothing runs yet
+        raise UserError(str(e)) from e
     dtype = tf.dtypes.as_dtype(reading.contract.input_dtype)
 
     # Factors are inputs, so that one graph serves all scalings, because tracing a large model takes seconds.
