@@ -68,12 +68,29 @@ def test_run__uris_changed_under_their_ids__are_labelled_again_and_counted(tmp_p
     manifest = run_pipeline(**options)
     counts = manifest["counts"]
     assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (2, 1, 2)
+    assert verify(str(output), str(path)) == []
     assert "2 were done under another URI" in summarise(manifest, str(output), 1)
     assert_sound(output)
     assert rows_by_name(output) == {"b.png": "label", "c.png": "label"}
     write("A,{}/c.png", "B,{}/b.png", "C,{}/c.png")
+    (found,) = verify(str(output), str(path))
+    assert found.startswith(f"id 'A': is '{tmp_path}/c.png' in the input, and its row is of another URI")
     counts = run_pipeline(**options, refresh="changed")["counts"]
     assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (1, 2, 1)
+
+
+def test_verify__bad_rows_and_ambiguous_ids__are_covered_by_their_failures(tmp_path, tiny):
+    path, output = tmp_path / "list.csv", tmp_path / "out"
+    lines = [b"A,", b"A,x.jpg", b"B,", b"C,c.jpg,1", b"D,d.jpg", b"D,e.jpg", b"H"]
+    lines += [b"\xff,f.jpg", b"G,\xff.jpg", "E,ü.jpg".encode(), "F,ö.jpg".encode()]
+    path.write_bytes(b"\n".join([b"key,uri", *lines]))
+    options = {"input": path, "output": output, "model": tiny, "id_column": "key", "max_failure_rate": 1}
+    manifest = run_pipeline(**options)
+    assert manifest["failures_by_reason"] == {"bad_row": 5, "not_found": 3, "ambiguous_id": 1}
+    assert_sound(output)
+    assert verify(str(output), str(path)) == []
+    path.write_bytes(b"\n".join([b"key,uri", *lines, b"new,a.jpg"]))
+    assert verify(str(output), str(path)) == ["id 'new': is in the input and has no row"]
 
 
 def test_run__list_cut_in_half__ends_with_its_name_and_publishes_nothing(tmp_path, tiny):

@@ -391,3 +391,24 @@ def test_read_image_refs__most_lists_of_a_job__fit_into_its_graph():
     pipeline = beam.Pipeline()
     pipeline | ReadImageRefs(Corpus("gs://bucket/lists/*", "lines", files=lists))
     assert len(pipeline.to_runner_api().SerializeToString()) < 7e6
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "image_id"),
+    [
+        (("key", "uri", "n"), b"A,,1", "A"),
+        (("key", "uri", "n"), b"A,a.jpg", "A"),
+        (("key", "uri", "n"), b"A,a.jpg,1,2", "A"),
+        (("key", "uri", "n"), b"A,a.jpg,\xff", "A"),
+        (("uri", "n", "key"), b"\xff.jpg,1,A", "A"),
+        (("uri", "n", "key"), b"a,b.jpg,1,A", None),
+        (("key", "uri", "n"), b"\xff,a.jpg,1", None),
+        (("key", "uri", "n"), b",a.jpg,1", None),
+        (("key", "uri", "n"), b"A", None),
+        (("key", "uri", "n"), b'A,"a.jpg,1', None),
+    ],
+)
+def test_parse_line__bad_row_whose_id_can_be_read__has_that_id(header, line, image_id):
+    (row,) = parse_line(line, Corpus("l", "csv", header=header, uri_column="uri", id_column="key"), Notes())
+    assert row.reason == "bad_row"
+    assert row.ref.id == image_id if image_id else len(row.ref.id) == 32

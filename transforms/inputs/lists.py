@@ -112,7 +112,26 @@ def _too_long(line: LongLine) -> ImageError:
     return _bad_row(repr(line.head), f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}")
 
 
+def _readable_id(line: bytes, corpus: Corpus) -> str | None:
+    """Return the id of a line of which something else cannot be read.
+
+    A row under its own id is the one that a corrected line replaces, and that a table's reader looks for.
+    With fields missing or too many, only the first is surely where the header puts it.
+    """
+    if corpus.id_column is None:
+        return None
+    position = corpus.header.index(corpus.id_column)
+    try:
+        fields = next(csv.reader([line.decode("utf-8", "surrogateescape")], strict=True))
+    except csv.Error:
+        return None
+    if len(fields) != len(corpus.header) and (position or len(fields) < 2):
+        return None
+    image_id = fields[position].strip()
+    return image_id if image_id.encode("utf-8", "replace").decode("utf-8") == image_id else None
+
+
 def _unreadable(line: bytes, corpus: Corpus, identity: bytes | None = None) -> ImageRef:
-    line_id = hashlib.sha256(identity or b"line " + line).hexdigest()[:32]
+    line_id = _readable_id(line, corpus) or hashlib.sha256(identity or b"line " + line).hexdigest()[:32]
     nothing = (None,) * len(corpus.columns)
     return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), nothing)
