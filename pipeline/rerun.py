@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.config import RunConfig
+from pipeline.corpus import find_corpus
 from pipeline.launch import run_and_report
 from pipeline.manifest import published_manifest, recorded_config
 from pipeline.output import folder_of
+from pipeline.plan import known_types
 from transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from transforms.inputs.corpus import Corpus
+from transforms.manifest import Manifest
 
 
 def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str]) -> bool:
@@ -18,7 +23,8 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     Args:
       output: An output folder.
       only: The reasons to try again, separated by commas; by default all.
-      flags: Options that are to be others this time.
+      flags: Options that are to be others this time. With an input, its rows are labelled, failed ids
+        under the URIs that they have there.
       beam_flags: Pipeline options, as Beam takes them; they follow those of that run.
 
     Returns:
@@ -36,8 +42,16 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
         print(f"Nothing to try again in {output!r}. Failures there: {there}.")
         return True
     config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
-    columns = manifest.labelled_with.column_types
-    return run_and_report(config, Corpus(folder, "failures", columns=columns, reasons=reasons))
+    return run_and_report(config, _corpus_of(config, manifest, reasons, of_input="input" in flags))
+
+
+def _corpus_of(config: RunConfig, manifest: Manifest, reasons: frozenset[str], of_input: bool) -> Corpus:
+    if not of_input:
+        folder = folder_of(config.write.output)
+        return Corpus(folder, "failures", columns=manifest.labelled_with.column_types, reasons=reasons)
+    # The list may have corrected URIs; those in the table are the ones that failed.
+    listed = find_corpus(config.read, known_types(config, manifest))
+    return dataclasses.replace(listed, reasons=reasons)
 
 
 # Reasons that another try may do away with, the input being as it is.

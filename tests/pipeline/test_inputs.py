@@ -6,6 +6,7 @@ import os
 import pytest
 
 from pipeline import launch
+from pipeline.rerun import rerun
 from pipeline.summary import summarise
 from pipeline.verify import verify
 from tests.graphs import TWO_PROCESSES, assert_sound, read_tables, run_pipeline
@@ -79,23 +80,27 @@ def test_run__uris_changed_under_their_ids__are_labelled_again_and_counted(tmp_p
     assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (1, 2, 1)
 
 
+def test_rerun__with_an_input__takes_the_uris_of_the_input(tmp_path, tiny):
+    (tmp_path / "a.png").write_bytes(jpeg_bytes())
+    path, output = tmp_path / "list.csv", tmp_path / "out"
+    path.write_text(f"key,uri\nA,{tmp_path}/moved.png\nB,{tmp_path}/none.png\n")
+    options = {"input": path, "model": tiny, "id_column": "key", "max_failure_rate": 1}
+    run_pipeline(**options, output=output)
+    path.write_text(f"key,uri\nA,{tmp_path}/a.png\nB,{tmp_path}/none.png\n")
+    assert rerun(str(output), None, {}, ()) and rows_by_name(output)["moved.png"] == "not_found"
+    assert rerun(str(output), None, {"input": str(path)}, ())
+    assert rows_by_name(output) == {"a.png": "label", "none.png": "not_found"}
+    assert_sound(output)
+
+
 def test_verify__bad_rows_and_ambiguous_ids__are_covered_by_their_failures(tmp_path, tiny):
     path, output = tmp_path / "list.csv", tmp_path / "out"
-    lines = [
-        b"A,",
-        b"A,x.jpg",
-        b"B,",
-        b"C,c.jpg,1",
-        b"D,d.jpg",
-        b"D,e.jpg",
-        b"\xff,f.jpg",
-        b"G,\xff.jpg",
-        b"H",
-    ]
+    lines = [b"A,", b"A,x.jpg", b"B,", b"C,c.jpg,1", b"D,d.jpg", b"D,e.jpg", b"H"]
+    lines += [b"\xff,f.jpg", b"G,\xff.jpg", "E,ü.jpg".encode(), "F,ö.jpg".encode()]
     path.write_bytes(b"\n".join([b"key,uri", *lines]))
     options = {"input": path, "output": output, "model": tiny, "id_column": "key", "max_failure_rate": 1}
     manifest = run_pipeline(**options)
-    assert manifest["failures_by_reason"] == {"bad_row": 5, "ambiguous_id": 1, "not_found": 1}
+    assert manifest["failures_by_reason"] == {"bad_row": 5, "not_found": 3, "ambiguous_id": 1}
     assert_sound(output)
     assert verify(str(output), str(path)) == []
     path.write_bytes(b"\n".join([b"key,uri", *lines, b"new,a.jpg"]))

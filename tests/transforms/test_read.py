@@ -406,6 +406,5 @@ def test_read_image_refs__most_lists_of_a_job__fit_into_its_graph():
 )
 def test_parse_line__bad_row_whose_id_can_be_read__has_that_id(header, line, image_id):
     (row,) = parse_line(line, Corpus("l", "csv", header=header, uri_column="uri", id_column="key"), Notes())
-    assert row.reason == "bad_row" and (
-        row.ref.id == image_id or (image_id is None and len(row.ref.id) == 32)
-    )
+    assert row.reason == "bad_row"
+    assert row.ref.id == image_id if image_id else len(row.ref.id) == 32

@@ -25,7 +25,7 @@ class Corpus:
       id_column: Which of them holds the id; by default ids are made from URIs.
       columns: The columns that pass through, with their types.
       suffixes: Endings of file names to take, lower case; all if empty.
-      reasons: Of `failures`, those to take.
+      reasons: Reasons whose failed images are tried again; of `failures`, those to take.
       files: Of `lines` and `csv`, the files as they were when the run was planned.
     """
 
