@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 from typing import NamedTuple
@@ -25,8 +26,9 @@ from transforms.images.tiff import explain_tiff, prepare_tiff
 Image.init()
 # The limit is ours, checked before pixels are decoded; Pillow's would warn or raise on its own.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow warns of odd metadata; an image that can be decoded is no news.
+# Pillow warns of odd metadata and logs errors that it raises as well; a row of failures has them.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 # Reasons for which metadata can't be the cause.
 _PIXELS_TO_BLAME = (Reason.TOO_LARGE_PIXELS, Reason.EMPTY)

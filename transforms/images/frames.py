@@ -39,8 +39,6 @@ def count_frames(data: bytes, image: Image.Image) -> int | None:
 
 
 def _frames_of_png(data: bytes) -> int:
-    if b"acTL" not in data:
-        return 1
     declared = 0
     for chunk in png_chunks(data):
         if chunk.kind == b"acTL" and chunk.end - chunk.start >= 20:

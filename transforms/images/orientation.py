@@ -78,8 +78,6 @@ def _exif_of_jpeg(data: bytes) -> bytes:
 
 
 def _exif_of_png(data: bytes) -> bytes:
-    if b"eXIf" not in data:  # the chunk may follow all of the pixels' chunks, which are many
-        return b""
     chunks = (c for c in png_chunks(data) if c.kind == b"eXIf" and png_chunk_is_intact(data, c))
     return next((data[c.body : c.end - 4] for c in chunks), b"")
 

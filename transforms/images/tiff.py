@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 
 import numpy as np
@@ -12,6 +13,21 @@ from transforms.images.containers import tiff_layout
 
 # Pillow's own reader of uncompressed TIFFs garbles 16-bit planes and YCbCr; libtiff reads both.
 TiffImagePlugin.READ_LIBTIFF = True
+
+
+def _silence_libtiff() -> None:
+    """Remove libtiff's error handler, because it prints to stderr what Pillow raises as well.
+
+    A symbol is looked up in the libraries, too, that Pillow's extension is linked to. Pillow itself
+    removes the handler of warnings in the same way. Without a shared libtiff, errors stay printed.
+    """
+    set_handler = getattr(ctypes.CDLL(Image.core.__file__), "TIFFSetErrorHandler", None)
+    if set_handler:
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
+
+
+_silence_libtiff()
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT = 258, 259, 262, 320, 332, 339
 _WIDTH, _SAMPLES, _EXTRA_SAMPLES = 256, 277, 338
