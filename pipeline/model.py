@@ -44,7 +44,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     try:
         lines += _signatures(path)
         spec = understand_model(ModelOptions(model=handle, **values), DEFAULT_TIMEOUT_SEC)
-        classifier = Classifier(spec, top_k=1, batch_size=4)
+        classifier = Classifier(spec, top_k=1, batch_size=2)
         lines += [*_describe_spec(spec), *_describe_graph(classifier)]
     except LabelbeamError as e:
         return False, "\n".join([*lines, f"fits          no: {e}"])

@@ -86,7 +86,10 @@ def test_rerun__failures_that_passed__become_predictions_and_others_stay(tmp_pat
     assert web.requests["/good.jpg"] == asked["/good.jpg"]
     assert_sound(tmp_path / "out")
     predictions, failures = read_tables(tmp_path / "out")
-    assert {p["uri"]: p["price"] for p in predictions} == {web.uri("/good.jpg"): 1, web.uri("/late.jpg"): 2}
+    assert {p["uri"]: p["price"] for p in predictions} == {
+        web.uri("/good.jpg"): "1",
+        web.uri("/late.jpg"): "2",
+    }
     assert sorted(f["reason"] for f in failures) == ["bad_row", "http_5xx"]
     assert verify(f"{tmp_path}/out", str(tmp_path / "list.csv")) == []
 

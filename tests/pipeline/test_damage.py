@@ -19,6 +19,8 @@ from transforms import integrity
 from transforms.errors import LabelbeamError, RunError, UserError
 from transforms.layout import staged_sources
 from transforms.manifest import TABLES, parse_announcement, parse_manifest
+from transforms.models.heads import Head
+from transforms.models.scaling import UNIT
 
 pytestmark = pytest.mark.usefixtures("brisk")
 
@@ -47,7 +49,9 @@ def command(output, tmp_path, monkeypatch, capsys):
     spec = SimpleNamespace(
         **{"handle": "a model", "digest": "d", "outputs": "logits", "length": 10, "labels": ("a",)},
         **{"model_fingerprint": "model-1", "preprocessing_fingerprint": "pre-1"},
-        **{"resize": SimpleNamespace(describe=dict), "input_range": (0.0, 1.0)},
+        **{"resize": SimpleNamespace(describe=dict), "scaling": UNIT, "scaling_from": "read"},
+        **{"head": Head("single_label", "logits"), "head_from": "read", "doubts": ()},
+        **{"photos_known": 0, "photos_right": ()},
     )
 
     def reached(*_):

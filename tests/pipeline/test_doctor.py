@@ -281,7 +281,7 @@ def test_input__csv__columns_and_bad_rows_are_shown(tmp_path):
     (finding,) = find("input", case_of(input=tmp_path / "list.csv"))
     assert finding.level == "ok"
     first, second, third = finding.details
-    assert (first, third) == ("a.jpg, price=1.5", "c.jpg, price=None")
+    assert (first, third) == ("a.jpg, price='1.5'", "c.jpg, price=''")
     assert second.startswith("bad_row: ")
 
 
@@ -333,10 +333,13 @@ def test_model__that_does_not_fit__is_an_error(tiny, options, said):
     assert find("images", case)[0].level == "skipped"
 
 
-def test_model__scores_that_are_none__is_a_warning(tmp_path):
-    model = save_tiny_model(tmp_path / "m", size_px=16, gain=100.0)
-    level, told = find_one("model", case_of(model=model, outputs="probabilities"))
-    assert level == "warning" and "try --outputs logits" in told
+def test_model__doubtful__is_a_warning_beside_its_facts(tmp_path):
+    model = save_tiny_model(tmp_path / "m", size_px=16, gain=0.0)
+    found = find("model", case_of(model=model))
+    assert levels_of(found) == ["ok", "warning"] and "equal outputs for all 57" in found[1].what
+    assert found[0].details[0].startswith("range: 0,1 (assumed") and found[0].details[1].startswith(
+        "outputs: "
+    )
 
 
 def test_model__for_gpus_that_are_elsewhere__is_tried_plain(tiny):
@@ -428,12 +431,13 @@ def test_reach__places_of_this_machine__are_warnings_on_a_cluster_with_other_dis
     assert all("mount this disk there" in f.remedy for f in found)
 
 
-def test_images__all_good__ten_are_labelled_and_the_first_is_told(tmp_path, tiny):
+def test_images__all_good__ten_are_labelled_and_shown(tmp_path, tiny):
     case = looked_at(input=make_images(tmp_path / "in", good=12), model=tiny, output=tmp_path / "out")
     (finding,) = find("images", case)
     assert (finding.level, finding.what) == ("ok", "10 of the first 10 images labelled here.")
-    (best,) = finding.details
-    assert best.startswith(f"{tmp_path / 'in' / '00000.jpg'}: class ")
+    for n, line in enumerate(finding.details):
+        assert line.startswith(f"{tmp_path / 'in' / f'{n:05d}.jpg'}: class ")
+    assert len(finding.details) == 10
 
 
 def test_images__some_fail__is_a_warning_that_tells_which_and_why(tmp_path, tiny, web):

@@ -180,7 +180,7 @@ def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Re
     Raises:
       UserError: It does not.
     """
-    size = reading.contract.batch or 4
+    size = reading.contract.batch or 2  # of a large model at 600 px, each image takes a gigabyte
     rows = call(pixels[:size], scaling)
     if rows.ndim != 2 or len(rows) != size:
         raise UserError(wrong_rows(reading.handle, rows.shape, size))
