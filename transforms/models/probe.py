@@ -129,8 +129,11 @@ def _load(reading: Reading, timeout_sec: float) -> Call:
         raise UserError(str(e)) from e
     dtype = tf.dtypes.as_dtype(reading.contract.input_dtype)
 
-    # Factors are inputs, so that one graph serves all scalings, because tracing a large model takes seconds.
-    @tf.function(autograph=False, reduce_retracing=True)
+    # One graph for all scalings and batch sizes, because tracing a large model takes seconds and memory.
+    vector = tf.TensorSpec([3], tf.float32)
+    images = tf.TensorSpec([reading.contract.batch, *[reading.resize.size_px] * 2, 3], tf.float32)
+
+    @tf.function(input_signature=[images, vector, vector, tf.TensorSpec([3], tf.int32)], autograph=False)
     def run(pixels: tf.Tensor, factors: tf.Tensor, offsets: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
         images = tf.gather(pixels * factors + offsets, order, axis=-1)
         return tf.cast(model(tf.cast(images, dtype)), tf.float32)
