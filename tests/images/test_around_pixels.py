@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tests import image_files as files
-from tests.images.test_matrix import GREY, GREYS, PICTURE, SIZE, decode, patched, write
+from tests.images.pictures import GREY, GREYS, PICTURE, SIZE, decode, write
+from tests.images.tiff_cases import patched
 from tests.synthetic import encoded, gradient
 from transforms.errors import ImageError
 from transforms.images.containers import MOST_PIECES

@@ -9,6 +9,7 @@ from PIL import Image
 from transforms.errors import ImageError, Reason
 
 _CORE_HEADER, _INFO_HEADER = 12, 40
+_HEADERS = (_CORE_HEADER, _INFO_HEADER, 52, 56, 64, 108, 124)  # their sizes; Pillow refuses others
 _RLE8, _RLE4, _BITFIELDS = 1, 2, 3
 _ALPHA_MASK_AT = 66  # in headers of 56 bytes and more
 _END_OF_ROW, _END_OF_IMAGE, _MOVE = 0, 1, 2  # after a count of 0
@@ -29,6 +30,8 @@ def prepare_bmp(data: bytes) -> bytes:
     if not data.startswith(b"BM") or len(data) < 14 + _INFO_HEADER:
         return data
     header = struct.unpack_from("<I", data, 14)[0]
+    if header not in _HEADERS:
+        return data
     fields = struct.unpack_from("<HHHH" if header == _CORE_HEADER else "<iiHHIIiiII", data, 18)
     fields += (0,) * (10 - len(fields))
     _refuse_alpha_of_16_bits(data, header, fields)
@@ -67,7 +70,9 @@ def expand_runs(data: bytes, image: Image.Image) -> Image.Image:
     """
     if image.format != "BMP" or image.info.get("compression") not in (_RLE8, _RLE4):
         return image
-    start = struct.unpack_from("<I", data, 10)[0]
+    start, _, _, height = struct.unpack_from("<IIii", data, 10)
+    if height < 0:
+        raise ImageError(Reason.DECODE_ERROR, "BMP: runs from the top, which the format doesn't allow")
     indices = _indices(data[start:], *image.size, image.info["compression"] == _RLE4)
     expanded = Image.frombytes("L", image.size, indices).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if image.palette:
@@ -80,7 +85,7 @@ def _indices(runs: bytes, width: int, height: int, four_bits: bool) -> bytes:
     """Return one byte a pixel, the lowest row first; pixels that no run covers are 0."""
     indices = bytearray(width * height)
     at = x = y = 0
-    while y < height:
+    while (y, x) < (height - 1, width):  # a file may lack the marks behind its last pixel
         if at + 2 > len(runs):
             raise ImageError(Reason.TRUNCATED, f"BMP: the runs end in row {y} of {height}")
         count, value = runs[at], runs[at + 1]

@@ -29,9 +29,6 @@ def to_rgb(data: bytes, image: ImageFile.ImageFile) -> Image.Image:
     Raises:
       ImageError: Pixels without a known range.
     """
-    if image.format == "PNG":
-        # The still image fills the canvas, whatever size a damaged animation declares for its first frame.
-        image.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in image.tile]
     box = first_frame_box(data, image)
     key = image.info.get("transparency")
     if image.format == "PNG" and key is not None and image.mode != "P":

@@ -19,6 +19,7 @@ from transforms.images.frames import count_frames
 from transforms.images.jpeg2000 import prepare_jpeg2000
 from transforms.images.metadata import without_metadata
 from transforms.images.orientation import displayed_size, read_orientation, stored_box, turn, turns_itself
+from transforms.images.png import prepare_png
 from transforms.images.resize import Box, ResizeRule, resize_image, to_pixels
 from transforms.images.tiff import explain_tiff, prepare_tiff
 
@@ -126,8 +127,10 @@ def _decode(
     return Decoded(to_pixels(turn(small, to_turn)), *displayed, _format_of(image), orientation, frames)
 
 
-def _prepare(image: Image.Image, data: bytes) -> None:
-    if image.format == "TIFF":
+def _prepare(image: ImageFile.ImageFile, data: bytes) -> None:
+    if image.format == "PNG":
+        prepare_png(data, image)
+    elif image.format == "TIFF":
         prepare_tiff(image)
     elif image.format == "JPEG2000":
         prepare_jpeg2000(data, image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transforms.errors import ImageError, Reason
 from transforms.images.containers import jpeg_segments
+from transforms.images.jpeg2000 import explain_jpeg2000
 from transforms.images.tiff import explain_tiff
 
 # Pillow's names; JPEG includes MPO. A closed list, so that hostile bytes reach no other decoder.
@@ -16,6 +17,8 @@ _SIGNATURES = (
     (0, b"%!PS", "PostScript"),
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\xd8\xff\xf7", "JPEG-LS"),
+    (0, b"II\xbc", "JPEG XR"),
     (0, b"\x00\x00\x01\x00", "ICO"),
     (0, b"DDS ", "DDS"),
     (0, b"\x76\x2f\x31\x01", "OpenEXR"),
@@ -62,7 +65,7 @@ def explain_unidentified(data: bytes) -> ImageError:
         return ImageError(Reason.UNSUPPORTED, "SVG is not read; render it to PNG")
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return ImageError(Reason.NOT_AN_IMAGE, "a web page, not an image: check the address")
-    if special := explain_tiff(data) or _explain_jpeg(data):
+    if special := explain_tiff(data) or _explain_jpeg(data) or explain_jpeg2000(data):
         return special
     if start.startswith(_OURS) or start[8:12] == b"WEBP" or start[4:12] in (b"ftypavif", b"ftypavis"):
         return ImageError(Reason.DECODE_ERROR, f"a damaged header: {start[:16]!r}")

@@ -21,8 +21,12 @@ def prepare_jpeg2000(data: bytes, image: Image.Image) -> None:
     Raises:
       ImageError: Pillow would read the pixels wrong.
     """
-    if min(_bits(data), default=8) < 8:
+    bits = _bits(data)
+    if min(bits, default=8) < 8:
         raise _unsupported("fewer than 8 bits")
+    if max(bits, default=8) > 8 and len(bits) > 1:
+        # Pillow rounds to 8 bits and lets the highest values overflow, so that white becomes black.
+        raise _unsupported(f"{max(bits)} bits in several components")
     if not data.startswith(JP2_SIGNATURE):
         return
     parts = _header_boxes(data)
@@ -31,6 +35,13 @@ def prepare_jpeg2000(data: bytes, image: Image.Image) -> None:
         _check_channels(data, parts[b"cdef"], len(image.getbands()))
     if b"pclr" in parts:
         image.palette = _palette(data, parts[b"pclr"], image)
+
+
+def explain_jpeg2000(data: bytes) -> ImageError | None:
+    """Return what is special about a JPEG 2000 that Pillow didn't open; None if its header is damaged."""
+    codestream = data.startswith((JP2_SIGNATURE, _SIZ))
+    components = len(_bits(data)) if codestream else 0
+    return _unsupported(f"{components} components") if components > 4 else None
 
 
 def _bits(data: bytes) -> list[int]:

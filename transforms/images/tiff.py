@@ -30,7 +30,10 @@ def _silence_libtiff() -> None:
 _silence_libtiff()
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT = 258, 259, 262, 320, 332, 339
-_WIDTH, _SAMPLES, _EXTRA_SAMPLES = 256, 277, 338
+_WIDTH, _SAMPLES, _PLANES, _EXTRA_SAMPLES = 256, 277, 284, 338
+# None, CCITT, LZW, JPEG (old and new), Deflate, PackBits, Deflate (old), LZMA, Zstandard. Pillow has names
+# for more, but its libtiff is built without WebP and gives the others in forms that Pillow doesn't take.
+_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _TILE_PIXELS = 4096**2  # allowed in any image
 _WHITE_IS_ZERO = 0
@@ -52,13 +55,25 @@ def prepare_tiff(image: Image.Image) -> None:
         raise _unsupported(f"pixels of {bits}-bit {formats.pop()} have no known range")
     if bits > 16:
         raise _unsupported(f"{bits}-bit pixels have no known range")
+    if (compression := tags.get(_COMPRESSION, 1)) not in _COMPRESSIONS:
+        raise _unsupported(f"compression {compression} is not read")
     _check_tile(image, tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH))
     if image.mode == "LAB":
         raise _unsupported("the colour space CIE L*a*b* is not read")
     if image.mode == "CMYK" and tags.get(_INK_SET, 1) != 1:
         raise _unsupported("inks other than cyan, magenta, yellow and black are not read")
+    if tags.get(_PLANES) == 2:
+        _check_planes(image, len(_several(tags.get(_EXTRA_SAMPLES))))
     if image.mode in ("P", "PA"):
-        _mend_palette(image, _several(tags.get(_COLOUR_MAP)))
+        _mend_palette(image, _several(tags.get(_COLOUR_MAP)), bits)
+
+
+def _check_planes(image: Image.Image, extra_samples: int) -> None:
+    """Refuse planes that Pillow puts in the wrong places: its second band lies where RGBA's fourth does."""
+    if image.mode in ("LA", "PA"):
+        raise _unsupported("planes of grey or of a palette with alpha are not read")
+    if image.mode == "RGBA" and extra_samples > 1:
+        raise _unsupported("planes of alpha and of other extra samples are not read")
 
 
 def _check_tile(image: Image.Image, width: object, height: object) -> None:
@@ -77,9 +92,11 @@ def _several(value: object) -> tuple[int, ...]:
     return tuple(one for one in values if isinstance(one, int))
 
 
-def _mend_palette(image: Image.Image, colours: tuple[int, ...]) -> None:
+def _mend_palette(image: Image.Image, colours: tuple[int, ...], bits: int) -> None:
     """Take a palette of 8 bits for one, as libtiff does, although the format's palettes have 16."""
-    if colours and max(colours) < 256:
+    if len(colours) != 3 << bits:
+        raise ImageError(Reason.DECODE_ERROR, f"TIFF: a palette of {len(colours)} values for {bits} bits")
+    if max(colours) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
