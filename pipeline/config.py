@@ -168,7 +168,7 @@ class ReadConfig:
     )
     column_types: tuple[tuple[str, str], ...] = _option(
         (),
-        "types of the CSV's own columns where the first rows mislead, such as price=float64,code=string",
+        "types of the CSV's own columns, which are text otherwise, such as price=float64,day=date",
         dict,
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
+import itertools
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,20 +11,32 @@ from typing import Any
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
-from pyarrow import csv as pa_csv
 
 from pipeline.config import ReadConfig
-from transforms.errors import UserError, told_by
+from transforms.errors import RunError, UserError, told_by
 from transforms.files import FILE_ERRORS, escape_glob, is_local
-from transforms.read import IMAGE_SUFFIXES, Corpus
+from transforms.images.suffixes import IMAGES, READ
+from transforms.inputs.compression import FORMATS
+from transforms.inputs.corpus import Corpus
+from transforms.inputs.files import ListFile, match_files, read_start
+from transforms.inputs.first_bytes import (
+    START_BYTES,
+    explain_names,
+    explain_unreadable,
+    parse_header,
+    suggest_uri_column,
+)
+from transforms.inputs.images import list_paths
+from transforms.notes import Notes
 from transforms.rows import RESERVED_COLUMNS
 
 # Files of a folder that are looked at before it is said to hold no images.
 _FILES_LOOKED_AT = 10_000
-# Headers that are read at once.
-_HEADER_THREADS = 32
-# As much of a CSV as its columns' types are inferred from.
-_SAMPLE_BYTES = 1 << 20
+# Lists whose first bytes are read before a run starts. Workers compare the headers of all.
+_STARTS_LOOKED_AT = 1000
+_OPENED_AT_ONCE = 32
+# Lists of a corpus. Their names, sizes and times are part of the job, which Dataflow limits to 10 MB.
+MOST_FILES = 50_000
 
 COLUMN_TYPES = {
     "string": pa.string(),
@@ -35,10 +47,17 @@ COLUMN_TYPES = {
     "timestamp": pa.timestamp("us"),
 }
 
+# Data that is no list of URIs. Taken as lines, so that the first bytes are looked at and explained, where
+# a glob would take the files for images.
+_NO_LISTS = (
+    *(".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".feather", ".arrow", ".avro", ".orc"),
+    *(".tar", ".tgz", ".zip", ".xlsx", ".xls", ".tfrecord", ".tfrecords"),
+)
+_LINES = (".txt", ".lst", ".list", *_NO_LISTS)
 _LIST_SUFFIXES = tuple(
     (f"{suffix}{packed}", kind)
-    for suffix, kind in ((".csv", "csv"), (".txt", "lines"), (".lst", "lines"), (".list", "lines"))
-    for packed in ("", ".gz", ".bz2")
+    for suffix, kind in ((".csv", "csv"), *((suffix, "lines") for suffix in _LINES))
+    for packed in ("", *(one.suffix for one in FORMATS))
 )
 
 
@@ -68,30 +87,63 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
 def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
     # Absolute, so that an image has one URI and one id wherever a run is started.
     path = os.path.abspath(config.input) if is_local(config.input) else config.input
-    is_glob = any(c in path for c in "*?[") and not os.path.exists(path)
+    is_glob = any(c in path for c in "*?[") and not _is_there(path)
     if not is_glob and _is_folder(path):
         return _folder_corpus(path)
     pattern = path if is_glob else escape_glob(path)
     kind = _kind_of(config, is_glob)
-    (match,) = FileSystems.match([pattern], limits=None if kind == "csv" else [1])
-    if not match.metadata_list:
+    files = match_files(pattern, 1 if kind == "images" else None)
+    if not files:
         raise UserError(f"input={config.input!r} matches nothing. Check the name.")
-    if kind == "csv":
-        return _csv_corpus(config, pattern, sorted(file.path for file in match.metadata_list), known_types)
-    for option in ("id_column", "column_types"):
-        if getattr(config, option):
-            raise UserError(f"{option}: input={config.input!r} is no CSV and has no columns.")
-    return Corpus(pattern, kind)
+    if kind != "csv":
+        for option in ("id_column", "column_types"):
+            if getattr(config, option):
+                raise UserError(f"{option}: input={config.input!r} is no CSV and has no columns.")
+    if kind == "images":
+        return Corpus(pattern, kind)
+    if len(files) > MOST_FILES:
+        raise UserError(
+            f"input={config.input!r} matches {len(files):,} lists, more than a job can be planned with "
+            f"({MOST_FILES:,}). Join them into fewer files."
+        )
+    starts = _read_starts(files, kind, is_declared=config.input_format != "auto")
+    corpus = Corpus(pattern, kind, files=files)
+    return _csv_corpus(corpus, config, starts, known_types) if kind == "csv" else corpus
+
+
+def _read_starts(files: tuple[ListFile, ...], kind: Any, is_declared: bool) -> dict[str, bytes]:
+    """Read the first bytes of lists, by path; of very many lists, those of the first."""
+    looked_at = files[:_STARTS_LOOKED_AT]
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        starts = dict(pool.map(_read_start, looked_at))
+    for path, start in starts.items():
+        if why := explain_unreadable(start, kind, is_declared):
+            raise UserError(f"{path} {why}.")
+    return starts
+
+
+def _read_start(file: ListFile) -> tuple[str, bytes]:
+    try:
+        return file.path, read_start(file.path, START_BYTES)
+    except RunError as e:
+        raise UserError(str(e)) from e
 
 
 def _folder_corpus(path: str) -> Corpus:
     pattern = f"{escape_glob(path.rstrip('/'))}/**"
-    (match,) = FileSystems.match([pattern], limits=[_FILES_LOOKED_AT])
-    files = match.metadata_list
-    if len(files) < _FILES_LOOKED_AT and not any(f.path.lower().endswith(IMAGE_SUFFIXES) for f in files):
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise UserError(f"input={path!r} holds no images: no file ends in {suffixes}.")
-    return Corpus(pattern, "images", suffixes=IMAGE_SUFFIXES)
+    corpus = Corpus(pattern, "images", suffixes=IMAGES)
+    files = list(itertools.islice(list_paths(corpus, Notes(), _FILES_LOOKED_AT), _FILES_LOOKED_AT))
+    if len(files) < _FILES_LOOKED_AT and not any(file.lower().endswith(IMAGES) for file in files):
+        raise UserError(
+            f"input={path!r} holds no images: no file ends in {', '.join(READ)}. Check the name, or list the "
+            "images' URIs in a text file."
+        )
+    return corpus
+
+
+def _is_there(path: str) -> bool:
+    """Return whether a file or folder has this very name, so that its brackets are no glob's."""
+    return os.path.exists(path) if is_local(path) else FileSystems.exists(path) or _is_folder(path)
 
 
 def _is_folder(path: str) -> bool:
@@ -108,35 +160,27 @@ def _kind_of(config: ReadConfig, is_glob: bool) -> Any:
         return config.input_format
     lower = config.input.lower()
     listed = next((kind for suffix, kind in _LIST_SUFFIXES if lower.endswith(suffix)), None)
-    if listed or is_glob or lower.endswith(IMAGE_SUFFIXES):
+    if listed or is_glob or lower.endswith(IMAGES):
         return listed or "images"
     return "lines"
 
 
 def _csv_corpus(
-    config: ReadConfig, pattern: str, paths: list[str], known_types: Mapping[str, pa.DataType]
+    corpus: Corpus, config: ReadConfig, starts: Mapping[str, bytes], known_types: Mapping[str, pa.DataType]
 ) -> Corpus:
-    path, *others = paths
-    with FileSystems.open(path) as f:
-        sample = f.read(_SAMPLE_BYTES)
-    header = _header(sample, path)
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        for other, its_header in zip(others, pool.map(_header_of, others), strict=True):
-            if its_header != header:
-                its, first = ", ".join(its_header), ", ".join(header)
-                raise UserError(
-                    f"{other} has the columns {its}, and {path} has {first}: they must be the same."
-                )
-    for option in ("uri_column", "id_column"):
-        name = getattr(config, option)
-        if name and name not in header:
-            raise UserError(f"{option}={name!r} is no column of {path}; its columns are {', '.join(header)}.")
+    headers = {path: _header(path, start) for path, start in starts.items()}
+    path, header = next(iter(headers.items()))
+    for other, its_header in headers.items():
+        if its_header != header:
+            its, first = ", ".join(its_header), ", ".join(header)
+            raise UserError(f"{other} has the columns {its}, and {path} has {first}: they must be the same.")
+    _check_columns(config, header, path)
     own = [name for name in header if name not in (config.uri_column, config.id_column)]
     known = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
-    types = _infer_types(sample, header, path) | known | _declared_types(config, own, path)
-    return Corpus(
-        pattern=pattern,
-        kind="csv",
+    # Text unless declared otherwise: a guess from the first rows would change values such as 00123.
+    types = dict.fromkeys(own, pa.string()) | known | _declared_types(config, own, path)
+    return dataclasses.replace(
+        corpus,
         header=header,
         uri_column=config.uri_column,
         id_column=config.id_column,
@@ -144,40 +188,22 @@ def _csv_corpus(
     )
 
 
-def _header_of(path: str) -> tuple[str, ...]:
-    with FileSystems.open(path) as f:
-        return _header(f.readline(), path)
-
-
-def _header(sample: bytes, path: str) -> tuple[str, ...]:
-    line = sample.decode("utf-8-sig", "replace").partition("\n")[0]
-    header = tuple(next(csv.reader([line]), ()))
-    if not header or len({name.casefold() for name in header}) < len(header) or "" in header:
-        raise UserError(
-            f"{path} must begin with a header of distinct column names; it begins with {line[:200]!r}."
-        )
+def _header(path: str, start: bytes) -> tuple[str, ...]:
+    header = parse_header(start)
+    if why := explain_names(header, start.decode("utf-8-sig", "replace").partition("\n")[0]):
+        raise UserError(f"{path} {why}.")
     return header
 
 
-def _infer_types(sample: bytes, header: tuple[str, ...], path: str) -> dict[str, pa.DataType]:
-    whole_lines = sample if len(sample) < _SAMPLE_BYTES else sample[: sample.rfind(b"\n") + 1]
-    try:
-        table = pa_csv.read_csv(
-            io.BytesIO(whole_lines),
-            pa_csv.ReadOptions(column_names=header, skip_rows=1),
-            pa_csv.ParseOptions(invalid_row_handler=lambda row: "skip"),
-            pa_csv.ConvertOptions(null_values=[""]),  # "NA" makes a column one of text
-        )
-    except pa.ArrowInvalid as e:
-        raise UserError(
-            f"{path} is not CSV: {told_by(e)}. Give --input_format=lines if it is a list of URIs."
-        ) from e
-    known = COLUMN_TYPES.values()
-    return {field.name: field.type if field.type in known else _nearest(field.type) for field in table.schema}
-
-
-def _nearest(kind: pa.DataType) -> pa.DataType:
-    return COLUMN_TYPES["timestamp"] if pa.types.is_timestamp(kind) and kind.tz is None else pa.string()
+def _check_columns(config: ReadConfig, header: tuple[str, ...], path: str) -> None:
+    for option in ("uri_column", "id_column"):
+        name = getattr(config, option)
+        if name and name not in header:
+            close = suggest_uri_column(header) if option == "uri_column" else None
+            remedy = f" Add --uri_column={close!r} if that column holds the URIs." if close else ""
+            raise UserError(
+                f"{option}={name!r} is no column of {path}; its columns are {', '.join(header)}.{remedy}"
+            )
 
 
 def _declared_types(config: ReadConfig, own: list[str], path: str) -> dict[str, pa.DataType]:

@@ -8,6 +8,7 @@ from pipeline.plan import Plan, optimisation
 from transforms.count import CountRows, SumCounts, as_counted, count_listed, count_result
 from transforms.decode import DecodeImages
 from transforms.fetch import FetchImages
+from transforms.notes import SumNotes
 from transforms.pack import HandOverImages
 from transforms.predict import PredictLabels
 from transforms.publish import PublishResults
@@ -52,9 +53,10 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
         results | "StageResults" >> StageResults(plan.staging).with_resource_hints(**plan.hints),
     ) | "Staged" >> beam.Flatten()
     counts = (
-        tuple(rows) | "CountRows" >> CountRows(count_listed, plan.listener),
+        (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener),
         (images.counts,) | "CountSelection" >> CountRows(as_counted, plan.listener),
         (*early, encoded.unchanged) | "CountEarly" >> CountRows(count_result, plan.listener),
         results | "CountResults" >> CountRows(count_result, plan.listener).with_resource_hints(**plan.hints),
     ) | "SumCounts" >> SumCounts()
-    return (staged, counts) | "PublishResults" >> PublishResults(plan.publication)
+    notes = rows.notes | "SumNotes" >> SumNotes()
+    return (staged, counts, notes) | "PublishResults" >> PublishResults(plan.publication)

@@ -41,11 +41,11 @@ from pipeline.workers import supervised
 from transforms.count import KINDS, CountRows
 from transforms.errors import LabelbeamError, RunError
 from transforms.files import is_local as is_local_path
+from transforms.inputs.corpus import Corpus
 from transforms.layout import Layout, read_manifest
 from transforms.manifest import Manifest
 from transforms.models.presets import find_preset
 from transforms.models.spec import ModelSpec
-from transforms.read import Corpus
 from transforms.stage import stager_of
 
 

@@ -83,6 +83,8 @@ def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[
             "length": model.length,
             "fingerprint": model.model_fingerprint,
             "doubts": list(model.doubts),
+            "photos_known": model.photos_known,
+            "photos_right": dict(model.photos_right),
         },
         "preprocessing": {
             "resize": model.resize.describe(),

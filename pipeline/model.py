@@ -85,6 +85,7 @@ def _describe_spec(spec: ModelSpec) -> list[str]:
         f"input         {spec.contract.input_dtype}, {spec.resize.size_px} px, {spec.resize.mode}",
         f"range         {describe_scaling(spec)}",
         f"outputs       {describe_head(spec)}",
+        *([f"photos        {describe_photos(spec)}"] if spec.photos_known else []),
         f"batch         {spec.contract.batch or 'any'}",
         f"classes       {len(spec.labels):,}, such as {spec.labels[0]!r}"
         if spec.labels
@@ -101,6 +102,14 @@ def describe_scaling(spec: ModelSpec) -> str:
 def describe_head(spec: ModelSpec) -> str:
     """Describe the meaning of a model's outputs and its origin."""
     return f"{spec.head} ({_ORIGINS[spec.head_from]})"
+
+
+def describe_photos(spec: ModelSpec) -> str:
+    """Describe how many photos of known class are right, in each input range."""
+    right = dict(spec.photos_right)
+    others = ", ".join(f"{n} with {name}" for name, n in right.items() if name != spec.scaling.name)
+    mine = f"{right[spec.scaling.name]} of {spec.photos_known} of known class are right"
+    return f"{mine}; {others}" if others else mine
 
 
 _ORIGINS: dict[Origin, str] = {

@@ -94,7 +94,8 @@ class Contents:
     @property
     def labelled_with(self) -> list[LabelledWith]:
         """What its rows were labelled with: the published, then those of each unfinished run."""
-        published = [self.manifest.labelled_with] if self.manifest else []
+        has_rows = self.manifest and sum(self.manifest.rows.values())
+        published = [self.manifest.labelled_with] if self.manifest and has_rows else []
         return [*published, *(facts for run, facts in self.unfinished.items() if self.staged_rows[run])]
 
 

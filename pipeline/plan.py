@@ -20,6 +20,7 @@ from transforms.budget import FailureBudget
 from transforms.count import Listener
 from transforms.done import ReadDoneIds
 from transforms.errors import Reason, UserError
+from transforms.inputs.corpus import Corpus
 from transforms.layout import Layout, read_manifest
 from transforms.manifest import Manifest
 from transforms.merge import Partitioning
@@ -31,7 +32,6 @@ from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, loa
 from transforms.models.spec import ModelOptions, ModelSpec
 from transforms.overlap import available_cores
 from transforms.publish import Publication
-from transforms.read import Corpus
 from transforms.rows import RowFacts
 from transforms.stage import Staging
 from transforms.stores import Limits
@@ -193,6 +193,7 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
         # Of an image that failed no version is known.
         redo=frozenset(Reason) if refreshes else corpus.reasons,
         versions=refreshes,
+        uris=corpus.id_column is not None,
     )
 
 
@@ -207,8 +208,9 @@ def _staging(config: RunConfig, rows: RowFacts, budget: FailureBudget) -> Stagin
 
 
 def known_types(config: RunConfig, manifest: Manifest | None) -> dict[str, pa.DataType]:
-    """The types of the input's columns in a table that is there already."""
-    return dict(manifest.labelled_with.column_types) if manifest and not config.write.replace else {}
+    """Return the types of the input's columns in the rows that the output has already."""
+    has_rows = manifest and sum(manifest.rows.values()) and not config.write.replace
+    return dict(manifest.labelled_with.column_types) if manifest and has_rows else {}
 
 
 def _shallow(section: Any) -> dict[str, Any]:

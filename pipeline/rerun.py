@@ -9,7 +9,7 @@ from pipeline.launch import run_and_report
 from pipeline.manifest import published_manifest, recorded_config
 from pipeline.output import folder_of
 from transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
-from transforms.read import Corpus
+from transforms.inputs.corpus import Corpus
 
 
 def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str]) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.budget import FailureBudget
-from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, REUSED, UNCHECKED
+from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER, OTHER_URI, REUSED, UNCHECKED
 from transforms.elements import TableFile
 from transforms.layout import Layout
 from transforms.manifest import TABLES, Manifest
@@ -29,11 +32,20 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
         said.append(f"{counts[KEPT]:,} were done before")
     if counts[OTHER]:
         said.append(f"{counts[OTHER]:,} more are in the tables")
+    if counts[OTHER_URI]:
+        said.append(f"{counts[OTHER_URI]:,} were done under another URI and labelled again")
     if counts[UNCHECKED]:
         said.append(f"{counts[UNCHECKED]:,} could not be checked for changes")
     if counts[REUSED]:
         said.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
     lines = ["; ".join(said) + "."]
+    if manifest.left_out:
+        lines.append(f"Left out of the folder: {_by_name(manifest.left_out)}.")
+    for column, noted in (manifest.unparsed or {}).items():
+        lines.append(
+            f"{column}: {noted['count']:,} {'value is' if noted['count'] == 1 else 'values are'} not of the "
+            f"column's type, and null in the tables, such as {noted['examples'][0]!r}."
+        )
     lines += _counted(f"Top labels{whole}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
     lines += _counted(f"Failures by reason{whole}", list(manifest.failures_by_reason.items()))
     doubts = manifest.model.get("doubts", ())
@@ -46,6 +58,11 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
 
 def _counted(title: str, counts: list[tuple[str, int]]) -> list[str]:
     return ["", title, *(f"  {n:>9,}  {name}" for name, n in counts)] if counts else []
+
+
+def _by_name(counts: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{n:,} {name}" for name, n in itertools.islice(counts.items(), _TOP))
+    return shown + (", ..." if len(counts) > _TOP else "")
 
 
 def _files(files: list[TableFile]) -> str:

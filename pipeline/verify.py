@@ -11,22 +11,18 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.corpus import find_corpus
+from pipeline.coverage import find_uncovered
 from pipeline.manifest import published_manifest, recorded_config
 from pipeline.output import folder_of
-from transforms.buckets import hash_of
 from transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
 from transforms.files import list_files, open_parquet
 from transforms.integrity import damage_of
 from transforms.layout import Source, published_sources
 from transforms.manifest import TABLES, Manifest
-from transforms.merge import Merged, count_rows, find_superseded, ids_of_part, parts_of
+from transforms.merge import Merged, count_rows, find_superseded, parts_of
 from transforms.publish import top_labels
-from transforms.read import Corpus, list_rows
 from transforms.rows import RowFacts, schema_of
-from transforms.select import id_of
 
-# Ids that are Python objects at once: some 200 MB.
-_IDS_IN_MEMORY = 2_000_000
 # Findings of one kind that are told one by one.
 _MOST_TOLD = 10
 _FINGERPRINTS = ("model_fingerprint", "preprocessing_fingerprint")
@@ -54,7 +50,7 @@ def verify(output: str, input: str | None = None) -> list[str]:
     if files:  # what can't be read can't be counted
         return files + strays
     rows = [*_check_counts(sources, manifest), *_check_unique(sources)]
-    return strays + rows + (list(_check_input(sources, corpus)) if corpus else [])
+    return strays + rows + (list(_told(find_uncovered(sources, corpus))) if corpus else [])
 
 
 def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str]:
@@ -120,21 +116,6 @@ def _check_unique(sources: list[Source]) -> Iterator[str]:
         for path, rows in find_superseded(sources, part, parts).items():
             doubled.update(_ids(path).take(pa.array(rows)).to_pylist())
     yield from _told(f"id {image_id!r}: {n + 1} rows" for image_id, n in sorted(doubled.items()))
-
-
-def _check_input(sources: list[Source], corpus: Corpus) -> Iterator[str]:
-    parts = 1 + sum(source.file.rows for source in sources) // _IDS_IN_MEMORY
-    missing = (i for part in range(parts) for i in _missing(sources, corpus, part, parts))
-    yield from _told(f"id {image_id!r}: is in the input and has no row" for image_id in missing)
-
-
-def _missing(sources: list[Source], corpus: Corpus, part: int, parts: int) -> Iterator[str]:
-    """The ids of the input that have no row; of one part of all ids, so that these fit into memory."""
-    present = {i for source in sources for ids, _ in ids_of_part(source, part, parts) for i in ids}
-    for image_id in map(id_of, list_rows(corpus)):
-        if hash_of(image_id) % parts == part and image_id not in present:
-            present.add(image_id)
-            yield image_id
 
 
 def _ids(path: str) -> pa.Array:

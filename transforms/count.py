@@ -24,7 +24,9 @@ REUSED = "reused"
 UNCHECKED = "unchecked"
 # Rows of the tables that no row of the input stands for.
 OTHER = "other"
-KINDS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER)
+# Ids that were done under another URI than the input has now, and are therefore labelled again.
+OTHER_URI = "other_uri"
+KINDS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER, OTHER_URI)
 
 _TELL_SEC = 0.1
 

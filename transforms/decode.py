@@ -10,8 +10,10 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from transforms.elements import DecodedImage, EncodedImage, Failure, ImageFacts
+from transforms.errors import ImageError, Reason
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
+from transforms.images.suffixes import is_raw
 from transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
 
 
@@ -22,6 +24,9 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
       ImageError: The bytes are no image that can be read, or too large a one.
     """
     decoded = decode_image(encoded.data, rule, max_pixels)
+    if decoded.format == "TIFF" and is_raw(encoded.ref.uri):
+        # The first picture of such a TIFF file is a preview of some hundred pixels, not the photo.
+        raise ImageError(Reason.UNSUPPORTED, "a camera raw photo is not read; export it to JPEG or PNG")
     facts = ImageFacts(
         width_px=decoded.width_px,
         height_px=decoded.height_px,

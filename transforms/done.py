@@ -11,14 +11,16 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from transforms.buckets import GATHERED_ROWS, bucket_of
-from transforms.elements import DIGEST, DoneIds
+from transforms.elements import DIGEST, DoneIds, digest_of_uri
 from transforms.errors import FAULTS_OF_THE_INPUT
 from transforms.integrity import keep_whole, read_batches
 from transforms.layout import Source, published_sources, read_manifest, staged_sources
 from transforms.rows import FAILURES
 
 
-def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Iterator[DoneIds]:
+def read_done_ids(
+    source: Source, redo: frozenset[str], versions: bool, uris: bool = False
+) -> Iterator[DoneIds]:
     """Reads the ids of one file, and nothing else that is not asked for.
 
     The file's bytes are compared with its digest first. A staged file that is damaged has no ids:
@@ -28,6 +30,7 @@ def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Itera
       source: The file.
       redo: Reasons whose published failures are to be tried again.
       versions: Whether to read the images' versions; an image's digest stands for one it hasn't.
+      uris: Whether to read digests of the URIs.
 
     Yields:
       The ids of one bucket at a time.
@@ -40,7 +43,8 @@ def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Itera
     failures = source.file.table == FAILURES
     # Whoever mends the input means the ids that it was at fault for.
     again = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
-    extra = ["reason"] if failures else ["version", "sha256"] if versions else []
+    extra = ["uri"] if uris else []
+    extra += ["reason"] if failures else ["version", "sha256"] if versions else []
     for batch in read_batches(source, GATHERED_ROWS, ["id", *extra]):
         ids = batch["id"].to_pylist()
         its_versions = None
@@ -50,18 +54,24 @@ def read_done_ids(source: Source, redo: frozenset[str], versions: bool) -> Itera
         elif versions:
             digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
             its_versions = pc.coalesce(batch["version"], digests).to_pylist()
-        yield from _by_bucket(ids, its_versions, its_again, source.published)
+        its_uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if uris else None
+        yield from _by_bucket(ids, its_versions, its_again, source.published, its_uris)
 
 
 def _by_bucket(
-    ids: list[str], versions: list[str | None] | None, again: list[bool], published: bool
+    ids: list[str],
+    versions: list[str | None] | None,
+    again: list[bool],
+    published: bool,
+    uris: list[bytes] | None,
 ) -> Iterator[DoneIds]:
     rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for n, image_id in enumerate(ids):
         rows[bucket_of(image_id), again[n]].append(n)
     for (_, its_again), numbers in rows.items():
         its_versions = tuple(versions[n] for n in numbers) if versions else ()
-        yield DoneIds(tuple(ids[n] for n in numbers), its_versions, published, its_again)
+        its_uris = b"".join(uris[n] for n in numbers) if uris else b""
+        yield DoneIds(tuple(ids[n] for n in numbers), its_versions, published, its_again, its_uris)
 
 
 @dataclass
@@ -76,6 +86,7 @@ class ReadDoneIds(beam.PTransform):
       published: Whether what is published counts.
       redo: Reasons whose published failures are to be tried again.
       versions: Whether to read the images' versions.
+      uris: Whether to read digests of the URIs, which only ids of the user's own need.
     """
 
     output: str
@@ -83,6 +94,7 @@ class ReadDoneIds(beam.PTransform):
     published: bool = True
     redo: frozenset[str] = frozenset()
     versions: bool = False
+    uris: bool = False
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[DoneIds]:
         """Applies the step."""
@@ -111,9 +123,10 @@ class _ReadFn(beam.DoFn):
     def __init__(self, step: ReadDoneIds) -> None:
         self._redo = step.redo
         self._versions = step.versions
+        self._uris = step.uris
         self._ids_done = Metrics.counter(ReadDoneIds, "ids_done")
 
     def process(self, source: Source) -> Iterator[DoneIds]:
-        for done in read_done_ids(source, self._redo, self._versions):
+        for done in read_done_ids(source, self._redo, self._versions, self._uris):
             self._ids_done.inc(len(done.ids))
             yield done

@@ -95,6 +95,8 @@ class Manifest:
     top_labels: tuple[TopLabel, ...]
     files: tuple[TableFile, ...]
     merged_runs: tuple[str, ...]
+    left_out: Mapping[str, int] | None = None
+    unparsed: Mapping[str, Any] | None = None
 
     def files_of(self, table: str) -> list[TableFile]:
         """Return the files of a table."""
@@ -187,7 +189,7 @@ def _contradictions_in_manifest(manifest: Manifest) -> Iterator[str]:
 _MAY_BE_EMPTY = frozenset(
     (
         *("balanced", "partitioned_by", "model", "preprocessing", "config"),
-        *("failures_by_reason", "failures_by_host", "top_labels"),
+        *("failures_by_reason", "failures_by_host", "top_labels", "left_out", "unparsed"),
     )
 )
 

@@ -135,6 +135,7 @@ def make_manifest(
     merged: Merged,
     counts: Mapping[str, int],
     old: Manifest | None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Describes a finished run and the tables after it.
 
@@ -144,6 +145,7 @@ def make_manifest(
       merged: What was made.
       counts: Rows of the input by what became of them, and `other` rows of the tables.
       old: The manifest before.
+      notes: Further facts about the input, as `Notes.to_json` returns them.
 
     Returns:
       The manifest. `balanced` says whether each row that was listed is a
@@ -164,6 +166,7 @@ def make_manifest(
         generation=old.generation + (not same_files) if old else 1,
         balanced=counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
         counts=counts,
+        **(notes or {}),
         rows=rows,
         failures_by_reason=dict(_most_first(merged.reasons)),
         failures_by_host=dict(_most_first(merged.hosts)[:_TOP]),
@@ -183,7 +186,11 @@ def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
 
 
 def commit(
-    publication: Publication, name: str, results: Iterable[Merged], counts: Mapping[str, int]
+    publication: Publication,
+    name: str,
+    results: Iterable[Merged],
+    counts: Mapping[str, int],
+    notes: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Makes merged files the generation that readers see; gives its manifest.
 
@@ -192,6 +199,7 @@ def commit(
       name: Of this publication; one that was made already is only tidied up after.
       results: The files.
       counts: Rows of the input by what became of them.
+      notes: Further facts about the input.
 
     Raises:
       RunError: Another run has published meanwhile, or the tables would be too scattered.
@@ -214,7 +222,7 @@ def commit(
     staged = layout.merged(publication.run_id)
     for table in set(TABLES) - {file.table for file in merged.files}:
         merged.add(write_empty(table, f"{name}-99999", publication.facts, staged))
-    manifest = make_manifest(publication, name, merged, counts, old)
+    manifest = make_manifest(publication, name, merged, counts, old, notes or {})
     moves = {
         file.path: path
         for path, file in zip(merged.paths, merged.files, strict=True)
@@ -229,7 +237,7 @@ def commit(
 class PublishResults(beam.PTransform):
     """Merges what is staged with what is published, and switches readers over.
 
-    Input: `TableFile` of `StageResults`, and `(kind, count)`. Output: the manifest.
+    Input: `TableFile` of `StageResults`, `(kind, count)`, and the notes of `SumNotes`. Output: the manifest.
     Guarantees: each id has one row in one of the tables; readers of the manifest
     see the tables as they were or as they are now; a publication that breaks
     off is done again by the next run. Files are merged in parallel, each task
@@ -241,9 +249,9 @@ class PublishResults(beam.PTransform):
 
     publication: Publication
 
-    def expand(self, results: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[Manifest]:
+    def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[Manifest]:
         """Applies the step."""
-        staged, counts = results
+        staged, counts, notes = results
         sources = (
             staged.pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
@@ -263,7 +271,10 @@ class PublishResults(beam.PTransform):
             | "MergeFiles" >> beam.ParDo(_MergeFilesFn(self.publication))
         )
         return sources | "Commit" >> beam.ParDo(
-            _CommitFn(self.publication), beam.pvalue.AsIter(merged), beam.pvalue.AsDict(counts)
+            _CommitFn(self.publication),
+            beam.pvalue.AsIter(merged),
+            beam.pvalue.AsDict(counts),
+            beam.pvalue.AsSingleton(notes),
         ).with_output_types(Manifest)
 
 
@@ -305,5 +316,7 @@ class _MergeFilesFn(_PublicationFn):
 
 
 class _CommitFn(_PublicationFn):
-    def process(self, listing: Listing, merged: Iterable[Merged], counts: dict) -> Iterator[Manifest]:
-        yield commit(self._publication, listing.name, merged, counts)
+    def process(
+        self, listing: Listing, merged: Iterable[Merged], counts: dict, notes: dict
+    ) -> Iterator[Manifest]:
+        yield commit(self._publication, listing.name, merged, counts, notes)

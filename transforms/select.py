@@ -14,8 +14,8 @@ from apache_beam.transforms.window import GlobalWindows
 
 from transforms.buckets import GATHERED_ROWS, bucket_of
 from transforms.coders import RowOfBucketCoder
-from transforms.count import DUPLICATE, KEPT, OTHER
-from transforms.elements import DoneIds, Failure, ImageRef
+from transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
+from transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
 from transforms.errors import ImageError, Reason
 from transforms.overlap import Outputs, failure_of
 
@@ -31,7 +31,7 @@ class Selected(NamedTuple):
       ok: `ImageRef`, each id once.
       failures: `Failure`, rows that can't be read and ids that stand for several URIs.
       counts: `(kind, rows)`: `duplicate` rows, `kept` ids that are done, `other` ids
-        that are done and not in the input.
+        that are done and not in the input, `other_uri` ids that are done under another URI.
     """
 
     ok: beam.PCollection
@@ -89,7 +89,8 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
 
     Args:
       bucket: Rows of the input and what is done, in any order. A done id with a version
-        is selected all the same, with that version as its `known_version`.
+        is selected all the same, with that version as its `known_version`; one that is done under
+        another URI, without, because its labels are those of another image.
     """
     merged: dict[str, _Merged] = {}
     parts: list[DoneIds] = []
@@ -100,13 +101,17 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
             merged[image_id].add(row)
         else:
             merged[image_id] = _Merged(row, row)
-    done = merge_done(part for part in parts if not part.again)
+    finished = [part for part in parts if not part.again]
+    done, uris = merge_done(finished), merge_uris(finished)
     in_tables = {image_id for part in parts for image_id in part.ids}
     selection = Selection()
     for image_id, same in merged.items():
         row = same.row
         selection.counts[DUPLICATE] += same.rows - 1
         if image_id not in done:
+            selection.rows.append(row)
+        elif isinstance(row, ImageRef) and image_id in uris and uris[image_id] != digest_of_uri(row.uri):
+            selection.counts[OTHER_URI] += 1
             selection.rows.append(row)
         elif isinstance(row, ImageRef) and (version := done[image_id]) is not None:
             selection.rows.append(replace(row, known_version=version))
@@ -122,6 +127,24 @@ def merge_done(parts: Iterable[DoneIds]) -> dict[str, str | None]:
     for part in sorted(parts, key=lambda part: not part.published):
         done.update(zip(part.ids, part.versions or (None,) * len(part.ids), strict=True))
     return done
+
+
+def merge_uris(parts: Iterable[DoneIds]) -> dict[str, bytes]:
+    """Return the digest of the URI of each id that is done, of its staged row where it has one.
+
+    Ids with staged rows of several URIs get an empty digest, which no URI has: which of the rows is
+    published depends on the runs' order, so the image is labelled again.
+    """
+    merged: dict[str, bytes] = {}
+    staged: set[str] = set()
+    for part in sorted(parts, key=lambda part: not part.published):
+        for n, image_id in enumerate(part.ids if part.uris else ()):
+            digest = part.uris[n * URI_DIGEST_BYTES : (n + 1) * URI_DIGEST_BYTES]
+            is_unsure = image_id in staged and merged[image_id] != digest
+            merged[image_id] = b"" if is_unsure else digest
+            if not part.published:
+                staged.add(image_id)
+    return merged
 
 
 @dataclass

@@ -26,7 +26,7 @@ from pipeline.checks.findings import (
 )
 from pipeline.corpus import find_corpus, output_columns
 from pipeline.manifest import labelled_with
-from pipeline.model import describe_head, describe_scaling
+from pipeline.model import describe_head, describe_photos, describe_scaling
 from pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
 from pipeline.plan import facts_of_rows, known_types, limits_of, model_of, optimisation, partitioning_of
 from pipeline.runners import environment_of, is_portable, is_submitted_elsewhere
@@ -118,7 +118,10 @@ def _check_model(case: Case) -> Iterator[Finding]:
     gives = f"{len(spec.labels):,} classes" if spec.labels else f"embeddings of length {spec.length:,}"
     prints = f"fingerprint {spec.model_fingerprint}"
     loads = f"{case.config.model.model} loads: {spec.resize.size_px} px, {gives}, {prints}."
-    yield ok(loads, f"range: {describe_scaling(spec)}", f"outputs: {describe_head(spec)}")
+    details = [f"range: {describe_scaling(spec)}", f"outputs: {describe_head(spec)}"]
+    if spec.photos_known:
+        details.append(f"photos: {describe_photos(spec)}")
+    yield ok(loads, *details)
     for doubt in spec.doubts:
         yield warning(doubt, "")
     if untried:

@@ -17,9 +17,9 @@ from pipeline.output import Contents
 from pipeline.runners import is_dataflow, runner_of
 from transforms.elements import Failure, ImageRef
 from transforms.errors import LabelbeamError
+from transforms.inputs.corpus import Corpus
 from transforms.models.classifier import Classifier
 from transforms.models.spec import ModelSpec
-from transforms.read import Corpus
 from transforms.stores.gcs import split_uri
 from transforms.within import NoAnswerError, within
 

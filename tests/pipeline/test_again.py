@@ -398,7 +398,7 @@ def test_run__longer_csv_of_other_types__keeps_those_of_the_table(tmp_path, tiny
     images = write_images(tmp_path / "in", ["a.jpg", "b.jpg"])
     (tmp_path / "list.csv").write_text(f"uri,code,label\n{images}/a.jpg,x,1\n", "utf-8")
     options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
-    run_pipeline(**options)
+    run_pipeline(**options, column_types="label=int64")
     (tmp_path / "list.csv").write_text(f"uri,code,label\n{images}/a.jpg,1,1\n{images}/b.jpg,2,2\n", "utf-8")
     assert run_pipeline(**options)["counts"]["kept"] == 1
     predictions, _ = read_tables(tmp_path / "out")

@@ -1,10 +1,13 @@
+import gzip
+
 import pyarrow as pa
 import pytest
 
 from pipeline.config import ReadConfig
 from pipeline.corpus import find_corpus, output_columns
 from transforms.errors import UserError
-from transforms.read import IMAGE_SUFFIXES, list_rows
+from transforms.images.suffixes import IMAGES
+from transforms.read import list_rows
 
 
 @pytest.fixture
@@ -12,6 +15,7 @@ def folder(tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("photos/a.jpg", "list.txt", "list.txt.gz", "urls", "part-0.txt", "odd[1].txt"):
         (tmp_path / name).touch()
+    (tmp_path / "list.txt.gz").write_bytes(gzip.compress(b"a.jpg\n"))
     (tmp_path / "list.csv").write_text("uri,n,x,day,label,code\na.jpg,1,0.5,2026-01-02,t,007\n")
     return tmp_path
 
@@ -34,19 +38,20 @@ def folder(tmp_path):
 def test_find_corpus__by_its_name__is_of_a_kind(folder, name, kind, pattern):
     corpus = find_corpus(ReadConfig(input=f"{folder}/{name}"))
     assert (corpus.kind, corpus.pattern) == (kind, f"{folder}/{pattern}")
-    assert corpus.suffixes == (IMAGE_SUFFIXES if name.startswith("photos") and name[-1] in "s/" else ())
+    assert corpus.suffixes == (IMAGES if name.startswith("photos") and name[-1] in "s/" else ())
 
 
-def test_find_corpus__csv__infers_types(folder):
-    corpus = find_corpus(ReadConfig(input=f"{folder}/list.csv", column_types=(("code", "string"),)))
-    assert dict(corpus.columns) == {
+def test_find_corpus__csv__columns_are_text_unless_declared_or_in_the_table(folder):
+    config = ReadConfig(input=f"{folder}/list.csv", column_types=(("n", "int64"), ("day", "date")))
+    table = {"x": pa.float64(), "n": pa.bool_(), "input_label": pa.string(), "elsewhere": pa.int64()}
+    assert dict(find_corpus(config, table).columns) == {
         "n": pa.int64(),
         "x": pa.float64(),
         "day": pa.date32(),
         "label": pa.string(),
         "code": pa.string(),
     }
-    assert dict(output_columns(corpus))["input_label"] == pa.string()
+    assert dict(output_columns(find_corpus(config)))["input_label"] == pa.string()
 
 
 def test_find_corpus__input_format__wins_over_the_name(folder):
@@ -59,7 +64,11 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ("", "must begin with a header"),
         ("uri,uri\n", "distinct column names"),
         ("uri,,b\n", "distinct column names"),
-        ("link,n\n", "uri_column='uri' is no column of"),
+        ("link,n\n", "uri_column='uri' is no column of .*Add --uri_column='link'"),
+        ("n,Image URL,path\n", "Add --uri_column='Image URL'"),
+        ("n,m\n", r"its columns are n, m\.$"),
+        ("https://h/a.jpg,1\n", "begins with data .*--input_format=lines"),
+        ("uri\tn\na\t1\n", "has columns separated by tabs"),
         ("uri,label,input_label\n", "two columns 'input_label'"),
     ],
 )
@@ -106,11 +115,13 @@ def test_find_corpus__folder_with_brackets__is_taken_literally(tmp_path):
     assert [row.uri for row in list_rows(corpus)] == [f"{tmp_path}/Trip [2024]/a.jpg"]
 
 
-def test_find_corpus__csv_with_words_for_nothing__is_a_column_of_text(tmp_path):
-    (tmp_path / "list.csv").write_text("uri,price,stock\na.jpg,NA, 7\nb.jpg,1,8\n")
-    corpus = find_corpus(ReadConfig(input=f"{tmp_path}/list.csv"))
-    assert dict(corpus.columns) == {"price": pa.string(), "stock": pa.int64()}
-    assert [row.columns for row in list_rows(corpus)] == [("NA", 7), ("1", 8)]
+def test_list_rows__text_columns__keep_every_character(tmp_path):
+    values = ["00123", "1.10", "0x1F", "1e5", "NA", " 7", "11898508762506083287", ""]
+    (tmp_path / "list.csv").write_text(
+        "".join(f"{value}\n" for value in ["uri,v", *(f"u,{v}" for v in values)])
+    )
+    rows = list_rows(find_corpus(ReadConfig(input=f"{tmp_path}/list.csv")))
+    assert [row.columns for row in rows] == [(value,) for value in values]
 
 
 def test_list_rows__hidden_files_of_a_folder__are_left_out(tmp_path):
@@ -118,3 +129,32 @@ def test_list_rows__hidden_files_of_a_folder__are_left_out(tmp_path):
         (tmp_path / name).touch()
     corpus = find_corpus(ReadConfig(input=str(tmp_path)))
     assert [row.uri for row in list_rows(corpus)] == [f"{tmp_path}/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("part-[01].txt", ["part-0.txt", "part-1.txt"]),
+        ("part-[!01].txt", ["part-2.txt"]),
+        ("odd[1].txt", ["odd[1].txt"]),
+        ("Trip [2024]", ["Trip [2024]/a.jpg"]),
+        ("Trip [2024]/*.jpg", []),
+    ],
+)
+@pytest.mark.parametrize("place", ["local", "bucket"])
+def test_find_corpus__brackets__are_a_set_unless_a_file_has_that_name(tmp_path, gcs, place, name, files):
+    folder = f"{tmp_path}" if place == "local" else "gs://brackets"
+    for one in ("part-0.txt", "part-1.txt", "part-2.txt", "odd[1].txt", "Trip [2024]/a.jpg"):
+        if place == "local":
+            (tmp_path / one).parent.mkdir(exist_ok=True)
+            (tmp_path / one).write_bytes(b"a.jpg")
+        else:
+            gcs.put(f"{folder}/{one}", b"a.jpg")
+    config = ReadConfig(input=f"{folder}/{name}")
+    if not files:
+        with pytest.raises(UserError, match="matches nothing"):
+            find_corpus(config)
+        return
+    corpus = find_corpus(config)
+    uris = [f.path for f in corpus.files] or [row.uri for row in list_rows(corpus)]
+    assert [uri.removeprefix(f"{folder}/") for uri in uris] == files

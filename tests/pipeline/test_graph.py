@@ -154,18 +154,18 @@ def test_graph__csv__its_own_columns_pass_through_with_their_types(tmp_path, tin
     rows = [
         ["key", "path", "price", "stock", "day", "label", "code"],
         ["k1", tmp_path / "a.jpg", "2.5", "7", "2026-01-02", "truth", "007"],
-        ["k2", tmp_path / "b.jpg", "", "", "", "", ""],
+        ["k2", tmp_path / "b.jpg", "", "few", "", "", "0x1F"],
         ["k3", tmp_path / "none.jpg", "1", "1", "2026-01-03", "x", "1"],
     ]
     with (tmp_path / "list.csv").open("w", newline="") as f:
         csv.writer(f).writerows(rows)
-    run_pipeline(
+    manifest = run_pipeline(
         input=tmp_path / "list.csv",
         output=tmp_path / "out",
         model=tiny,
         uri_column="path",
         id_column="key",
-        column_types="code=string",
+        column_types="price=float64,stock=int64,day=date",
     )
     assert_sound(tmp_path / "out")
     schema = ds.dataset(tmp_path / "out" / "predictions").schema
@@ -174,7 +174,8 @@ def test_graph__csv__its_own_columns_pass_through_with_their_types(tmp_path, tin
     (a, b), (none,) = read_tables(tmp_path / "out")
     assert (a["id"], a["price"], a["stock"], a["code"], a["input_label"]) == ("k1", 2.5, 7, "007", "truth")
     assert a["day"] == datetime.date(2026, 1, 2)
-    assert (b["price"], b["stock"], b["day"]) == (None, None, None)
+    assert (b["price"], b["stock"], b["day"], b["code"]) == (None, None, None, "0x1F")
+    assert manifest["unparsed"] == {"stock": {"count": 1, "examples": ["few"]}}
     assert (none["id"], none["reason"], none["price"]) == ("k3", "not_found", 1.0)
 
 

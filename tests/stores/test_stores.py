@@ -44,6 +44,27 @@ def reason_of(stores, uri, known_version=None) -> str:
         "file://elsewhere/a.jpg",
         "a\0b.jpg",
         "http://host/a\nb",
+        "gs://bucket/a\nb",
+        "//cdn.example.org/x.jpg",
+        "www.example.org/x.jpg",
+        "WWW.example.org",
+        "http:/example.org/x.jpg",
+        "https:example.org",
+        "gs:/bucket/x.jpg",
+        "dbfs:/mnt/x.jpg",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "~/x.jpg",
+        "~user/x.jpg",
+        "C:\\x.jpg",
+        "\\\\host\\x.jpg",
+        "mailto:a",
+        "a:b.jpg",
+        '"a.jpg"',
+        "file:x.jpg",
+        "file:",
+        "file:///a%00b",
+        "file:///a\0b",
+        "",
     ],
 )
 def test_fetch__no_such_address__is_a_bad_uri(stores, gcs, uri):
@@ -55,7 +76,23 @@ def test_local__path_and_file_uri__give_the_same_bytes(stores, tmp_path):
     path.write_bytes(b"image")
     data, version = stores.fetch(str(path))
     assert (data, version) == (b"image", f"{path.stat().st_mtime_ns}-5")
-    assert stores.fetch(path.as_uri()) == (data, version)
+    uri = path.as_uri()
+    for other in (uri, uri.replace("file://", "file:"), uri.replace("file://", "FILE://localhost")):
+        assert stores.fetch(other) == (data, version)
+
+
+def test_local__colon_that_ends_no_scheme__is_part_of_the_path(stores, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:b.jpg", "12:30.jpg"):
+        (tmp_path / name).write_bytes(b"image")
+        assert stores.fetch(f"./{name}").data == b"image"
+    assert stores.fetch("12:30.jpg").data == b"image"
+
+
+def test_gcs__scheme_in_capitals_and_odd_names__are_read(stores, gcs):
+    for name in ("a.jpg", "a\tb.jpg", "a#b?c%20.jpg"):
+        gcs.put(f"gs://odd/{name}", b"image")
+        assert stores.fetch(f"GS://odd/{name}").data == b"image"
 
 
 def test_local__known_version__is_none_until_the_file_changes(stores, tmp_path):

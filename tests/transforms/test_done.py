@@ -37,7 +37,10 @@ def ids_of(parts) -> list[str]:
 @pytest.fixture(scope="module")
 def predictions(tmp_path_factory) -> Source:
     results = [
-        dataclasses.replace(prediction(n), version=VERSIONS[f"id{n}"], sha256=f"{n:064x}") for n in NUMBERS
+        dataclasses.replace(
+            one, facts=dataclasses.replace(one.facts, version=VERSIONS[one.ref.id], sha256=f"{n:064x}")
+        )
+        for n, one in ((n, prediction(n)) for n in NUMBERS)
     ]
     return write(tmp_path_factory.mktemp("table"), results)
 

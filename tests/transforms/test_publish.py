@@ -24,6 +24,7 @@ from tests.results import (
 from transforms.errors import RunError
 from transforms.layout import Layout, read_manifest
 from transforms.manifest import TopLabel
+from transforms.notes import SumNotes
 from transforms.publish import PublishResults
 
 RUN_1, RUN_2, RUN_3, RUN_4 = (f"20260101T00000{n}-0000000{n}" for n in range(1, 5))
@@ -202,7 +203,7 @@ class Published(PublishResults):
         import apache_beam as beam
 
         staged = counts | "None" >> beam.Filter(lambda _: False)
-        return super().expand((staged, counts))
+        return super().expand((staged, counts, staged | SumNotes()))
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,29 @@
+import dataclasses
 import datetime
 import gzip
 import hashlib
+import os
 
+import apache_beam as beam
 import pyarrow as pa
 import pytest
 
+from pipeline.corpus import MOST_FILES
 from tests.eager import RUNNERS, eagerly
 from tests.results import list_published
 from transforms.elements import Failure, ImageRef, id_of_uri
-from transforms.errors import ImageError
-from transforms.read import Corpus, ReadImageRefs, list_rows, name_file, parse_line, parse_row
+from transforms.errors import ImageError, RunError
+from transforms.images.suffixes import IMAGES
+from transforms.inputs import files
+from transforms.inputs.corpus import Corpus
+from transforms.inputs.files import ListFile, LongLine, match_files
+from transforms.inputs.images import name_file
+from transforms.inputs.lists import parse_line, parse_row
+from transforms.notes import Notes
+from transforms.read import ReadImageRefs, list_rows
 from transforms.rows import FAILURES, RowFacts, failure_row, failures_schema, to_record_batch
 from transforms.stage import write_staged
+from transforms.stores import Limits, Stores
 
 HEADER = ("uri", "price", "day")
 CORPUS = Corpus(
@@ -23,22 +35,28 @@ CORPUS = Corpus(
 )
 
 
+def planned(corpus: Corpus) -> Corpus:
+    """The corpus as planning completes it."""
+    is_list = corpus.kind in ("lines", "csv")
+    return dataclasses.replace(corpus, files=match_files(corpus.pattern) if is_list else ())
+
+
 def test_id_of_uri__any__is_its_sha256_shortened():
     assert id_of_uri("gs://b/ä.jpg") == hashlib.sha256("gs://b/ä.jpg".encode()).hexdigest()[:32]
 
 
 def test_parse_row__good_line__gives_typed_values():
-    ref = parse_row('"gs://b/a,b.jpg",2.5,2026-01-02', CORPUS)
+    ref = parse_row('"gs://b/a,b.jpg",2.5,2026-01-02', CORPUS, Notes())
     assert ref == ImageRef(id_of_uri("gs://b/a,b.jpg"), "gs://b/a,b.jpg", (2.5, datetime.date(2026, 1, 2)))
 
 
 def test_parse_row__empty_values__are_null():
-    assert parse_row("a.jpg,,", CORPUS).columns == (None, None)
+    assert parse_row("a.jpg,,", CORPUS, Notes()).columns == (None, None)
 
 
 def test_parse_row__id_column__is_the_id():
     corpus = Corpus("l", "csv", header=("key", "uri"), uri_column="uri", id_column="key")
-    assert parse_row("k1,a.jpg", corpus) == ImageRef("k1", "a.jpg")
+    assert parse_row("k1,a.jpg", corpus, Notes()) == ImageRef("k1", "a.jpg")
 
 
 @pytest.mark.parametrize(
@@ -48,20 +66,18 @@ def test_parse_row__id_column__is_the_id():
         ("a.jpg,1,2026-01-01,x", "has 4 fields"),
         (",1,2026-01-01", "has no uri"),
         ('"a.jpg,1,2026-01-01', "quoted line breaks can't be read"),
-        ("a.jpg,cheap,2026-01-01", "price='cheap' is no double"),
-        ("a.jpg,1,yesterday", "--column_types day=string"),
     ],
 )
 def test_parse_row__bad_line__says_what_is_wrong(line, said):
     with pytest.raises(ImageError) as e:
-        parse_row(line, CORPUS)
+        parse_row(line, CORPUS, Notes())
     assert said in str(e.value) and e.value.reason == "bad_row"
 
 
 @pytest.mark.parametrize("line", [b"", b"  \t"])
 @pytest.mark.parametrize("corpus", [CORPUS, Corpus("list.txt", "lines")], ids=["csv", "lines"])
 def test_parse_line__blank__is_no_row(line, corpus):
-    assert list(parse_line(line, corpus)) == []
+    assert list(parse_line(line, corpus, Notes())) == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +89,7 @@ def test_parse_line__blank__is_no_row(line, corpus):
     ],
 )
 def test_parse_line__unreadable__is_a_failure_under_an_id_of_its_own(line, corpus, columns, said):
-    ((row,), (other,)) = (list(parse_line(one, corpus)) for one in (line, b"\xfe" + line))
+    ((row,), (other,)) = (list(parse_line(one, corpus, Notes())) for one in (line, b"\xfe" + line))
     assert (row.stage, row.reason, row.ref.columns) == ("read", "bad_row", columns)
     assert row.ref.uri == line.decode("utf-8", "backslashreplace") and said in row.message
     assert len({row.ref.id, other.ref.id, id_of_uri(row.ref.uri)}) == 3
@@ -84,13 +100,37 @@ def test_parse_line__unreadable__is_a_failure_under_an_id_of_its_own(line, corpu
     [("a.JPG", (".jpg",), True), ("a.jpg.txt", (".jpg", ".png"), False), ("a.txt", (), True)],
 )
 def test_name_file__suffix__decides(name, suffixes, taken):
-    rows = list(name_file(f"/images/{name}", Corpus("/images/**", "images", suffixes=suffixes)))
+    rows = list(name_file(f"/images/{name}", Corpus("/images/**", "images", suffixes=suffixes), Notes()))
     assert [row.uri for row in rows] == ([f"/images/{name}"] if taken else [])
 
 
-def test_name_file__undecodable_name__is_a_failure():
-    (row,) = name_file("/images/\udcff.jpg", Corpus("/images/**", "images"))
-    assert (row.reason, row.ref.uri) == ("bad_row", "/images/\\xff.jpg")
+# Bytes of names, and the URI that they get in the folder /f.
+NAMES = {
+    b"a.jpg": "/f/a.jpg",
+    b"a#b?c%20 d[1].jpg": "/f/a#b?c%20 d[1].jpg",
+    " ä .JFIF".encode(): "/f/ ä .JFIF",
+    b"\xff%.jpe": "file:///f/%FF%25.jpe",
+    b"new\nline.dng": "file:///f/new%0Aline.dng",
+    b"x.heic": "/f/x.heic",
+}
+
+
+@pytest.mark.parametrize(("name", "uri"), NAMES.items())
+def test_name_file__any_name__is_a_uri_of_plain_text_that_fetches_the_file(tmp_path, name, uri):
+    (row,) = name_file(os.fsdecode(b"/f/" + name), Corpus("/f/**", "images", suffixes=IMAGES), Notes())
+    assert row == ImageRef(id_of_uri(uri), uri) and row.uri.isprintable()
+    path = os.fsencode(tmp_path) + b"/" + name
+    with open(path, "wb") as f:
+        f.write(b"image")
+    (row,) = list_rows(Corpus(f"{tmp_path}/**", "images"))
+    assert Stores(Limits(1, 1, 100, 1)).fetch(row.uri).data == b"image"
+
+
+def test_name_file__files_left_out__are_counted_by_suffix_without_case():
+    notes, corpus = Notes(), Corpus("/f/**", "images", suffixes=IMAGES)
+    names = [".DS_Store", "._x.jpg", "a.txt", "B.TXT", "c", "d.", "e.\udcff", "f." + 20 * "x", "g.jpg.gz"]
+    assert [row for name in names for row in name_file(f"/f/{name}", corpus, notes)] == []
+    assert notes.to_json() == {"left_out": {"(hidden)": 2, "(none)": 2, ".txt": 2, ".gz": 1, "(other)": 2}}
 
 
 CSV = b'uri,price,day\r\n"a,1.jpg",2.5,2026-01-02\r\n\r\nb.jpg\r\n\xff\xfe,1,\r\nc.jpg,,'
@@ -114,9 +154,9 @@ def test_list_rows__any_kind__gives_what_the_pipeline_gives(tmp_path, kind, file
         (tmp_path / name).write_bytes(data)
     csv = (HEADER, "uri", None, CORPUS.columns) if kind == "csv" else ()
     suffixes = (".jpg", ".png") if kind == "images" else ()
-    corpus = Corpus(f"{tmp_path}/{pattern}", kind, *csv, suffixes=suffixes)
+    corpus = planned(Corpus(f"{tmp_path}/{pattern}", kind, *csv, suffixes=suffixes))
     rows = list(list_rows(corpus))
-    refs, failures = eagerly(ReadImageRefs(corpus))
+    refs, failures, _ = eagerly(ReadImageRefs(corpus))
     assert (len(refs), len(failures)) == (good, bad)
     assert sorted(rows, key=repr) == sorted([*refs, *failures], key=repr)
 
@@ -125,7 +165,7 @@ def test_list_rows__any_kind__gives_what_the_pipeline_gives(tmp_path, kind, file
 def test_read_image_refs__lines__one_ref_each(tmp_path, runner):
     path = tmp_path / "list.txt"
     path.write_bytes("a.jpg\r\n\n  gs://b/ö.png \na.jpg".encode())
-    refs, failures = eagerly(ReadImageRefs(Corpus(str(path), "lines")), None, runner)
+    refs, failures, _ = eagerly(ReadImageRefs(planned(Corpus(str(path), "lines"))), None, runner)
     assert sorted(ref.uri for ref in refs) == ["a.jpg", "a.jpg", "gs://b/ö.png"]
     assert failures == []
 
@@ -133,15 +173,15 @@ def test_read_image_refs__lines__one_ref_each(tmp_path, runner):
 def test_read_image_refs__compressed_shards__reads_all(tmp_path):
     for n in range(3):
         (tmp_path / f"part-{n}.txt.gz").write_bytes(gzip.compress(f"{n}.jpg\n".encode()))
-    refs, _ = eagerly(ReadImageRefs(Corpus(str(tmp_path / "part-*.txt.gz"), "lines")))
+    refs, *_ = eagerly(ReadImageRefs(planned(Corpus(str(tmp_path / "part-*.txt.gz"), "lines"))))
     assert sorted(ref.uri for ref in refs) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
 def test_read_image_refs__csv_with_bad_lines__accounts_for_each(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b"uri,price,day\na.jpg,1,2026-01-01\nb.jpg\n\xff\xfe,1,\nc.jpg,,\n")
-    corpus = Corpus(str(path), "csv", HEADER, "uri", None, CORPUS.columns)
-    refs, failures = eagerly(ReadImageRefs(corpus))
+    corpus = planned(Corpus(str(path), "csv", HEADER, "uri", None, CORPUS.columns))
+    refs, failures, _ = eagerly(ReadImageRefs(corpus))
     assert sorted(ref.uri for ref in refs) == ["a.jpg", "c.jpg"]
     assert sorted(f.ref.uri for f in failures) == ["\\xff\\xfe,1,", "b.jpg"]
     assert {f.reason for f in failures} == {"bad_row"} and len({f.ref.id for f in failures}) == 2
@@ -153,9 +193,73 @@ def test_read_image_refs__folder__takes_its_images_in_depth(tmp_path):
     for name in ("a.jpg", "deep/b.PNG", "deep/er/c.webp", "notes.txt", "deep/labels.csv"):
         (tmp_path / name).touch()
     corpus = Corpus(f"{tmp_path}/**", "images", suffixes=(".jpg", ".png", ".webp"))
-    refs, failures = eagerly(ReadImageRefs(corpus))
+    refs, failures, (notes,) = eagerly(ReadImageRefs(corpus))
     names = sorted(ref.uri.removeprefix(f"{tmp_path}/") for ref in refs)
     assert names == ["a.jpg", "deep/b.PNG", "deep/er/c.webp"] and failures == []
+    assert notes.to_json() == {"left_out": {".csv": 1, ".txt": 1}}
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A folder with links: to files, to nothing, to itself, to folders inside and outside, in a circle."""
+    for name in ("in/deep/a.jpg", "out/b.jpg", "out/deep/c.jpg", "out/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"image")
+    targets = {"in/file.jpg": "../out/b.jpg", "in/gone.jpg": "nowhere.jpg", "in/self.jpg": "self.jpg"}
+    targets |= {
+        "in/again": "deep",
+        "in/linked": "../out",
+        "in/up": "..",
+        "out/circle": ".",
+        "out/in": "../in",
+    }
+    for link, target in targets.items():
+        (tmp_path / link).symlink_to(target)
+    return tmp_path / "in"
+
+
+def test_list_rows__links__each_folder_is_listed_once_and_broken_ones_are_images(linked):
+    corpus = Corpus(f"{linked}/**", "images", suffixes=IMAGES)
+    listed = eagerly(ReadImageRefs(corpus))
+    rows = list(list_rows(corpus))
+    names = [row.uri.removeprefix(f"{linked}/") for row in rows]
+    files = ["deep/a.jpg", "file.jpg", "gone.jpg", "linked/b.jpg", "linked/deep/c.jpg", "self.jpg"]
+    assert sorted(names) == files and sorted(listed.ok, key=repr) == sorted(rows, key=repr)
+    stores = Stores(Limits(1, 1, 100, 1))
+    for row in rows:
+        if row.uri.endswith(("gone.jpg", "self.jpg")):
+            with pytest.raises(ImageError) as e:
+                stores.fetch(row.uri)
+            assert e.value.reason == ("not_found" if "gone" in row.uri else "unreachable")
+        else:
+            assert stores.fetch(row.uri).data == b"image"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("*.jpg", ["file.jpg", "gone.jpg", "self.jpg"]), ("[dl]*/*.jpg", ["deep/a.jpg", "linked/b.jpg"])],
+)
+def test_list_rows__glob__enters_no_folder_that_cannot_match(linked, pattern, names):
+    (linked / "deep" / "a" / "b").mkdir(parents=True)
+    rows = list_rows(Corpus(f"{linked}/{pattern}", "images"))
+    assert sorted(row.uri.removeprefix(f"{linked}/") for row in rows) == names
+
+
+def test_list_rows__bucket__gives_what_the_pipeline_gives(gcs):
+    names = ["a.jpg", "b#c?d%20 é[1].JPE", "notes.txt", "folder/", "folder/.x.jpg"]
+    for name in names:
+        gcs.put(f"gs://listed/f/{name}", b"image")
+    corpus = Corpus("gs://listed/f/**", "images", suffixes=IMAGES)
+    listed = eagerly(ReadImageRefs(corpus))
+    assert sorted(row.uri for row in listed.ok) == [f"gs://listed/f/{name}" for name in names[:2]]
+    assert listed.notes[0].to_json() == {"left_out": {"(hidden)": 1, ".txt": 1}}
+    assert sorted(list_rows(corpus), key=repr) == sorted(listed.ok, key=repr)
+    assert {Stores(Limits(5, 5, 100, 1)).fetch(row.uri).data for row in listed.ok} == {b"image"}
+
+
+def test_read_image_refs__files_gone_since_the_start__end_the_run(tmp_path):
+    with pytest.raises((RunError, RuntimeError), match="matches no file"):
+        eagerly(ReadImageRefs(Corpus(f"{tmp_path}/**", "images", suffixes=IMAGES)))
 
 
 COLUMNS = (("price", pa.float64()), ("day", pa.date32()))
@@ -189,20 +293,119 @@ def test_read_image_refs__failures__takes_those_of_the_reasons_with_their_column
 
 def test_read_image_refs__failures_of_nothing_published__is_empty(tmp_path):
     read = eagerly(ReadImageRefs(Corpus(str(tmp_path), "failures", reasons=frozenset({"timeout"}))))
-    assert read == ([], [])
+    assert read == ([], [], [])
 
 
 def test_list_rows__carriage_return_of_its_own__gives_what_the_pipeline_gives(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"uri,price,day\nb.jpg\r\r\n")
-    corpus = Corpus(f"{tmp_path}/list.csv", "csv", HEADER, "uri", None, CORPUS.columns)
+    corpus = planned(Corpus(f"{tmp_path}/list.csv", "csv", HEADER, "uri", None, CORPUS.columns))
     assert list(list_rows(corpus)) == eagerly(ReadImageRefs(corpus)).failures
 
 
 def test_parse_line__byte_order_mark__is_no_part_of_the_uri():
-    (ref,) = parse_line("\ufeffgs://b/a.jpg".encode(), Corpus("list.txt", "lines"))
+    (ref,) = parse_line("\ufeffgs://b/a.jpg".encode(), Corpus("list.txt", "lines"), Notes())
     assert ref.uri == "gs://b/a.jpg"
 
 
-def test_parse_row__date_that_no_calendar_has__is_a_bad_row():
-    with pytest.raises(ImageError, match="day='0000-01-01' is no date32"):
-        parse_row("a.jpg,1,0000-01-01", CORPUS)
+@pytest.mark.parametrize(
+    ("line", "columns", "unparsed"),
+    [
+        ("a.jpg,cheap,2026-01-01", (None, datetime.date(2026, 1, 1)), {"price": "cheap"}),
+        ("a.jpg,1,yesterday", (1.0, None), {"day": "yesterday"}),
+        ("a.jpg,1e400,0000-01-01", (float("inf"), None), {"day": "0000-01-01"}),
+        ("a.jpg, ,", (None, None), {}),
+    ],
+)
+def test_parse_row__value_of_another_type__is_null_and_noted(line, columns, unparsed):
+    notes = Notes()
+    assert parse_row(line, CORPUS, notes).columns == columns
+    expected = {name: {"count": 1, "examples": [text]} for name, text in unparsed.items()}
+    assert notes.to_json() == ({"unparsed": expected} if expected else {})
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda path: path.unlink(), "cannot be read any more"),
+        (lambda path: path.write_bytes(b""), "has changed since"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "has changed since"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x.jpg"), "has changed since"),
+        (lambda path: os.utime(path, (1, 1)), "was written again"),
+    ],
+)
+def test_read_image_refs__one_of_three_lists_changed_since_planning__ends_with_its_name(
+    tmp_path, runner, change, told
+):
+    for n in range(3):
+        (tmp_path / f"{n}.txt").write_bytes(b"a.jpg\nb.jpg\n")
+    corpus = planned(Corpus(f"{tmp_path}/*.txt", "lines"))
+    change(tmp_path / "1.txt")
+    with pytest.raises((RunError, RuntimeError), match=rf"1\.txt.*{told}"):
+        eagerly(ReadImageRefs(corpus), None, runner)
+    with pytest.raises(RunError, match=rf"1\.txt.*{told}"):
+        list(list_rows(corpus))
+
+
+def test_read_image_refs__list_in_a_bucket__is_read_and_checked(gcs):
+    gcs.put("gs://lists/a.txt", b"a.jpg\nb.jpg")
+    corpus = planned(Corpus("gs://lists/*.txt", "lines"))
+    assert [row.uri for row in list_rows(corpus)] == ["a.jpg", "b.jpg"]
+    gcs.put("gs://lists/a.txt", b"a.jpg\nc.jpg")
+    with pytest.raises(RunError, match="was written again"):
+        list(list_rows(corpus))
+
+
+def test_read_image_refs__pieces_of_a_file__give_its_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PIECE_BYTES", 7)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + LINES)
+    corpus = planned(Corpus(f"{tmp_path}/list.txt", "lines"))
+    listed = eagerly(ReadImageRefs(corpus))
+    assert sorted(listed.ok, key=repr) == sorted(list_rows(corpus), key=repr) and len(listed.ok) == 4
+
+
+def test_read_image_refs__other_header_than_planned__ends_the_run(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"uri,day,price\n")
+    corpus = planned(Corpus(f"{tmp_path}/list.csv", "csv", HEADER, "uri", None, CORPUS.columns))
+    with pytest.raises(RunError, match="has the columns uri, day, price, and the first list has uri, price"):
+        list(list_rows(corpus))
+
+
+def test_parse_line__long_line__is_one_bad_row_of_its_own():
+    lines = [LongLine(b"x" * 1000, digest, 5_000_000) for digest in ("a", "b")]
+    rows = [row for line in lines for row in parse_line(line, CORPUS, Notes())]
+    assert {row.reason for row in rows} == {"bad_row"} and len({row.ref.id for row in rows}) == 2
+    assert "has 5,000,000 bytes" in rows[0].message
+
+
+def test_read_image_refs__most_lists_of_a_job__fit_into_its_graph():
+    names = (hashlib.sha256(str(n).encode()).hexdigest() for n in range(MOST_FILES))
+    lists = tuple(
+        ListFile(f"gs://bucket/lists/{name}.csv", int(name[:6], 16), 1e9 + n / 7)
+        for n, name in enumerate(names)
+    )
+    pipeline = beam.Pipeline()
+    pipeline | ReadImageRefs(Corpus("gs://bucket/lists/*", "lines", files=lists))
+    assert len(pipeline.to_runner_api().SerializeToString()) < 7e6
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "image_id"),
+    [
+        (("key", "uri", "n"), b"A,,1", "A"),
+        (("key", "uri", "n"), b"A,a.jpg", "A"),
+        (("key", "uri", "n"), b"A,a.jpg,1,2", "A"),
+        (("key", "uri", "n"), b"A,a.jpg,\xff", "A"),
+        (("uri", "n", "key"), b"\xff.jpg,1,A", "A"),
+        (("uri", "n", "key"), b"a,b.jpg,1,A", None),
+        (("key", "uri", "n"), b"\xff,a.jpg,1", None),
+        (("key", "uri", "n"), b",a.jpg,1", None),
+        (("key", "uri", "n"), b"A", None),
+        (("key", "uri", "n"), b'A,"a.jpg,1', None),
+    ],
+)
+def test_parse_line__bad_row_whose_id_can_be_read__has_that_id(header, line, image_id):
+    (row,) = parse_line(line, Corpus("l", "csv", header=header, uri_column="uri", id_column="key"), Notes())
+    assert row.reason == "bad_row" and (
+        row.ref.id == image_id or (image_id is None and len(row.ref.id) == 32)
+    )

@@ -8,7 +8,7 @@ from tests.eager import RUNNERS, eagerly
 from transforms import select
 from transforms.buckets import BUCKETS, bucket_of
 from transforms.coders import DoneIdsCoder, FailureCoder, ImageRefCoder, RowOfBucketCoder, TableFileCoder
-from transforms.elements import DoneIds, Failure, ImageRef, TableFile
+from transforms.elements import DoneIds, Failure, ImageRef, TableFile, digest_of_uri
 from transforms.overlap import Outputs
 from transforms.select import SelectUnlabelled, pack, select_unlabelled, unpack
 
@@ -161,3 +161,29 @@ def test_pack__rows_of_a_bucket__come_back_and_take_less_room():
     packed = pack(encoded)
     assert list(unpack(packed)) == rows and len(packed) < sum(map(len, encoded)) / 2
     assert list(unpack(pack([]))) == []
+
+
+def done_under(uris: dict[str, str], published: bool, versions: tuple = ()) -> DoneIds:
+    return DoneIds(tuple(uris), versions, published, False, b"".join(map(digest_of_uri, uris.values())))
+
+
+def test_select_unlabelled__done_under_another_uri__is_labelled_again_without_a_version():
+    rows = [ImageRef("1", "a"), ImageRef("2", "new"), ImageRef("3", "c"), ImageRef("4", "new")]
+    done = [
+        done_under({"1": "a", "2": "old"}, True, ("v1", "v2")),
+        done_under({"3": "c", "4": "old", "5": "e"}, True),
+    ]
+    assert selected_in_any_order(rows + done) == (
+        [ImageRef("1", "a", (), "v1"), ImageRef("2", "new"), ImageRef("4", "new")],
+        {"kept": 1, "other": 1, "other_uri": 2},
+    )
+
+
+@pytest.mark.parametrize(
+    ("staged", "kept"),
+    [(["new"], True), (["new", "new"], True), (["old"], False), (["old", "new"], False), ([], False)],
+)
+def test_select_unlabelled__staged_under_several_uris__keeps_only_what_is_sure(staged, kept):
+    done = [done_under({"1": "old"}, True), *(done_under({"1": uri}, False) for uri in staged)]
+    picked, counts = selected_in_any_order([ImageRef("1", "new"), *done])
+    assert counts == ({"kept": 1} if kept else {"other_uri": 1}) and len(picked) == (not kept)

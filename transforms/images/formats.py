@@ -24,6 +24,14 @@ _SIGNATURES = (
     (4, b"ftyphev", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
     (4, b"ftypmsf1", "HEIF"),
+    (4, b"ftypcrx", "Canon's raw format"),
+    (0, b"FUJIFILMCCD-RAW", "Fujifilm's raw format"),
+    (0, b"IIRO", "Olympus' raw format"),
+    (0, b"IIRS", "Olympus' raw format"),
+    (0, b"MMOR", "Olympus' raw format"),
+    (0, b"IIU\0", "Panasonic's raw format"),
+    (0, b"FOVb", "Sigma's raw format"),
+    (0, b"\0MRM", "Minolta's raw format"),
 )
 # The first bytes of what we do read: here, such a file is damaged.
 _OURS = (

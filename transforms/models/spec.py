@@ -94,6 +94,8 @@ class ModelSpec:
       scaling_from: Origin of the scaling.
       head_from: Origin of the head.
       doubts: Warnings, for a person.
+      photos_known: Sample photos of known class that the model was probed with.
+      photos_right: Number of these with the right class, by the name of the scaling.
     """
 
     handle: str
@@ -107,6 +109,8 @@ class ModelSpec:
     scaling_from: Origin = "assumed"
     head_from: Origin = "assumed"
     doubts: tuple[str, ...] = ()
+    photos_known: int = 0
+    photos_right: tuple[tuple[str, int], ...] = ()
 
     @property
     def outputs(self) -> Outputs:
@@ -194,7 +198,13 @@ def decide_spec(reading: Reading, evidence: Evidence | None = None) -> ModelSpec
     if not evidence or not run:
         return spec
     refuse_contradiction(spec, run)
-    return dataclasses.replace(spec, doubts=tuple(doubts_about(spec, evidence, run)))
+    right = [(name, tried.right) for name, tried in evidence.runs.items()] if evidence.known else []
+    return dataclasses.replace(
+        spec,
+        doubts=tuple(doubts_about(spec, evidence, run)),
+        photos_known=evidence.known,
+        photos_right=tuple(right),
+    )
 
 
 def usual_scaling(reading: Reading) -> tuple[Scaling, Origin]:

@@ -36,7 +36,7 @@ def make_client(connections: int) -> storage.Client:
 
 def split_uri(uri: str) -> tuple[str, str]:
     """The bucket and the object's name, which is taken as it stands."""
-    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    bucket, _, name = uri[len("gs://") :].partition("/")
     return bucket, name
 
 

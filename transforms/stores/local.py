@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from transforms.errors import ImageError, Reason
+from transforms.stores.addresses import host_and_path
 from transforms.stores.limits import Fetched, Limits, too_large
 
 
@@ -56,9 +57,13 @@ class LocalStore:
 
 
 def _path_of(uri: str) -> str:
-    if not uri.startswith("file://"):
+    if uri[:5].lower() != "file:":
         return uri
-    parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost"):
-        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names the host {parts.netloc!r}; write file:///path")
-    return unquote(uri.removeprefix("file://").removeprefix(parts.netloc))
+    host, path = host_and_path(uri)
+    if host not in ("", "localhost") or not path.startswith("/"):
+        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names the host {host!r}; write file:///path")
+    # Through bytes, because a local name need not be UTF-8.
+    name = unquote_to_bytes(path)
+    if b"\0" in name:
+        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} has the character NUL")
+    return os.fsdecode(name)

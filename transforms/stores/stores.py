@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from transforms.errors import ImageError, Reason
+from transforms.stores.addresses import LOCAL, scheme_of
 from transforms.stores.limits import Fetched, Limits
 
 
@@ -37,7 +36,7 @@ def _gcs(limits: Limits) -> Store:
 
 
 _MAKERS: dict[str, Callable[[Limits], Store]] = {
-    "": _local,
+    LOCAL: _local,
     "file": _local,
     "gs": _gcs,
     "http": _http,
@@ -66,7 +65,7 @@ class Stores:
         Raises:
           ImageError: It cannot be had, for a reason of the closed set.
         """
-        return self._store_for(_scheme(uri)).fetch(uri, known_version)
+        return self._store_for(scheme_of(uri, _MAKERS)).fetch(uri, known_version)
 
     def _store_for(self, scheme: str) -> Store:
         make = _MAKERS[scheme]
@@ -74,18 +73,3 @@ class Stores:
             if make not in self._stores:
                 self._stores[make] = make(self._limits)
             return self._stores[make]
-
-
-def _scheme(uri: str) -> str:
-    if any(ord(c) < 32 or c == "\x7f" for c in uri):
-        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} has control characters")
-    if "://" not in uri:
-        return ""
-    try:
-        scheme = urlsplit(uri).scheme
-    except ValueError as e:
-        raise ImageError(Reason.BAD_URI, f"{uri!r:.300}: {e}") from e
-    if scheme not in _MAKERS:
-        supported = ", ".join(f"{s}://" for s in _MAKERS if s)
-        raise ImageError(Reason.BAD_URI, f"scheme {scheme!r} is not read; {supported} and paths are")
-    return scheme

@@ -1,0 +1,107 @@
+import io
+import struct
+import tarfile
+import zipfile
+
+import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.synthetic import jpeg_bytes
+from transforms.inputs.first_bytes import START_BYTES, explain_unreadable, suggest_uri_column
+
+
+def parquet() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"uri": ["a.jpg"]}), buffer)
+    return buffer.getvalue()
+
+
+def tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.jpg"))
+    return buffer.getvalue()
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.jpg", b"")
+    return buffer.getvalue()
+
+
+def tfrecord() -> bytes:
+    length = struct.pack("<Q", 3)
+    crc = google_crc32c.value(length)
+    masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    return length + struct.pack("<I", masked) + b"abc" + bytes(4)
+
+
+TABLE = "uri,ort\r\na.jpg,München\r\nb.jpg,Berlin\r\n"
+
+
+@pytest.mark.parametrize("kind", ["lines", "csv"])
+@pytest.mark.parametrize(
+    ("start", "explained"),
+    [
+        (parquet(), "is Parquet"),
+        (tar(), "is a tar archive"),
+        (zipped(), "is a ZIP archive or an Excel workbook"),
+        (tfrecord(), "is a TFRecord file"),
+        (jpeg_bytes(), "is an image. Add --input_format=images"),
+        (TABLE.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+        (TABLE.encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
+        (TABLE.encode("utf-16-le"), "NUL bytes"),
+        (TABLE.encode("cp1252"), "line 2 is b'a.jpg,M\\xfcnchen\\r'. Convert it, such as with iconv"),
+        (b'{"uri": "a.jpg"}\n{"uri": "b.jpg"}\n', "is JSON"),
+        (b'\xef\xbb\xbf[\n {"data": {"image": "a.jpg"}}\n]', "is JSON"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"uri\ra.jpg\rb.jpg\r", "ends its lines with CR alone"),
+        (b"uri\tnote\na.jpg\tb\n", "has columns separated by tabs"),
+        (b"uri;note\na.jpg;b\n", "has columns separated by semicolons"),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
+)
+def test_explain_unreadable__no_list__is_named_with_a_remedy(kind, start, explained):
+    assert explained in explain_unreadable(start[:START_BYTES], kind)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"", "lines"),
+        (b"\n\n", "lines"),
+        (b"a.jpg", "lines"),
+        (b"[1].jpg\n{a}.jpg\n", "lines"),
+        (b"https://h/a,b;c|d.jpg?uri=1\n", "lines"),
+        (TABLE.encode("utf-8-sig"), "csv"),
+        (b"uri,a;b\n", "csv"),
+        ("ö.jpg\nü.jpg\n".encode() + b"\xff.jpg\n", "lines"),
+        (("x" * (START_BYTES - 1) + "ö").encode()[:START_BYTES], "lines"),
+    ],
+)
+def test_explain_unreadable__list__is_taken(start, kind):
+    assert explain_unreadable(start, kind) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "explained"),
+    [
+        (b"uri,n\na.jpg,1\n", "--input_format=csv"),
+        (b"id,Image_URL\n", "--input_format=csv"),
+        (b"uri\na.jpg\n", "begins with the header 'uri'"),
+    ],
+)
+def test_explain_unreadable__header_in_lines__is_refused_unless_lines_are_declared(line, explained):
+    assert explained in explain_unreadable(line, "lines")
+    assert explain_unreadable(line, "lines", is_declared=True) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "suggested"),
+    [(("n", "URL"), "URL"), (("file", "Image URI"), "Image URI"), (("a", "b"), None), ((" uri",), " uri")],
+)
+def test_suggest_uri_column__names__takes_the_likeliest(names, suggested):
+    assert suggest_uri_column(names) == suggested

@@ -1,0 +1,1 @@
+"""Inputs: the kinds of corpus that can be listed, one module each."""

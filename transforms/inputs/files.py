@@ -1,0 +1,218 @@
+"""Files of lists: planned once, read in pieces, and checked to be the files that were planned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from apache_beam.io.filesystems import FileSystems
+
+from transforms.errors import RunError, told_by
+from transforms.files import FILE_ERRORS, open_file
+from transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
+
+# Longer lines are one bad row each: no URI is that long, and a row must fit into memory.
+MAX_LINE_BYTES: Final = 1 << 20
+# A file that is not compressed is read in pieces of this size, so that workers share it.
+PIECE_BYTES: Final = 64 << 20
+_CHUNK_BYTES = 1 << 18
+_LONG_LINE_HEAD_BYTES = 1000
+_OPENED_AT_ONCE = 32
+
+
+class ListFile(NamedTuple):
+    """A file of a list, as it was when the run was planned."""
+
+    path: str
+    size_bytes: int
+    updated_sec: float
+
+
+class Piece(NamedTuple):
+    """The lines of a file that begin at a byte from `start` up to `end`."""
+
+    file: ListFile
+    start: int
+    end: int
+
+
+class LongLine(NamedTuple):
+    """A line that is too long to be read: its first bytes, and the digest of all."""
+
+    head: bytes
+    sha256: str
+    size_bytes: int
+
+
+def match_files(pattern: str, most: int | None = None) -> tuple[ListFile, ...]:
+    """List the files of a pattern, by path."""
+    (match,) = FileSystems.match([pattern], limits=None if most is None else [most])
+    files = (ListFile(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in match.metadata_list)
+    return tuple(sorted(files))
+
+
+def split_files(files: Iterable[ListFile]) -> Iterator[Piece]:
+    """Split large files that are not compressed into pieces.
+
+    Raises:
+      RunError: A file is not the one that was planned.
+    """
+    large = []
+    for file in files:
+        if file.size_bytes > PIECE_BYTES:
+            large.append(file)
+        else:
+            yield Piece(file, 0, file.size_bytes)
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        for file, is_compressed in zip(large, pool.map(_is_compressed, large), strict=True):
+            step = file.size_bytes if is_compressed else PIECE_BYTES
+            for start in range(0, file.size_bytes, step):
+                yield Piece(file, start, min(start + step, file.size_bytes))
+
+
+def _is_compressed(file: ListFile) -> bool:
+    with _reading(file.path), open_file(file.path) as f:
+        return compression_of(f.read(MAGIC_BYTES), file.path) is not None
+
+
+def read_piece(piece: Piece) -> Iterator[bytes | LongLine]:
+    """Yield the lines of a piece, without their ends.
+
+    Raises:
+      RunError: The file cannot be read, is cut or damaged, or is not the one that was planned. Lines up
+        to there have been yielded.
+    """
+    file, start, end = piece
+    check_planned(file)
+    with _reading(file.path), open_file(file.path) as f:
+        compression = compression_of(f.read(MAGIC_BYTES), file.path)
+        before = max(start - 1, 0)  # a line begins at `start` if a line end lies before it
+        f.seek(before)
+        chunks = _chunks(f, file, before)
+        yield from (
+            _lines(decompress(chunks, compression, file.path), 0, 0, None)
+            if compression
+            else _lines(chunks, before, start, end)
+        )
+    check_planned(file)
+
+
+def _lines(chunks: Iterable[bytes], position: int, start: int, end: int | None) -> Iterator[bytes | LongLine]:
+    for line, size_bytes in split_lines(chunks):
+        if end is not None and position >= end:
+            return
+        if position >= start:
+            yield line
+        position += size_bytes
+
+
+def _chunks(f: object, file: ListFile, position: int) -> Iterator[bytes]:
+    """Read a file up to its planned size; what was appended since is refused by `check_planned`."""
+    while position < file.size_bytes:
+        chunk = f.read(min(_CHUNK_BYTES, file.size_bytes - position))  # type: ignore[attr-defined]
+        if not chunk:
+            raise _changed(file, f"{position:,} bytes are there")
+        position += len(chunk)
+        yield chunk
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[bytes | LongLine, int]]:
+    """Split bytes into lines.
+
+    Yields:
+      Each line without its end, and its length with it. Time is linear and memory bounded for a line of
+      any length.
+    """
+    opened = _OpenLine()
+    for chunk in chunks:
+        *whole, last = chunk.split(b"\n")
+        for line in whole:
+            if opened.size_bytes or len(line) > MAX_LINE_BYTES:
+                opened.add(line)
+                yield opened.close(), opened.size_bytes + 1
+                opened = _OpenLine()
+            else:
+                yield line.removesuffix(b"\r"), len(line) + 1
+        opened.add(last)
+    if opened.size_bytes:
+        yield opened.close(), opened.size_bytes
+
+
+class _OpenLine:
+    """A line of which more may follow."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._parts: list[bytes] = []
+        self._digest = hashlib.sha256()
+        self._head = b""
+
+    def add(self, part: bytes) -> None:
+        self.size_bytes += len(part)
+        self._parts.append(part)
+        if self.size_bytes > MAX_LINE_BYTES:
+            self._head = self._head or b"".join(self._parts)[:_LONG_LINE_HEAD_BYTES]
+            for one in self._parts:
+                self._digest.update(one)
+            self._parts.clear()
+
+    def close(self) -> bytes | LongLine:
+        if self.size_bytes > MAX_LINE_BYTES:
+            return LongLine(self._head, self._digest.hexdigest(), self.size_bytes)
+        return b"".join(self._parts).removesuffix(b"\r")
+
+
+def check_planned(file: ListFile) -> None:
+    """Check that a file is still of the size and time that the run was planned with.
+
+    Raises:
+      RunError: The file was changed or deleted, so that the run would read another list than was checked.
+    """
+    with _reading(file.path):
+        now = FileSystems.get_filesystem(file.path).metadata(file.path)
+    if now.size_in_bytes != file.size_bytes:
+        raise _changed(file, f"{now.size_in_bytes:,} bytes are there")
+    if now.last_updated_in_seconds != file.updated_sec:
+        raise _changed(file, "the file was written again")
+
+
+def _changed(file: ListFile, found: str) -> RunError:
+    return RunError(
+        f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {found}."
+    )
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FILE_ERRORS as e:
+        raise RunError(f"{path} cannot be read any more: {told_by(e)}.") from e
+
+
+def read_start(path: str, size_bytes: int) -> bytes:
+    """Read the first bytes of a file, decompressed.
+
+    Raises:
+      RunError: The file is damaged right there.
+    """
+    with open_file(path) as f:
+        start = f.read(size_bytes)
+        compression = compression_of(start, path)
+        if not compression:
+            return start
+        data = b""
+        chunks = iter(lambda: f.read(_CHUNK_BYTES), b"")
+        for chunk in decompress(_joined(start, chunks), compression, path):
+            data += chunk
+            if len(data) >= size_bytes:
+                break
+        return data[:size_bytes]
+
+
+def _joined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest

@@ -1,0 +1,161 @@
+"""Images: the files of a folder or a glob, by their names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+from apache_beam.io.filesystem import FileSystem
+from apache_beam.io.filesystems import FileSystems
+
+from transforms.elements import ImageRef, id_of_uri
+from transforms.errors import RunError
+from transforms.files import is_local
+from transforms.inputs.corpus import Corpus
+from transforms.notes import LEFT_OUT, OTHER, Notes
+
+# Names, in the notes, of files that are left out for another reason than their suffix.
+NO_SUFFIX: Final = "(none)"
+HIDDEN: Final = "(hidden)"
+LINKED_TWICE: Final = "(linked folder)"
+
+_MOST_SUFFIX_CHARS = 16
+# `escape_glob` writes a character that is meant literally as a set of one.
+_ESCAPED = re.compile(r"\[([*?[])\]")
+_PLAIN = re.compile(r"(?:\[[*?[]\]|[^*?[])*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def list_paths(corpus: Corpus, notes: Notes, most_files: int | None = None) -> Iterator[str]:
+    """List the files that a corpus's pattern matches.
+
+    Args:
+      corpus: A corpus of `images`.
+      notes: Where linked folders that are not entered are counted.
+      most_files: Largest number of objects to list in a bucket. Local folders are listed lazily.
+
+    Raises:
+      RunError: A folder cannot be listed.
+    """
+    if is_local(corpus.pattern):
+        matches = re.compile(FileSystem.translate_pattern(corpus.pattern)).match
+        yield from filter(matches, _walk(*_root_of(corpus.pattern), notes))
+        return
+    (match,) = FileSystems.match([corpus.pattern], limits=None if most_files is None else [most_files])
+    # Consoles make empty objects with a slash at the end to show folders.
+    yield from (file.path for file in match.metadata_list if not file.path.endswith("/"))
+
+
+def _root_of(pattern: str) -> tuple[str, int | None]:
+    """Return the deepest folder that holds all matches of a pattern, and how far below it they can lie.
+
+    The root of a pattern without wildcards is the file itself.
+    """
+    plain = _PLAIN.match(pattern)
+    assert plain
+    literal = _ESCAPED.sub(r"\1", plain.group())
+    if plain.group() == pattern:
+        return literal, 0
+    root = os.path.dirname(literal)
+    return root, None if "**" in pattern else pattern.count("/", len(plain.group()))
+
+
+def _walk(root: str, levels: int | None, notes: Notes) -> Iterator[str]:
+    """List the files below a folder, those of linked folders included, each folder once.
+
+    Beam's own listing is not used for local folders, because it drops broken links, enters no linked
+    folder, and passes over folders that it may not read, all without a word.
+    """
+    if not os.path.isdir(root):
+        yield from [root] if os.path.lexists(root) else []
+        return
+    inside = os.path.realpath(root)
+    entered: set[tuple[int, int]] = set()  # because links can lead in a circle
+    folders = [(root, levels)]
+    while folders:
+        folder, levels = folders.pop()
+        if (identity := _identity(folder)) in entered:
+            notes.add(LEFT_OUT, LINKED_TWICE)
+            continue
+        entered.add(identity)
+        below = []
+        for entry in _entries(folder):
+            if not _is_folder(entry):
+                yield entry.path
+            elif entry.is_symlink() and _is_within(os.path.realpath(entry.path), inside):
+                notes.add(LEFT_OUT, LINKED_TWICE)  # the folder is listed under its own name
+            elif levels != 0:
+                below.append((entry.path, None if levels is None else levels - 1))
+        folders += reversed(below)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    with _listing(folder):
+        status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with _listing(folder), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+@contextmanager
+def _listing(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise RunError(f"{folder!r} cannot be listed: {e.strerror}. Check its rights.") from e
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which cannot be fetched either
+        return False
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def name_file(path: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
+    """Make a row of an image file, or count it as left out.
+
+    Yields:
+      One row; none for a file that is hidden in a folder or has no suffix of the corpus.
+    """
+    left_out = _why_left_out(path.rpartition("/")[2], corpus.suffixes) if corpus.suffixes else None
+    if left_out:
+        notes.add(LEFT_OUT, left_out)
+        return
+    uri = uri_of_path(path)
+    yield ImageRef(id_of_uri(uri), uri)
+
+
+def _why_left_out(name: str, suffixes: tuple[str, ...]) -> str | None:
+    if name.startswith("."):
+        return HIDDEN
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in suffixes:
+        return None
+    if len(suffix) <= 1:
+        return NO_SUFFIX
+    return suffix if suffix.isprintable() and len(suffix) <= _MOST_SUFFIX_CHARS else OTHER
+
+
+def uri_of_path(path: str) -> str:
+    """Return the URI of a file: its path, or a percent-encoded `file://` URI.
+
+    A local name that is not UTF-8 or has control characters is encoded, because columns of text hold
+    UTF-8 only and a URI with control characters is refused. The stores decode it to the same file.
+    """
+    if not is_local(path):
+        return path
+    path = "/" + path.lstrip("/") if path.startswith("//") else path  # //host/x is no local file
+    is_text = path.encode("utf-8", "replace").decode("utf-8") == path
+    return path if is_text and not _CONTROL.search(path) else f"file://{quote_from_bytes(os.fsencode(path))}"

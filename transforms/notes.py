@@ -1,0 +1,98 @@
+"""Notes: what a run reports about its input beside the rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import apache_beam as beam
+
+# Files of a folder that are no images, by suffix.
+LEFT_OUT: Final = "left_out"
+# Values of a CSV that are not of their column's declared type, by column.
+UNPARSED: Final = "unparsed"
+
+OTHER: Final = "(other)"
+# Names of a kind in the manifest.
+_MOST_NAMES = 50
+# Names of a kind in memory. Counts are exact up to this number of different names.
+_MOST_NAMES_HELD = 1000
+_MOST_EXAMPLES = 3
+_EXAMPLE_CHARS = 100
+
+
+class _Noted(NamedTuple):
+    total: int = 0
+    examples: tuple[str, ...] = ()
+
+    def plus(self, total: int, examples: tuple[str, ...]) -> _Noted:
+        # The smallest examples, because bundles are merged in any order.
+        return _Noted(self.total + total, tuple(sorted({*self.examples, *examples})[:_MOST_EXAMPLES]))
+
+
+class Notes:
+    """Counts by kind and name, each with a few examples; bounded in size."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[str, _Noted]] = defaultdict(dict)
+
+    def add(self, kind: str, name: str, example: str | None = None) -> None:
+        """Count one occurrence."""
+        examples = () if example is None else (example[:_EXAMPLE_CHARS],)
+        self._add(kind, name, _Noted(1, examples))
+
+    def update(self, other: Notes) -> None:
+        """Add the counts of other notes."""
+        for kind, names in other._kinds.items():
+            for name, noted in names.items():
+                self._add(kind, name, noted)
+
+    def _add(self, kind: str, name: str, noted: _Noted) -> None:
+        names = self._kinds[kind]
+        if name not in names and len(names) >= _MOST_NAMES_HELD:
+            name = OTHER
+        names[name] = names.get(name, _Noted()).plus(*noted)
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return the notes as JSON values: by kind and name a count, with examples where there are any."""
+        return {kind: dict(_listed(names)) for kind, names in sorted(self._kinds.items())}
+
+
+def _listed(names: dict[str, _Noted]) -> Iterator[tuple[str, Any]]:
+    ranked = sorted(names.items(), key=lambda item: (item[0] == OTHER, -item[1].total, item[0]))
+    for name, (total, examples) in ranked[:_MOST_NAMES]:
+        yield name, {"count": total, "examples": list(examples)} if examples else total
+    if rest := ranked[_MOST_NAMES:]:
+        yield OTHER, sum(noted.total for _, noted in rest)
+
+
+@dataclass
+class SumNotes(beam.PTransform):
+    """Merge the notes of all bundles. Input: `Notes`. Output: one `Notes.to_json()`."""
+
+    def expand(self, notes: beam.PCollection[Notes]) -> beam.PCollection[dict]:
+        """Apply the step."""
+        return notes | beam.CombineGlobally(_MergeFn())
+
+
+class _MergeFn(beam.CombineFn):
+    def create_accumulator(self) -> Notes:
+        return Notes()
+
+    def add_input(self, merged: Notes, notes: Notes) -> Notes:
+        merged.update(notes)
+        return merged
+
+    def merge_accumulators(self, accumulators: Any) -> Notes:
+        merged = Notes()
+        for notes in accumulators:
+            merged.update(notes)
+        return merged
+
+    def extract_output(self, merged: Notes) -> dict:
+        return merged.to_json()
