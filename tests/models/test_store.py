@@ -171,6 +171,12 @@ def test_digest__keras_model_with_another_weight_or_layer__is_another(tmp_path):
     assert len({digest_model(tmp_path / f"{name}.keras") for name in models}) == 3
 
 
+def test_local__keras_file_of_the_older_format__is_not_called_damaged(tmp_path):
+    (tmp_path / "m.keras").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(UserError, match="m.keras' is an HDF5 file, the format before .keras.*model.export"):
+        resolve_model(str(tmp_path / "m.keras"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18)])
 def test_local__keras_file_is_no_archive__is_refused(tmp_path, content):
     (tmp_path / "m.keras").write_bytes(content)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transforms.errors import LabelbeamError, UserError
 from transforms.models.folders import cache_folder
+from transforms.models.keras_file import EXPORT, HDF5_HEAD
 
 # What a .keras file must hold; the weights are in one of two formats.
 _KERAS_CONFIG = "config.json"
@@ -33,12 +34,20 @@ def check_bytes(path: Path, handle: str) -> None:
     """
     try:
         if path.is_file():
+            _refuse_hdf5(path, handle)
             _check_archive(path)
         else:
             _check_graph(path)
             _check_variables(path)
     except _Damage as e:
         raise UserError(f"model={handle!r} is damaged: {e}. Give a whole copy of the model.") from e
+
+
+def _refuse_hdf5(path: Path, handle: str) -> None:
+    """Refuse a whole file of the older format, which is no damaged archive."""
+    with path.open("rb") as f:
+        if f.read(len(HDF5_HEAD)) == HDF5_HEAD:
+            raise UserError(f"model={handle!r} is an HDF5 file, the format before .keras. {EXPORT}.")
 
 
 def _check_archive(path: Path) -> None:

@@ -27,7 +27,7 @@ _LOADING_ERRORS = (
     RuntimeError,
     zipfile.BadZipFile,
 )
-_HDF5_HEAD = b"\x89HDF"
+HDF5_HEAD = b"\x89HDF"
 # Modules of classes that Keras finds by itself; the module of a class that Keras does not know is null.
 _KERAS_MODULES = ("keras", "builtins")
 _LONGEST_REASON = 120
@@ -104,7 +104,7 @@ def trained_by_class(path: Path, outputs: list[str], name: str) -> bool:
 def _explain(path: Path, error: Exception) -> str:
     """Return why a file can't be loaded, and the remedy."""
     with path.open("rb") as f:
-        if f.read(4) == _HDF5_HEAD:
+        if f.read(4) == HDF5_HEAD:
             return f"it is an HDF5 file, the format before .keras. {EXPORT}"
     try:
         version = str(_read_json(path, "metadata.json").get("keras_version"))
