@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline.config import PredictConfig
 from pipeline.config import options as known_options
 from transforms.errors import LabelbeamError, UserError, told_by
 from transforms.files import FILE_ERRORS, list_files, write_file
-from transforms.models.classifier import DEFAULT_TIMEOUT_SEC, Classifier
+from transforms.models.classifier import Classifier
 from transforms.models.contract import read_signatures
 from transforms.models.keras_file import is_keras_file, load_keras
 from transforms.models.presets import find_preset
@@ -43,7 +44,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     lines = [f"model         {handle}", f"kept at       {path}", f"digest        {digest_model(path)}"]
     try:
         lines += _signatures(path)
-        spec = understand_model(ModelOptions(model=handle, **values), DEFAULT_TIMEOUT_SEC)
+        spec = understand_model(ModelOptions(model=handle, **values), PredictConfig().predict_timeout_sec)
         classifier = Classifier(spec, top_k=1, batch_size=2)
         lines += [*_describe_spec(spec), *_describe_graph(classifier)]
     except LabelbeamError as e:

@@ -18,9 +18,9 @@ from apache_beam.utils.shared import Shared
 from transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
 from transforms.errors import ImageError
 from transforms.models.batching import Batcher
-from transforms.models.call_checks import never_returns
-from transforms.models.classifier import DEFAULT_TIMEOUT_SEC, Classifier, TopK
-from transforms.models.devices import BatchSize, load_models
+from transforms.models.call_checks import model_calls, never_returns, run_in_time
+from transforms.models.classifier import Classifier, TopK
+from transforms.models.devices import BatchSize, Models, load_models
 from transforms.models.heads import DEFAULT_THRESHOLD, MULTILABEL
 from transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL_USEC
 from transforms.models.optimise import Optimisation
@@ -122,7 +122,7 @@ class PredictLabels(beam.PTransform):
     optimisation: Optimisation = Optimisation()  # noqa: RUF009  (frozen)
     keep_outputs: bool = False
     threshold: float = DEFAULT_THRESHOLD
-    timeout_sec: float = DEFAULT_TIMEOUT_SEC
+    timeout_sec: float = 600.0
 
     def expand(self, images: beam.PCollection[DecodedImage]) -> Outputs:
         """Applies the step."""
@@ -134,15 +134,7 @@ class _Labeler:
 
     def __init__(self, step: PredictLabels) -> None:
         self._threads = step.threads or available_cores()
-        self.models = load_models(
-            step.model,
-            step.top_k,
-            step.batch_size,
-            step.optimisation,
-            self._threads,
-            step.require_gpu,
-            step.timeout_sec,
-        )
+        self.models = run_in_time(step.model.handle, step.timeout_sec, functools.partial(self._load, step))
         batch_size = self.models.classifiers[0].sizes[-1]
         callers = [
             functools.partial(
@@ -166,6 +158,11 @@ class _Labeler:
         )
         _watch_calls(self.batcher, step)
 
+    def _load(self, step: PredictLabels) -> Models:
+        return load_models(
+            step.model, step.top_k, step.batch_size, step.optimisation, self._threads, step.require_gpu
+        )
+
     def take_counts(self) -> dict[str, int]:
         """What the process's model did since this was last asked."""
         usec = round(1e6 * self.batcher.open_sec())
@@ -187,15 +184,14 @@ def _watch_calls(batcher: Batcher, step: PredictLabels) -> None:
 
     A thread, because the bundle's own may wait for images that are decoded on the same threads as the model.
     """
-    # Weak, because the thread would keep the model in memory after the last bundle.
+    # Weak, so that the thread ends with the model, after the last bundle.
     weak = weakref.ref(batcher)
 
     def watch() -> None:
-        while (watched := weak()) is not None:
-            if watched.longest_call_sec() > step.timeout_sec:
+        while weak() is not None:
+            if model_calls.longest_sec() > step.timeout_sec:
                 alarm.ring(never_returns(step.model.handle, step.timeout_sec))
                 return
-            del watched
             time.sleep(min(_WATCH_SEC, step.timeout_sec / 4))
 
     threading.Thread(target=watch, name="watch-model", daemon=True).start()

@@ -24,6 +24,14 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
     Raises:
       NoAnswerError: There was no answer in time.
     """
+    future = start_call(call)
+    if not wait([future], seconds).done:
+        raise NoAnswerError(f"it did not answer within {seconds:g} s")
+    return future.result()
+
+
+def start_call(call: Callable[[], _T]) -> Future[_T]:
+    """Start a call in a thread of its own, which does not keep the process alive."""
     future: Future[_T] = Future()
 
     def answer() -> None:
@@ -33,6 +41,4 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
             future.set_exception(e)
 
     threading.Thread(target=answer, daemon=True).start()
-    if not wait([future], seconds).done:
-        raise NoAnswerError(f"it did not answer within {seconds:g} s")
-    return future.result()
+    return future

@@ -50,24 +50,6 @@ def test_batcher__a_run_that_raises__raises_for_each_of_its_items():
             future.result(timeout=60)
 
 
-def test_longest_call_sec__a_call_that_does_not_return__is_as_old_as_it_is():
-    called, released = threading.Event(), threading.Event()
-
-    def run(items):
-        called.set()
-        released.wait(60)
-        return items
-
-    batcher = Batcher([run], batch_size=1)
-    assert batcher.longest_call_sec() == 0
-    future = batcher.submit(1)
-    called.wait(60)
-    first = batcher.longest_call_sec()
-    assert 0 < first < batcher.longest_call_sec()
-    released.set()
-    assert future.result(timeout=60) == 1 and batcher.longest_call_sec() == 0
-
-
 def test_batcher__two_callers__run_at_once():
     both = threading.Barrier(2, timeout=60)
 

@@ -29,6 +29,7 @@ def evidence_of(outputs, **others) -> Evidence:
         (softmax(LOGITS) * 1.01, Head("single_label", "probabilities")),  # float16
         (softmax(LOGITS) * 1.05, Head("multilabel", "probabilities")),
         (1 / (1 + np.exp(-LOGITS)), Head("multilabel", "probabilities")),
+        (1e-5 * LOGITS, Head("single_label", "logits")),  # small weights
         (np.maximum(LOGITS, 0), Head("single_label", "logits")),  # beyond 1
         (LOGITS[:, :1], Head("binary", "logits")),
         (1 / (1 + np.exp(-LOGITS[:, :1])), Head("binary", "probabilities")),

@@ -9,8 +9,6 @@ import pytest
 
 from tests.b7_model import save_b7
 from tests.graphs import assert_sound, read_tables
-from transforms.models.probe import understand_model
-from transforms.models.spec import ModelOptions
 from transforms.photos import PHOTOS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -18,17 +16,11 @@ ROOT = Path(__file__).parent.parent.parent
 _MAX_RSS_BYTES = 8 << 30
 
 
-def make_known_b7(folder: str) -> None:
-    """Save the model, and have it probed: the preset b7, which it stands for, needs no probe."""
-    save_b7(folder)
-    understand_model(ModelOptions(folder), 600.0)
-
-
 @pytest.fixture(scope="module")
 def b7(tmp_path_factory):
     """Made in a process of its own, whose memory is not the run's."""
     folder = tmp_path_factory.mktemp("b7")
-    process = multiprocessing.get_context("spawn").Process(target=make_known_b7, args=(str(folder),))
+    process = multiprocessing.get_context("spawn").Process(target=save_b7, args=(str(folder),))
     process.start()
     process.join()
     assert process.exitcode == 0

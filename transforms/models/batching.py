@@ -49,7 +49,6 @@ class Batcher(Generic[E, T]):
         self._waiting: list[tuple[E, Future[T]]] = []
         self._opened: float | None = None
         self._under_way = 0
-        self._call_starts: dict[int, float] = {}
 
     def submit(self, item: E) -> Future[T]:
         """Queues an item; the batch starts when it is full."""
@@ -75,12 +74,6 @@ class Batcher(Generic[E, T]):
             opened, self._opened = self._opened, now if self._under_way else None
         return now - opened if opened else 0.0
 
-    def longest_call_sec(self) -> float:
-        """Return the time since the oldest call that has not returned began; 0 if there is none."""
-        with self._lock:
-            starts = list(self._call_starts.values())
-        return time.perf_counter() - min(starts) if starts else 0.0
-
     def _start(self) -> None:
         batch, self._waiting = self._waiting, []
         self._executor.submit(self._settle, batch)
@@ -88,14 +81,11 @@ class Batcher(Generic[E, T]):
     def _settle(self, batch: list[tuple[E, Future[T]]]) -> None:
         try:
             run = self._free.get()
-            thread = threading.get_ident()
-            self._call_starts[thread] = time.perf_counter()
             try:
                 results = run([item for item, _ in batch])
             finally:
                 self._free.put(run)
                 with self._lock:
-                    del self._call_starts[thread]
                     self._under_way -= len(batch)
             for (_, future), result in zip(batch, results, strict=True):
                 future.set_result(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import threading
 import time
@@ -16,9 +15,9 @@ from transforms.errors import ImageError, Reason, RunError
 from transforms.models.batching import batch_sizes
 from transforms.models.call_checks import (
     MAX_CHANGE,
-    call_in_time,
     change_of,
     depends_on_neighbours,
+    model_calls,
     wrong_rows,
 )
 from transforms.models.meter import BUSY_USEC, FULL_PLACES, IMAGES_RUN, OOM_SPLITS, PLACES_RUN, Meter
@@ -36,7 +35,6 @@ _NO_MEMORY = (
 )
 # Images that a model which never worked may fail on, one by one, before the run is given up.
 _HOPELESS = 16
-DEFAULT_TIMEOUT_SEC = 600.0
 
 
 class TopK(NamedTuple):
@@ -77,7 +75,6 @@ class Classifier:
         device: str | None = None,
         copies_ahead: bool = False,
         twin: Classifier | None = None,
-        timeout_sec: float = DEFAULT_TIMEOUT_SEC,
     ) -> None:
         """Loads, freezes and warms up a model.
 
@@ -90,17 +87,15 @@ class Classifier:
           copies_ahead: Whether batches run one after another, the next one's pixels being
             brought to the device meanwhile; by default those of several threads run at once.
           twin: The same model on another device; a frozen graph is shared with it.
-          timeout_sec: Longest time of a call in the warm-up.
 
         Raises:
-          RunError: The model changed since the run started, can't be loaded, does not return, or returns
+          RunError: The model changed since the run started, can't be loaded, or returns
             something else than its label map is for.
         """
         self.spec = spec
         self.meter: Meter = twin.meter if twin else Meter()
         self._device = device
         self._turn = threading.Lock() if copies_ahead else contextlib.nullcontext()
-        self._timeout_sec = timeout_sec
         self._works = False
         self._failed_alone = 0
         self._lock = threading.Lock()
@@ -121,8 +116,8 @@ class Classifier:
         """Run a batch of each size, so that no image waits for a first time, and keep the sizes that fit.
 
         Raises:
-          RunError: The model does not return in time, or returns something else than a row for each image
-            that is as long as the label map and does not depend on the rest of the batch.
+          RunError: The model returns something else than a row for each image that is as long as the label
+            map and does not depend on the rest of the batch.
         """
         self.sizes, self.largest = tuple(sizes), sizes[-1]
         first: TopK | None = None
@@ -131,9 +126,7 @@ class Classifier:
                 continue
             # Below zero, because a model may fail on every image of the warm-up and still work on photos.
             self._failed_alone = -len(batch)
-            results = call_in_time(
-                self.spec.handle, self._timeout_sec, functools.partial(self._attempt, batch)
-            )
+            results = self._attempt(batch)
             for result in results:
                 self._check_length(result)
             first = self._compared(first, results[0])
@@ -219,7 +212,8 @@ class Classifier:
             pixels = tf.identity(tf.constant(padded))  # on its device before its turn
             with self._turn:
                 start = time.perf_counter()
-                returned = [output.numpy() for output in self.graph.function(pixels)]
+                with model_calls.running():
+                    returned = [output.numpy() for output in self.graph.function(pixels)]
                 busy_usec = round(1e6 * (time.perf_counter() - start))
         counts = {IMAGES_RUN: len(images), PLACES_RUN: size, FULL_PLACES: self.sizes[-1]}
         self.meter.add(**{BUSY_USEC: busy_usec, **counts})

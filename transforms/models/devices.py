@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from transforms.errors import RunError
 from transforms.models import meter
 from transforms.models.batching import batch_sizes
-from transforms.models.classifier import DEFAULT_TIMEOUT_SEC, Classifier
+from transforms.models.classifier import Classifier
 from transforms.models.meter import Meter
 from transforms.models.optimise import Optimisation
 from transforms.models.presets import EMBEDDING
@@ -59,7 +59,6 @@ def load_models(
     how: Optimisation,
     threads: int,
     require_gpu: bool,
-    timeout_sec: float = DEFAULT_TIMEOUT_SEC,
 ) -> Models:
     """Load a model on every GPU, or else on the CPU.
 
@@ -70,7 +69,6 @@ def load_models(
       how: How the model may be made faster.
       threads: Cores this process may use.
       require_gpu: Whether to do without a GPU is an error.
-      timeout_sec: Longest time of one call of the model.
 
     Raises:
       RunError: There is no GPU, the device can't do what is asked for, or the model can't be loaded.
@@ -82,14 +80,12 @@ def load_models(
     size_px = spec.resize.size_px
     images = choose_batch_size(None if batch_size == "auto" else batch_size, size_px, on_gpu)
     first, *others = model_devices()
-    classifier = Classifier(spec, top_k, images, how, first, on_gpu, timeout_sec=timeout_sec)
+    classifier = Classifier(spec, top_k, images, how, first, on_gpu)
     if batch_size == "auto" and not spec.contract.batch:
         images = _try_batch_sizes(classifier, how, callers, on_gpu)
         classifier.meter.take()  # of the trials
         classifier.warm_up(batch_sizes(images))
-    twins = [
-        Classifier(spec, top_k, images, how, device, on_gpu, classifier, timeout_sec) for device in others
-    ]
+    twins = [Classifier(spec, top_k, images, how, device, on_gpu, classifier) for device in others]
     return _counted(Models([classifier, *twins], on_gpu, at_once, callers))
 
 

@@ -60,7 +60,8 @@ class Run:
     @property
     def in_unit_range(self) -> bool:
         """Whether all outputs are in [0, 1]."""
-        return self.least >= -_VALUE_TOLERANCE and self.most <= 1 + _VALUE_TOLERANCE
+        # Relative to the largest output, because logits of a model with small weights are all near 0.
+        return self.least >= -_VALUE_TOLERANCE * self.most and self.most <= 1 + _VALUE_TOLERANCE
 
     @property
     def commonest(self) -> tuple[int, int]:

@@ -6,7 +6,6 @@ A file does not always show what a model's numbers mean. What can be read is rea
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
 import time
@@ -17,9 +16,10 @@ import numpy as np
 from transforms.errors import RunError, UserError
 from transforms.models.call_checks import (
     MAX_CHANGE,
-    call_in_time,
     change_of,
     depends_on_neighbours,
+    model_calls,
+    run_in_time,
     wrong_rows,
 )
 from transforms.models.evidence import IMAGENET_LENGTHS, Evidence, make_run
@@ -71,25 +71,27 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
         "resize": reading.resize.describe(),
         "scaling": scaling.describe(),
     }
-    answer = remembered("probes", facts, lambda: (probe(reading, scaling, timeout_sec).as_json(), True))
+    answer = remembered(
+        "probes",
+        facts,
+        lambda: (run_in_time(reading.handle, timeout_sec, lambda: probe(reading, scaling)).as_json(), True),
+    )
     gc.collect()  # frees the probed model, which TensorFlow keeps in cycles, before a worker's copy is loaded
     return decide_spec(reading, Evidence.from_json(answer))
 
 
-def probe(reading: Reading, scaling: Scaling, timeout_sec: float) -> Evidence:
+def probe(reading: Reading, scaling: Scaling) -> Evidence:
     """Run a model on the sample photos.
 
     Args:
       reading: The model.
       scaling: The configured scaling; the named ones are tried, too, where they can show something.
-      timeout_sec: Longest time of one call of the model.
 
     Raises:
       UserError: The model fails, or its outputs for a photo depend on the other photos of a batch.
-      RunError: A call of the model took too long.
     """
     start = time.monotonic()
-    call, batch = _load(reading, timeout_sec), _batch_size(reading)
+    call, batch = _load(reading), _batch_size(reading)
     pixels = photo_pixels(reading.resize)
     _check_batches(call, pixels, scaling, reading)
     began = time.monotonic()
@@ -120,7 +122,7 @@ def _right_classes(length: int) -> list[frozenset[int]]:
     return [frozenset(n + shift for n in classes) for classes in right_classes().values()]
 
 
-def _load(reading: Reading, timeout_sec: float) -> Call:
+def _load(reading: Reading) -> Call:
     import tensorflow as tf
 
     try:
@@ -141,19 +143,14 @@ def _load(reading: Reading, timeout_sec: float) -> Call:
     def call(pixels: np.ndarray, scaling: Scaling) -> np.ndarray:
         factors, offsets, order = scaling.factors()
         arguments = [tf.constant(values, tf.float32) for values in (pixels, factors, offsets)]
-        return run(*arguments, tf.constant(order)).numpy()
+        try:
+            with model_calls.running():
+                return run(*arguments, tf.constant(order)).numpy()
+        except (tf.errors.OpError, ValueError, TypeError) as e:
+            message = str(getattr(e, "message", e)).strip().splitlines()[0]
+            raise UserError(f"Model {reading.handle!r} fails on the sample photos: {message[:300]}") from e
 
-    return lambda pixels, scaling: _limited(functools.partial(call, pixels, scaling), reading, timeout_sec)
-
-
-def _limited(task: Callable[[], np.ndarray], reading: Reading, timeout_sec: float) -> np.ndarray:
-    from tensorflow.errors import OpError
-
-    try:
-        return call_in_time(reading.handle, timeout_sec, task)
-    except (OpError, ValueError, TypeError) as e:
-        message = str(getattr(e, "message", e)).strip().splitlines()[0]
-        raise UserError(f"Model {reading.handle!r} fails on the sample photos: {message[:300]}") from e
+    return call
 
 
 def _batch_size(reading: Reading) -> int:
