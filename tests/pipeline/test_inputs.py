@@ -6,6 +6,7 @@ import os
 import pytest
 
 from pipeline import launch
+from pipeline.manifest import published_manifest
 from pipeline.rerun import rerun
 from pipeline.summary import summarise
 from pipeline.verify import verify
@@ -37,7 +38,9 @@ def test_graph__folder_of_odd_files__every_one_is_labelled_fails_or_is_counted(t
         **{"raw.dng": "unsupported", "phone.heic": "unsupported", "gone.png": "not_found"},
     }
     assert manifest["left_out"] == {".txt": 2, "(hidden)": 1, "(none)": 1}
-    assert "Left out of the folder: 2 .txt, 1 (hidden), 1 (none)." in summarise(manifest, str(output), 1)
+    assert "Left out of the folder: 2 .txt, 1 (hidden), 1 (none)." in summarise(
+        published_manifest(str(output)), str(output), 1
+    )
     again = run_pipeline(**options, refresh="changed")["counts"]
     assert (again["kept"], again["failed"], again["labelled"]) == (4, 3, 0)
     assert_sound(output)
@@ -70,7 +73,7 @@ def test_run__uris_changed_under_their_ids__are_labelled_again_and_counted(tmp_p
     counts = manifest["counts"]
     assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (2, 1, 2)
     assert verify(str(output), str(path)) == []
-    assert "2 were done under another URI" in summarise(manifest, str(output), 1)
+    assert "2 were done under another URI" in summarise(published_manifest(str(output)), str(output), 1)
     assert_sound(output)
     assert rows_by_name(output) == {"b.png": "label", "c.png": "label"}
     write("A,{}/c.png", "B,{}/b.png", "C,{}/c.png")
