@@ -244,7 +244,7 @@ def test_run__job_server__is_followed_until_the_job_is_done(server, tmp_path, ti
     args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
     assert main(args) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("Submitted as\n  ") and "Labelled 3 of 3 images" in out
+    assert "\nSubmitted as\n  " in out and "Labelled 3 of 3 images" in out
     assert "The job is done." in err
     assert_sound(tmp_path / "out")
 
