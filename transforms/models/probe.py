@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -90,28 +90,35 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     Raises:
       UserError: The model fails, or its outputs for a photo depend on the other photos of a batch.
     """
-    start = time.monotonic()
+    deadline = time.monotonic() + _PROBE_SEC
     call, batch = _load(reading), _batch_size(reading)
     pixels = photo_pixels(reading.resize)
     _check_batches(call, pixels, scaling, reading)
-    began = time.monotonic()
-    outputs = _outputs(call, pixels, scaling, batch, start + _FIRST_SHARE * _PROBE_SEC)
-    sec_a_photo = (time.monotonic() - began) / len(outputs)
+    start = time.monotonic()
+    outputs = _outputs(call, pixels, scaling, batch, start + _FIRST_SHARE * (deadline - start))
+    sec_a_photo = (time.monotonic() - start) / len(outputs)
     _refuse_nan(outputs, reading)
     right = _right_classes(outputs.shape[1])
     evidence = Evidence(outputs.shape[1], 0, {scaling.name: make_run(outputs, ())})
-    takes_floats = "int" not in reading.contract.input_dtype
-    if not takes_floats or not (right or evidence.is_blind(evidence.configured)):
-        return evidence
     others = {name: other for name, other in NAMED_SCALINGS.items() if other != scaling}
-    affordable = (start + _PROBE_SEC - time.monotonic()) / (sec_a_photo * len(others))
-    photos = min(len(outputs), len(right_classes()), int(affordable))
-    if photos < _FEWEST_PHOTOS:
+    affordable = int((deadline - time.monotonic()) / (sec_a_photo * len(others)))
+    photos = min(len(outputs), len(right_classes()), affordable)
+    takes_floats = "int" not in reading.contract.input_dtype
+    others_can_tell = takes_floats and (right or evidence.is_blind(evidence.configured))
+    if not others_can_tell or photos < _FEWEST_PHOTOS:
         return evidence
-    right = right[:photos]
     tried = {name: _outputs(call, pixels[:photos], other, batch) for name, other in others.items()}
+    return _compared(scaling, outputs, tried, right[:photos])
+
+
+def _compared(
+    scaling: Scaling,
+    outputs: np.ndarray,
+    tried: Mapping[str, np.ndarray],
+    right: Sequence[frozenset[int]],
+) -> Evidence:
     runs = {name: make_run(rows, right) for name, rows in tried.items() if _some_finite(rows)}
-    return Evidence(evidence.length, len(right), {scaling.name: make_run(outputs, right), **runs})
+    return Evidence(outputs.shape[1], len(right), {scaling.name: make_run(outputs, right), **runs})
 
 
 def _right_classes(length: int) -> list[frozenset[int]]:
