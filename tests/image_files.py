@@ -214,3 +214,11 @@ DEEP_JPEG2000 = base64.b64decode(
     b"/WAAAvxOXVG1afsRzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5s"
     b"PzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD+AgP/Z"
 )
+# The red of `gradient(32, 32)` with 12 bits, as written by imagecodecs 2026.3.6:
+# `jpeg2k_encode(values, level=0, reversible=True, codecformat="j2k", bitspersample=12)`.
+GREY_12_JPEG2000 = base64.b64decode(
+    b"/0//UQApAAAAAAAgAAAAIAAAAAAAAAAAAAAAIAAAACAAAAAAAAAAAAABCwEB/1IADAAAAAEAAgQEAAH/XAAKQGBoaHBoaHD/ZAAl"
+    b"AAFDcmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAACkAAH/k9/hWBFqopciE/TwdhG4x2trdoiw7qFqgqKx"
+    b"D3uOk3NsP3PmUFYFj+ybhOdYBtgdY7sl6Xxt/WRNcg2wNXXaFlNZTVxF5dDjgdORXFk3BiKgoGzQnO1hn4HPwfmQADahma5jo0RH"
+    b"QFFtA04QYLQGAANhiCxnOVnalyijJEsfwPwFQF+nx4igDbB5Bj/x0bSsllaA/3//f//Z"
+)

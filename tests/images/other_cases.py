@@ -58,6 +58,7 @@ def jpeg2000_cases():
     grey = write(Image.fromarray(GREY), "JPEG2000")
     yield "grey", grey, GREYS
     yield "grey 16", write(Image.fromarray(deep(GREY)), "JPEG2000"), GREYS
+    yield "grey 12", files.GREY_12_JPEG2000, GREYS
     yield "codestream", write(Image.fromarray(PICTURE), "JPEG2000", no_jp2=True), PICTURE
     rgb = write(Image.fromarray(PICTURE), "JPEG2000")
     yield "sycc", write(Image.fromarray(PICTURE).convert("YCbCr"), "JPEG2000"), PICTURE
