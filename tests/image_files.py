@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -46,10 +47,10 @@ def with_chunk(data: bytes, extra: bytes, before: bytes = b"IDAT") -> bytes:
     return data[:at] + extra + data[at:]
 
 
-def packed(values: np.ndarray, bits: int) -> list[bytes]:
+def packed(values: np.ndarray, bits: int, order: str = ">") -> list[bytes]:
     """Rows of values, each with a number of bits, the first one highest."""
-    if bits >= 8:
-        return [row.astype(f">u{bits // 8}").tobytes() for row in values]
+    if bits in (8, 16, 32):
+        return [row.astype(f"{order}u{bits // 8}").tobytes() for row in values]
     planes = (values[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)
     return [np.packbits(row).tobytes() for row in planes.reshape(len(values), -1)]
 
@@ -90,6 +91,50 @@ def bmp(
     head += struct.pack(f"<{len(masks)}I", *masks)
     head = head.ljust(header, b"\0") + palette
     return struct.pack("<2sIII", b"BM", 14 + len(head) + len(body), 0, 14 + len(head)) + head + body
+
+
+def adam7(values: np.ndarray, bits: int) -> bytes:
+    """Seven passes of a PNG's values, `[H, W, C]` or `[H, W]`, each row without a filter."""
+    passes = (8, 8, 0, 0), (8, 8, 0, 4), (8, 4, 4, 0), (4, 4, 0, 2), (4, 2, 2, 0), (2, 2, 0, 1), (2, 1, 1, 0)
+    parts = (values[top::down, left::right] for down, right, top, left in passes)
+    return b"".join(b"\0" + row for part in parts for row in packed(part, bits))
+
+
+def tiff_of(samples: np.ndarray, bits: int, photometric: int, order: str = "<", **options: Any) -> bytes:
+    """A TIFF of one strip, or of one a plane, from its tags.
+
+    Args:
+      samples: `[H, W, S]`, each of a number of bits.
+      bits: Bits a sample.
+      photometric: Number of the colour space.
+      order: Byte order, as `struct` writes it.
+      **options: `planar`, `deflate`, `reverse_bits`: booleans; `tags`: numbers of more tags' values.
+    """
+    planes = np.moveaxis(samples, -1, 0) if options.get("planar") else [samples]
+    rows = [b"".join(packed(plane, bits, order)) for plane in planes]
+    strips = [zlib.compress(row) for row in rows] if options.get("deflate") else rows
+    if options.get("reverse_bits"):
+        strips = [bytes(int(f"{byte:08b}"[::-1], 2) for byte in strip) for strip in strips]
+    height, width, number = samples.shape
+    starts = [8 + sum(map(len, strips[:n])) for n in range(len(strips))]
+    tags = {256: [width], 257: [height], 258: [bits] * number, 259: [8 if options.get("deflate") else 1]}
+    tags |= {262: [photometric], 266: [2 if options.get("reverse_bits") else 1], 273: starts, 277: [number]}
+    tags |= {278: [height], 279: list(map(len, strips)), 284: [2 if options.get("planar") else 1]}
+    return _directory(tags | options.get("tags", {}), b"".join(strips), order)
+
+
+def _directory(tags: dict[int, list[int]], body: bytes, order: str) -> bytes:
+    at = 8 + len(body)
+    behind, entries = at + 6 + 12 * len(tags), b""
+    values = b""
+    for tag, numbers in sorted(tags.items()):
+        kind, letter = (4, "I") if tag in (273, 279) else (3, "H")
+        value = struct.pack(f"{order}{len(numbers)}{letter}", *numbers)
+        place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(order + "I", behind + len(values))
+        values += value if len(value) > 4 else b""
+        entries += struct.pack(order + "HHI", tag, kind, len(numbers)) + place
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, at)
+    return head + body + struct.pack(order + "H", len(tags)) + entries + bytes(4) + values
 
 
 def tiff(values: np.ndarray, **options: Any) -> bytes:
@@ -140,3 +185,40 @@ def gif_on_canvas(canvas: tuple[int, int], at: tuple[int, int], frame: bytes) ->
     start = frame.index(b",", 13 + 3 * 2 ** ((frame[10] & 7) + 1))
     moved = frame[: start + 1] + struct.pack("<HH", *at) + frame[start + 5 :]
     return moved[:6] + struct.pack("<HH", *canvas) + moved[10:]
+
+
+# `gradient(32, 32)` with 10 and 12 bits, as written by imagecodecs 2026.3.6:
+# `avif_encode(values, level=90, pixelformat="444", bitspersample=bits)`.
+DEEP_AVIF = {
+    10: base64.b64decode(
+        b"AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAA"
+        b"AAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAWQAAAChpaW5mAAAAAAABAAAAGmluZmUCAAAAAAEA"
+        b"AGF2MDFDb2xvcgAAAABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAAIAAAACAAAAAQcGl4aQAAAAADCgoKAAAADGF2MUOBIEAA"
+        b"AAAAE2NvbHJuY2x4AAIAAgAGgAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAAYW1kYXQSAAoIOBE/9vAgIGkySxICQ0qAAPIABhj4"
+        b"n4ROInjoWfZYCAvASxFJmBWEPbmGpK7/4NtK1tK6+c8lB3Jeef20hDzQEkUWrV2O/No8JNjBmF9kWKmSX7bfNA=="
+    ),
+    12: base64.b64decode(
+        b"AAAAHGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZgAAAOttZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+        b"AA5waXRtAAAAAAABAAAAHmlsb2MAAAAARAAAAQABAAAAAQAAAQ8AAABYAAAAKGlpbmYAAAAAAAEAAAAaaW5mZQIAAAAAAQAAYXYw"
+        b"MUNvbG9yAAAAAGppcHJwAAAAS2lwY28AAAAUaXNwZQAAAAAAAAAgAAAAIAAAABBwaXhpAAAAAAMMDAwAAAAMYXYxQ4FAYAAAAAAT"
+        b"Y29scm5jbHgAAgACAAaAAAAAF2lwbWEAAAAAAAAAAQABBAECgwQAAABgbWRhdBIACglYET/2tAgIGiAySRICQ0qAAPIAAIsya+U0"
+        b"oIno4oheDO/Pd+2m4RnvkNtDpC5lPBc5goodjeqoMoonyPr70SnSgFMfL2lpslDeuwswlO4iBXkEhkA="
+    ),
+}
+# 8 x 8 pixels of 16-bit RGB, half black and half white, as written by imagecodecs 2026.3.6:
+# `jpeg2k_encode(values, level=0, reversible=True, codecformat="jp2")`.
+DEEP_JPEG2000 = base64.b64decode(
+    b"AAAADGpQICANCocKAAAAFGZ0eXBqcDIgAAAAAGpwMiAAAAAtanAyaAAAABZpaGRyAAAACAAAAAgAAw8HAAAAAAAPY29scgEAAAAA"
+    b"ABAAAAEGanAyY/9P/1EALwAAAAAACAAAAAgAAAAAAAAAAAAAAAgAAAAIAAAAAAAAAAAAAw8BAQ8BAQ8BAf9SAAwAAAABAQAEBAAB"
+    b"/1wABECA/2QAJQABQ3JlYXRlZCBieSBPcGVuSlBFRyB2ZXJzaW9uIDIuNS40/5AACgAAAAAAjgAB/5Pf+JPQEVBCdsLDp0c4BhIE"
+    b"/WAAAvxOXVG1afsRzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5s"
+    b"PzYfmw/Nh+bD82H5sPzYfmw/Nh+bD82H5sPzYfmw/Nh+bD+AgP/Z"
+)
+# The red of `gradient(32, 32)` with 12 bits, as written by imagecodecs 2026.3.6:
+# `jpeg2k_encode(values, level=0, reversible=True, codecformat="j2k", bitspersample=12)`.
+GREY_12_JPEG2000 = base64.b64decode(
+    b"/0//UQApAAAAAAAgAAAAIAAAAAAAAAAAAAAAIAAAACAAAAAAAAAAAAABCwEB/1IADAAAAAEAAgQEAAH/XAAKQGBoaHBoaHD/ZAAl"
+    b"AAFDcmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAACkAAH/k9/hWBFqopciE/TwdhG4x2trdoiw7qFqgqKx"
+    b"D3uOk3NsP3PmUFYFj+ybhOdYBtgdY7sl6Xxt/WRNcg2wNXXaFlNZTVxF5dDjgdORXFk3BiKgoGzQnO1hn4HPwfmQADahma5jo0RH"
+    b"QFFtA04QYLQGAANhiCxnOVnalyijJEsfwPwFQF+nx4igDbB5Bj/x0bSsllaA/3//f//Z"
+)

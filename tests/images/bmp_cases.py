@@ -53,7 +53,16 @@ def bmp_cases():
             runs = b"".join(rle(row, step, bits) for row in indices[::-1]) + b"\0\1"
             data = files.bmp([b""] * SIZE, SIZE, bits, whole, 40, compression, runs=runs)
             yield f"rle {bits}, runs of {step}", data, picture
-    yield "jpeg inside", files.bmp([b""] * SIZE, SIZE, 24, b"", 40, 4, runs=b"\xff\xd8"), UNSUPPORTED
+            runs = runs[: -len(b"\0\0\0\1")]
+            data = files.bmp([b""] * SIZE, SIZE, bits, whole, 40, compression, runs=runs)
+            yield f"rle {bits}, runs of {step}, no marks at the end", data, picture
+    for name, compression in (("jpeg", 4), ("png", 5)):
+        data = files.bmp([b""] * SIZE, SIZE, 24, b"", 40, compression, runs=b"\xff\xd8")
+        yield f"{name} inside", data, UNSUPPORTED
+    for bits in (1, 4, 8):  # OS/2 has a header of 16 bytes, too
+        data = files.bmp(files.packed(black_white, bits), SIZE, bits, bytes(1024), 16)
+        yield f"16, {bits} bits", data, UNSUPPORTED
+    yield "2 bits", files.bmp(files.packed(black_white, 2), SIZE, 2, bytes(16)), UNSUPPORTED
 
 
 def rle(row: np.ndarray, step: int, bits: int) -> bytes:

@@ -1,10 +1,9 @@
 """JPEG, JPEG 2000, GIF, WebP and AVIF files by property, and the pictures that they show."""
 
 import struct
-import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests import image_files as files
 from tests.images.pictures import (
@@ -12,6 +11,8 @@ from tests.images.pictures import (
     CUT_OUT,
     GREY,
     GREYS,
+    INKED,
+    INKS,
     PICTURE,
     SIZE,
     SQUARE,
@@ -35,6 +36,7 @@ def alpha_cases():
 def jpeg_cases():
     cmyk = Image.fromarray(np.dstack([255 - PICTURE, np.zeros_like(GREY)]), "CMYK")
     adobe = write(cmyk, "JPEG")
+    yield "cmyk with black", write(Image.fromarray(INKS, "CMYK"), "JPEG"), INKED
     yield "grey", write(Image.fromarray(GREY), "JPEG"), GREYS
     yield "progressive", write(Image.fromarray(PICTURE), "JPEG", progressive=True), PICTURE
     yield "rgb", write(Image.fromarray(PICTURE), "JPEG", keep_rgb=True), PICTURE
@@ -56,8 +58,21 @@ def jpeg2000_cases():
     grey = write(Image.fromarray(GREY), "JPEG2000")
     yield "grey", grey, GREYS
     yield "grey 16", write(Image.fromarray(deep(GREY)), "JPEG2000"), GREYS
+    yield "grey 12", files.GREY_12_JPEG2000, GREYS
     yield "codestream", write(Image.fromarray(PICTURE), "JPEG2000", no_jp2=True), PICTURE
     rgb = write(Image.fromarray(PICTURE), "JPEG2000")
+    yield "sycc", write(Image.fromarray(PICTURE).convert("YCbCr"), "JPEG2000"), PICTURE
+    inks = files.box(b"colr", struct.pack(">BBBI", 1, 0, 0, 12))
+    data = write(Image.fromarray(INKS), "JPEG2000")
+    yield "cmyk", files.jp2_with(data, inks, keep=(b"ihdr",)), INKED
+    yield "rgb 16", files.DEEP_JPEG2000, UNSUPPORTED
+    for name, data in {"grey": grey, "rgb": rgb}.items():
+        at = data.index(b"\xff\x4f\xff\x51") + 42  # the first component's bits, less 1
+        yield f"{name} 4", data[:at] + b"\3" + data[at + 1 :], UNSUPPORTED
+    at = rgb.index(b"\xff\x4f\xff\x51")
+    length, number = struct.pack(">H", 38 + 3 * 5), struct.pack(">H", 5)
+    five = length + rgb[at + 6 : at + 40] + number + rgb[at + 42 : at + 51] + b"\7\1\1" * 2 + rgb[at + 51 :]
+    yield "five components", rgb[at : at + 4] + five, UNSUPPORTED
     swapped = files.box(b"cdef", struct.pack(">10H", 3, 0, 0, 3, 1, 0, 2, 2, 0, 1))
     yield "channels swapped", files.jp2_with(rgb, swapped), UNSUPPORTED
     for number in (1, 14, 24):
@@ -84,6 +99,9 @@ def other_cases():
     image.putpalette(palette.tobytes())
     for interlace in (0, 1):
         yield f"GIF {interlace}", encoded(image, "GIF", interlace=interlace), picture
+    blank = Image.new("P", (SIZE, SIZE), 3)
+    blank.putpalette(palette.tobytes())
+    yield "GIF blank", encoded(blank, "GIF", transparency=3, optimize=False), np.full_like(picture, 255)
     data = encoded(image, "GIF", transparency=3)
     yield "GIF transparent colour", data, np.where((indices == 3)[..., None], 255, picture)
     part = image.crop((8, 8, 24, 24))
@@ -94,19 +112,12 @@ def other_cases():
     yield "WEBP part of the canvas", files.animated_webp((SIZE, SIZE), (8, 8), part), CUT_OUT
     data = files.animated_webp((SIZE, SIZE), (8, 8), part, frames=1)
     yield "WEBP part of the canvas, one frame", data, CUT_OUT
+    yield "WEBP lossy", encoded(Image.fromarray(PICTURE), "WEBP", quality=100), PICTURE
     yield "WEBP lossless", write(Image.fromarray(PICTURE), "WEBP"), PICTURE
     yield "AVIF grey", write(Image.fromarray(GREY), "AVIF"), GREYS
-    yield "PNG interlaced", INTERLACED, np.asarray(Image.new("RGB", (SIZE, SIZE), (200, 30, 90)))
-
-
-# One colour in the seven passes of Adam7; the passes' sizes for 32 x 32 pixels.
-_PASSES = ((4, 4), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16), (32, 16))
-_ROWS = b"".join((b"\0" + bytes((200, 30, 90)) * width) * height for width, height in _PASSES)
-INTERLACED = b"".join(
-    (
-        files.PNG_SIGNATURE,
-        files.chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE, SIZE, 8, 2, 0, 0, 1)),
-        files.chunk(b"IDAT", zlib.compress(_ROWS)),
-        files.chunk(b"IEND"),
-    )
-)
+    for bits, data in files.DEEP_AVIF.items():
+        yield f"AVIF {bits} bits", data, PICTURE
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for format in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
+        data = write(Image.fromarray(PICTURE), format, icc_profile=profile)
+        yield f"{format} profile, ignored", data, PICTURE

@@ -1,6 +1,7 @@
 """PNG files by property, and the pictures that they show."""
 
 import struct
+import zlib
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from tests.images.pictures import (
     PICTURE,
     SIZE,
     SQUARE,
+    UNSUPPORTED,
     deep,
     indexed,
     over,
@@ -21,6 +23,10 @@ from tests.images.pictures import (
 
 
 def png_cases():
+    yield from interlaced_cases()
+    yield "of Apple", apples_png(), UNSUPPORTED
+    gamma = files.chunk(b"gAMA", struct.pack(">I", 100_000))
+    yield "gamma", files.png(files.packed(PICTURE, 8), SIZE, 8, 2, gamma), PICTURE
     for bits in (1, 2, 4, 8):
         values, picture = ramp(bits)
         yield f"grey {bits}", files.png(files.packed(values, bits), SIZE, bits, 0), picture
@@ -65,3 +71,35 @@ def png_cases():
     yield "grey alpha 16", files.png(files.packed(deep(grey_alpha), 16), SIZE, 16, 4), cut_out
     yield "rgba 16", files.png(files.packed(deep(over(ALPHA)), 16), SIZE, 16, 6), CUT_OUT
     yield "rgba 16 all 0", files.png(files.packed(deep(over(ALPHA * 0)), 16), SIZE, 16, 6), PICTURE
+
+
+def interlaced_cases():
+    for bits in (1, 2, 4, 8, 16):
+        values, picture = (deep(GREY), GREYS) if bits == 16 else ramp(bits)
+        yield f"interlaced grey {bits}", interlaced(values, bits, 0), picture
+        if bits < 16:
+            indices, palette, picture = indexed(1 << min(bits, 4))
+            plte = files.chunk(b"PLTE", palette.tobytes())
+            yield f"interlaced palette {bits}", interlaced(indices, bits, 3, plte), picture
+    for bits, values in ((8, PICTURE), (16, deep(PICTURE))):
+        key = files.chunk(b"tRNS", struct.pack(">3H", *values[4, 5]))
+        shown = np.where((PICTURE[4, 5] == PICTURE).all(-1)[..., None], 255, PICTURE)
+        yield f"interlaced rgb {bits} key", interlaced(values, bits, 2, key), shown
+        wide = over(ALPHA) if bits == 8 else deep(over(ALPHA))
+        yield f"interlaced rgba {bits}", interlaced(wide, bits, 6), CUT_OUT
+
+
+def interlaced(values: np.ndarray, bits: int, colour: int, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", SIZE, SIZE, bits, colour, 0, 0, 1)
+    pixels = files.chunk(b"IDAT", zlib.compress(files.adam7(values, bits)))
+    return files.PNG_SIGNATURE + files.chunk(b"IHDR", header) + extra + pixels + files.chunk(b"IEND")
+
+
+def apples_png() -> bytes:
+    """A PNG as Xcode writes it into apps: BGRA, and Deflate without zlib's header."""
+    deflate = zlib.compressobj(wbits=-15)
+    rows = b"".join(b"\0" + row for row in files.packed(over(ALPHA)[..., [2, 1, 0, 3]], 8))
+    header = files.chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE, SIZE, 8, 6, 0, 0, 0))
+    pixels = files.chunk(b"IDAT", deflate.compress(rows) + deflate.flush())
+    mark = files.chunk(b"CgBI", b"\x50\0\x20\2")
+    return files.PNG_SIGNATURE + mark + header + pixels + files.chunk(b"IEND")

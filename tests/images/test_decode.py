@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests import image_files as files
 from tests.synthetic import BAD_IMAGES, encoded, gradient, jpeg_bytes, oriented_jpeg, png_bytes
-from transforms.errors import ImageError
+from transforms.errors import ImageError, Reason
 from transforms.images.decode import decode_image
 from transforms.images.resize import ResizeRule
 from transforms.photos import PHOTOS
@@ -123,6 +124,45 @@ def test_decode_image__bad_bytes__have_their_reason(name):
     with pytest.raises(ImageError) as e:
         decode_image(data, RULE, MAX_PIXELS)
     assert e.value.reason.value == reason, str(e.value)
+
+
+UNREAD = {
+    "Photoshop": b"8BPS",
+    "PDF": b"%PDF-1.7",
+    "PostScript": b"%!PS-Adobe",
+    "JPEG XL": b"\xff\x0a",
+    "JPEG-LS": b"\xff\xd8\xff\xf7",
+    "JPEG XR": b"II\xbc\1",
+    "ICO": b"\0\0\1\0",
+    "CUR": b"\0\0\2\0",
+    "DDS": b"DDS ",
+    "OpenEXR": b"\x76\x2f\x31\1",
+    "HEIC": b"\0\0\0\x18ftypheic",
+    "HEIF": b"\0\0\0\x18ftypmif1",
+    "SVG": b"<svg",
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_decode_image__formats_that_are_not_read__are_unsupported_by_name(name):
+    with pytest.raises(ImageError, match=f"^{name} is not read") as e:
+        decode_image(UNREAD[name].ljust(200, b"\0"), RULE, MAX_PIXELS)
+    assert e.value.reason is Reason.UNSUPPORTED
+
+
+INDICES = np.zeros((4, 4, 1), int)
+BROKEN = {
+    "PNG: indices without a palette": files.png(files.packed(INDICES, 8), 4, 8, 3),
+    "TIFF: a palette of 48 values for 8 bits": files.tiff_of(INDICES, 8, 3, tags={320: [0] * 48}),
+    "BMP: runs from the top": files.bmp([b""] * 4, 4, 8, bytes(1024), 40, 1, top_down=True, runs=b"\4\0\0\1"),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_decode_image__palettes_and_runs_that_contradict_their_header__are_errors(message):
+    with pytest.raises(ImageError, match=message) as e:
+        decode_image(BROKEN[message], RULE, MAX_PIXELS)
+    assert e.value.reason is Reason.DECODE_ERROR
 
 
 def test_decode_image__over_the_limit__names_size_and_limit():

@@ -51,9 +51,6 @@ def tiff_cases():
         for compression in (None, "zlib"):
             one = functools.partial(files.tiff, byteorder=order, compression=compression)
             name = f"{order} {compression}"
-            yield f"grey 8 {name}", one(GREY, photometric="minisblack"), GREYS
-            yield f"grey 16 {name}", one(deep(GREY), photometric="minisblack"), GREYS
-            yield f"white is zero 8 {name}", one(255 - GREY, photometric="miniswhite"), GREYS
             white = one(65535 - deep(GREY), photometric="miniswhite")
             yield f"white is zero 16 {name}", white, GREYS if order == "<" else UNSUPPORTED
             for dtype in ("i1", "i2", "i4", "u4", "f2", "f4", "f8"):
@@ -83,9 +80,17 @@ def tiff_cases():
                 extratags=curve,
             )
             yield f"ycbcr {order} {compression}", data, PICTURE
-    strange = files.tiff(PICTURE, photometric="rgb")
-    yield "compression", patched(strange, {259: 34712}), UNSUPPORTED
+    plain = files.tiff(PICTURE, photometric="rgb")
+    for number in (32771, 32809, 34676, 34677, 34712, 34887, 50001, 50002):
+        yield f"compression {number}", patched(plain, {259: number}), UNSUPPORTED
+    for number in (3, 4, 9, 10, 32803, 34892):
+        yield f"colour space {number}", patched(plain, {262: number}), UNSUPPORTED
     yield "big", files.tiff(PICTURE, photometric="rgb", bigtiff=True), PICTURE
+    data = files.tiff(PICTURE, photometric="rgb", bigtiff=True, byteorder=">")
+    yield "big, big-endian", data, UNSUPPORTED
+    for kind in (0, 1, 2):
+        data = files.tiff(deep(np.dstack([GREY, ALPHA])), photometric="minisblack", extrasamples=[kind])
+        yield f"grey alpha 16, extra {kind}", data, UNSUPPORTED
     for compression in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", "zstd", "lzma"):
         yield compression, encoded(Image.fromarray(PICTURE), "TIFF", compression=compression), PICTURE
     for compression in ("group3", "group4", "tiff_ccitt"):

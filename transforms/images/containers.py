@@ -149,10 +149,10 @@ class Entry(NamedTuple):
 
 
 class TiffLayout(NamedTuple):
-    """How a TIFF (or an EXIF block) writes numbers, and where its first directory lies.
+    """The number formats of a TIFF or an EXIF block, and the offset of its first directory.
 
     Attributes:
-      order: Byte order, as `struct` writes it.
+      order: Byte order, in `struct`'s notation.
       length: Type of a directory's length.
       offset: Type of an offset, which BigTIFF doubles.
       first: Offset of the first directory.

@@ -1,4 +1,4 @@
-"""Formats: what is read, and what to say of what is not."""
+"""Formats: the ones that are read, and errors for bytes of others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transforms.images.tiff import explain_tiff
 # Pillow's names; JPEG includes MPO. A closed list, so that hostile bytes reach no other decoder.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
 
-# The first bytes of images (and the like) we don't read.
+# First bytes of images (and the like) that are not read.
 _SIGNATURES = (
     (0, b"8BPS", "Photoshop"),
     (0, b"%PDF", "PDF"),
@@ -36,7 +36,7 @@ _SIGNATURES = (
     (0, b"FOVb", "Sigma's raw format"),
     (0, b"\0MRM", "Minolta's raw format"),
 )
-# The first bytes of what we do read: here, such a file is damaged.
+# First bytes of formats that are read: a file with them that Pillow doesn't open is damaged.
 _OURS = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
@@ -53,7 +53,7 @@ _JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD
 
 
 def explain_unidentified(data: bytes) -> ImageError:
-    """Return what bytes are that none of our formats takes."""
+    """Return an error for bytes that no decoder takes: the format's name, or how they begin."""
     start = data[:512]
     for offset, signature, name in _SIGNATURES:
         if start[offset:].startswith(signature):
@@ -73,7 +73,7 @@ def explain_unidentified(data: bytes) -> ImageError:
 
 
 def _explain_jpeg(data: bytes) -> ImageError | None:
-    """Return what is special about a JPEG that Pillow didn't open; None if its header is damaged."""
+    """Return why a JPEG that Pillow didn't open is unsupported; None if its header is damaged."""
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     frame = next((s for s in jpeg_segments(data) if s.kind[0] in _JPEG_FRAMES), None)

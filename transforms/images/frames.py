@@ -1,4 +1,4 @@
-"""Frames: how many a file has, and which part of the canvas the first one covers."""
+"""Frames: their number, and the part of the canvas that the first one covers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JPEG 2000: what the boxes around the pixels mean, which Pillow only half reads."""
+"""JPEG 2000: header boxes that Pillow ignores or reads wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prepare_jpeg2000(data: bytes, image: Image.Image) -> None:
 
 
 def explain_jpeg2000(data: bytes) -> ImageError | None:
-    """Return what is special about a JPEG 2000 that Pillow didn't open; None if its header is damaged."""
+    """Return why a JPEG 2000 that Pillow didn't open is unsupported; None if its header is damaged."""
     codestream = data.startswith((JP2_SIGNATURE, _SIZ))
     components = len(_bits(data)) if codestream else 0
     return _unsupported(f"{components} components") if components > 4 else None

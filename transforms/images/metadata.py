@@ -26,6 +26,7 @@ from transforms.images.containers import (
     tiff_layout,
     webp_chunks,
 )
+from transforms.images.png import is_valid_transparency
 
 # Tags that the pixels depend on: TIFF 6.0, Supplement 2 (JPEG), and the fax tags.
 _PIXEL_TAGS = frozenset(
@@ -34,8 +35,6 @@ _PIXEL_TAGS = frozenset(
         *(324, 325, 332, 338, 339, 347, *range(512, 522), 529, 530, 531, 532),
     }
 )
-# How many bytes tRNS has in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).
-_TRANSPARENCY_BYTES = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
 # Sizes of whole segments by which libjpeg recognises the colour space and the polarity of CMYK.
 _COLOUR_SEGMENTS = {b"JFIF\0": 14, b"Adobe": 12}
 _WEBP_METADATA = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}  # with their flags in VP8X
@@ -73,8 +72,7 @@ def _clean_png(data: bytes) -> bytes:
 
 def _makes_pixels(data: bytes, chunk: Piece) -> bool:
     if chunk.kind == b"tRNS":
-        allowed = _TRANSPARENCY_BYTES.get(int.from_bytes(data[25:26]), ())
-        return chunk.end - 4 - chunk.body in allowed and png_chunk_is_intact(data, chunk)
+        return is_valid_transparency(data, chunk) and png_chunk_is_intact(data, chunk)
     return not chunk.kind[0] & 0x20  # a capital letter marks a critical chunk
 
 

@@ -1,4 +1,4 @@
-"""Orientation: how a stored image is turned to be looked at, and where each format notes that."""
+"""Orientation: the turn from a stored to a displayed image, and the place of its number in each format."""
 
 from __future__ import annotations
 

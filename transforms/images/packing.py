@@ -1,4 +1,4 @@
-"""Packing: pixels as few bytes, without loss."""
+"""Packing: lossless compression of pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST_EFFORT = {"lossless": True, "method": 0, "quality": 0}
 
 
 def pack_pixels(pixels: np.ndarray) -> bytes:
-    """Encodes pixels as lossless WebP; releases the GIL.
+    """Encode pixels as lossless WebP; the GIL is released.
 
     Args:
       pixels: `[H, W, 3] uint8`, RGB, 0-255, H and W at most 16,383.
@@ -25,6 +25,6 @@ def pack_pixels(pixels: np.ndarray) -> bytes:
 
 
 def unpack_pixels(data: bytes) -> np.ndarray:
-    """The same pixels again: `[H, W, 3] uint8`; releases the GIL."""
+    """Return the pixels that were packed, `[H, W, 3] uint8`; the GIL is released."""
     with Image.open(io.BytesIO(data), formats=[_FORMAT]) as image:
         return np.asarray(image)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from PIL import ImageFile
 
 from transforms.errors import ImageError, Reason
+from transforms.images.containers import Piece, png_chunks
 
-_FIRST_CHUNK_AT = 12
+_FIRST_CHUNK_AT, _COLOUR_TYPE_AT = 12, 25
+# How many bytes tRNS has in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).
+_TRANSPARENCY_BYTES = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
 
 
 def prepare_png(data: bytes, image: ImageFile.ImageFile) -> None:
@@ -22,5 +25,20 @@ def prepare_png(data: bytes, image: ImageFile.ImageFile) -> None:
         )
     if image.mode == "P" and image.palette is None:
         raise ImageError(Reason.DECODE_ERROR, "PNG: indices without a palette")
+    if "transparency" in image.info:
+        _drop_invalid_transparency(data, image)
     # The still image fills the canvas, whatever size a damaged animation declares for its first frame.
     image.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in image.tile]
+
+
+def _drop_invalid_transparency(data: bytes, image: ImageFile.ImageFile) -> None:
+    """Ignore a chunk tRNS of a wrong length, as libpng does; Pillow would take its first bytes for a key."""
+    chunk = next((c for c in png_chunks(data) if c.kind == b"tRNS"), None)
+    if chunk is not None and not is_valid_transparency(data, chunk):
+        del image.info["transparency"]
+
+
+def is_valid_transparency(data: bytes, chunk: Piece) -> bool:
+    """Return whether a chunk tRNS has a length that the PNG's colour type allows."""
+    colour_type = int.from_bytes(data[_COLOUR_TYPE_AT : _COLOUR_TYPE_AT + 1])
+    return chunk.end - 4 - chunk.body in _TRANSPARENCY_BYTES.get(colour_type, ())

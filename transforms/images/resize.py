@@ -1,4 +1,4 @@
-"""Resize rules: which part of an image a model sees, at what size."""
+"""Resize rules: the part of an image that a model sees, and its size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERSAMPLING = {"good": 2, "fast": 1}
 
 @dataclass(frozen=True, slots=True)
 class ResizeRule:
-    """How an image is brought to the model's input size.
+    """A way of bringing an image to the model's input size.
 
     Attributes:
       size_px: Width and height of the result.
@@ -36,17 +36,17 @@ class ResizeRule:
 
     @property
     def oversampling(self) -> int:
-        """At how many times the target's size a JPEG is decoded, at least."""
+        """Least size at which a JPEG is decoded, in multiples of the target's size."""
         return OVERSAMPLING[self.decoding]
 
     def describe(self) -> dict[str, Any]:
-        """The rule as plain data; whatever changes the pixels changes it."""
+        """Return the rule as plain data, which differs wherever the pixels would."""
         padding = {"crop_padding_px": self.crop_padding_px} if self.mode == "center_crop" else {}
         algorithm = _ALGORITHM.format(oversampling=self.oversampling)
         return {"size_px": self.size_px, "mode": self.mode, **padding, "algorithm": algorithm}
 
     def box(self, width_px: int, height_px: int) -> Box:
-        """The part of an image that is seen: left, top, right, bottom, px."""
+        """Return the part of an image that the model sees: left, top, right, bottom, px."""
         if self.mode == "stretch":
             return 0, 0, width_px, height_px
         share = self.size_px / (self.size_px + self.crop_padding_px)
@@ -56,10 +56,10 @@ class ResizeRule:
 
 
 def resize_image(image: Image.Image, box: Box, size_px: int) -> Image.Image:
-    """Brings a part of an image to `size_px` squared, bicubic and antialiased."""
+    """Resize a part of an image to `size_px` squared, bicubic and antialiased."""
     return image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """The pixels of an RGB image: `[H, W, 3] uint8`."""
+    """Return the pixels of an RGB image, `[H, W, 3] uint8`."""
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""TIFF: what is decoded, and what Pillow would get wrong."""
+"""TIFF: files whose pixels Pillow would read wrong, and libtiff's messages."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def values_of_tiff(image: Image.Image, values: np.ndarray) -> np.ndarray:
 
 
 def explain_tiff(data: bytes) -> ImageError | None:
-    """Return what is special about a TIFF that Pillow didn't open; None if its header is damaged."""
+    """Return why a TIFF that Pillow didn't open is unsupported; None if its header is damaged."""
     layout = tiff_layout(data)
     try:
         tags = {e.tag: layout.number(data, e) for e in layout.entries(data, layout.first)} if layout else {}
