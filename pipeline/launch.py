@@ -226,5 +226,7 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     lines = describe_work(finished.work, config) if finished.work else []
     print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
     wrong = verdict(manifest, failure_budget(config))
-    print(f"\nlabelbeam: {wrong}" if wrong else next_steps(manifest, output))
+    print(next_steps(manifest, output))
+    if wrong:
+        print(f"\nlabelbeam: {wrong}")
     return wrong is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -13,19 +13,19 @@ from transforms.elements import TableFile
 from transforms.layout import Layout
 from transforms.manifest import TABLES, Manifest
 from transforms.models.presets import EMBEDDING
-from transforms.rows import PREDICTIONS
+from transforms.rows import FAILURES, PREDICTIONS
 
 _TOP = 5
+_LONGEST_EXAMPLE = 200
 
 
 def summarise(manifest: Manifest, output: str, seconds: float) -> str:
-    """Tells how a run went, from its manifest."""
+    """Describe how a run went, from its manifest."""
     counts = manifest.counts
-    worked = counts[LABELLED] + counts[FAILED]
-    whole = " in the tables" if sum(manifest.rows.values()) > worked else ""
+    whole = " in the tables" if sum(manifest.rows.values()) > counts[LABELLED] + counts[FAILED] else ""
     said = [
-        f"Labelled {counts[LABELLED]:,} of {counts[LISTED]:,} images in {seconds:,.1f} s"
-        f" ({worked / max(seconds, 1e-9):,.1f} images/s, start-up included)",
+        f"Labelled {counts[LABELLED]:,} of {_number(counts[LISTED], 'image')} in {seconds:,.1f} s"
+        f"{_rate(counts, seconds)}",
         f"{counts[FAILED]:,} failed, {counts[DUPLICATE]:,} listed twice",
     ]
     if counts[KEPT]:
@@ -47,13 +47,39 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
             f"column's type, and null in the tables, such as {noted['examples'][0]!r}."
         )
     lines += _counted(f"Top labels{whole}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
-    lines += _counted(f"Failures by reason{whole}", list(manifest.failures_by_reason.items()))
+    lines += _counted(f"Failures by reason{whole}", list(_failures(manifest)))
     doubts = manifest.model.get("doubts", ())
     lines += ["", *(f"Warning: {doubt}" for doubt in doubts)] if doubts else []
     lines += ["", f"Results (generation {manifest.generation})"]
     for table in TABLES:
         lines.append(f"  {FileSystems.join(output, table)}  {_files(manifest.files_of(table))}")
     return "\n".join([*lines, f"  {Layout(output).manifest}"])
+
+
+def _rate(counts: Mapping[str, int], seconds: float) -> str:
+    """Describe the rate of a run; a run that labelled nothing has none that means something."""
+    if not counts[LABELLED]:
+        return ""
+    rate = (counts[LABELLED] + counts[FAILED]) / max(seconds, 1e-9)
+    return f" ({rate:,.1f} images/s, start-up included)"
+
+
+def _number(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _failures(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Yield each reason with an example, and its number of failures."""
+    examples = manifest.failure_examples or {}
+    width = max(map(len, manifest.failures_by_reason), default=0)
+    for reason, n in manifest.failures_by_reason.items():
+        if example := examples.get(reason):
+            # Messages of storage begin with the address as it is.
+            text = example.message.removeprefix(f"{example.uri}: ")
+            line = f"{reason:<{width}}  {example.uri}: {text}"
+            yield line if len(line) <= _LONGEST_EXAMPLE else f"{line[:_LONGEST_EXAMPLE]}...", n
+        else:
+            yield reason, n
 
 
 def _counted(title: str, counts: list[tuple[str, int]]) -> list[str]:
@@ -67,12 +93,11 @@ def _by_name(counts: Mapping[str, int]) -> str:
 
 def _files(files: list[TableFile]) -> str:
     rows, size = sum(file.rows for file in files), sum(file.size_bytes for file in files)
-    plural = "" if len(files) == 1 else "s"
-    return f"{rows:,} rows in {len(files):,} Parquet file{plural}, {size / 1e6:,.2f} MB"
+    return f"{_number(rows, 'row')} in {_number(len(files), 'Parquet file')}, {size / 1e6:,.2f} MB"
 
 
 def next_steps(manifest: Manifest, output: str) -> str:
-    """What to try next with an output folder."""
+    """Return commands to try next with an output folder."""
     predictions = FileSystems.join(output, PREDICTIONS)
     files = f"'{predictions}/**/*.parquet'"
     labelled = EMBEDDING not in manifest.labelled_with.outputs
@@ -83,9 +108,11 @@ def next_steps(manifest: Manifest, output: str) -> str:
         f"  import pyarrow.dataset; pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
         "or with DuckDB:",
         f"  {by_label if labelled else f'SELECT uri, {EMBEDDING} FROM {files} LIMIT 5'}",
-        "Prove that they are whole:",
-        f"  labelbeam verify {output}",
     ]
+    if manifest.failures_by_reason:
+        failures = FileSystems.join(output, FAILURES)
+        lines += ["Look at the failures:", f"  SELECT reason, uri, message FROM '{failures}/**/*.parquet'"]
+    lines += ["Prove that they are whole:", f"  labelbeam verify {output}"]
     again = [r for r in manifest.failures_by_reason if r in ("timeout", "unreachable", "http_5xx")]
     if again:
         lines += ["Try again what may have passed:", f"  labelbeam rerun {output} --only {','.join(again)}"]

@@ -74,6 +74,14 @@ class TopLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureExample:
+    """One of the images that failed for a reason."""
+
+    uri: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A generation of the tables, and the run that published it; docs/output-layout.md explains the keys."""
 
@@ -97,6 +105,7 @@ class Manifest:
     merged_runs: tuple[str, ...]
     left_out: Mapping[str, int] | None = None
     unparsed: Mapping[str, Any] | None = None
+    failure_examples: Mapping[str, FailureExample] | None = None
 
     def files_of(self, table: str) -> list[TableFile]:
         """Return the files of a table."""
@@ -190,6 +199,7 @@ _MAY_BE_EMPTY = frozenset(
     (
         *("balanced", "partitioned_by", "model", "preprocessing", "config"),
         *("failures_by_reason", "failures_by_host", "top_labels", "left_out", "unparsed"),
+        "failure_examples",
     )
 )
 

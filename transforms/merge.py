@@ -42,7 +42,7 @@ _MAX_HOSTS = 1000
 _MAX_PARTITION_NAME = 120
 
 # The columns that a manifest counts.
-_COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host")}
+_COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host", "uri", "message")}
 
 # A row's rank: what it beats others of its id by, and where it is. Staged beats published,
 # a prediction beats a failure; of two equals the choice is arbitrary, and always the same.
@@ -121,6 +121,7 @@ class Merged:
       labels: Rows by class id and label.
       reasons: Failures by reason.
       hosts: Failures by host; those that failed most.
+      examples: URI and message of one failure for each reason.
     """
 
     files: list[TableFile] = field(default_factory=list)
@@ -128,6 +129,11 @@ class Merged:
     labels: Counter[tuple[int, str]] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     hosts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def add_example(self, reason: str, example: tuple[str, str]) -> None:
+        """Keep the example of the smallest URI, because files are merged in any order."""
+        self.examples[reason] = min(example, self.examples.get(reason, example))
 
     def add(self, other: Merged) -> None:
         """Takes in what came out of another task."""
@@ -136,6 +142,8 @@ class Merged:
         self.labels += other.labels
         self.reasons += other.reasons
         self.hosts = Counter(dict((self.hosts + other.hosts).most_common(_MAX_HOSTS)))
+        for reason, example in other.examples.items():
+            self.add_example(reason, example)
 
 
 def parts_of(sources: Sequence[Source]) -> int:
@@ -339,6 +347,11 @@ def _count(table: str, batch: pa.RecordBatch, merged: Merged) -> None:
     if table == FAILURES:
         merged.reasons.update(_value_counts(batch["reason"]))
         merged.hosts.update(_value_counts(batch["host"]))
+        for reason in pc.unique(batch["reason"]):
+            failures = batch.filter(pc.equal(batch["reason"], reason))
+            uri = pc.min(failures["uri"])
+            message = failures["message"][pc.index(failures["uri"], uri).as_py()]
+            merged.add_example(reason.as_py(), (uri.as_py(), message.as_py()))
     elif len(batch) and "labels" in batch.schema.names:  # not of a model that names no classes
         labelled = batch.filter(pc.is_valid(batch["label"]))  # a multi-label model may find no class
         class_ids = pc.struct_field(pc.list_element(labelled["labels"], 0), "class_id")

@@ -26,7 +26,7 @@ from transforms.layout import (
     switch,
     tidy,
 )
-from transforms.manifest import TABLES, Manifest, TopLabel
+from transforms.manifest import TABLES, FailureExample, Manifest, TopLabel
 from transforms.merge import (
     NOT_PARTITIONED,
     Merged,
@@ -42,6 +42,8 @@ from transforms.merge import (
 from transforms.rows import RowFacts
 
 _TOP = 20
+# Longest URI and message of an example in the manifest.
+_EXAMPLE_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,10 @@ def make_manifest(
         top_labels=top_labels(merged.labels),
         files=files,
         merged_runs=publication.merges,
+        failure_examples={
+            reason: FailureExample(uri[:_EXAMPLE_CHARS], message[:_EXAMPLE_CHARS])
+            for reason, (uri, message) in sorted(merged.examples.items())
+        },
     )
 
 

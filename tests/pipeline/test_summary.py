@@ -1,0 +1,84 @@
+"""The summary at the end of a run, from manifests made by hand."""
+
+import pytest
+
+from pipeline.summary import next_steps, summarise
+from tests.results import LABELLED_WITH
+from transforms.count import KINDS
+from transforms.elements import TableFile
+from transforms.manifest import FORMAT, FailureExample, Manifest, TopLabel
+
+
+def manifest_of(reasons=None, examples=None, rows=None, **counts) -> Manifest:
+    rows = rows or {"predictions": counts.get("labelled", 0), "failures": counts.get("failed", 0)}
+    return Manifest(
+        format=FORMAT,
+        labelbeam="0",
+        run_id="r",
+        publication="r-1",
+        generation=1,
+        labelled_with=LABELLED_WITH,
+        model={},
+        preprocessing={},
+        partitioned_by=None,
+        config={},
+        balanced=True,
+        counts={**dict.fromkeys(KINDS, 0), **counts},
+        rows=rows,
+        failures_by_reason=reasons or {},
+        failures_by_host={},
+        top_labels=(TopLabel(1, "cat", 2),),
+        files=tuple(TableFile(table, f"{table}/a.parquet", n, 10_000, "s") for table, n in rows.items()),
+        merged_runs=("r",),
+        failure_examples=examples,
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "first_line"),
+    [
+        ({"listed": 1, "labelled": 1}, "Labelled 1 of 1 image in 2.0 s (0.5 images/s, start-up included)"),
+        (
+            {"listed": 10, "labelled": 7, "failed": 3},
+            "Labelled 7 of 10 images in 2.0 s (5.0 images/s, start-up included); 3 failed",
+        ),
+        ({"listed": 10, "failed": 10}, "Labelled 0 of 10 images in 2.0 s; 10 failed, 0 listed twice."),
+        (
+            {"listed": 5, "kept": 5},
+            "Labelled 0 of 5 images in 2.0 s; 0 failed, 0 listed twice; 5 were done before.",
+        ),
+        ({"listed": 0}, "Labelled 0 of 0 images in 2.0 s; 0 failed"),
+    ],
+)
+def test_summarise__counts__are_in_plain_words(counts, first_line):
+    assert summarise(manifest_of(**counts), "out", 2.0).split("\n")[0].startswith(first_line)
+
+
+def test_summarise__files__are_counted_correctly():
+    text = summarise(manifest_of(listed=3, labelled=1, failed=2), "out", 1.0)
+    assert "out/predictions  1 row in 1 Parquet file, 0.01 MB" in text
+    assert "out/failures  2 rows in 1 Parquet file, 0.01 MB" in text
+
+
+def test_summarise__failures__have_an_example_for_each_reason():
+    examples = {
+        "timeout": FailureExample("http://h/a.jpg", "took longer than 60 s"),
+        "not_found": FailureExample("gs://b/0.jpg", "gs://b/0.jpg: no such object"),
+        "bad_row": FailureExample("x" * 250, "has no uri"),
+    }
+    reasons = {"timeout": 2, "not_found": 1, "bad_row": 1, "unsupported": 1}
+    lines = summarise(manifest_of(reasons, examples, listed=5, failed=5), "out", 1.0).split("\n")
+    start = lines.index("Failures by reason") + 1
+    assert lines[start : start + 4] == [
+        "          2  timeout      http://h/a.jpg: took longer than 60 s",
+        "          1  not_found    gs://b/0.jpg: no such object",
+        f"          1  bad_row      {'x' * 187}...",
+        "          1  unsupported",
+    ]
+
+
+def test_next_steps__failures__can_be_looked_at_and_tried_again():
+    steps = next_steps(manifest_of({"timeout": 2, "not_found": 1}, listed=3, failed=3), "out")
+    assert "SELECT reason, uri, message FROM 'out/failures/**/*.parquet'" in steps
+    assert "labelbeam rerun out --only timeout" in steps
+    assert "failures" not in next_steps(manifest_of(listed=1, labelled=1), "out")
