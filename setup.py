@@ -50,5 +50,5 @@ setup(
     package_data={"transforms.photos": ["*"]},
     install_requires=REQUIRES,
     extras_require={"sample": SAMPLE, "gpu": GPU, "test": SAMPLE + TEST, "all": SAMPLE + GPU + TEST},
-    entry_points={"console_scripts": ["labelbeam = pipeline.cli:entry"]},
+    entry_points={"console_scripts": ["labelbeam = pipeline.__main__:main"]},
 )

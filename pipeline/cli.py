@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from pipeline import GO_ON, __version__
 from pipeline.config import Kind, ModelConfig, load_config, options
 from transforms.errors import RunError, UserError
+from transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
 
 OK, NOT_OK, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, rest = _parser().parse_known_args(_with_negative_values(sys.argv[1:] if argv is None else argv))
         _quieten(args.verbose)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        handle_ending_signals(signal.default_int_handler)
         return args.command(args, rest)
     except UserError as e:
         return _fail(e, USER_MISTAKE)
@@ -75,7 +76,7 @@ def entry() -> NoReturn:
     from pipeline.workers import end_children
 
     status = main()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.excepthook = lambda _: None  # threads that miss a process that ends now
     end_children()
@@ -212,28 +213,32 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.launch import run_and_report
+    with interrupts_deferred():
+        from pipeline.launch import run_and_report
 
     return OK if run_and_report(load_config(args.config, _flags(args), rest)) else NOT_OK
 
 
 def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.doctor import doctor
+    with interrupts_deferred():
+        from pipeline.doctor import doctor
 
     config = load_config(args.config, _flags(args), rest)
     return OK if doctor(config, args.offline, args.verbose) else NOT_OK
 
 
 def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.rerun import rerun
+    with interrupts_deferred():
+        from pipeline.rerun import rerun
 
     return OK if rerun(args.folder, args.only, _flags(args), rest) else NOT_OK
 
 
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.manifest import published_manifest
-    from pipeline.output import folder_of
-    from pipeline.verify import verify
+    with interrupts_deferred():
+        from pipeline.manifest import published_manifest
+        from pipeline.output import folder_of
+        from pipeline.verify import verify
 
     _refuse(rest, "verify")
     findings = verify(args.folder, args.input)
@@ -257,7 +262,8 @@ _MEND = (
 
 
 def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.model import inspect_model
+    with interrupts_deferred():
+        from pipeline.model import inspect_model
 
     _refuse(rest, "model inspect")
     fits, text = inspect_model(args.handle, _flags(args))
@@ -266,7 +272,8 @@ def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.model import mirror_model
+    with interrupts_deferred():
+        from pipeline.model import mirror_model
 
     _refuse(rest, "model mirror")
     print(mirror_model(args.handle, args.target))
@@ -279,7 +286,8 @@ def _refuse(rest: Sequence[str], command: str) -> None:
 
 
 def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from pipeline.sample import run_sample
+    with interrupts_deferred():
+        from pipeline.sample import run_sample
 
     return OK if run_sample(args.output, rest) else NOT_OK
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from transforms.errors import RunError
 
@@ -51,7 +52,8 @@ def supervised() -> Iterator[None]:
     handlers = [signal.signal(number, watch.interrupt) for number in signals]
     hook, threading.excepthook = threading.excepthook, watch.thread_failed
     try:
-        yield
+        with _workers_without_interrupts():
+            yield
     except BaseException as e:
         watch.end_workers()
         if watch.worker_error:
@@ -66,6 +68,25 @@ def supervised() -> Iterator[None]:
         threading.excepthook = hook
         for number, handler in zip(signals, handlers, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def _workers_without_interrupts() -> Iterator[None]:
+    """Have Beam start worker processes that ignore SIGINT.
+
+    A terminal sends Ctrl-C to them, too, and each would print a traceback. They end with this process.
+    """
+    make = SubprocessSDKEnvironment.from_command_string
+
+    def make_ignoring(command_string: str, *args: Any, **options: Any) -> SubprocessSDKEnvironment:
+        # Beam runs the command in a shell; what a shell ignores, Python ignores as well.
+        return make(f"trap '' INT; exec {command_string}", *args, **options)
+
+    SubprocessSDKEnvironment.from_command_string = make_ignoring  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SubprocessSDKEnvironment.from_command_string = make  # type: ignore[method-assign]
 
 
 class _Watch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 # Set before TensorFlow is imported anywhere, here and in worker processes.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+# A shell leaves SIGINT ignored in what it starts in the background, and so do all processes that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from engines import install
 from engines.flink import FlinkCluster

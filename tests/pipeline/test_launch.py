@@ -1,9 +1,14 @@
-"""What a run that works elsewhere is told of this machine's folders."""
+"""Launching: folders of this machine in a run elsewhere, and the processes of a run here."""
+
+import subprocess
+import sys
 
 import pytest
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.config import load_config
 from pipeline.launch import with_absolute_paths
+from pipeline.workers import supervised
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,13 @@ def test_with_absolute_paths__model__is_absolute_where_it_is_a_folder_and_no_pre
 def test_with_absolute_paths__output_in_a_bucket__stays():
     config = load_config(None, {"input": "in", "output": "gs://b/out", "model": "m"})
     assert with_absolute_paths(config).write.output == "gs://b/out"
+
+
+def test_supervised__worker_processes__ignore_the_ctrl_c_that_a_terminal_sends_to_all():
+    python = f"{sys.executable} -c 'import signal; print(signal.getsignal(signal.SIGINT).name)'"
+    before = SubprocessSDKEnvironment.from_command_string(python).command_string
+    with supervised():
+        command = SubprocessSDKEnvironment.from_command_string(python).command_string
+    assert SubprocessSDKEnvironment.from_command_string(python).command_string == before
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "SIG_IGN\n"

@@ -7,9 +7,10 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from transforms.interrupts import interrupts_deferred
 from transforms.models.spec import ModelSpec
 
 _LOG = logging.getLogger(__name__)
@@ -27,10 +28,8 @@ def load_tensorflow() -> None:
     # ~/.keras/keras.json. With TF_USE_LEGACY_KERAS, tf.keras is Keras 2, which can't read files of Keras 3.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    if os.environ.get(_LEVEL) == "3":
-        with _silent_stderr():
-            importlib.import_module("tensorflow")
-    else:
+    quiet = _silent_stderr() if os.environ.get(_LEVEL) == "3" else nullcontext()
+    with interrupts_deferred(), quiet:
         importlib.import_module("tensorflow")
 
 
