@@ -47,7 +47,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipeline*", "transforms*"]),
-    package_data={"transforms.photos": ["*"]},
+    package_data={"transforms.photos": ["*.csv", "*.md", "images/*"]},
     install_requires=REQUIRES,
     extras_require={"sample": SAMPLE, "gpu": GPU, "test": SAMPLE + TEST, "all": SAMPLE + GPU + TEST},
     entry_points={"console_scripts": ["labelbeam = pipeline.__main__:main"]},
