@@ -23,7 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.follow import follow, job_of
 from pipeline.graph import build_graph
 from pipeline.limits import Work, counters_of, describe_work, query_metrics, work_of
-from pipeline.model import describe_head, describe_scaling
+from pipeline.model import describe_head, describe_scaling, has_no_names
 from pipeline.output import folder_of
 from pipeline.plan import Plan, failure_budget, planned
 from pipeline.rules import check_rules
@@ -108,6 +108,8 @@ def _announce(model: ModelSpec) -> None:
     if model.scaling_from != "preset" or model.head_from != "preset":
         scaling, head = describe_scaling(model), describe_head(model)
         print(f"Model: input range {scaling}; outputs {head}.", flush=True)
+    if has_no_names(model):
+        print("There is no label map, so labels are 'class 0' and so on. Give one with --labels.", flush=True)
     for doubt in model.doubts:
         print(f"labelbeam: warning: {doubt}", file=sys.stderr, flush=True)
 

@@ -13,6 +13,7 @@ from pipeline.config import PredictConfig
 from pipeline.config import options as known_options
 from transforms.errors import LabelbeamError, UserError, told_by
 from transforms.files import FILE_ERRORS, list_files, write_file
+from transforms.images.resize import ResizeRule
 from transforms.models.classifier import Classifier
 from transforms.models.contract import read_signatures
 from transforms.models.keras_file import is_keras_file, load_keras
@@ -54,6 +55,8 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
             [*lines, f"fits          perhaps: {spec.doubts[0]}", *_further(spec.doubts[1:])]
         )
     what = "an image classifier" if spec.labels else f"gives embeddings of length {spec.length:,}"
+    if spec.scaling_from == "assumed":
+        what += f", if it expects the input range {spec.scaling.name}, which is assumed"
     return True, "\n".join([*lines, f"fits          yes, {what}"])
 
 
@@ -83,16 +86,33 @@ def _tensor(tensor: Any) -> str:
 
 def _describe_spec(spec: ModelSpec) -> list[str]:
     return [
-        f"input         {spec.contract.input_dtype}, {spec.resize.size_px} px, {spec.resize.mode}",
+        f"input         {spec.contract.input_dtype}, {spec.resize.size_px} px, {describe_crop(spec.resize)}",
         f"range         {describe_scaling(spec)}",
         f"outputs       {describe_head(spec)}",
         *([f"photos        {describe_photos(spec)}"] if spec.photos_known else []),
         f"batch         {spec.contract.batch or 'any'}",
-        f"classes       {len(spec.labels):,}, such as {spec.labels[0]!r}"
+        f"classes       {len(spec.labels):,}, such as {spec.labels[0]!r}{_remark_on_labels(spec)}"
         if spec.labels
         else f"length        {spec.length:,}",
         f"fingerprints  {spec.model_fingerprint} (model), {spec.preprocessing_fingerprint} (preprocessing)",
     ]
+
+
+def _remark_on_labels(spec: ModelSpec) -> str:
+    return " (there is no label map: give one with --labels)" if has_no_names(spec) else ""
+
+
+def has_no_names(spec: ModelSpec) -> bool:
+    """Return whether labels are numbers of classes alone, because there is no label map."""
+    return spec.labels[:1] == ("class 0",)
+
+
+def describe_crop(rule: ResizeRule) -> str:
+    """Describe the part of an image that a model sees."""
+    if rule.mode == "stretch":
+        return "the whole image, stretched to a square (stretch)"
+    share = rule.size_px / (rule.size_px + rule.crop_padding_px)
+    return f"the central square, {share:.0%} of the shorter side (center_crop)"
 
 
 def describe_scaling(spec: ModelSpec) -> str:

@@ -118,7 +118,7 @@ def grey_or_colours(images):
         (grey_or_colours, {"input_range": (-1.0, 1.0)}, r"range -1,1 \(given\)"),
         (grey_or_colours, {"input_range": (0.0, 255.0)}, None),
         (lambda x: 0 * colours(x), {}, "equal outputs for all 57 .* No other --input_range changes that"),
-        (lambda x: tf.nn.softmax(colours(x)), {"outputs": "logits"}, "a second softmax .* Remove --outputs"),
+        (lambda x: tf.nn.softmax(colours(x)), {"outputs": "logits"}, "a softmax makes .* Remove --outputs"),
         (lambda x: tf.sigmoid(colours(x)), {"outputs": "probabilities"}, "give --outputs multilabel"),
     ],
 )
@@ -246,3 +246,12 @@ def test_classifier__wrong_rows_or_neighbours__is_found_by_the_warm_up(tmp_path,
     spec = resolve_spec(ModelOptions(save(tmp_path / "m", function, (batch, 16, 16, 3))))
     with pytest.raises(RunError, match=message):
         Classifier(spec, 1, 4)
+
+
+def test_understand__given_range_that_the_first_layers_contradict__is_doubted(tmp_path):
+    pooling, dense = tf.keras.layers.GlobalAveragePooling2D(), tf.keras.layers.Dense(3)
+    layers = [tf.keras.Input((16, 16, 3)), tf.keras.layers.Rescaling(1 / 255), pooling, dense]
+    tf.keras.Sequential(layers).save(tmp_path / "m.keras")
+    assert understand(tmp_path / "m.keras").scaling_from == "read"
+    doubts = understand(tmp_path / "m.keras", input_range="caffe").doubts
+    assert "the first layers of model" in doubts[0] and "expect 0,255. Remove --input_range" in doubts[0]

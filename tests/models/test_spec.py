@@ -142,7 +142,7 @@ def test_classifier__model_changed_since_launch__is_refused(tmp_path):
 def test_classifier__labels_do_not_fit__names_the_remedy(tmp_path):
     folder = save_tiny_model(tmp_path / "m", size_px=16)
     (tmp_path / "two.txt").write_text("a\nb")
-    with pytest.raises(UserError, match="has 3 classes and its label map 2 labels"):
+    with pytest.raises(UserError, match="has 3 classes, and its label map has 2"):
         resolve_spec(ModelOptions(str(folder), labels=str(tmp_path / "two.txt")))
 
 

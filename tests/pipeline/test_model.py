@@ -10,13 +10,14 @@ from transforms.models.store import digest_model, resolve_model
 
 def test_inspect__classifier__tells_all_and_fits(tiny):
     fits, text = inspect_model(str(tiny), {})
-    assert fits and text.endswith("fits          yes, an image classifier")
+    assumed = "if it expects the input range 0,1, which is assumed"
+    assert fits and text.endswith(f"fits          yes, an image classifier, {assumed}")
     for told in (
         "signature     serving_default: inputs float32 [any, 16, 16, 3] -> logits float32 [any, 3]",
         "parameters    1",
         f"digest        {digest_model(tiny)}",
-        "input         float32, 16 px, center_crop",
-        "classes       3, such as 'class 0'",
+        "input         float32, 16 px, the central square, 33% of the shorter side (center_crop)",
+        "classes       3, such as 'class 0' (there is no label map: give one with --labels)",
         "range         0,1 (assumed: neither the model nor the sample photos show it)",
         "outputs       logits of one class per image (probed: the sample photos show it)",
         "frozen        yes",
@@ -56,11 +57,7 @@ def test_inspect__doubtful_model__fits_perhaps(tmp_path):
 
 def test_inspect__embedding__fits_and_names_no_classes(tiny):
     fits, text = inspect_model(str(tiny), {"outputs": "embedding"})
-    assert (
-        fits
-        and "length        3" in text
-        and text.endswith("fits          yes, gives embeddings of length 3")
-    )
+    assert fits and "length        3" in text and "fits          yes, gives embeddings of length 3" in text
 
 
 def test_mirror__to_a_bucket__can_be_run_from_there(tiny, tmp_path, gcs):

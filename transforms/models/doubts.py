@@ -9,6 +9,7 @@ from transforms.errors import UserError
 from transforms.models.evidence import Evidence, Run
 from transforms.models.labels import imagenet_labels
 from transforms.models.presets import EMBEDDING
+from transforms.models.scaling import Scaling
 
 if TYPE_CHECKING:
     from transforms.models.spec import ModelSpec
@@ -50,6 +51,12 @@ def doubts_about(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]
 
 
 def _doubts_about_range(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]:
+    read = spec.contract.input_range
+    if read and spec.scaling_from == "given" and spec.scaling != Scaling(read):
+        yield (
+            f"--input_range {spec.scaling.name}: the first layers of model {spec.handle!r} expect "
+            f"{Scaling(read).name}. Remove --input_range."
+        )
     best = evidence.best_scaling()
     better = best.name if best and best != spec.scaling else None
     if better:
@@ -90,10 +97,10 @@ def _likely_cause(spec: ModelSpec, evidence: Evidence) -> str:
 def _doubts_about_head(spec: ModelSpec, run: Run) -> Iterator[str]:
     if spec.head_from != "given" or spec.head.kind != "single_label":
         return
-    if spec.head.values == "logits" and run.sums_to_one:
+    if spec.head.values == "logits" and run.in_unit_range:
         yield (
-            f"--outputs logits: the outputs of model {spec.handle!r} sum to 1, so they are probabilities: "
-            "a second softmax makes all scores nearly equal. Remove --outputs."
+            f"--outputs logits: the outputs of model {spec.handle!r} are all in [0, 1], so they are "
+            "probabilities: a softmax makes all scores nearly equal. Remove --outputs."
         )
     if spec.head.values == "probabilities" and not run.sums_to_one:
         yield (

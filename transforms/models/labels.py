@@ -88,7 +88,7 @@ def fit_labels(labels: tuple[str, ...], classes: int, model: str) -> tuple[str, 
         return (BACKGROUND, *labels)
     if len(labels) != classes:
         raise UserError(
-            f"Model {model!r} has {classes} classes and its label map {len(labels)} labels. "
+            f"Model {model!r} has {classes} classes, and its label map has {len(labels)}. "
             "Give the model's own label map with --labels FILE."
         )
     return labels

@@ -315,8 +315,8 @@ def _labels(reading: Reading, head: Head, length: int | None) -> tuple[str, ...]
     labels = read_labels(source)
     if head.kind == "binary" and len(labels) != 2:
         raise UserError(
-            f"labels={source!r} has {len(labels)} labels, and model {model!r} has one output: a binary head. "
-            "Give two labels, that of the negative class first."
+            f"labels={source!r}: model {model!r} has one output, which is a binary head of two classes, and "
+            f"not {len(labels)}. Give two labels, that of the negative class first."
         )
     return labels if length is None else fit_labels(labels, head.classes(length), model)
 

@@ -108,6 +108,7 @@ def check_whole(path: Path, handle: str) -> None:
     if not (path / "saved_model.pb").is_file():
         if path.exists():
             refuse_other_formats(handle, path)
+        _refuse_near_misses(path, handle)
         raise UserError(
             f"model={handle!r} is no SavedModel: there is no {path / 'saved_model.pb'}. Give a SavedModel "
             "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name"
@@ -123,6 +124,20 @@ def check_whole(path: Path, handle: str) -> None:
             raise UserError(
                 f"model={handle!r} is not whole: {missing} missing in {variables}. Copy or download it again."
             )
+
+
+def _refuse_near_misses(path: Path, handle: str) -> None:
+    """Refuse what was probably meant to be a model, with the likely remedy.
+
+    Raises:
+      UserError: A file is not there, or a folder holds `.keras` files.
+    """
+    if path.suffix == KERAS_SUFFIX and not path.exists():
+        raise UserError(f"model={handle!r}: there is no such file. Check its name.")
+    if path.is_dir() and (files := sorted(path.glob(f"*{KERAS_SUFFIX}"))):
+        raise UserError(
+            f"model={handle!r} is a folder of .keras files. Give one of them, such as {str(files[0])!r}."
+        )
 
 
 def _close_presets(handle: str) -> str:

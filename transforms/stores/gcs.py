@@ -10,14 +10,22 @@ import requests
 from google.api_core import exceptions as api
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
+from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 
 from transforms.errors import ImageError, Reason, UserError, told_by
 from transforms.stores.limits import Fetched, Limits, timed_out, too_large
 
 _FEW_CONNECTIONS = 4
-# What the client raises where it has no answer, or a refusal.
-_REFUSED = (api.GoogleAPICallError, google.auth.exceptions.GoogleAuthError, requests.RequestException)
+# Errors of the client for a refusal or no answer. RetryError, of the last retry, is no GoogleAPICallError.
+_REFUSED = (
+    api.GoogleAPICallError,
+    api.RetryError,
+    google.auth.exceptions.GoogleAuthError,
+    requests.RequestException,
+)
+# Longest time of retries before a run. The client's own 120 s are a long silence where there is no network.
+_RETRY = DEFAULT_RETRY.with_timeout(20.0)
 
 
 def make_client(connections: int) -> storage.Client:
@@ -48,7 +56,7 @@ def list_objects(prefix: str) -> list[storage.Blob]:
     """
     bucket, name = split_uri(prefix)
     try:
-        return list(make_client(_FEW_CONNECTIONS).list_blobs(bucket, prefix=name))
+        return list(make_client(_FEW_CONNECTIONS).list_blobs(bucket, prefix=name, retry=_RETRY))
     except _REFUSED as e:
         raise UserError(
             f"{prefix!r} cannot be listed: {told_by(e)}. Check the name and your credentials."
@@ -63,7 +71,7 @@ def read_object(uri: str) -> bytes:
     """
     bucket, name = split_uri(uri)
     try:
-        return make_client(_FEW_CONNECTIONS).bucket(bucket).blob(name).download_as_bytes()
+        return make_client(_FEW_CONNECTIONS).bucket(bucket).blob(name).download_as_bytes(retry=_RETRY)
     except _REFUSED as e:
         raise OSError(str(e)) from e
 
