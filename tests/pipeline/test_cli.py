@@ -130,7 +130,7 @@ def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone
         (["run", "IN", "OUT", "MODEL", "--labels=nowhere.txt"], "labels='nowhere.txt' cannot be read"),
         (["run", "IN", "OUT", "MODEL", "--require_accelerator"], "TensorFlow sees no GPU"),
         (["run", "EMPTY", "OUT", "MODEL"], "holds no images"),
-        (["run", "IN", "OUT", "MODEL", "--labels=imagenet"], "has 3 classes and its label map 1000"),
+        (["run", "IN", "OUT", "MODEL", "--labels=imagenet"], "has 3 classes, and its label map has 1000"),
         (["run", "CSV", "OUT", "MODEL", "--uri_column=link"], "uri_column='link' is no column of"),
         (["run", "CSV", "OUT", "MODEL", "--column_types=n=float99"], "n='float99' is not allowed: one of"),
     ],

@@ -321,7 +321,7 @@ def test_model__that_fits__is_loaded(tiny):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"labels": "imagenet"}, "has 3 classes and its label map 1000"),
+        ({"labels": "imagenet"}, "has 3 classes, and its label map has 1000"),
         ({"model": "nowhere"}, "is no SavedModel"),
         ({"require_accelerator": True}, "TensorFlow sees no GPU"),
     ],
