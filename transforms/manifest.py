@@ -181,7 +181,11 @@ def _contradictions_in_manifest(manifest: Manifest) -> Iterator[str]:
         if missing := sorted(names - getattr(manifest, key).keys()):
             yield f"the key '{key}.{missing[0]}' is missing"
     for n, file in enumerate(manifest.files):
-        if not file.path.startswith(f"{file.table}/") or file.table not in TABLES or ".." in file.path:
+        if (
+            not file.path.startswith(f"{file.table}/")
+            or file.table not in TABLES
+            or ".." in file.path.split("/")
+        ):
             yield f"the key 'files[{n}].path' holds {file.path!r}, which is no file of {file.table!r}"
         if not file.sha256:
             yield f"the key 'files[{n}].sha256' is empty"
