@@ -81,13 +81,14 @@ def test_understand__model_that_can_only_be_wrong__is_refused(tmp_path, function
         understand(save(tmp_path / "m", function), **options)
 
 
-def test_understand__fixed_batch__is_compared_with_other_neighbours(tmp_path):
-    normalised = save(
-        tmp_path / "n", lambda x: colours(x) - tf.reduce_mean(colours(x), axis=0), (3, 16, 16, 3)
-    )
+# 57 photos: 29 is the largest batch with as many photos beside it, 64 exceeds the photos.
+@pytest.mark.parametrize("batch", [3, 29, 30, 64])
+def test_understand__fixed_batch__is_compared_with_other_neighbours(tmp_path, batch):
+    shape = (batch, 16, 16, 3)
+    normalised = save(tmp_path / "n", lambda x: colours(x) - tf.reduce_mean(colours(x), axis=0), shape)
     with pytest.raises(UserError, match="training=False"):
         understand(normalised)
-    assert understand(save(tmp_path / "m", colours, (3, 16, 16, 3))).contract.batch == 3
+    assert understand(save(tmp_path / "m", colours, shape)).contract.batch == batch
 
 
 def test_understand__labels_of_a_binary_head__are_two(tmp_path):

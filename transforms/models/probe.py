@@ -188,12 +188,13 @@ def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Re
       UserError: It does not.
     """
     size = reading.contract.batch or 2  # of a large model at 600 px, each image takes a gigabyte
-    rows = call(pixels[:size], scaling)
+    mixed = pixels[np.arange(size) % len(pixels)]  # repeated, because a fixed batch may exceed the photos
+    alone = np.repeat(pixels[:1], reading.contract.batch or 1, axis=0)
+    rows = call(mixed, scaling)
     if rows.ndim != 2 or len(rows) != size:
         raise UserError(wrong_rows(reading.handle, rows.shape, size))
-    # The same batch again, because dropout is random; another one, because its photos may matter.
-    neighbours = pixels[size : 2 * size - 1] if reading.contract.batch else pixels[:0]
-    for batch in (pixels[:size], np.concatenate([pixels[:1], neighbours])):
+    # The same batch again, because dropout is random. The first photo alone, because others may change it.
+    for batch in (mixed, alone):
         if change_of(rows[0], call(batch, scaling)[0]) > MAX_CHANGE:
             raise UserError(depends_on_neighbours(reading.handle))
 
