@@ -85,8 +85,16 @@ def test_best_scaling__photos_of_known_class__decide_where_it_is_clear(configure
     assert (scaling.name if scaling else None) == best
 
 
-def test_make_run__known_classes__are_counted_and_weighed():
-    outputs = np.array([[5, 1, 1], [1, 5, 1], [np.nan, 1, 1], [1, 1, 5]], np.float32)
+def test_has_imagenet_classes__scaling_without_a_name__is_confirmed():
+    for right, is_confirmed in ((25, True), (1, False)):
+        evidence = Evidence(1000, 27, {"0,2": run_of(right, -0.6), "0,1": run_of(0, -9.0)})
+        assert (evidence.has_imagenet_classes, evidence.best_scaling()) == (is_confirmed, None)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("not_finite", [np.nan, np.inf, -np.inf])
+def test_make_run__known_classes__are_counted_and_weighed(not_finite):
+    outputs = np.array([[5, 1, 1], [1, 5, 1], [not_finite, 1, 1], [1, 1, 5]], np.float32)
     run = make_run(outputs, [frozenset({0, 1}), frozenset({2}), frozenset({0})])
     probability = np.exp(outputs[1, 2]) / np.exp(outputs[1]).sum()
     assert (run.right, run.best) == (1, (0, 1, 2))

@@ -203,6 +203,10 @@ def test_understand__preset__is_run_only_with_other_options(lite0_dir, monkeypat
     )
 
 
+def test_understand__right_scaling_without_a_name__is_not_doubted(lite0_dir):
+    assert understand("efficientnet-lite0", channel_std=(1.0, 1.0, 1.001)).doubts == ()
+
+
 def test_understand__slow_model__is_tried_on_few_photos(tmp_path, monkeypatch):
     monkeypatch.setattr(probing, "_PROBE_SEC", 0.0)
     monkeypatch.setattr(probing, "_BATCH_PIXELS", 0)

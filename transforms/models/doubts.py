@@ -111,14 +111,13 @@ def _doubts_about_head(spec: ModelSpec, run: Run) -> Iterator[str]:
 
 def _doubts_about_labels(spec: ModelSpec, evidence: Evidence) -> Iterator[str]:
     most_right = max(run.right for run in evidence.runs.values())
-    confirmed = evidence.best_scaling() is not None
     has_imagenet_labels = spec.labels[-1000:] == imagenet_labels()
-    if confirmed and spec.labels[0] == "class 0":
+    if evidence.has_imagenet_classes and spec.labels[0] == "class 0":
         yield (
             f"{most_right} of {evidence.known} sample photos get the right ImageNet class, and there is no "
             "label map. Give --labels imagenet."
         )
-    if evidence.known and has_imagenet_labels and not confirmed:
+    if evidence.known and has_imagenet_labels and not evidence.has_imagenet_classes:
         yield (
             f"In every input range, at most {most_right} of {evidence.known} sample photos of known class "
             "are right. Check that --labels is the model's own label map."

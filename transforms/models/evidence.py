@@ -101,16 +101,24 @@ class Evidence:
         can_tell = self.length > 2 and len(run.best) >= _FEWEST_PHOTOS
         return run.equal or (can_tell and photos >= _MOST_IN_ONE_CLASS * len(run.best))
 
+    @property
+    def has_imagenet_classes(self) -> bool:
+        """Whether the photos of known class confirm the best scaling, named or not."""
+        return self._best_name() is not None
+
     def best_scaling(self) -> Scaling | None:
-        """Return the scaling that the photos of known class confirm; None if they confirm none."""
+        """Return the named scaling that the photos of known class confirm; None if they confirm no such."""
+        best = self._best_name()
+        return NAMED_SCALINGS.get(best) if best else None
+
+    def _best_name(self) -> str | None:
         confirmed = [
             n for n, run in self.runs.items() if run.right >= max(_FEWEST_RIGHT, _CONFIRMED * self.known)
         ]
         better = [n for n in confirmed if self.runs[n].beats(self.configured)]
         # The first run is the configured one: it stays unless another is clearly better.
         candidates = better or [n for n in confirmed if self.runs[n] is self.configured]
-        best = max(candidates, key=self._quality, default=None)
-        return NAMED_SCALINGS.get(best) if best else None
+        return max(candidates, key=self._quality, default=None)
 
     def _quality(self, name: str) -> tuple[int, float]:
         return self.runs[name].right, sum(self.runs[name].likelihoods)
@@ -152,7 +160,9 @@ def make_run(outputs: np.ndarray, right_classes: Sequence[frozenset[int]]) -> Ru
     sums_to_one = bool(rows.min() >= 0 and np.abs(rows.sum(axis=1) - 1).max() <= _SUM_TOLERANCE)
     size = max(float(np.abs(rows).max()), 1e-12)
     known = outputs[: len(right_classes)]
-    logs = np.where(finite[: len(known), None], _log_probabilities(known, sums_to_one), _NEVER)
+    logs = np.full(known.shape, _NEVER)
+    # Of finite rows alone, because NumPy prints a warning about infinity less infinity.
+    logs[finite[: len(known)]] = _log_probabilities(known[finite[: len(known)]], sums_to_one)
     return Run(
         best=tuple(best[finite].tolist()),
         least=float(rows.min()),
