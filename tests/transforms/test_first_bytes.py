@@ -78,6 +78,8 @@ def test_explain_unreadable__no_list__is_named_with_a_remedy(kind, start, explai
         (b"https://h/a,b;c|d.jpg?uri=1\n", "lines"),
         (TABLE.encode("utf-8-sig"), "csv"),
         (b"uri,a;b\n", "csv"),
+        (b"ORCID,uri\n0000-0002,a.jpg\n", "csv"),
+        *((magic + b"/a.jpg\n", "lines") for magic in (b"PAR1", b"ORC", b"ARROW1", b"GIF8", b"RIFF0000WEBP")),
         ("ö.jpg\nü.jpg\n".encode() + b"\xff.jpg\n", "lines"),
         (("x" * (START_BYTES - 1) + "ö").encode()[:START_BYTES], "lines"),
     ],

@@ -1,9 +1,10 @@
-"""First bytes of a list: what tells that it cannot be read as lines or CSV, and the remedy."""
+"""First bytes of a list: signs that a file cannot be read as lines or CSV, and the remedies."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import struct
 from typing import Final
 
@@ -28,6 +29,8 @@ _MAGICS = (
     (257, b"ustar", "a tar archive"),
 )
 _IMAGE_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+# Bytes that text never has. Without one, ORC, PAR1 or GIF8 is the beginning of a name, as in "ORCID,uri".
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _UTF_32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # Delimiters of tables that are not CSV, by name.
@@ -60,6 +63,8 @@ def explain_unreadable(start: bytes, kind: CorpusKind, is_declared: bool = False
 
 
 def _explain_binary(start: bytes) -> str | None:
+    if not _BINARY.search(start):
+        return None
     for offset, magic, name in _MAGICS:
         if start[offset:].startswith(magic):
             return f"is {name}, which is not read as a list. {_AS_LINES}"
@@ -80,7 +85,7 @@ def _is_tfrecord(start: bytes) -> bool:
 
 
 def _explain_encoding(start: bytes) -> str | None:
-    if start.startswith(_UTF_32) or (start.startswith(_UTF_16)):
+    if start.startswith(_UTF_32) or start.startswith(_UTF_16):
         name = "UTF-32" if start.startswith(_UTF_32) else "UTF-16"
         return f"is text in {name}. Convert it: iconv -f {name} -t UTF-8 FILE > NEW_FILE"
     if b"\0" in start:
