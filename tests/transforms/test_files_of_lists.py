@@ -43,7 +43,8 @@ def packed(request, tmp_path):
 
 def test_read_piece__compressed_in_one_or_several_members_or_padded__gives_all_lines(packed):
     path, data = packed
-    for whole, times in ((data, 1), (data + data, 2), (data + bytes(512), 1)):
+    padded = data + bytes(512)
+    for whole, times in ((data, 1), (data + data, 2), (padded, 1), (padded + padded, 2)):
         path.write_bytes(whole)
         assert lines_of(path) == LINES * times
     assert read_start(str(path), 1000) == TEXT[:1000]

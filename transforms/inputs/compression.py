@@ -76,7 +76,8 @@ def decompress(chunks: Iterable[bytes], compression: Compression, path: str) -> 
     for chunk in chunks:
         while chunk:
             if decoder.eof:
-                if not chunk.strip(b"\0"):  # padding, as tapes and xz have it
+                chunk = chunk.lstrip(b"\0")  # padding, as tapes and xz have it
+                if not chunk:
                     break
                 decoder = compression.make_decoder()
             try:
