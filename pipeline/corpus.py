@@ -1,4 +1,4 @@
-"""Finding out what `--input` is, before anything starts."""
+"""The corpus of `--input`, and the checks of it before anything starts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from transforms.inputs.images import list_paths
 from transforms.notes import Notes
 from transforms.rows import RESERVED_COLUMNS
 
-# Files of a folder that are looked at before it is said to hold no images.
+# Files of a folder that are looked at before the folder is refused for lack of images.
 _FILES_LOOKED_AT = 10_000
 # Lists whose first bytes are read before a run starts. Workers compare the headers of all.
 _STARTS_LOOKED_AT = 1000
@@ -62,10 +62,10 @@ _LIST_SUFFIXES = tuple(
 
 
 def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | None = None) -> Corpus:
-    """Looks at the input: what kind it is, and the columns it has.
+    """Return the corpus that the input is: its kind, files and columns.
 
     Args:
-      config: What the user said.
+      config: The options of the input.
       known_types: Types of output columns, where the output has rows already.
 
     Raises:
@@ -218,13 +218,13 @@ def _declared_types(config: ReadConfig, own: list[str], path: str) -> dict[str, 
 
 
 def output_name(column: str) -> str:
-    """What a column of the input is called in the output."""
+    """Return the name that a column of the input has in the output."""
     taken = {name.casefold() for name in RESERVED_COLUMNS}
     return f"input_{column}" if column.casefold() in taken else column
 
 
 def output_columns(corpus: Corpus) -> tuple[tuple[str, pa.DataType], ...]:
-    """The user's columns as the output names them: `input_NAME` where we have a column NAME.
+    """Return the user's columns under their names in the output: `input_NAME` where we have a column NAME.
 
     Raises:
       UserError: The corpus has a column of that name too.

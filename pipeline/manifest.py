@@ -1,4 +1,4 @@
-"""What a run says about itself: in its manifest, and beside its unfinished work."""
+"""Facts about a run in its manifest and in `run.json` beside its unfinished work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transforms.rows import RowFacts
 
 
 def new_run_id() -> str:
-    """A name for a run: the time it started, UTC, and eight random digits."""
+    """Return a name for a run: the time it started, UTC, and eight random digits."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
@@ -38,7 +38,7 @@ def labelled_with(model: ModelSpec, rows: RowFacts, predict: PredictConfig) -> L
 
 
 def published_manifest(folder: str) -> Manifest:
-    """The manifest of an output folder.
+    """Return the manifest of an output folder.
 
     Raises:
       UserError: There is none.
@@ -52,7 +52,7 @@ def published_manifest(folder: str) -> Manifest:
 def recorded_config(
     manifest: Manifest, flags: Mapping[str, Any], beam_flags: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration of the run that published a manifest, flags and Beam's flags added.
+    """Return the configuration of the run that published a manifest, flags and Beam's flags added.
 
     Raises:
       UserError: An option is unknown or has a value that is not allowed.
@@ -68,7 +68,7 @@ def recorded_config(
 
 
 def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[str, Any]:
-    """What the manifest says before anything is counted."""
+    """Return the keys of the manifest that do not depend on counts."""
     return {
         "format": FORMAT,
         "labelbeam": __version__,

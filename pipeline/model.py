@@ -1,4 +1,4 @@
-"""Looking at a model before a run, and copying it to where workers load it from."""
+"""The commands over models: describing one before a run, and copying it to where workers load it from."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from transforms.models.store import digest_model, resolve_model
 
 
 def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
-    """Tells what a model takes and gives, and tries it.
+    """Describe a model's inputs and outputs, and try the model.
 
     Args:
       handle: Preset, handle or folder.
       flags: Options of the model by name, as the command line gave them.
 
     Returns:
-      Whether it can be used, and what is known of it, for a person.
+      Whether the model can be used, and a description of it, for a person.
 
     Raises:
       UserError: There is no such model.
@@ -151,7 +151,7 @@ def _further(doubts: Sequence[str]) -> list[str]:
 
 
 def mirror_model(handle: str, target: str) -> str:
-    """Copies a model, its main file last, so that nobody takes half a copy for a whole one.
+    """Copy a model, its main file last, so that nobody takes half a copy for a whole one.
 
     Args:
       handle: Preset, handle or folder.

@@ -41,7 +41,7 @@ _WHAT = {
     "xla": "whether XLA compiles the model",
     "top_k": "top_k",
     "threshold": "threshold",
-    "outputs": "columns of what the model gives",
+    "outputs": "columns of the model's outputs",
     "columns": "the input's own columns",
 }
 
@@ -64,7 +64,7 @@ class OutputState:
 
 
 def folder_of(output: str) -> str:
-    """An output folder's name without a slash at its end.
+    """Return an output folder's name without a slash at its end.
 
     Raises:
       UserError: It is neither local nor in a bucket of Google's.
@@ -100,7 +100,7 @@ class Contents:
 
 
 def open_output(config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
-    """Brings an output folder into order and announces a run there.
+    """Bring an output folder into order and announce a run there.
 
     Raises:
       UserError: It can't be written, is damaged, or holds rows that were labelled with something else.
@@ -150,7 +150,7 @@ def _refuse_losses(output: str, manifest: Manifest | None) -> None:
 
 
 def look_into(output: str) -> Contents:
-    """Finds out what an output folder holds, and changes nothing.
+    """Return what an output folder holds, and change nothing.
 
     Raises:
       UserError: It can't be read.
@@ -167,7 +167,7 @@ def _look_into(output: str) -> Contents:
 
 
 def refuse_others(output: str, contents: Contents, replace: bool, labelled_with: LabelledWith) -> None:
-    """Makes sure that an output folder's rows were labelled as new ones will be, or may go.
+    """Make sure that an output folder's rows were labelled as new ones will be, or may go.
 
     Raises:
       UserError: They were not, and may not.
@@ -182,7 +182,7 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
 
 
 def probe_output(output: str) -> None:
-    """Writes a file into an output folder, and takes it away again with what was made for it.
+    """Write a file into an output folder, and delete it again with the folders that were made for it.
 
     Raises:
       UserError: It can't be written.
@@ -201,7 +201,7 @@ def probe_output(output: str) -> None:
 
 
 def is_at_work(output: str) -> bool:
-    """Whether a run of this machine is at work in a local output folder."""
+    """Return whether a run of this machine is at work in a local output folder."""
     if not is_local(output) or not os.path.exists(_lock_path(Layout(output).staging)):
         return False
     try:
@@ -237,7 +237,7 @@ def _lock_file(output: str, folder: str) -> TextIO:
 
 @contextmanager
 def locked(output: str) -> Iterator[None]:
-    """Keeps other runs of this machine out of a local folder; the system frees it when the process ends.
+    """Keep other runs of this machine out of a local folder; the system frees it when the process ends.
 
     Raises:
       UserError: Another run is at work there.

@@ -18,7 +18,7 @@ from transforms.manifest import Manifest
 
 
 def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str]) -> bool:
-    """Labels images again that failed, with the settings of the run that published them.
+    """Label images again that failed, with the settings of the run that published them.
 
     Args:
       output: An output folder.

@@ -1,4 +1,4 @@
-"""Verifying: reads published tables and proves that they are what their manifest says."""
+"""Verification: published tables are read and compared with their manifest."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from transforms.merge import Merged, count_rows, find_superseded, parts_of
 from transforms.publish import top_labels
 from transforms.rows import RowFacts, schema_of
 
-# Findings of one kind that are told one by one.
-_MOST_TOLD = 10
+# Findings of one kind that are listed one by one.
+_MOST_LISTED = 10
 _FINGERPRINTS = ("model_fingerprint", "preprocessing_fingerprint")
 
 
 def verify(output: str, input: str | None = None) -> list[str]:
-    """Checks published tables.
+    """Check published tables.
 
     Args:
       output: An output folder.
@@ -50,7 +50,7 @@ def verify(output: str, input: str | None = None) -> list[str]:
     if files:  # what can't be read can't be counted
         return files + strays
     rows = [*_check_counts(sources, manifest), *_check_unique(sources)]
-    return strays + rows + (list(_told(find_uncovered(sources, corpus))) if corpus else [])
+    return strays + rows + (list(_first(find_uncovered(sources, corpus))) if corpus else [])
 
 
 def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:
     for source in sources:
         counted.add(count_rows(source, _facts_of(manifest)))
     if counted.reasons != manifest.failures_by_reason:
-        yield f"failures: by reason {dict(counted.reasons)}, the manifest says {manifest.failures_by_reason}"
+        yield f"failures: by reason {dict(counted.reasons)}, the manifest has {manifest.failures_by_reason}"
     if top_labels(counted.labels) != manifest.top_labels:
         yield "predictions: the labels that most rows have are not the manifest's top_labels"
     counts, rows = manifest.counts, sum(manifest.rows.values())
@@ -115,7 +115,7 @@ def _check_unique(sources: list[Source]) -> Iterator[str]:
     for part in range(parts):
         for path, rows in find_superseded(sources, part, parts).items():
             doubled.update(_ids(path).take(pa.array(rows)).to_pylist())
-    yield from _told(f"id {image_id!r}: {n + 1} rows" for image_id, n in sorted(doubled.items()))
+    yield from _first(f"id {image_id!r}: {n + 1} rows" for image_id, n in sorted(doubled.items()))
 
 
 def _ids(path: str) -> pa.Array:
@@ -123,8 +123,8 @@ def _ids(path: str) -> pa.Array:
         return parquet.read(["id"])["id"].combine_chunks()
 
 
-def _told(findings: Iterator[str]) -> Iterator[str]:
-    """The first findings, and how many more there are."""
-    yield from itertools.islice(findings, _MOST_TOLD)
+def _first(findings: Iterator[str]) -> Iterator[str]:
+    """Yield the first findings, and the number of further ones."""
+    yield from itertools.islice(findings, _MOST_LISTED)
     if more := sum(1 for _ in findings):
         yield f"… and {more:,} more of this kind"

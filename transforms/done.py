@@ -1,4 +1,4 @@
-"""What is done: the ids that have a row already, read from what is staged and published."""
+"""Done ids: those that have a row already, read from staged and published files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transforms.rows import FAILURES
 def read_done_ids(
     source: Source, redo: frozenset[str], versions: bool, uris: bool = False
 ) -> Iterator[DoneIds]:
-    """Reads the ids of one file, and nothing else that is not asked for.
+    """Read the ids of one file, and no other column that is not requested.
 
     The file's bytes are compared with its digest first. A staged file that is damaged has no ids:
     it is deleted, and its rows are labelled again.
@@ -41,7 +41,8 @@ def read_done_ids(
     if not keep_whole(source):
         return
     failures = source.file.table == FAILURES
-    # Whoever mends the input means the ids that it was at fault for.
+    # Rows that failed because their input was bad are always selected again, because the user may have
+    # fixed the line.
     again = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
     extra = ["uri"] if uris else []
     extra += ["reason"] if failures else ["version", "sha256"] if versions else []
@@ -76,7 +77,7 @@ def _by_bucket(
 
 @dataclass
 class ReadDoneIds(beam.PTransform):
-    """Reads the ids that have a row in an output folder.
+    """The step that reads the ids that have a row in an output folder.
 
     Input: the pipeline. Output: `DoneIds`, each of one bucket. Metrics: `ids_done`.
 
@@ -97,7 +98,7 @@ class ReadDoneIds(beam.PTransform):
     uris: bool = False
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[DoneIds]:
-        """Applies the step."""
+        """Apply the step."""
         return (
             pipeline
             | "Once" >> beam.Create([None], reshuffle=False)

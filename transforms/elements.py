@@ -25,7 +25,7 @@ URI_DIGEST_BYTES = 8
 
 
 def digest_of_uri(uri: str) -> bytes:
-    """Return a short digest that tells one URI of an id from another."""
+    """Return a short digest that differs between the URIs of one id."""
     return hashlib.blake2b(uri.encode("utf-8", "surrogateescape"), digest_size=URI_DIGEST_BYTES).digest()
 
 

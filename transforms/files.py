@@ -21,22 +21,22 @@ from transforms.errors import RunError, told_by
 
 _CHUNK_BYTES = 1 << 20
 
-# What filesystems raise where a path can't be read or written; a name that is none is a ValueError.
+# Errors of filesystems where a path can't be read or written; ValueError is for an invalid name.
 FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError)
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is on this machine's disks."""
+    """Return whether a path is on this machine's disks."""
     return FileSystems.get_scheme(path) is None
 
 
 def escape_glob(path: str) -> str:
-    """Takes a path's special characters literally."""
+    """Return a glob that matches a path with special characters literally."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in path)
 
 
 def write_file(path: str, data: Any) -> None:
-    """Writes a file, replacing the one that was there.
+    """Write a file, replacing the one that was there.
 
     On a local disk it is written under another name, flushed and renamed; in a
     bucket an object appears when its upload is complete.
@@ -55,12 +55,12 @@ def write_file(path: str, data: Any) -> None:
 
 
 def open_file(path: str) -> Any:
-    """Opens a file for reading, as its bytes are."""
+    """Open a file for reading, without decompressing it."""
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def read_file(path: str) -> bytes:
-    """Reads a whole file."""
+    """Read a whole file."""
     with open_file(path) as f:
         return f.read()
 
@@ -90,7 +90,7 @@ MEND = (
 
 @contextmanager
 def open_parquet(path: str, remedy: str = MEND) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file.
+    """Open a Parquet file.
 
     Args:
       path: The file.
@@ -110,13 +110,13 @@ def open_parquet(path: str, remedy: str = MEND) -> Iterator[pq.ParquetFile]:
 
 
 def list_files(folder: str) -> list[FileMetadata]:
-    """The files in and below a folder, by path; none if it is not there."""
+    """List the files in and below a folder, by path; none if there is no such folder."""
     (match,) = FileSystems.match([f"{escape_glob(folder)}/**"])
     return sorted(match.metadata_list, key=lambda file: file.path)
 
 
 def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
-    """Moves files within a filesystem; those an earlier try has moved are left alone."""
+    """Move files within a filesystem; those that an earlier try has moved are left alone."""
     pairs = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
@@ -129,13 +129,13 @@ def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder unless it is there; in a bucket there is nothing to make."""
+    """Make a folder unless there is one; in a bucket there is nothing to make."""
     if is_local(path):
         os.makedirs(path, exist_ok=True)
 
 
 def delete_files(paths: Sequence[str]) -> None:
-    """Deletes files."""
+    """Delete files."""
     if paths:
         FileSystems.delete([escape_glob(path) for path in paths])
 
@@ -148,7 +148,7 @@ def delete_temporary(folder: str) -> None:
 
 
 def delete_folder(path: str) -> None:
-    """Deletes a folder and all that is in it, if it is there."""
+    """Delete a folder and all that is in it, if there is one."""
     if not is_local(path):
         FileSystems.delete([f"{path}/"])
     elif os.path.isdir(path):
@@ -161,8 +161,8 @@ class FileSink:
     Nobody may look for it before it is closed.
 
     Attributes:
-      path: Where it is.
-      size_bytes: How much was written.
+      path: Path of the file.
+      size_bytes: Length of the bytes that were written.
     """
 
     def __init__(self, path: str) -> None:
@@ -186,17 +186,17 @@ class FileSink:
         return self._digest.hexdigest()
 
     def write(self, data: Any) -> int:
-        """Writes a piece."""
+        """Write a piece."""
         self._file.write(data)
         self._digest.update(data)
         self.size_bytes += len(data)
         return len(data)
 
     def flush(self) -> None:
-        """Leaves it to `close`."""
+        """Do nothing, because `close` flushes the file."""
 
     def close(self) -> None:
-        """Completes the file."""
+        """Complete the file."""
         if is_local(self.path) and not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())

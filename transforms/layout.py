@@ -9,7 +9,7 @@
     OUTPUT/_generations/000001.json         the manifest of an older generation
     OUTPUT/_generations/predictions/…       files that only older generations have
 
-docs/output-layout.md tells it to users.
+docs/output-layout.md describes the layout for users.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from transforms.manifest import (
     parse_manifest,
 )
 
-# Names of ours in a table's folder; whatever else lies there is not for us to touch.
+# Names of ours in a table's folder; other files there are never touched.
 _PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
 # A staged file's name holds its digest and its rows, because a second file beside it could be lost
 # or be another attempt's. Names of version 0.1.0 have 32 random digits in the digest's place.
@@ -90,23 +90,23 @@ class Layout:
         return self.join("_generations")
 
     def join(self, *parts: str) -> str:
-        """A path below the output folder."""
+        """Return a path below the output folder."""
         return FileSystems.join(self.output, *parts)
 
     def run(self, run_id: str) -> str:
-        """The folder of an unfinished run."""
+        """Return the folder of an unfinished run."""
         return FileSystems.join(self.staging, run_id)
 
     def run_facts(self, run_id: str) -> str:
-        """The file that tells what an unfinished run labels with."""
+        """Return the path of the file with an unfinished run's settings."""
         return FileSystems.join(self.run(run_id), "run.json")
 
     def merged(self, run_id: str) -> str:
-        """The folder of the next generation's files."""
+        """Return the folder of the next generation's files."""
         return FileSystems.join(self.run(run_id), "merged")
 
     def generation(self, number: int) -> str:
-        """The manifest of an older generation."""
+        """Return the path of an older generation's manifest."""
         return FileSystems.join(self.generations, f"{number:06d}.json")
 
 
@@ -129,7 +129,7 @@ def read_manifest(output: str) -> Manifest | None:
 
 
 def published_sources(output: str, manifest: Manifest | None) -> list[Source]:
-    """The files that readers see."""
+    """Return the files that readers see."""
     files = manifest.files if manifest else ()
     return [
         Source(dataclasses.replace(file, path=FileSystems.join(output, file.path)), True) for file in files
@@ -142,7 +142,7 @@ def staged_name(sha256: str, rows: int) -> str:
 
 
 def staged_sources(output: str, run_ids: Iterable[str]) -> list[Source]:
-    """The files that runs have staged."""
+    """Return the files that runs have staged."""
     layout = Layout(output)
     return [
         Source(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
@@ -219,7 +219,7 @@ def switch(
     follows: Collection[str | None],
     keep: int,
 ) -> None:
-    """Makes a new generation the one that readers see.
+    """Make a new generation the one that readers see.
 
     Args:
       output: The output folder.
@@ -260,7 +260,7 @@ def deleted_meanwhile(path: str) -> str:
 
 
 def tidy(output: str, keep: int) -> None:
-    """Brings an output folder to what its manifest says, whatever a run that broke off has left.
+    """Bring an output folder into the state that its manifest lists, whatever a broken-off run has left.
 
     Args:
       output: The output folder.
@@ -300,7 +300,7 @@ def delete_run(layout: Layout, run_id: str) -> None:
 
 
 def _keep_generations(layout: Layout, manifest: Manifest | None, keep: int) -> set[str]:
-    """Drops the manifests of all older generations but the last `keep`; gives the files of those."""
+    """Delete the manifests of all older generations but the last `keep`; return the files of those."""
     current = manifest.generation if manifest else 0
     paths = [f.path for f in list_files(layout.generations) if re.search(r"/\d{6}\.json$", f.path)]
     older = [path for path in paths if int(path[-11:-5]) < current]
@@ -318,6 +318,6 @@ def _parse_generation(path: str) -> Manifest:
 
 
 def _paths_below(folder: str, table: str) -> Iterable[str]:
-    """The files of ours in a table's folder, as manifests name them."""
+    """Return the files of ours in a table's folder, as manifests name them."""
     paths: Sequence[str] = [f.path for f in list_files(FileSystems.join(folder, table))]
     return [path.removeprefix(folder).strip("/") for path in paths if _PUBLISHED_NAME.search(path)]

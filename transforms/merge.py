@@ -67,7 +67,7 @@ class Partitioning:
     max_folders: int = 1000
 
     def folders(self, batch: pa.RecordBatch) -> pa.Array:
-        """The folder of each row; "" where tables are not partitioned."""
+        """Return the folder of each row; "" where tables are not partitioned."""
         if self.buckets:
             width = len(str(self.buckets - 1))
             names = [f"by_hash={hash_of(i) % self.buckets:0{width}d}/" for i in batch["id"].to_pylist()]
@@ -89,7 +89,7 @@ def _fitting(value: str) -> str:
     name = quote(value, safe=" ")
     if len(name) <= _MAX_PARTITION_NAME:
         return name
-    # Cut between characters, because readers refuse folders whose name is no UTF-8. The digest tells
+    # Cut between characters, because readers refuse folders whose name is no UTF-8. The digest keeps
     # values apart that begin alike.
     lengths = itertools.accumulate(len(quote(character, safe=" ")) for character in value)
     start = value[: sum(length <= _MAX_PARTITION_NAME - 17 for length in lengths)]
@@ -113,7 +113,7 @@ class MergeTask:
 
 @dataclass
 class Merged:
-    """What came out of merging.
+    """Results of merging.
 
     Attributes:
       files: The next generation's files, at their paths now.
@@ -136,7 +136,7 @@ class Merged:
         self.examples[reason] = min(example, self.examples.get(reason, example))
 
     def add(self, other: Merged) -> None:
-        """Takes in what came out of another task."""
+        """Add the results of another task."""
         self.files += other.files
         self.paths += other.paths
         self.labels += other.labels
@@ -147,12 +147,12 @@ class Merged:
 
 
 def parts_of(sources: Sequence[Source]) -> int:
-    """Into how many parts the ids are dealt, so that those of one part fit into memory."""
+    """Return the number of parts that ids are dealt into, so that those of one part fit into memory."""
     return 1 + sum(source.file.rows for source in sources) // IDS_PER_PART
 
 
 def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[str, np.ndarray]:
-    """Finds the rows whose id has a better row.
+    """Find the rows whose id has a better row.
 
     Args:
       sources: All files.
@@ -182,7 +182,7 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
 def ids_of_part(
     source: Source, part: int, parts: int, first: int = 0
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The ids of a part, some at a time, and their row numbers counted from `first`."""
+    """Yield the ids of a part, some at a time, and their row numbers counted from `first`."""
     for batch in read_batches(source, _ROWS_PER_BATCH, ["id"]):
         ids = batch["id"].to_pylist()
         numbers = np.arange(first, first + len(ids))
@@ -198,7 +198,7 @@ def _hashes(ids: list[str]) -> np.ndarray:
 
 
 def _rank_of(source: Source, number: int) -> int:
-    """The rank of a file's first row."""
+    """Return the rank of a file's first row."""
     rank = number << _FILE_SHIFT
     rank |= 0 if source.published else _STAGED
     return rank | (_PREDICTION if source.file.table == PREDICTIONS else 0)
@@ -208,7 +208,7 @@ def _by_path(ranks: np.ndarray, sources: Sequence[Source]) -> dict[str, np.ndarr
     places = np.sort(ranks & (_PREDICTION - 1))
     numbers, starts = np.unique(places >> _FILE_SHIFT, return_index=True)
     rows = np.split(places & ((1 << _FILE_SHIFT) - 1), starts[1:])
-    return {sources[n].file.path: its_rows for n, its_rows in zip(numbers.tolist(), rows, strict=True)}
+    return {sources[n].file.path: dropped for n, dropped in zip(numbers.tolist(), rows, strict=True)}
 
 
 def plan_merge(
@@ -218,7 +218,7 @@ def plan_merge(
     target_bytes: int,
     keep_published: bool = True,
 ) -> list[MergeTask]:
-    """Deals files out to tasks, each of which makes one file.
+    """Deal files out to tasks, each of which makes one file.
 
     A published file stays as it is if all its rows stay, and it is at least half
     as large as it should be or nothing is new in its table.
@@ -263,7 +263,7 @@ def _packed(rows: Sequence[np.ndarray]) -> bytes:
 
 
 def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Partitioning) -> Merged:
-    """Carries a task out.
+    """Carry a task out.
 
     Args:
       task: Which files become one.
@@ -307,13 +307,13 @@ def count_rows(source: Source, facts: RowFacts) -> Merged:
 
 
 def write_empty(table: str, name: str, facts: RowFacts, folder: str) -> Merged:
-    """Writes a file without rows: a table that readers can open."""
+    """Write a file without rows: a table that readers can open."""
     writer = _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, facts))
     return Merged(files=[writer.close(table)], paths=[f"{table}/{name}.parquet"])
 
 
 def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
-    """Refuses to scatter a table.
+    """Refuse to scatter a table.
 
     Raises:
       RunError: There are more folders than allowed.
@@ -376,7 +376,7 @@ class _Writer:
         self._sink: FileSink | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Takes rows in."""
+        """Add rows."""
         self._batches.append(batch.replace_schema_metadata(self._schema.metadata))
         self._waiting += len(batch)
         self._waiting_bytes += batch.nbytes
@@ -397,7 +397,7 @@ class _Writer:
         self._batches, self._waiting, self._waiting_bytes = [], 0, 0
 
     def close(self, table: str) -> TableFile:
-        """Completes the file."""
+        """Complete the file."""
         sink = self._open()
         if self._waiting:
             self._write_group()

@@ -53,7 +53,7 @@ def predict_labels(
     """Label a batch of images.
 
     Args:
-      images: What the model is called with.
+      images: Decoded images, of the model's input size.
       classifier: The model.
       keep_outputs: Whether rows get the model's outputs: logits, probabilities or embedding.
       threshold: Least score of a label, in [0, 1]; for multi-label heads alone.
@@ -101,7 +101,7 @@ class PredictLabels(beam.PTransform):
     remembers them: its last 65,536, fewer with outputs.
 
     Attributes:
-      model: What to load.
+      model: The model to load.
       top_k: Classes to give for an image.
       batch_size: Images in a full batch; by default computed from the device, `auto` by trial.
       threads: Cores a process may use; by default all.
@@ -125,12 +125,12 @@ class PredictLabels(beam.PTransform):
     timeout_sec: float = 600.0
 
     def expand(self, images: beam.PCollection[DecodedImage]) -> Outputs:
-        """Applies the step."""
+        """Apply the step."""
         return Outputs(**par_do("Predict", images, _PredictLabelsFn(self), Prediction))
 
 
 class _Labeler:
-    """What a process shares: the model on each device, and the queue in front of them."""
+    """The parts that a process shares: the model on each device, and the queue in front of them."""
 
     def __init__(self, step: PredictLabels) -> None:
         self._threads = step.threads or available_cores()
@@ -164,14 +164,14 @@ class _Labeler:
         )
 
     def take_counts(self) -> dict[str, int]:
-        """What the process's model did since this was last asked."""
+        """Return the counts of the process's model since the last call."""
         usec = round(1e6 * self.batcher.open_sec())
         at_once, meter = self.models.at_once * len(self.models.classifiers), self.models.meter
         meter.add(**{WALL_USEC: usec, OPEN_USEC: at_once * usec, CORE_USEC: self._threads * usec})
         return meter.take()
 
     def submit(self, image: DecodedImage) -> Future[Prediction | Failure]:
-        """Queues an image, or waits for another's labels."""
+        """Queue an image, or wait for the labels of another with the same bytes."""
         if self._recent is None:
             return self.batcher.submit(image)
         return self._recent.submit(
@@ -203,7 +203,7 @@ def _most_recent(step: PredictLabels) -> int:
 
 
 def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Failure:
-    """Makes of another image's labels those of one with the same bytes."""
+    """Make labels of an image from those of another with the same bytes."""
     if isinstance(result, Failure):
         return replace(result, ref=image.ref, host=host_of_uri(image.ref.uri))
     return replace(result, ref=image.ref, facts=image.facts, reused=True)

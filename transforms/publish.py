@@ -1,4 +1,4 @@
-"""Publishing: what is staged becomes the next generation of the tables that readers see."""
+"""Publishing: staged rows become the next generation of the tables that readers see."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _EXAMPLE_CHARS = 300
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What a new generation is to be.
+    """Plan of a new generation.
 
     Attributes:
       output: The output folder.
@@ -87,7 +87,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a publication is made from.
+    """Input of a publication.
 
     Attributes:
       sources: The files.
@@ -99,7 +99,7 @@ class Listing:
 
 
 def list_sources(publication: Publication, written: Iterable[TableFile] = ()) -> Listing:
-    """The files that the new generation is made from.
+    """List the files that the new generation is made from.
 
     Args:
       publication: What is to be made.
@@ -139,7 +139,7 @@ def make_manifest(
     old: Manifest | None,
     notes: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Describes a finished run and the tables after it.
+    """Describe a finished run and the tables after it.
 
     Args:
       publication: What was to be made.
@@ -150,7 +150,7 @@ def make_manifest(
       notes: Further facts about the input, as `Notes.to_json` returns them.
 
     Returns:
-      The manifest. `balanced` says whether each row that was listed is a
+      The manifest. `balanced` is whether each row that was listed is a
       prediction, a failure, a duplicate or kept, and whether the tables' files
       hold a row for each of these but duplicates.
     """
@@ -198,7 +198,7 @@ def commit(
     counts: Mapping[str, int],
     notes: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Makes merged files the generation that readers see; gives its manifest.
+    """Make merged files the generation that readers see, and return its manifest.
 
     Args:
       publication: What was to be made.
@@ -256,7 +256,7 @@ class PublishResults(beam.PTransform):
     publication: Publication
 
     def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[Manifest]:
-        """Applies the step."""
+        """Apply the step."""
         staged, counts, notes = results
         sources = (
             staged.pipeline

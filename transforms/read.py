@@ -1,4 +1,4 @@
-"""Reading a corpus: from what the user has to references."""
+"""Reading a corpus: from lists, tables and folders to references."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Listed(NamedTuple):
 
 
 def list_rows(corpus: Corpus, most_files: int | None = None) -> Iterator[ImageRef | Failure]:
-    """Lists a corpus of `lines`, `csv` or `images` in one process: what `ReadImageRefs` does on many.
+    """List a corpus of `lines`, `csv` or `images` in one process, as `ReadImageRefs` does on many.
 
     Args:
-      corpus: What to list.
+      corpus: The corpus.
       most_files: Largest number of a bucket's objects to look for; by default all.
 
     Yields:
@@ -78,13 +78,13 @@ class ReadImageRefs(beam.PTransform):
     Guarantees: the files of a list are those that were planned, and whole, or the run ends.
 
     Attributes:
-      corpus: What to list.
+      corpus: The corpus.
     """
 
     corpus: Corpus
 
     def expand(self, pipeline: beam.Pipeline) -> Listed:
-        """Applies the step."""
+        """Apply the step."""
         once = beam.Create([None], reshuffle=False)
         if self.corpus.kind == "images":
             return _listed(pipeline | "Once" >> once, "ListImages", _ListImagesFn(self.corpus))

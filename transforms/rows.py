@@ -61,7 +61,7 @@ class RowFacts:
 
 
 def predictions_schema(facts: RowFacts) -> pa.Schema:
-    """The schema of `predictions/`; `label` and `score` are the best of `labels`."""
+    """Return the schema of `predictions/`; `label` and `score` are the best of `labels`."""
     labels = [
         # Null where no class of a multi-label model reaches the threshold.
         pa.field("label", pa.string()),
@@ -94,7 +94,7 @@ def _outputs_of(facts: RowFacts) -> list[tuple[str, int]]:
 
 
 def failures_schema(facts: RowFacts) -> pa.Schema:
-    """The schema of `failures/`; `reason` is a value of `transforms.errors.Reason`."""
+    """Return the schema of `failures/`; `reason` is a value of `transforms.errors.Reason`."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -111,7 +111,7 @@ def failures_schema(facts: RowFacts) -> pa.Schema:
 
 
 def schema_of(table: str, facts: RowFacts) -> pa.Schema:
-    """The schema of a table by its name."""
+    """Return the schema of a table by its name."""
     return predictions_schema(facts) if table == PREDICTIONS else failures_schema(facts)
 
 
@@ -122,7 +122,7 @@ def _common_fields(facts: RowFacts) -> list[pa.Field]:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How every file is encoded: zstd, few-valued columns as dictionaries, checksums of pages for readers."""
+    """Return the encoding of every file: zstd, few-valued columns as dictionaries, checksums of pages."""
     few_valued = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
     return {"compression": "zstd", "use_dictionary": few_valued, "write_page_checksum": True}
 
@@ -134,7 +134,7 @@ RESERVED_COLUMNS = frozenset(
 
 
 def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
-    """The values of a row of `predictions/`, in the schema's order."""
+    """Return the values of a row of `predictions/`, in the schema's order."""
     return (
         prediction.ref.id,
         prediction.ref.uri,
@@ -165,7 +165,7 @@ def _labels_of(prediction: Prediction) -> tuple[str | None, float | None, list[t
 
 
 def failure_row(failure: Failure, facts: RowFacts) -> tuple:
-    """The values of a row of `failures/`, in the schema's order."""
+    """Return the values of a row of `failures/`, in the schema's order."""
     return (
         failure.ref.id,
         failure.ref.uri,
@@ -184,7 +184,7 @@ def _common_values(facts: RowFacts) -> tuple[str, str, str]:
 
 
 def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
-    """Turns rows into columns.
+    """Turn rows into columns.
 
     Args:
       rows: Values in the schema's order; a struct is a tuple of its fields, a list of numbers their bytes.

@@ -80,12 +80,12 @@ def _rank(row: Row) -> tuple[bool, str, str]:
 
 
 def id_of(row: Row) -> str:
-    """The id that a row is about."""
+    """Return the id that a row is about."""
     return row.ref.id if isinstance(row, Failure) else row.id
 
 
 def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
-    """Merges rows of the same id, and takes out those that are done.
+    """Merge rows of the same id, and take out those that are done.
 
     Args:
       bucket: Rows of the input and what is done, in any order. A done id with a version
@@ -122,7 +122,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
 
 
 def merge_done(parts: Iterable[DoneIds]) -> dict[str, str | None]:
-    """The version of each id that is done; that of its staged row where it has one."""
+    """Return the version of each id that is done; that of its staged row where it has one."""
     done: dict[str, str | None] = {}
     for part in sorted(parts, key=lambda part: not part.published):
         done.update(zip(part.ids, part.versions or (None,) * len(part.ids), strict=True))
@@ -158,7 +158,7 @@ class SelectUnlabelled(beam.PTransform):
     """
 
     def expand(self, inputs: tuple[Outputs, beam.PCollection]) -> Selected:
-        """Applies the step."""
+        """Apply the step."""
         listed, done = inputs
         packed = tuple(
             rows | f"Pack{name}" >> beam.ParDo(_PackFn()).with_output_types(tuple[int, bytes])
@@ -206,12 +206,12 @@ _ZLIB_LEVEL = 1
 
 
 def pack(rows: list[bytes]) -> bytes:
-    """Packs encoded rows."""
+    """Pack encoded rows."""
     return zlib.compress(_LIST_CODER.encode(rows), _ZLIB_LEVEL)
 
 
 def unpack(packed: bytes) -> Iterator[Row | DoneIds]:
-    """The rows of a pack."""
+    """Return the rows of a pack."""
     return map(_CODER.decode, _LIST_CODER.decode(zlib.decompress(packed)))
 
 

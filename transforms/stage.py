@@ -59,7 +59,7 @@ class Staging:
 
 
 def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
-    """Writes rows as one file of a table, under a name that holds its digest and their number.
+    """Write rows as one file of a table, under a name that holds its digest and their number.
 
     Two attempts that write the same bytes write the same file.
     """
@@ -75,7 +75,7 @@ def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
 class Stager:
     """Gathers the finished rows of all threads and bundles of a process into files.
 
-    What a row says is true whatever becomes of the bundle it came from, so that
+    A row stays true whatever becomes of the bundle it came from, so that
     rows of several bundles may share a file; a bundle that ends has them all
     written. Safe to call from several threads.
     """
@@ -88,7 +88,7 @@ class Stager:
         self._oldest: float | None = None
 
     def add(self, result: Prediction | Failure) -> list[TableFile]:
-        """Takes a row in; gives the files that were written.
+        """Add a row, and return the files that were written.
 
         Raises:
           RunError: Too many images have failed; all rows are written.
@@ -108,11 +108,11 @@ class Stager:
         return written
 
     def pass_on(self, image: DecodedImage) -> None:
-        """Counts an image that has not failed and goes on to other workers."""
+        """Count an image that has not failed and goes on to other workers."""
         self._watch.count(image)
 
     def flush(self) -> list[TableFile]:
-        """Writes what has gathered."""
+        """Write the rows that have gathered."""
         with self._lock:
             return self._write()
 
@@ -136,7 +136,7 @@ class Stager:
 
 @once_per_process
 def stager_of(staging: Staging) -> Stager:
-    """The process's stager; who stops a process flushes it."""
+    """Return the process's stager; code that stops a process flushes it."""
     return Stager(staging)
 
 
@@ -158,7 +158,7 @@ class StageResults(beam.PTransform):
     staging: Staging
 
     def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[TableFile]:
-        """Applies the step."""
+        """Apply the step."""
         # Each collection by itself: a flatten before the write would end the stage on some
         # runners, and failures would wait for it.
         return [

@@ -1,4 +1,4 @@
-"""Calling what may never answer."""
+"""Calls that may never return."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class NoAnswerError(Exception):
 
 
 def within(seconds: float, call: Callable[[], _T]) -> _T:
-    """Calls what may never answer, in a thread of its own; signals get through meanwhile.
+    """Make a call that may never return, in a thread of its own; signals get through meanwhile.
 
     Args:
-      seconds: The longest wait. A call that takes longer goes on, and nobody hears of it.
-      call: What to call. What it raises is raised here.
+      seconds: Longest wait. A call that takes longer goes on, and its result is dropped.
+      call: The call. Its errors are raised here.
 
     Raises:
       NoAnswerError: There was no answer in time.

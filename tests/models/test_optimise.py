@@ -86,7 +86,7 @@ def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, 
         pytest.skip("this processor computes bfloat16 as float32")
     strict = {"precision": "bfloat16", "max_change": 1e-6}
     with pytest.raises(
-        RunError, match=r"best class of \d+ of 57 photos stays .* or say --on_disagreement plain"
+        RunError, match=r"best class of \d+ of 57 photos stays .* or add --on_disagreement plain"
     ):
         build_graph(lite0, 5, Optimisation(**strict), 8)
     graph = build_graph(lite0, 5, Optimisation(**strict, otherwise="plain"), 8)
@@ -98,7 +98,7 @@ def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, 
 
 def test_build_graph__top_1_agreement_below_the_least__is_refused(tiny, monkeypatch):
     monkeypatch.setattr(optimise, "_compiled", lambda function: lambda x: [*function(x)[:3], -function(x)[3]])
-    with pytest.raises(RunError, match="xla=force change what model"):
+    with pytest.raises(RunError, match="xla=force change the outputs of model"):
         build_graph(tiny, 1, Optimisation(xla="force", max_change=100), 8)
 
 

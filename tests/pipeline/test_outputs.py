@@ -45,7 +45,7 @@ def test_keep_outputs__logits__are_a_column_of_fixed_size_lists(tmp_path, tiny, 
         assert row["labels"][0]["class_id"] == int(np.argmax(row["logits"]))
     assert verify(str(tmp_path / "out"), str(corpus)) == []
     with pytest.raises(
-        UserError, match=r"columns of what the model gives \(\{'logits': 3\} there, \{\} now\)"
+        UserError, match=r"columns of the model's outputs \(\{'logits': 3\} there, \{\} now\)"
     ):
         run_pipeline(**options)
 

@@ -24,7 +24,7 @@ from transforms.models.meter import BUSY_USEC, FULL_PLACES, IMAGES_RUN, OOM_SPLI
 from transforms.models.optimise import Graph, Optimisation, build_graph, wrong_length
 from transforms.models.spec import ModelSpec
 
-# What TensorFlow, cuDNN and XLA say when memory is short without raising `ResourceExhaustedError`.
+# Messages of TensorFlow, cuDNN and XLA where memory is short and no `ResourceExhaustedError` is raised.
 _NO_MEMORY = (
     "oom when allocating",
     "out of memory",
@@ -38,7 +38,7 @@ _HOPELESS = 16
 
 
 class TopK(NamedTuple):
-    """What a model gives for one image.
+    """Results of a model for one image.
 
     Attributes:
       class_ids: `[k] int32`, best first; none of an embedding.
@@ -76,7 +76,7 @@ class Classifier:
         copies_ahead: bool = False,
         twin: Classifier | None = None,
     ) -> None:
-        """Loads, freezes and warms up a model.
+        """Load, freeze and warm up a model.
 
         Args:
           spec: What to load.
@@ -148,13 +148,13 @@ class Classifier:
             raise RunError(wrong_length(self.spec, (None, len(result.outputs))))
 
     def classify(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
-        """Labels a batch.
+        """Label a batch.
 
         Args:
           images: Each `[size, size, 3] uint8`, RGB, 0-255.
 
         Returns:
-          For each image what the model gives, or what is wrong with it alone.
+          For each image the model's results, or the fault of this image alone.
 
         Raises:
           RunError: The model fails on every image.
@@ -191,7 +191,7 @@ class Classifier:
         return [ImageError(Reason.MODEL_ERROR, f"The model failed on this image: {message}"[:500])]
 
     def _shrink(self, images: int) -> None:
-        """Memory did not suffice for the batch of some images."""
+        """Keep to smaller batches, because memory did not suffice for this one."""
         smaller = [size for size in self.sizes if size < images]
         if not smaller and self.sizes[0] > 1:
             raise RunError(
@@ -244,7 +244,7 @@ def _result_of(
 
 
 def _faults_of_the_device() -> tuple[type[Exception], ...]:
-    """What no image is to blame for: the bundle fails, and the runner tries it elsewhere."""
+    """Return errors that no image is to blame for: the bundle fails, and the runner tries it elsewhere."""
     from tensorflow import errors
 
     return (
@@ -258,7 +258,7 @@ def _faults_of_the_device() -> tuple[type[Exception], ...]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that a smaller batch might do."""
+    """Return whether an error means that a smaller batch might do."""
     import tensorflow as tf
 
     text = str(error).lower()

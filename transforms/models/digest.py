@@ -70,7 +70,7 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _keras_parts(path: Path) -> Iterator[bytes]:
-    """Return what a `.keras` file holds, without dates, the archive's layout and the state of training."""
+    """Yield the contents of a `.keras` file, without dates, archive layout and state of training."""
     try:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
@@ -102,7 +102,7 @@ def _without_object_ids(value: Any) -> Any:
 
 
 def _weights(file: IO[bytes]) -> Iterator[bytes]:
-    """Return an HDF5 file's arrays by name, because its bytes depend on the order of writing."""
+    """Yield an HDF5 file's arrays by name, because its bytes depend on the order of writing."""
     import h5py
 
     with h5py.File(file, "r") as weights:

@@ -65,7 +65,7 @@ def _read(source: str) -> bytes:
 
 
 def first_class(labels: tuple[str, ...]) -> int:
-    """The first class that an image may get: not the background that ImageNet's 1001 classes begin with.
+    """Return the first class that an image may get: not the background of ImageNet's 1001 classes.
 
     Scores stay the model's own, the background's share included.
     """
@@ -73,7 +73,7 @@ def first_class(labels: tuple[str, ...]) -> int:
 
 
 def fit_labels(labels: tuple[str, ...], classes: int, model: str) -> tuple[str, ...]:
-    """Checks a label map against a model.
+    """Fit a label map to a model.
 
     ImageNet has 1000 classes, or 1001 whose first is `background`. A map with one label more than
     the model has classes, whose first is `background`, loses it. ImageNet's 1000 labels get it before

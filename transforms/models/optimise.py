@@ -28,7 +28,7 @@ _PRECISION_REWRITES = {
     "bfloat16": "auto_mixed_precision_onednn_bfloat16",
     "float16": "auto_mixed_precision",
 }
-_REMEDY = "Leave them out, allow for more change, or say --on_disagreement plain."
+_REMEDY = "Leave them out, allow for more change, or add --on_disagreement plain."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Optimisation:
         return self.precision == "float32" and self.xla == "off"
 
     def contradiction(self) -> str | None:
-        """Why no device can do it; None if one can."""
+        """Explain why no device can run so; return None if one can."""
         if self.precision != "float32" and self.xla != "off":
             return (
                 f"precision={self.precision} and xla={self.xla} can't be had at once: what XLA compiles "
@@ -64,7 +64,7 @@ class Optimisation:
         return None
 
     def unfit(self, on_gpu: bool) -> str | None:
-        """Why a device can't or should not do it; None if it can."""
+        """Explain why a device can't or should not run so; return None if it can."""
         if on_gpu and self.precision == "bfloat16":
             return (
                 "precision=bfloat16 is for CPUs. Use --precision float16, which TensorFlow mixes in on GPUs."
@@ -113,7 +113,7 @@ class Graph(NamedTuple):
 
 
 def build_graph(spec: ModelSpec, top_k: int, how: Optimisation, batch_size: int) -> Graph:
-    """Loads a model and makes it as fast as may be.
+    """Load a model and make it as fast as may be.
 
     The precision holds for all that TensorFlow runs in this process from now on.
     Whether photos keep their labels is found out once for a kind of device.
@@ -125,8 +125,8 @@ def build_graph(spec: ModelSpec, top_k: int, how: Optimisation, batch_size: int)
       batch_size: Images that are compared at once.
 
     Raises:
-      RunError: The model can't be loaded, gives something else than it should, or
-        would give other labels if it were optimised.
+      RunError: The model can't be loaded, returns something else than it should, or
+        would return other labels if it were optimised.
     """
     _set_precision("float32")
     plain = _plain(spec, top_k)
@@ -168,10 +168,10 @@ def _compare_on_photos(
     return compare(expected, _outputs_of(function, pixels, batch))._asdict(), True
 
 
-def compare(expected: np.ndarray, given: np.ndarray) -> Agreement:
-    """Compares outputs, `[N, length] float32` both."""
-    same = int(np.sum(expected.argmax(axis=1) == given.argmax(axis=1)))
-    change = float(np.sqrt(np.mean((given - expected) ** 2)) / max(float(expected.std()), 1e-12))
+def compare(expected: np.ndarray, actual: np.ndarray) -> Agreement:
+    """Compare outputs, `[N, length] float32` both."""
+    same = int(np.sum(expected.argmax(axis=1) == actual.argmax(axis=1)))
+    change = float(np.sqrt(np.mean((actual - expected) ** 2)) / max(float(expected.std()), 1e-12))
     return Agreement(same, len(expected), change)
 
 
@@ -181,9 +181,9 @@ def _disagreement(agreement: Agreement, how: Optimisation, spec: ModelSpec) -> s
     if top_1_is_kept and change <= how.max_change:  # NaN is not
         return None
     return (
-        f"precision={how.precision} and xla={how.xla} change what model {spec.handle!r} says: the best class "
-        f"of {same} of {photos} photos stays (min_agreement={how.min_agreement:g}), and outputs change by "
-        f"{change:.3g} of their spread (max_output_change={how.max_change:g})."
+        f"precision={how.precision} and xla={how.xla} change the outputs of model {spec.handle!r}: "
+        f"the best class of {same} of {photos} photos stays (min_agreement={how.min_agreement:g}), "
+        f"and outputs change by {change:.3g} of their spread (max_output_change={how.max_change:g})."
     )
 
 
@@ -205,7 +205,7 @@ def _outputs_of(function: Any, pixels: np.ndarray, batch: int) -> np.ndarray:
 
 
 def _plain(spec: ModelSpec, top_k: int) -> Graph:
-    """The whole graph; a model that can't be frozen is run as it is."""
+    """Return the whole graph; a model that can't be frozen is run as it is."""
     model = scaled(load_model(spec), spec)  # holds the variables
     function = _top_k_function(model, spec, top_k)
     try:
@@ -216,12 +216,12 @@ def _plain(spec: ModelSpec, top_k: int) -> Graph:
 
 
 def _compiled(function: Any) -> Any:
-    """The function, compiled by XLA for each batch size that it is called with."""
+    """Return the function, compiled by XLA for each batch size that it is called with."""
     return with_signature(function, jit_compile=True)
 
 
 def wrong_length(spec: ModelSpec, shape: tuple[int | None, ...]) -> str:
-    """What to say of outputs that don't fit the label map."""
+    """Return the message for outputs that don't fit the label map."""
     return (
         f"Model {spec.handle!r} gives {list(shape)}; its label map needs [batch, {spec.length}]. "
         "Give the model's own label map with --labels FILE."

@@ -1,4 +1,4 @@
-"""What a run knows of its model before a worker loads it."""
+"""Facts about a model that are settled before a worker loads the model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The model store: from a handle to a model on this machine.
 
 A model that comes from elsewhere is kept by its content, in a folder named by its digest, and an index
-tells the content of each handle. It is brought under another name, checked, and renamed; a lock that the
-system frees with its process keeps others from bringing it too.
+maps each handle to its content. A model is brought under another name, checked, and renamed, because a
+process may be killed meanwhile. A lock that the system frees with its process keeps others from bringing
+the same model too.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ Bring = Callable[[Path], Path]
 
 
 def resolve_model(handle: str) -> Path:
-    """Brings a model to this machine.
+    """Bring a model to this machine.
 
     Args:
       handle: A SavedModel folder, a `.keras` file or a `.tar.gz` of either: local, `file://`, `gs://`
@@ -89,7 +90,7 @@ def _resolve(handle: str) -> Path:
 
 
 def is_here(handle: str) -> bool:
-    """Whether a model can be had without asking any server."""
+    """Return whether a model can be had without asking any server."""
     scheme = urlsplit(handle).scheme
     if scheme not in ("gs", "http", "https"):
         return True
@@ -98,7 +99,7 @@ def is_here(handle: str) -> bool:
 
 
 def check_whole(path: Path, handle: str) -> None:
-    """Checks that a model has all its files.
+    """Check that a model has all its files.
 
     Raises:
       UserError: It has not, or it is no model at all.
@@ -223,7 +224,7 @@ def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
 
 
 def _explain(handle: str, error: Exception) -> NoReturn:
-    """Says in words why a model cannot be had, and what to do."""
+    """Raise the error that explains why a model cannot be had, with a remedy."""
     status = getattr(error, "code", None)
     copy = "or download it once elsewhere and give that SavedModel folder (local or gs://)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -245,7 +246,7 @@ def _explain(handle: str, error: Exception) -> NoReturn:
 
 
 def _bring_from_hub(handle: str, folder: Path) -> Path:
-    """Has `tensorflow_hub` download a model, past what its own cache may hold."""
+    """Download a model with `tensorflow_hub`, past a broken copy in its own cache."""
     import tensorflow_hub as hub
 
     own_cache = os.environ.get("TFHUB_CACHE_DIR")
@@ -259,11 +260,11 @@ def _bring_from_hub(handle: str, folder: Path) -> Path:
         os.environ.pop("TFHUB_CACHE_DIR", None)
         if own_cache is not None:
             os.environ["TFHUB_CACHE_DIR"] = own_cache
-    raise ValueError("what it holds is no SavedModel")
+    raise ValueError("its content is no SavedModel")
 
 
 def _bring_archive(handle: str, folder: Path) -> Path:
-    """Downloads an archive and unpacks it."""
+    """Download an archive and unpack it."""
     import urllib.request
 
     archive = folder / "archive"
@@ -273,7 +274,7 @@ def _bring_archive(handle: str, folder: Path) -> Path:
 
 
 def _unpack(archive: Path, handle: str, folder: Path) -> Path:
-    """Unpacks an archive and finds the model in it."""
+    """Unpack an archive and find the model in it."""
     with tarfile.open(archive) as tar:
         tar.extractall(folder / "unpacked", filter="data")
     return _find_model(folder / "unpacked", handle)
@@ -287,7 +288,7 @@ def _find_model(folder: Path, handle: str) -> Path:
 
 
 def _resolve_gcs(handle: str) -> Path:
-    """A model in a bucket; if the bucket can't be asked, the copy that was brought last."""
+    """Return a model in a bucket; if the bucket can't be listed, the copy that was brought last."""
     from transforms.stores.gcs import list_objects
 
     is_file = handle.endswith((KERAS_SUFFIX, *ARCHIVE_SUFFIXES))
