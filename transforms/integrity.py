@@ -25,14 +25,14 @@ def damage_of(source: Source) -> str:
     if not FileSystems.exists(file.path):
         return "it is gone"
     try:
-        found = digest_file(file.path)
+        actual = digest_file(file.path)
     except IsADirectoryError:
         return "a folder is in its place"
-    if found.size_bytes != file.size_bytes:
-        return f"{found.size_bytes:,} bytes, and {file.size_bytes:,} are listed"
+    if actual.size_bytes != file.size_bytes:
+        return f"{actual.size_bytes:,} bytes, and {file.size_bytes:,} are listed"
     # Files that version 0.1.0 staged have no digest.
-    if file.sha256 not in (None, found.sha256):
-        return f"its SHA-256 is {found.sha256[:16]}…, and {str(file.sha256)[:16]}… is listed"
+    if file.sha256 not in (None, actual.sha256):
+        return f"its SHA-256 is {actual.sha256[:16]}…, and {str(file.sha256)[:16]}… is listed"
     return ""
 
 

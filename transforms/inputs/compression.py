@@ -53,13 +53,13 @@ def compression_of(start: bytes, path: str) -> Compression | None:
         cut or decompressed on the way.
     """
     named = next((one for one in FORMATS if path.lower().endswith(one.suffix)), None)
-    found = next((one for one in FORMATS if start.startswith(one.magic)), None)
-    if named and found != named:
+    actual = next((one for one in FORMATS if start.startswith(one.magic)), None)
+    if named and actual != named:
         raise RunError(
             f"{path} is named {named.suffix}, and its first bytes {start[:4]!r} are not those of "
             f"{named.name}. Copy the file again, or rename it."
         )
-    return found
+    return actual
 
 
 def decompress(chunks: Iterable[bytes], compression: Compression, path: str) -> Iterator[bytes]:

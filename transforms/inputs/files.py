@@ -179,9 +179,9 @@ def check_planned(file: ListFile) -> None:
         raise _changed(file, "the file was written again")
 
 
-def _changed(file: ListFile, found: str) -> RunError:
+def _changed(file: ListFile, difference: str) -> RunError:
     return RunError(
-        f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {found}."
+        f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {difference}."
     )
 
 

@@ -105,15 +105,15 @@ def read_signatures(folder: Path) -> dict[str, SignatureDef]:
     return {name: s for name, s in served.signature_def.items() if name != _INTERNAL and s.inputs}
 
 
-def _choose(path: Path, what: str, wanted: str | None, known: Mapping[str, Any], usual: str = "") -> str:
+def _choose(path: Path, what: str, wanted: str | None, choices: Mapping[str, Any], usual: str = "") -> str:
     """Return the requested name, else the usual one, else the only one."""
     flag = "--output_name" if what == "output" else f"--{what}"
-    names = ", ".join(sorted(known)[:_MOST_NAMES]) + (", ..." if len(known) > _MOST_NAMES else "")
-    if wanted is not None and wanted not in known:
+    names = ", ".join(sorted(choices)[:_MOST_NAMES]) + (", ..." if len(choices) > _MOST_NAMES else "")
+    if wanted is not None and wanted not in choices:
         raise UserError(f"{flag}={wanted!r}: {path} has no such {what}; it has {names}.")
-    if wanted is None and usual not in known and len(known) > 1:
+    if wanted is None and usual not in choices and len(choices) > 1:
         raise UserError(f"{path} has several {what}s: choose one with {flag}: {names}.")
-    return wanted if wanted is not None else usual if usual in known else next(iter(known))
+    return wanted if wanted is not None else usual if usual in choices else next(iter(choices))
 
 
 def _signature_contract(

@@ -61,9 +61,9 @@ def _doubts_about_range(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterat
     better = best.name if best and best != spec.scaling else None
     if better:
         yield (
-            f"{run.right} of {evidence.known} sample photos of known class are right with --input_range "
+            f"{run.right} of {evidence.photos} sample photos of known class are right with --input_range "
             f"{spec.scaling.name}; with --input_range {better}: {evidence.runs[better].right} of "
-            f"{evidence.known}. Give --input_range {better}."
+            f"{evidence.photos}. Give --input_range {better}."
         )
     elif _is_blind(spec, evidence, run):
         yield f"{_describe_blindness(spec, run)} {_likely_cause(spec, evidence)}"
@@ -114,11 +114,11 @@ def _doubts_about_labels(spec: ModelSpec, evidence: Evidence) -> Iterator[str]:
     has_imagenet_labels = spec.labels[-1000:] == imagenet_labels()
     if evidence.has_imagenet_classes and spec.labels[0] == "class 0":
         yield (
-            f"{most_right} of {evidence.known} sample photos get the right ImageNet class, and there is no "
+            f"{most_right} of {evidence.photos} sample photos get the right ImageNet class, and there is no "
             "label map. Give --labels imagenet."
         )
-    if evidence.known and has_imagenet_labels and not evidence.has_imagenet_classes:
+    if evidence.photos and has_imagenet_labels and not evidence.has_imagenet_classes:
         yield (
-            f"In every input range, at most {most_right} of {evidence.known} sample photos of known class "
+            f"In every input range, at most {most_right} of {evidence.photos} sample photos of known class "
             "are right. Check that --labels is the model's own label map."
         )

@@ -81,12 +81,12 @@ class Evidence:
 
     Attributes:
       length: Numbers that the model returns for an image.
-      known: Photos of known class that every run has, where the model has ImageNet's classes.
+      photos: Number of photos of known class that every run has, where the model has ImageNet's classes.
       runs: The runs; the first is of the configured scaling.
     """
 
     length: int
-    known: int
+    photos: int
     runs: Mapping[str, Run]
 
     @property
@@ -113,7 +113,7 @@ class Evidence:
 
     def _best_name(self) -> str | None:
         confirmed = [
-            n for n, run in self.runs.items() if run.right >= max(_FEWEST_RIGHT, _CONFIRMED * self.known)
+            n for n, run in self.runs.items() if run.right >= max(_FEWEST_RIGHT, _CONFIRMED * self.photos)
         ]
         better = [n for n in confirmed if self.runs[n].beats(self.configured)]
         # The first run is the configured one: it stays unless another is clearly better.
@@ -141,7 +141,7 @@ class Evidence:
             name: Run(**{**run, "best": tuple(run["best"]), "likelihoods": tuple(run["likelihoods"])})
             for name, run in document["runs"].items()
         }
-        return cls(document["length"], document["known"], runs)
+        return cls(document["length"], document["photos"], runs)
 
 
 def make_run(outputs: np.ndarray, right_classes: Sequence[frozenset[int]]) -> Run:
@@ -159,10 +159,10 @@ def make_run(outputs: np.ndarray, right_classes: Sequence[frozenset[int]]) -> Ru
     rows, best = outputs[finite], outputs.argmax(axis=1)
     sums_to_one = bool(rows.min() >= 0 and np.abs(rows.sum(axis=1) - 1).max() <= _SUM_TOLERANCE)
     size = max(float(np.abs(rows).max()), 1e-12)
-    known = outputs[: len(right_classes)]
-    logs = np.full(known.shape, _NEVER)
+    first = outputs[: len(right_classes)]
+    logs = np.full(first.shape, _NEVER)
     # Of finite rows alone, because NumPy prints a warning about infinity less infinity.
-    logs[finite[: len(known)]] = _log_probabilities(known[finite[: len(known)]], sums_to_one)
+    logs[finite[: len(first)]] = _log_probabilities(first[finite[: len(first)]], sums_to_one)
     return Run(
         best=tuple(best[finite].tolist()),
         least=float(rows.min()),

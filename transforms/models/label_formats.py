@@ -118,7 +118,7 @@ def _refuse_other_formats(lines: Sequence[str]) -> None:
     if re.fullmatch(r"item\s*\{.*", lines[0]):
         raise ValueError(f"it is a protocol buffer in text form. Save it as CSV. {_COLUMNS_REMEDY}")
     cells = [set(_header(lines[0], delimiter)) for delimiter in _DELIMITERS]
-    if any(found & set(_LABEL_COLUMNS) and found & set(_ID_COLUMNS) for found in cells):
+    if any(names & set(_LABEL_COLUMNS) and names & set(_ID_COLUMNS) for names in cells):
         raise ValueError("it is CSV. Give the file the suffix .csv")
 
 
@@ -131,9 +131,9 @@ def _without_prefixes(lines: Sequence[str]) -> Sequence[str]:
 
 
 def _without_index(index: int, line: str) -> str:
-    found = _INDEXED_LINE.fullmatch(line)
-    if found and found[1] == str(index):
-        return found[2]
+    match = _INDEXED_LINE.fullmatch(line)
+    if match and match[1] == str(index):
+        return match[2]
     raise ValueError(
         f"every line begins with a number, and line {index + 1}, {_shown(line)}, not with {index}. If the "
         "numbers are class ids, save the file as CSV with the columns class_id and label, the ids from 0; if "
@@ -220,8 +220,8 @@ def _from_table(rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Sequence
     columns = columns or list(dict.fromkeys(key for _, row in rows for key in row))
     label, class_id = _column(columns, _LABEL_COLUMNS), _column(columns, _ID_COLUMNS)
     if label is None:
-        found = _shown(", ".join(columns))
-        raise ValueError(f"it has no label among its columns, {found}. {_COLUMNS_REMEDY}")
+        names = _shown(", ".join(columns))
+        raise ValueError(f"it has no label among its columns, {names}. {_COLUMNS_REMEDY}")
     for place, row in rows:
         if missing := next((c for c in (label, class_id) if c is not None and c not in row), None):
             raise ValueError(f"{place} has no {missing!r}: {_shown(row)}. Add it")
@@ -232,10 +232,10 @@ def _from_table(rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Sequence
 
 
 def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    found = [column for column in columns if column in names]
-    if len(found) > 1:
-        raise ValueError(f"it has both {found[0]!r} and {found[1]!r}. Remove the one that does not count")
-    return found[0] if found else None
+    fitting = [column for column in columns if column in names]
+    if len(fitting) > 1:
+        raise ValueError(f"it has both {fitting[0]!r} and {fitting[1]!r}. Remove the one that does not count")
+    return fitting[0] if fitting else None
 
 
 def _class_id(place: str, value: Any) -> int:

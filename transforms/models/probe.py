@@ -38,7 +38,7 @@ _FEWEST_PHOTOS = 3
 # Pixels of a batch: 8 images at 224 px, 1 at 600 px. Larger batches are slower on CPUs (docs/performance.md).
 _BATCH_PIXELS = 8 * 224 * 224
 # Raise this number when the evidence changes its form or meaning, so that remembered answers are forgotten.
-_FORMAT = 1
+_FORMAT = 2
 
 # A function from pixels, `[N, size, size, 3] uint8`, and a scaling to outputs, `[N, length] float32`.
 Call = Callable[[np.ndarray, Scaling], np.ndarray]

@@ -198,11 +198,11 @@ def decide_spec(reading: Reading, evidence: Evidence | None = None) -> ModelSpec
     if not evidence or not run:
         return spec
     refuse_contradiction(spec, run)
-    right = [(name, tried.right) for name, tried in evidence.runs.items()] if evidence.known else []
+    right = [(name, tried.right) for name, tried in evidence.runs.items()] if evidence.photos else []
     return dataclasses.replace(
         spec,
         doubts=tuple(doubts_about(spec, evidence, run)),
-        photos_known=evidence.known,
+        photos_known=evidence.photos,
         photos_right=tuple(right),
     )
 
@@ -216,7 +216,7 @@ def usual_scaling(reading: Reading) -> tuple[Scaling, Origin]:
     options, contract = reading.options, reading.contract
     asked = _asked_scaling(options, reading)
     if "int" in contract.input_dtype:
-        if asked and asked.describe() | {"channel_order": ""} != BYTES.describe() | {"channel_order": ""}:
+        if asked and dataclasses.replace(asked, order="rgb") != BYTES:
             raise UserError(
                 f"--input_range {asked.name}: model {options.model!r} takes {contract.input_dtype}, which is "
                 "0,255 without means and deviations. Remove these options."

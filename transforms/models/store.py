@@ -94,8 +94,8 @@ def is_here(handle: str) -> bool:
     scheme = urlsplit(handle).scheme
     if scheme not in ("gs", "http", "https"):
         return True
-    known = _look_up(_index_of(handle))
-    return scheme != "gs" and known is not None and _is_whole(known)
+    entry = _look_up(_index_of(handle))
+    return scheme != "gs" and entry is not None and _is_whole(entry)
 
 
 def check_whole(path: Path, handle: str) -> None:
@@ -152,10 +152,10 @@ def _kept(handle: str, version: str, bring: Bring) -> Path:
     index.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(index.with_suffix(".lock"), timeout=_LONGEST_WAIT_SEC):
-            known = _look_up(index)
-            if known and (not version or known["version"] == version) and _is_whole(known):
-                return Path(known["path"])
-            return _bring_again(handle, version, bring, index, Path(known["path"]) if known else None)
+            entry = _look_up(index)
+            if entry and (not version or entry["version"] == version) and _is_whole(entry):
+                return Path(entry["path"])
+            return _bring_again(handle, version, bring, index, Path(entry["path"]) if entry else None)
     except Timeout as e:
         raise UserError(
             f"model={handle!r}: another process has been downloading it for "
@@ -175,12 +175,12 @@ def _look_up(index: Path) -> dict | None:
         return None
 
 
-def _is_whole(known: dict) -> bool:
-    """Return whether a kept model has the digest that it is named by.
+def _is_whole(entry: dict) -> bool:
+    """Return whether a kept model has the digest in its name.
 
     Caches of machines are often half emptied, and a flipped bit changes neither size nor time of a file.
     """
-    path = Path(known["path"])
+    path = Path(entry["path"])
     try:
         return path.exists() and _kept_name(path) == path.name
     except UserError:
@@ -214,11 +214,11 @@ def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
         check_whole(brought, handle)
         check_bytes(brought, handle)
         target = models / _kept_name(brought)
-        known = {"handle": handle, "version": version, "path": str(target)}
-        if not _is_whole(known):
+        entry = {"handle": handle, "version": version, "path": str(target)}
+        if not _is_whole(entry):
             shutil.rmtree(target, ignore_errors=True)
             brought.rename(target)
-    index.with_suffix(".tmp").write_text(json.dumps(known, indent=2), "utf-8")
+    index.with_suffix(".tmp").write_text(json.dumps(entry, indent=2), "utf-8")
     index.with_suffix(".tmp").replace(index)
     return target
 
