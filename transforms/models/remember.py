@@ -1,13 +1,13 @@
-"""What is found out once about a model on a kind of device, and remembered for the next process."""
+"""Answers about a model on a kind of device: found once, and remembered for the next process."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transforms.models.store import cache_folder
@@ -18,25 +18,37 @@ Answer = dict[str, Any]
 
 
 def remembered(question: str, facts: dict[str, Any], find_out: Callable[[], tuple[Answer, bool]]) -> Answer:
-    """Looks an answer up, or finds it out.
+    """Look an answer up, or find it out.
 
     Args:
-      question: What is asked, as a folder's name.
+      question: Name of the question, and of the folder of its answers.
       facts: All that the answer depends on; plain data.
-      find_out: Gives the answer, and whether it will be the same next time.
+      find_out: Returns the answer, and whether it will be the same next time.
     """
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     file = cache_folder() / question / f"{key}.json"
+    answer = _read(file)
+    if answer is None:
+        answer, lasts = find_out()
+        if lasts:
+            _write(file, {"facts": facts, "answer": answer})
+    return answer
+
+
+def _read(file: Path) -> Answer | None:
     try:
         return json.loads(file.read_text("utf-8"))["answer"]
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or half of one
-        answer, lasts = find_out()
-    if lasts:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as f:
-                json.dump({"facts": facts, "answer": answer}, f)
-            os.replace(f.name, file)
-        except OSError as e:  # it is found out again next time
-            _LOG.warning("%s can't be remembered: %s", question, e)
-    return answer
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one
+        return None
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Written elsewhere and renamed, because several processes may find the answer at once.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
+            new = Path(folder) / file.name
+            new.write_text(json.dumps(document), "utf-8")
+            new.replace(file)
+    except OSError as e:  # the next process finds the answer again
+        _LOG.warning("%s can't be remembered: %s", file.parent.name, e)
