@@ -44,7 +44,7 @@ def read_document(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         raise DocumentError(f"the file is not JSON: {e}") from e
     if not isinstance(document, dict):
-        raise DocumentError(f"the file holds {_shown(document)}; it must hold a JSON object")
+        raise DocumentError(f"the file holds {_abbreviate(document)}; it must hold a JSON object")
     return document
 
 
@@ -78,13 +78,13 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
     if origin is types.UnionType:  # of one type and None
         return None if value is None else _parse(args[0], value, key)
     if origin is tuple:
-        return tuple(_parse(args[0], one, f"{key}[{n}]") for n, one in enumerate(_checked(list, value, key)))
+        return tuple(_parse(args[0], one, f"{key}[{n}]") for n, one in enumerate(_check(list, value, key)))
     if origin is not None:
-        items = _checked(dict, value, key).items()
+        items = _check(dict, value, key).items()
         return {name: _parse(args[1], one, f"{key}.{name}") for name, one in items}
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return kind(**dict(_fields(kind, _checked(dict, value, key), f"{key}." if key else "")))
-    return _checked(kind, value, key)
+        return kind(**dict(_fields(kind, _check(dict, value, key), f"{key}." if key else "")))
+    return _check(kind, value, key)
 
 
 _hints = functools.cache(typing.get_type_hints)
@@ -101,14 +101,14 @@ def _fields(kind: Any, value: Mapping[str, Any], prefix: str) -> Iterator[tuple[
         raise DocumentError(f"the key {prefix + unknown[0]!r} is not known")
 
 
-def _checked(kind: type, value: Any, key: str) -> Any:
+def _check(kind: type, value: Any, key: str) -> Any:
     # Not isinstance, because true is an int for Python.
     if type(value) is not kind or (type(value) is int and value < 0):
         wanted = {list: "a list", dict: "an object", **_KINDS}[kind]
-        raise DocumentError(f"the key {key!r} holds {_shown(value)}; it must be {wanted}")
+        raise DocumentError(f"the key {key!r} holds {_abbreviate(value)}; it must be {wanted}")
     return value
 
 
-def _shown(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -126,7 +126,7 @@ def parse_manifest(data: bytes, path: str, remedy: str = MEND_MANIFEST) -> Manif
     Raises:
       UserError: The file is damaged, or a newer version wrote it.
     """
-    return _parsed(Manifest, data, path, remedy)
+    return _parse(Manifest, data, path, remedy)
 
 
 def parse_announcement(data: bytes, path: str, folder: str) -> Announcement:
@@ -136,13 +136,13 @@ def parse_announcement(data: bytes, path: str, folder: str) -> Announcement:
       UserError: The file is damaged, or a newer version wrote it.
     """
     remedy = f"Put a whole copy in its place, or delete {folder}: its rows are then labelled again."
-    return _parsed(Announcement, data, path, remedy)
+    return _parse(Announcement, data, path, remedy)
 
 
 _T = TypeVar("_T", Manifest, Announcement)
 
 
-def _parsed(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
+def _parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
     try:
         document = read_document(data)
         # First of all, because the keys of a later format may be others.

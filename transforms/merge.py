@@ -240,13 +240,13 @@ def plan_merge(
         stays = [s.file.path in whole and (settled or s.file.size_bytes >= small) for s in its]
         tasks += [MergeTask("", (source,), (b"",)) for source in itertools.compress(its, stays)]
         moving = [source for source, stay in zip(its, stays, strict=True) if not stay]
-        for group in _grouped(moving, target_bytes):
-            dropped = tuple(_packed(superseded.get(source.file.path, ())) for source in group)
+        for group in _group_by_size(moving, target_bytes):
+            dropped = tuple(_pack_rows(superseded.get(source.file.path, ())) for source in group)
             tasks.append(MergeTask(f"{name}-{len(tasks):05d}", tuple(group), dropped))
     return tasks
 
 
-def _grouped(sources: Sequence[Source], target_bytes: int) -> list[list[Source]]:
+def _group_by_size(sources: Sequence[Source], target_bytes: int) -> list[list[Source]]:
     groups: list[list[Source]] = []
     size_bytes = target_bytes
     for source in sources:
@@ -258,7 +258,7 @@ def _grouped(sources: Sequence[Source], target_bytes: int) -> list[list[Source]]
     return groups
 
 
-def _packed(rows: Sequence[np.ndarray]) -> bytes:
+def _pack_rows(rows: Sequence[np.ndarray]) -> bytes:
     return np.sort(np.concatenate(rows)).astype("<i8").tobytes() if rows else b""
 
 

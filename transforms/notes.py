@@ -23,52 +23,52 @@ _MOST_EXAMPLES = 3
 _EXAMPLE_CHARS = 100
 
 
-class _Noted(NamedTuple):
+class _Tally(NamedTuple):
     total: int = 0
     examples: tuple[str, ...] = ()
 
-    def plus(self, total: int, examples: tuple[str, ...]) -> _Noted:
+    def plus(self, total: int, examples: tuple[str, ...]) -> _Tally:
         # The smallest examples, because bundles are merged in any order.
-        return _Noted(self.total + total, tuple(sorted({*self.examples, *examples})[:_MOST_EXAMPLES]))
+        return _Tally(self.total + total, tuple(sorted({*self.examples, *examples})[:_MOST_EXAMPLES]))
 
 
 class Notes:
     """Counts by kind and name, each with a few examples; bounded in size."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, dict[str, _Noted]] = defaultdict(dict)
+        self._kinds: dict[str, dict[str, _Tally]] = defaultdict(dict)
 
     def add(self, kind: str, name: str, example: str | None = None) -> None:
         """Count one occurrence."""
         examples = () if example is None else (example[:_EXAMPLE_CHARS],)
-        self._add(kind, name, _Noted(1, examples))
+        self._add(kind, name, _Tally(1, examples))
 
     def update(self, other: Notes) -> None:
         """Add the counts of other notes."""
         for kind, names in other._kinds.items():
-            for name, noted in names.items():
-                self._add(kind, name, noted)
+            for name, tally in names.items():
+                self._add(kind, name, tally)
 
-    def _add(self, kind: str, name: str, noted: _Noted) -> None:
+    def _add(self, kind: str, name: str, tally: _Tally) -> None:
         names = self._kinds[kind]
         if name not in names and len(names) >= _MOST_NAMES_HELD:
             name = OTHER
-        names[name] = names.get(name, _Noted()).plus(*noted)
+        names[name] = names.get(name, _Tally()).plus(*tally)
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the notes as JSON values: by kind and name a count, with examples where there are any."""
-        return {kind: dict(_listed(names)) for kind, names in sorted(self._kinds.items())}
+        return {kind: dict(_most_frequent(names)) for kind, names in sorted(self._kinds.items())}
 
 
-def _listed(names: dict[str, _Noted]) -> Iterator[tuple[str, Any]]:
+def _most_frequent(names: dict[str, _Tally]) -> Iterator[tuple[str, Any]]:
     ranked = sorted(names.items(), key=lambda item: (item[0] == OTHER, -item[1].total, item[0]))
     for name, (total, examples) in ranked[:_MOST_NAMES]:
         yield name, {"count": total, "examples": list(examples)} if examples else total
     if rest := ranked[_MOST_NAMES:]:
-        yield OTHER, sum(noted.total for _, noted in rest)
+        yield OTHER, sum(tally.total for _, tally in rest)
 
 
 @dataclass

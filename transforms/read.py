@@ -87,7 +87,7 @@ class ReadImageRefs(beam.PTransform):
         """Apply the step."""
         once = beam.Create([None], reshuffle=False)
         if self.corpus.kind == "images":
-            return _listed(pipeline | "Once" >> once, "ListImages", _ListImagesFn(self.corpus))
+            return _read_rows(pipeline | "Once" >> once, "ListImages", _ListImagesFn(self.corpus))
         if self.corpus.kind == "failures":
             files = (
                 pipeline
@@ -95,17 +95,17 @@ class ReadImageRefs(beam.PTransform):
                 | "ListFailures" >> beam.ParDo(_ListFailuresFn(self.corpus)).with_output_types(str)
                 | "Spread" >> beam.Reshuffle()
             )
-            return _listed(files, "ReadFailures", _ReadFailuresFn(self.corpus))
+            return _read_rows(files, "ReadFailures", _ReadFailuresFn(self.corpus))
         pieces = (
             pipeline
             | "Once" >> once
             | "SplitFiles" >> beam.ParDo(_SplitFilesFn(self.corpus)).with_output_types(Piece)
             | "Spread" >> beam.Reshuffle()
         )
-        return _listed(pieces, "ReadLines", _ReadLinesFn(self.corpus))
+        return _read_rows(pieces, "ReadLines", _ReadLinesFn(self.corpus))
 
 
-def _listed(elements: beam.PCollection, label: str, fn: _RowsFn) -> Listed:
+def _read_rows(elements: beam.PCollection, label: str, fn: _RowsFn) -> Listed:
     outputs = elements | label >> beam.ParDo(fn).with_outputs(_FAILURES, _NOTES, main="ok")
     outputs.ok.element_type = ImageRef
     outputs[_FAILURES].element_type = Failure

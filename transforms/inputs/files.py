@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def split_files(files: Iterable[ListFile]) -> Iterator[Piece]:
 
 
 def _is_compressed(file: ListFile) -> bool:
-    with _reading(file.path), open_file(file.path) as f:
+    with _read_errors_explained(file.path), open_file(file.path) as f:
         return compression_of(f.read(MAGIC_BYTES), file.path) is not None
 
 
@@ -87,7 +88,7 @@ def read_piece(piece: Piece) -> Iterator[bytes | LongLine]:
     """
     file, start, end = piece
     check_planned(file)
-    with _reading(file.path), open_file(file.path) as f:
+    with _read_errors_explained(file.path), open_file(file.path) as f:
         compression = compression_of(f.read(MAGIC_BYTES), file.path)
         before = max(start - 1, 0)  # a line begins at `start` if a line end lies before it
         f.seek(before)
@@ -114,7 +115,7 @@ def _chunks(f: object, file: ListFile, position: int) -> Iterator[bytes]:
     while position < file.size_bytes:
         chunk = f.read(min(_CHUNK_BYTES, file.size_bytes - position))  # type: ignore[attr-defined]
         if not chunk:
-            raise _changed(file, f"{position:,} bytes are there")
+            raise _change_error(file, f"{position:,} bytes are there")
         position += len(chunk)
         yield chunk
 
@@ -171,22 +172,22 @@ def check_planned(file: ListFile) -> None:
     Raises:
       RunError: The file was changed or deleted, so that the run would read another list than was checked.
     """
-    with _reading(file.path):
+    with _read_errors_explained(file.path):
         now = FileSystems.get_filesystem(file.path).metadata(file.path)
     if now.size_in_bytes != file.size_bytes:
-        raise _changed(file, f"{now.size_in_bytes:,} bytes are there")
+        raise _change_error(file, f"{now.size_in_bytes:,} bytes are there")
     if now.last_updated_in_seconds != file.updated_sec:
-        raise _changed(file, "the file was written again")
+        raise _change_error(file, "the file was written again")
 
 
-def _changed(file: ListFile, difference: str) -> RunError:
+def _change_error(file: ListFile, difference: str) -> RunError:
     return RunError(
         f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {difference}."
     )
 
 
 @contextmanager
-def _reading(path: str) -> Iterator[None]:
+def _read_errors_explained(path: str) -> Iterator[None]:
     try:
         yield
     except FILE_ERRORS as e:
@@ -206,13 +207,8 @@ def read_start(path: str, size_bytes: int) -> bytes:
             return start
         data = b""
         chunks = iter(lambda: f.read(_CHUNK_BYTES), b"")
-        for chunk in decompress(_joined(start, chunks), compression, path):
+        for chunk in decompress(itertools.chain([start], chunks), compression, path):
             data += chunk
             if len(data) >= size_bytes:
                 break
         return data[:size_bytes]
-
-
-def _joined(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest

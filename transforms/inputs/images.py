@@ -94,18 +94,18 @@ def _walk(root: str, levels: int | None, notes: Notes) -> Iterator[str]:
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    with _listing(folder):
+    with _list_errors_explained(folder):
         status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    with _listing(folder), os.scandir(folder) as entries:
+    with _list_errors_explained(folder), os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
 
 @contextmanager
-def _listing(folder: str) -> Iterator[None]:
+def _list_errors_explained(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:

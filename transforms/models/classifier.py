@@ -129,13 +129,13 @@ class Classifier:
             results = self._attempt(batch)
             for result in results:
                 self._check_length(result)
-            first = self._compared(first, results[0])
+            first = self._compare_with_first(first, results[0])
         self._failed_alone = 0
         self.sizes = tuple(size for size in sizes if size <= self.largest) or self.sizes[:1]
         splits = self.meter.take()[OOM_SPLITS]
         self.meter.add(**{OOM_SPLITS: splits})
 
-    def _compared(self, first: TopK | None, result: TopK | ImageError) -> TopK | None:
+    def _compare_with_first(self, first: TopK | None, result: TopK | ImageError) -> TopK | None:
         """Compare the first image's outputs with those from an earlier batch; return the earlier ones."""
         if isinstance(result, ImageError):
             return first

@@ -135,7 +135,7 @@ def _without_index(index: int, line: str) -> str:
     if match and match[1] == str(index):
         return match[2]
     raise ValueError(
-        f"every line begins with a number, and line {index + 1}, {_shown(line)}, not with {index}. If the "
+        f"every line begins with a number, and line {index + 1}, {_quote(line)}, not with {index}. If the "
         "numbers are class ids, save the file as CSV with the columns class_id and label, the ids from 0; if "
         "they are part of the labels, save it as a JSON list"
     )
@@ -154,7 +154,7 @@ def _parse_json(text: str) -> Labels:
     if isinstance(document, dict):
         return _from_map(document)
     if not isinstance(document, list):
-        raise ValueError(f"it holds {_shown(document)}, no label map. {_JSON_REMEDY}")
+        raise ValueError(f"it holds {_quote(document)}, no label map. {_JSON_REMEDY}")
     rows = [(f"entry {n}", entry) for n, entry in enumerate(document)]
     if rows and isinstance(document[0], dict):
         return _from_table([(place, _record(place, entry)) for place, entry in rows])
@@ -165,7 +165,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse an object that has a key twice, because `json` keeps the last value without a word."""
     key, times = next(iter(Counter(key for key, _ in pairs).most_common(1)), ("", 0))
     if times > 1:
-        raise ValueError(f"the key {_shown(key)} occurs {times} times in one object. Keep one of them")
+        raise ValueError(f"the key {_quote(key)} occurs {times} times in one object. Keep one of them")
     return dict(pairs)
 
 
@@ -173,7 +173,7 @@ def _from_map(document: Mapping[str, Any]) -> Labels:
     """Read `{"0": "tench"}` or `{"tench": 0}`: a number must be the class id, because labels are strings."""
     ids_first = not any(isinstance(value, int) for value in list(document.values())[:1])
     entries = [
-        (f"entry {_shown(key)}", *((key, v) if ids_first else (v, key))) for key, v in document.items()
+        (f"entry {_quote(key)}", *((key, v) if ids_first else (v, key))) for key, v in document.items()
     ]
     return _by_class_id(
         _Entry(place, _class_id(place, n), _label(place, label)) for place, n, label in entries
@@ -182,7 +182,7 @@ def _from_map(document: Mapping[str, Any]) -> Labels:
 
 def _record(place: str, entry: Any) -> Mapping[str, Any]:
     if not isinstance(entry, dict):
-        raise ValueError(f"{place} is {_shown(entry)}, where entry 0 is an object. {_JSON_REMEDY}")
+        raise ValueError(f"{place} is {_quote(entry)}, where entry 0 is an object. {_JSON_REMEDY}")
     return entry
 
 
@@ -209,7 +209,7 @@ def _row(place: str, columns: Sequence[str], cells: Sequence[str]) -> dict[str, 
     if len(cells) != len(columns):
         raise ValueError(
             f"{place} has another number of values ({len(cells)}) than of columns ({len(columns)}): "
-            f"{_shown(', '.join(cells))}. "
+            f"{_quote(', '.join(cells))}. "
             "Correct it; a label with the delimiter in it must be in quotes"
         )
     return dict(zip(columns, (cell.strip() for cell in cells), strict=True))
@@ -220,11 +220,11 @@ def _from_table(rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Sequence
     columns = columns or list(dict.fromkeys(key for _, row in rows for key in row))
     label, class_id = _column(columns, _LABEL_COLUMNS), _column(columns, _ID_COLUMNS)
     if label is None:
-        names = _shown(", ".join(columns))
+        names = _quote(", ".join(columns))
         raise ValueError(f"it has no label among its columns, {names}. {_COLUMNS_REMEDY}")
     for place, row in rows:
         if missing := next((c for c in (label, class_id) if c is not None and c not in row), None):
-            raise ValueError(f"{place} has no {missing!r}: {_shown(row)}. Add it")
+            raise ValueError(f"{place} has no {missing!r}: {_quote(row)}. Add it")
     return _by_class_id(
         _Entry(place, n if class_id is None else _class_id(place, row[class_id]), _label(place, row[label]))
         for n, (place, row) in enumerate(rows)
@@ -245,7 +245,7 @@ def _class_id(place: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ValueError(
-        f"{place} has the class id {_shown(value)}. A class id is a whole number from 0, in plain digits"
+        f"{place} has the class id {_quote(value)}. A class id is a whole number from 0, in plain digits"
     )
 
 
@@ -254,13 +254,13 @@ def _label(place: str, value: Any) -> str:
     if isinstance(value, list) and len(value) == 2 and _SYNSET.fullmatch(str(value[0])):
         value = value[1]
     if not isinstance(value, str):
-        raise ValueError(f"{place} has the label {_shown(value)}. A label is a string: write it in quotes")
+        raise ValueError(f"{place} has the label {_quote(value)}. A label is a string: write it in quotes")
     label = value.strip()
     if not label:
         raise ValueError(f"{place} has an empty label. Write one, such as 'unused'")
     if any(unicodedata.category(character) in _NO_LABEL for character in label):
         raise ValueError(
-            f"{place} has the label {_shown(label)}, with a control character, a tab or a line end in it. "
+            f"{place} has the label {_quote(label)}, with a control character, a tab or a line end in it. "
             "Remove it; a table needs the suffix .csv"
         )
     return label
@@ -272,8 +272,8 @@ def _by_class_id(entries: Iterable[_Entry]) -> Labels:
     for entry in entries:
         if first := by_id.get(entry.class_id):
             raise ValueError(
-                f"class id {entry.class_id} occurs twice: {_shown(first.label)} ({first.place}) and "
-                f"{_shown(entry.label)} ({entry.place}). Keep one of them"
+                f"class id {entry.class_id} occurs twice: {_quote(first.label)} ({first.place}) and "
+                f"{_quote(entry.label)} ({entry.place}). Keep one of them"
             )
         by_id[entry.class_id] = entry
     missing = next((n for n in range(len(by_id)) if n not in by_id), None)
@@ -286,7 +286,7 @@ def _by_class_id(entries: Iterable[_Entry]) -> Labels:
     return tuple(by_id[n].label for n in range(len(by_id)))
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -108,10 +108,10 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     if not others_can_tell or photos < _FEWEST_PHOTOS:
         return evidence
     tried = {name: _outputs(call, pixels[:photos], other, batch) for name, other in others.items()}
-    return _compared(scaling, outputs, tried, right[:photos])
+    return _compare_scalings(scaling, outputs, tried, right[:photos])
 
 
-def _compared(
+def _compare_scalings(
     scaling: Scaling,
     outputs: np.ndarray,
     tried: Mapping[str, np.ndarray],
@@ -168,15 +168,15 @@ def _outputs(
     call: Call, pixels: np.ndarray, scaling: Scaling, batch: int, deadline: float = math.inf
 ) -> np.ndarray:
     """Run the model on photos until a deadline, and on a few of them in any case."""
-    rows = [_padded(call, pixels[:batch], scaling, batch)]
+    rows = [_call_padded(call, pixels[:batch], scaling, batch)]
     for first in range(batch, len(pixels), batch):
         if time.monotonic() > deadline and sum(map(len, rows)) >= _FEWEST_PHOTOS:
             break
-        rows.append(_padded(call, pixels[first : first + batch], scaling, batch))
+        rows.append(_call_padded(call, pixels[first : first + batch], scaling, batch))
     return np.concatenate(rows)
 
 
-def _padded(call: Call, pixels: np.ndarray, scaling: Scaling, batch: int) -> np.ndarray:
+def _call_padded(call: Call, pixels: np.ndarray, scaling: Scaling, batch: int) -> np.ndarray:
     missing = np.zeros((batch - len(pixels), *pixels.shape[1:]), np.uint8)
     return call(np.concatenate([pixels, missing]), scaling)[: len(pixels)]
 

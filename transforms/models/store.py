@@ -78,12 +78,12 @@ def _resolve(handle: str) -> Path:
         return _resolve_gcs(handle.rstrip("/"))
     if scheme in ("http", "https"):
         bring = _bring_archive if handle.endswith(ARCHIVE_SUFFIXES) else _bring_from_hub
-        return _kept(handle, "", functools.partial(bring, handle))
+        return _keep_model(handle, "", functools.partial(bring, handle))
     path = Path(unquote(urlsplit(handle).path) if scheme == "file" else handle)
     if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file():
         status = path.stat()
         version = f"{status.st_mtime_ns}-{status.st_size}"
-        return _kept(str(path.resolve()), version, functools.partial(_unpack, path, handle))
+        return _keep_model(str(path.resolve()), version, functools.partial(_unpack, path, handle))
     check_whole(path, handle)
     check_bytes(path, handle)
     return path
@@ -146,7 +146,7 @@ def _close_presets(handle: str) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
-def _kept(handle: str, version: str, bring: Bring) -> Path:
+def _keep_model(handle: str, version: str, bring: Bring) -> Path:
     """Return the model of a handle; bring it if none is kept, or a damaged one, or another version."""
     index = _index_of(handle)
     index.parent.mkdir(parents=True, exist_ok=True)
@@ -296,7 +296,7 @@ def _resolve_gcs(handle: str) -> Path:
         objects = list_objects(handle if is_file else f"{handle}/")
     except UserError as e:
         _LOG.info("%s; taking the copy that is here, if there is one", e)
-        return _kept(handle, "", functools.partial(_raise, e))
+        return _keep_model(handle, "", functools.partial(_raise, e))
     objects = [o for o in objects if not o.name.endswith("/")]  # a folder that somebody made by hand
     if not objects:
         raise UserError(f"model={handle!r} holds no objects. Check the bucket and the folder's name.")
@@ -313,7 +313,7 @@ def _resolve_gcs(handle: str) -> Path:
             return _unpack(first, handle, folder)
         return first if is_file else folder / "model"
 
-    return _kept(handle, version, bring)
+    return _keep_model(handle, version, bring)
 
 
 def _raise(error: Exception, _folder: Path) -> NoReturn:
