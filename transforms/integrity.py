@@ -90,7 +90,10 @@ def keep_whole(source: Source) -> bool:
         return False
     data = read_file(file.path)
     if len(data) != file.size_bytes:
-        raise RunError(f"{file.path}: {len(data):,} bytes of {file.size_bytes:,} could be read.")
+        raise RunError(
+            f"{file.path}: {len(data):,} bytes of {file.size_bytes:,} could be read. "
+            "Run the same command again."
+        )
     if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
         return True
     delete_files([file.path])

@@ -183,6 +183,7 @@ def check_planned(file: ListFile) -> None:
 def _change_error(file: ListFile, difference: str) -> RunError:
     return RunError(
         f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {difference}."
+        " Run the same command again, while nothing writes the file."
     )
 
 
@@ -191,7 +192,9 @@ def _read_errors_explained(path: str) -> Iterator[None]:
     try:
         yield
     except FILE_ERRORS as e:
-        raise RunError(f"{path} cannot be read any more: {told_by(e)}.") from e
+        raise RunError(
+            f"{path} cannot be read any more: {told_by(e)}. Check it, and run the same command again."
+        ) from e
 
 
 def read_start(path: str, size_bytes: int) -> bytes:

@@ -73,7 +73,9 @@ def check_start(lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Li
     if corpus.kind == "csv":
         if (header := parse_header(start)) != corpus.header:
             its, planned = ", ".join(header), ", ".join(corpus.header)
-            raise RunError(f"{path} has the columns {its}, and the first list has {planned}.")
+            raise RunError(
+                f"{path} has the columns {its}, and the first list has {planned}. Give all lists one header."
+            )
     else:
         yield start.removeprefix(codecs.BOM_UTF8) if isinstance(first, bytes) else first
     yield from lines
