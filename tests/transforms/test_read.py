@@ -17,7 +17,7 @@ from transforms.images.suffixes import IMAGES
 from transforms.inputs import files
 from transforms.inputs.corpus import Corpus
 from transforms.inputs.files import ListFile, LongLine, match_files
-from transforms.inputs.images import name_file
+from transforms.inputs.images import list_paths, name_file
 from transforms.inputs.lists import parse_line, parse_row
 from transforms.notes import Notes
 from transforms.read import ReadImageRefs, list_rows
@@ -233,6 +233,16 @@ def test_list_rows__links__each_folder_is_listed_once_and_broken_ones_are_images
             assert e.value.reason == ("not_found" if "gone" in row.uri else "unreachable")
         else:
             assert stores.fetch(row.uri).data == b"image"
+
+
+@pytest.mark.parametrize("pattern", ["*", "*.jpg", "**", "**/*.jpg", "a*"])
+@pytest.mark.parametrize("name", ["a\\b.jpg", "a\nb.jpg", "a[b].jpg", "a b.jpg", "a*.jpg"])
+def test_list_paths__odd_name__is_matched_by_every_wildcard(tmp_path, pattern, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).touch()
+    folder = tmp_path if pattern == "**/*.jpg" else tmp_path / "in"
+    corpus = Corpus(f"{folder}/{pattern}", "images")
+    assert list(list_paths(corpus, Notes())) == [str(tmp_path / "in" / name)]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def list_paths(corpus: Corpus, notes: Notes, most_files: int | None = None) -> I
       RunError: A folder cannot be listed.
     """
     if is_local(corpus.pattern):
-        matches = re.compile(FileSystem.translate_pattern(corpus.pattern)).match
+        # Beam's `*` excludes backslashes, which are part of names on Linux: such files would vanish.
+        pattern = FileSystem.translate_pattern(corpus.pattern).replace(r"[^/\\]*", "[^/]*")
+        matches = re.compile(pattern).match
         yield from filter(matches, _walk(*_root_of(corpus.pattern), notes))
         return
     (match,) = FileSystems.match([corpus.pattern], limits=None if most_files is None else [most_files])
