@@ -242,7 +242,7 @@ class DecodeConfig:
 class PredictConfig:
     """How the model is run."""
 
-    top_k: int = _option(5, "classes to write for an image", int, (1, 1000))
+    top_k: int = _option(5, "largest number of labels per image, also of multi-label models", int, (1, 1000))
     threshold: float | None = _option(
         None, "least score of a label, for multi-label models; 0.5 by default", float, (0, 1)
     )

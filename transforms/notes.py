@@ -65,10 +65,17 @@ class Notes:
 
 def _most_frequent(names: dict[str, _Tally]) -> Iterator[tuple[str, Any]]:
     ranked = sorted(names.items(), key=lambda item: (item[0] == OTHER, -item[1].total, item[0]))
-    for name, (total, examples) in ranked[:_MOST_NAMES]:
-        yield name, {"count": total, "examples": list(examples)} if examples else total
-    if rest := ranked[_MOST_NAMES:]:
-        yield OTHER, sum(tally.total for _, tally in rest)
+    rest = _Tally()
+    for name, tally in ranked[:_MOST_NAMES]:
+        yield name, _as_json(tally)
+    for _, tally in ranked[_MOST_NAMES:]:
+        rest = rest.plus(*tally)
+    if rest.total:
+        yield OTHER, _as_json(rest)
+
+
+def _as_json(tally: _Tally) -> Any:
+    return {"count": tally.total, "examples": list(tally.examples)} if tally.examples else tally.total
 
 
 @dataclass

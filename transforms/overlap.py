@@ -132,6 +132,7 @@ class Window(Generic[T]):
         Yields:
           Results, in the order they finished.
         """
+        alarm.check()
         self._items += 1
         self._bytes += size_bytes
         future.add_done_callback(lambda done: self._finished.put((done, size_bytes)))

@@ -16,6 +16,7 @@ from transforms.models.call_checks import CallClock, change_of, model_calls, run
         ([1.0, 3.0], [2.0, 4.0], 1.0),  # of a standard deviation of 1
         ([0.0, 0.0], [0.0, 0.0], 0.0),
         ([10.0], [11.0], 1.0),  # one output has no deviation: a tenth of its size counts
+        ([0.3], [0.31], 0.02),  # bfloat16
         ([1.0, float("nan")], [5.0, 9.0], 0.0),
         ([1.0, 3.0], [float("inf"), 3.0], 0.0),
     ],

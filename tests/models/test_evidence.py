@@ -111,3 +111,12 @@ def test_make_run__probabilities__are_weighed_as_they_are():
 def test_json__evidence__comes_back_the_same():
     evidence = Evidence(1000, 3, {"0,1": make_run(LOGITS, [frozenset({n}) for n in range(3)])})
     assert Evidence.from_json(json.loads(json.dumps(evidence.as_json()))) == evidence
+
+
+def test_rival__two_scalings_that_are_near__are_told_apart_or_not():
+    near = {"-1,1": run_of(25, -0.64), "torch": run_of(26, -0.63, wins=14)}
+    evidence = Evidence(1000, 27, {"0,1": run_of(5, -60.0), **near})
+    assert (evidence.best_scaling().name, evidence.rival()) == ("torch", "-1,1")
+    far = {"-1,1": run_of(15, -0.9), "torch": run_of(26, -0.6)}
+    assert Evidence(1000, 27, {"0,1": run_of(5, -60.0), **far}).rival() is None
+    assert Evidence(1000, 27, {"0,1": run_of(26, -0.6), **far}).rival() is None

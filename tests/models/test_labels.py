@@ -264,3 +264,9 @@ def test_read_labels__in_a_bucket__is_read(gcs):
     assert read_labels("gs://bucket/maps/l.json") == read_labels("gs://bucket/maps/l.txt") == RGB
     with pytest.raises(UserError, match="^labels='gs://bucket/maps/none.txt' cannot be read: .* or gs://"):
         read_labels("gs://bucket/maps/none.txt")
+
+
+@pytest.mark.parametrize("text", ["0 years old\n1 years old\n2 years old\n", "0 people\n1 people\n"])
+def test_parse__numbers_that_are_part_of_the_labels__are_not_removed_silently(text):
+    with pytest.raises(ValueError, match="without it most labels are equal, .* JSON list"):
+        parse("labels.txt", text)

@@ -27,11 +27,13 @@ def change_of(outputs: np.ndarray, others: np.ndarray) -> float:
     """Return the change between two outputs, `[length] float32`: root mean square, in units of their spread.
 
     The spread is the standard deviation, or a tenth of the largest output where the outputs are nearly
-    equal (one output alone has no deviation). Outputs that are not finite are not compared.
+    equal. One output alone has no deviation: its spread is at least half a logit or half of [0, 1], because
+    rounding in bfloat16 is a large share of a small output. Outputs that are not finite are not compared.
     """
     if not (np.isfinite(outputs).all() and np.isfinite(others).all()):
         return 0.0
-    spread = max(float(outputs.std()), 0.1 * float(np.abs(outputs).max()), 1e-12)
+    floor = 0.5 if outputs.size == 1 else 1e-12
+    spread = max(float(outputs.std()), 0.1 * float(np.abs(outputs).max()), floor)
     return float(np.sqrt(np.mean((outputs - others) ** 2))) / spread
 
 

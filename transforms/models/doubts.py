@@ -9,19 +9,21 @@ from transforms.errors import UserError
 from transforms.models.evidence import Evidence, Run
 from transforms.models.labels import imagenet_labels
 from transforms.models.presets import EMBEDDING
-from transforms.models.scaling import Scaling
+from transforms.models.scaling import NAMED_SCALINGS, Scaling
 
 if TYPE_CHECKING:
     from transforms.models.spec import ModelSpec
 
 
-def refuse_contradiction(spec: ModelSpec, run: Run) -> None:
+def refuse_contradiction(spec: ModelSpec, evidence: Evidence, run: Run) -> None:
     """Make sure that scores can be computed from a model's outputs.
 
     Raises:
       UserError: The outputs can't be what they are taken for.
     """
-    if spec.length == 1 and run.equal and abs(run.most - 1) < 1e-6:
+    # In every scaling, because a sigmoid also returns 1 for all photos where the range is far too large.
+    ones = all(tried.equal and abs(tried.most - 1) < 1e-6 for tried in evidence.runs.values())
+    if spec.length == 1 and ones:
         raise UserError(
             f"Model {spec.handle!r} has one output, which is 1 for every image: a softmax over one class. "
             "Export it with a sigmoid, or with one output per class."
@@ -52,10 +54,22 @@ def doubts_about(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]
 
 def _doubts_about_range(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]:
     read = spec.contract.input_range
-    if read and spec.scaling_from == "given" and spec.scaling != Scaling(read):
+    if read and spec.scaling_from == "given" and spec.scaling != Scaling(read, order=spec.scaling.order):
         yield (
             f"--input_range {spec.scaling.name}: the first layers of model {spec.handle!r} expect "
-            f"{Scaling(read).name}. Remove --input_range."
+            f"{Scaling(read).name}. Remove --input_range, --channel_mean and --channel_std."
+        )
+    if evidence.untried and spec.scaling_from == "assumed":
+        yield (
+            f"Model {spec.handle!r} is too slow here to be tried in other input ranges than "
+            f"{spec.scaling.name}, which is assumed. Give the range that the model was trained with as "
+            "--input_range."
+        )
+    if spec.scaling_from == "probed" and (rival := evidence.rival()):
+        yield (
+            f"The sample photos do not tell --input_range {spec.scaling.name} "
+            f"({run.right} of {evidence.photos} right) from {rival} ({evidence.runs[rival].right} right) for "
+            "certain. Give the range that the model was trained with as --input_range."
         )
     best = evidence.best_scaling()
     better = best.name if best and best != spec.scaling else None
@@ -63,10 +77,15 @@ def _doubts_about_range(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterat
         yield (
             f"{run.right} of {evidence.photos} sample photos of known class are right with --input_range "
             f"{spec.scaling.name}; with --input_range {better}: {evidence.runs[better].right} of "
-            f"{evidence.photos}. Give --input_range {better}."
+            f"{evidence.photos}. Give --input_range {better}{_without_channels(spec)}."
         )
     elif _is_blind(spec, evidence, run):
         yield f"{_describe_blindness(spec, run)} {_likely_cause(spec, evidence)}"
+
+
+def _without_channels(spec: ModelSpec) -> str:
+    own = spec.scaling not in NAMED_SCALINGS.values() and spec.scaling != Scaling(spec.scaling.input_range)
+    return "" if not own else " and remove --channel_mean, --channel_std and --channel_order"
 
 
 def _is_blind(spec: ModelSpec, evidence: Evidence, run: Run) -> bool:

@@ -83,11 +83,13 @@ class Evidence:
       length: Numbers that the model returns for an image.
       photos: Number of photos of known class that every run has, where the model has ImageNet's classes.
       runs: The runs; the first is of the configured scaling.
+      untried: Whether the model was too slow for other scalings, which might have shown something.
     """
 
     length: int
     photos: int
     runs: Mapping[str, Run]
+    untried: bool = False
 
     @property
     def configured(self) -> Run:
@@ -120,6 +122,15 @@ class Evidence:
         candidates = better or [n for n in confirmed if self.runs[n] is self.configured]
         return max(candidates, key=self._quality, default=None)
 
+    def rival(self) -> str | None:
+        """Return the scaling that is nearly as good as the best one and better than the configured one."""
+        best = self._best_name()
+        if best is None or self.runs[best] is self.configured:
+            return None
+        rivals = [n for n, run in self.runs.items() if n != best and run.beats(self.configured)]
+        close = [n for n in rivals if not self.runs[best].beats(self.runs[n])]
+        return max(close, key=self._quality, default=None)
+
     def _quality(self, name: str) -> tuple[int, float]:
         return self.runs[name].right, sum(self.runs[name].likelihoods)
 
@@ -141,7 +152,7 @@ class Evidence:
             name: Run(**{**run, "best": tuple(run["best"]), "likelihoods": tuple(run["likelihoods"])})
             for name, run in document["runs"].items()
         }
-        return cls(document["length"], document["photos"], runs)
+        return cls(document["length"], document["photos"], runs, document["untried"])
 
 
 def make_run(outputs: np.ndarray, right_classes: Sequence[frozenset[int]]) -> Run:

@@ -125,9 +125,19 @@ def _refuse_other_formats(lines: Sequence[str]) -> None:
 def _without_prefixes(lines: Sequence[str]) -> Sequence[str]:
     """Remove what tools write before each label: its class id, then its WordNet id."""
     if all(map(_NUMBERED_LINE.fullmatch, lines)):
-        lines = [_without_index(n, line) for n, line in enumerate(lines)]
+        lines = _without_indices(lines)
     synsets = [_SYNSET_LINE.fullmatch(line) for line in lines]
     return [synset[1] for synset in synsets if synset] if all(synsets) else lines
+
+
+def _without_indices(lines: Sequence[str]) -> list[str]:
+    labels = [_without_index(n, line) for n, line in enumerate(lines)]
+    if len(lines) > 1 and 2 * len(set(labels)) <= len(labels):
+        raise ValueError(
+            f"every line begins with a number, and without it most labels are equal, such as {labels[0]!r}. "
+            "If the numbers are part of the labels, save the file as a JSON list"
+        )
+    return labels
 
 
 def _without_index(index: int, line: str) -> str:

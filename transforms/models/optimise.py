@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from transforms.errors import RunError
+from transforms.models.call_checks import model_calls
 from transforms.models.labels import first_class
 from transforms.models.loading import Model, freeze, load_model, scaled, with_signature
 from transforms.models.presets import EMBEDDING
@@ -200,7 +201,10 @@ def _outputs_of(function: Any, pixels: np.ndarray, batch: int) -> np.ndarray:
 
     padding = np.zeros((-len(pixels) % batch, *pixels.shape[1:]), np.uint8)
     padded = np.concatenate([pixels, padding])
-    outputs = [function(tf.constant(padded[n : n + batch]))[3].numpy() for n in range(0, len(padded), batch)]
+    outputs = []
+    for n in range(0, len(padded), batch):
+        with model_calls.running():
+            outputs.append(function(tf.constant(padded[n : n + batch]))[3].numpy())
     return np.concatenate(outputs)[: len(pixels)]
 
 

@@ -6,6 +6,7 @@ A file does not always show what a model's numbers mean. What can be read is rea
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import time
@@ -25,20 +26,21 @@ from transforms.models.call_checks import (
 from transforms.models.evidence import IMAGENET_LENGTHS, Evidence, make_run
 from transforms.models.labels import IMAGENET_WITH_BACKGROUND
 from transforms.models.loading import load_model
-from transforms.models.remember import remembered
+from transforms.models.remember import Answer, remembered
 from transforms.models.scaling import NAMED_SCALINGS, Scaling
 from transforms.models.spec import ModelOptions, ModelSpec, Reading, decide_spec, read_model, usual_scaling
 from transforms.photos import right_classes
 from transforms.photos.pixels import photo_pixels
 
-# Longest time of a probe, and the share of it for the configured scaling. A slow model gets fewer photos.
+# Longest time of a probe beside the load, and the share of it for the configured scaling. A slow model gets
+# fewer photos.
 _PROBE_SEC, _FIRST_SHARE = 30.0, 0.5
 # Fewest photos, however slow the model is, because one alone has nothing to be compared with.
 _FEWEST_PHOTOS = 3
 # Pixels of a batch: 8 images at 224 px, 1 at 600 px. Larger batches are slower on CPUs (docs/performance.md).
 _BATCH_PIXELS = 8 * 224 * 224
 # Raise this number when the evidence changes its form or meaning, so that remembered answers are forgotten.
-_FORMAT = 2
+_FORMAT = 3
 
 # A function from pixels, `[N, size, size, 3] uint8`, and a scaling to outputs, `[N, length] float32`.
 Call = Callable[[np.ndarray, Scaling], np.ndarray]
@@ -71,11 +73,12 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
         "resize": reading.resize.describe(),
         "scaling": scaling.describe(),
     }
-    answer = remembered(
-        "probes",
-        facts,
-        lambda: (run_in_time(reading.handle, timeout_sec, lambda: probe(reading, scaling)).as_json(), True),
-    )
+
+    def find_out() -> tuple[Answer, bool]:
+        evidence = run_in_time(reading.handle, timeout_sec, lambda: probe(reading, scaling))
+        return evidence.as_json(), not evidence.untried  # a faster machine, or a later hour, may try them
+
+    answer = remembered("probes", facts, find_out)
     gc.collect()  # frees the probed model, which TensorFlow keeps in cycles, before a worker's copy is loaded
     return decide_spec(reading, Evidence.from_json(answer))
 
@@ -90,12 +93,12 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     Raises:
       UserError: The model fails, or its outputs for a photo depend on the other photos of a batch.
     """
-    deadline = time.monotonic() + _PROBE_SEC
     call, batch = _load(reading), _batch_size(reading)
     pixels = photo_pixels(reading.resize)
     _check_batches(call, pixels, scaling, reading)
-    start = time.monotonic()
-    outputs = _outputs(call, pixels, scaling, batch, start + _FIRST_SHARE * (deadline - start))
+    start = time.monotonic()  # behind the load and the trace, whose time shows nothing of the model's
+    deadline = start + _PROBE_SEC
+    outputs = _outputs(call, pixels, scaling, batch, start + _FIRST_SHARE * _PROBE_SEC)
     sec_a_photo = (time.monotonic() - start) / len(outputs)
     _refuse_nan(outputs, reading)
     right = _right_classes(outputs.shape[1])
@@ -105,8 +108,10 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     photos = min(len(outputs), len(right_classes()), affordable)
     takes_floats = "int" not in reading.contract.input_dtype
     others_can_tell = takes_floats and (right or evidence.is_blind(evidence.configured))
-    if not others_can_tell or photos < _FEWEST_PHOTOS:
+    if not others_can_tell:
         return evidence
+    if photos < _FEWEST_PHOTOS:
+        return dataclasses.replace(evidence, untried=True)
     tried = {name: _outputs(call, pixels[:photos], other, batch) for name, other in others.items()}
     return _compare_scalings(scaling, outputs, tried, right[:photos])
 

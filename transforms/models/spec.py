@@ -197,7 +197,7 @@ def decide_spec(reading: Reading, evidence: Evidence | None = None) -> ModelSpec
     )
     if not evidence or not run:
         return spec
-    refuse_contradiction(spec, run)
+    refuse_contradiction(spec, evidence, run)
     right = [(name, tried.right) for name, tried in evidence.runs.items()] if evidence.photos else []
     return dataclasses.replace(
         spec,
