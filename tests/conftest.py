@@ -49,7 +49,8 @@ def gcs_server() -> Iterator[GcsEmulator]:
 
 @pytest.fixture
 def gcs(gcs_server: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> GcsEmulator:
-    """The emulator, with this process pointed to it."""
+    """The emulator without any bucket, with this process pointed to it."""
+    gcs_server.empty()
     for name, value in gcs_server.env.items():
         monkeypatch.setenv(name, value)
     return gcs_server

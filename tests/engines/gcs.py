@@ -38,6 +38,10 @@ class GcsEmulator:
         self._server.stop()
         self._folder.cleanup()
 
+    def empty(self) -> None:
+        """Delete all buckets, because a test must not list what another one left."""
+        self._server.wipe()
+
     def put(self, uri: str, data: bytes) -> None:
         bucket, _, name = uri.removeprefix("gs://").partition("/")
         if not self._client.lookup_bucket(bucket):
