@@ -49,7 +49,8 @@ def _uncovered(uris: dict[str, bytes | None], corpus: Corpus, part: int, parts: 
             continue
         else:
             yield f"id {image_id!r}: is {row.uri!r} in the input, and its row is of another URI. Run again"
-        uris[image_id] = None  # each id is reported once
+        if image_id in uris or len(uris) < 2 * _IDS_IN_MEMORY:
+            uris[image_id] = None  # reported once, as far as memory allows
 
 
 def _uris_of_part(sources: list[Source], part: int, parts: int) -> dict[str, bytes | None]:

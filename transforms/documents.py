@@ -57,7 +57,8 @@ def parse_document(kind: type[_T], document: Mapping[str, Any]) -> _T:
       document: The document. Documents of versions that wrote no checksum have none.
 
     Raises:
-      DocumentError: A key is missing, unknown or mistyped, or the checksum is another.
+      DocumentError: A key is missing or mistyped, or the checksum is another. Unknown keys are passed over,
+        because newer versions may write more; if damage made them, the checksum is another.
     """
     checksum = document.get(_CHECKSUM)
     document = {key: value for key, value in document.items() if key != _CHECKSUM}
@@ -97,8 +98,6 @@ def _fields(kind: Any, value: Mapping[str, Any], prefix: str) -> Iterator[tuple[
             yield field.name, _parse(hints[field.name], value[field.name], prefix + field.name)
         elif field.default is dataclasses.MISSING:
             raise DocumentError(f"the key {prefix + field.name!r} is missing")
-    if unknown := sorted(value.keys() - hints.keys()):
-        raise DocumentError(f"the key {prefix + unknown[0]!r} is not known")
 
 
 def _check(kind: type, value: Any, key: str) -> Any:

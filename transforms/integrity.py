@@ -88,14 +88,15 @@ def keep_whole(source: Source) -> bool:
     file = source.file
     if not FileSystems.exists(file.path):  # deleted by an earlier attempt of this bundle
         return False
-    data = read_file(file.path)
-    if len(data) != file.size_bytes:
-        raise RunError(
-            f"{file.path}: {len(data):,} bytes of {file.size_bytes:,} could be read. "
-            "Run the same command again."
-        )
-    if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
-        return True
+    for _ in range(2):  # because one read of whole bytes can go wrong, too
+        data = read_file(file.path)
+        if len(data) != file.size_bytes:
+            raise RunError(
+                f"{file.path}: {len(data):,} bytes of {file.size_bytes:,} could be read. "
+                "Run the same command again."
+            )
+        if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
+            return True
     delete_files([file.path])
     # On standard error, because a run without --verbose turns logs off.
     rows = "its row is" if file.rows == 1 else f"its {file.rows:,} rows are"

@@ -18,7 +18,9 @@ def test_remembered__lasting_answer__is_found_once(cache):
         assert (answer, len(calls)) == ({"n": 5}, expected)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"answer": {"n": 7}}', '{"answer": {"m": 1}, "sha256": "0"}']
+)
 def test_remembered__damaged_answer__is_found_again(cache, content):
     remembered("sums", {}, lambda: ({"n": 1}, True))
     (file,) = cache.iterdir()

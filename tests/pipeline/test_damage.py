@@ -1,5 +1,6 @@
 """Damaged output folders: each damage is reported by name, with a remedy that works, or does no harm."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -136,6 +137,15 @@ def test_parse__any_key_of_a_document_edited__names_the_document(whole, document
         with pytest.raises(UserError, match="a document is damaged: ") as error:
             parse(document, data)
         assert len(str(error.value).splitlines()) == 1, place
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_parse__keys_of_a_newer_version__are_passed_over(whole, document):
+    content, _ = content_of(whole / document)
+    newer = {**content, "more": 1, "labelled_with": {**content["labelled_with"], "more": [1]}}
+    digest = hashlib.sha256(json.dumps(newer, sort_keys=True).encode()).hexdigest()
+    data = json.dumps({**newer, "checksum": digest}).encode()
+    assert parse(document, data) == parse(document, (whole / document).read_bytes())
 
 
 def parse(document, data):
@@ -303,6 +313,14 @@ def test_objects__damaged_in_a_bucket__are_reported_with_a_remedy_that_works(gcs
         gcs.put(bucket + name, whole)
         label(output, run_number(5), LONGER)
     assert verify(output) == []
+
+
+def test_staged_file__read_wrongly_once__is_not_deleted(output, monkeypatch):
+    source = staged_sources(str(output), [run_number(3)])[0]
+    data = Path(source.file.path).read_bytes()
+    reads = [bytes(len(data)), data]
+    monkeypatch.setattr(integrity, "read_file", lambda path: reads.pop(0))
+    assert integrity.keep_whole(source) and Path(source.file.path).exists()
 
 
 def test_staged_file__cannot_be_read__is_not_deleted(output, monkeypatch):

@@ -10,6 +10,7 @@ import zstandard
 
 from transforms.errors import RunError
 from transforms.inputs import files
+from transforms.inputs.compression import FORMATS, MAGIC_BYTES, compression_of, decompress
 from transforms.inputs.files import (
     LongLine,
     Piece,
@@ -22,12 +23,13 @@ from transforms.inputs.files import (
 
 LINES = [f"gs://bucket/{random.Random(n).getrandbits(200):x}/{n}.jpg".encode() for n in range(2000)]
 TEXT = b"\n".join(LINES) + b"\n"
-PACKED = {
-    ".gz": gzip.compress(TEXT),
-    ".bz2": bz2.compress(TEXT),
-    ".xz": lzma.compress(TEXT),
-    ".zst": zstandard.ZstdCompressor(write_checksum=True).compress(TEXT),
+PACK = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
 }
+PACKED = {suffix: pack(TEXT) for suffix, pack in PACK.items()}
 
 
 def lines_of(path) -> list:
@@ -77,6 +79,21 @@ def test_read_piece__flipped_bits__are_refused_or_change_no_line(packed):
             assert lines_of(path) == LINES
         except RunError as e:
             assert path.name in str(e)
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_decompress__equal_lines__come_in_pieces_of_bounded_size(suffix):
+    (compression,) = (one for one in FORMATS if one.suffix == suffix)
+    data = PACK[suffix](b"\n" * (96 << 20))
+    pieces = [len(piece) for piece in decompress([data], compression, "list")]
+    assert sum(pieces) == 96 << 20 and max(pieces) <= 32 << 20
+
+
+def test_compression_of__text_that_begins_like_bzip2__is_text():
+    for text in (b"BZh\n", b"BZh9.jpg\n", b"BZh91.jpg"):
+        assert compression_of(text[:MAGIC_BYTES], "list.txt") is None
+    for data in (b"", b"x"):
+        assert compression_of(bz2.compress(data)[:MAGIC_BYTES], "list.txt").name == "bzip2"
 
 
 def test_read_piece__compressed_without_a_suffix__is_decompressed(packed, tmp_path):

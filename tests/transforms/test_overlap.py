@@ -3,9 +3,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from transforms import overlap
 from transforms.elements import Failure, ImageRef
-from transforms.errors import ImageError, Reason
-from transforms.overlap import OverlappedFn, Timed, Window, attempt, images_in_flight, once_per_process
+from transforms.errors import ImageError, Reason, RunError
+from transforms.overlap import (
+    Alarm,
+    OverlappedFn,
+    Timed,
+    Window,
+    attempt,
+    images_in_flight,
+    once_per_process,
+)
 
 REF = ImageRef("1", "http://example.test/a.jpg")
 
@@ -106,3 +115,16 @@ def test_images_in_flight__windows_of_bundles__are_counted_while_they_are_open()
     fns[1].teardown()
     fns[1].teardown()
     assert images_in_flight() == before
+
+
+def test_alarm__rung_while_a_window_waits__ends_the_wait_and_every_later_one(monkeypatch):
+    alarm = Alarm()
+    monkeypatch.setattr(overlap, "alarm", alarm)
+    monkeypatch.setattr(overlap, "_ALARM_SEC", 0.01)
+    window = Window(1, 100)
+    assert list(window.add(Future())) == []
+    ring = threading.Timer(0.05, alarm.ring, [RunError("it never returns")])
+    ring.start()
+    for wait in (lambda: list(window.drain()), lambda: list(Window(1, 1).add(Future()))):
+        with pytest.raises(RunError, match="it never returns"):
+            wait()

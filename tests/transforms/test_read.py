@@ -255,6 +255,34 @@ def test_list_rows__glob__enters_no_folder_that_cannot_match(linked, pattern, na
     assert sorted(row.uri.removeprefix(f"{linked}/") for row in rows) == names
 
 
+@pytest.mark.parametrize("folder", ["in/store", "store"])
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("**", ["x.jpg", "y/z.jpg"]),
+        ("*/y/*.jpg", ["y/z.jpg"]),
+        ("**train/*.jpg", ["train/x.jpg"]),
+        ("**train/**.jpg", ["train/x.jpg", "train/y/z.jpg"]),
+        ("tr*/*/*.jpg", ["train/y/z.jpg"]),
+        ("[at]*/*.jpg", ["also/x.jpg"]),
+    ],
+)
+def test_list_rows__folder_with_links_to_it__is_listed_once_under_a_name_that_matches(
+    tmp_path, folder, pattern, names
+):
+    root = tmp_path / "in"
+    for name in ("x.jpg", "y/z.jpg"):
+        (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).touch()
+    root.mkdir(exist_ok=True)
+    for link in ("also", "train"):
+        (root / link).symlink_to(tmp_path / folder)
+    rows = list_rows(Corpus(f"{root}/{pattern}", "images"))
+    first = "store" if folder == "in/store" else "also"
+    expected = [name if name[:1] in "at" else f"{first}/{name}" for name in names]
+    assert sorted(row.uri.removeprefix(f"{root}/") for row in rows) == expected
+
+
 def test_list_rows__bucket__gives_what_the_pipeline_gives(gcs):
     names = ["a.jpg", "b#c?d%20 é[1].JPE", "notes.txt", "folder/", "folder/.x.jpg"]
     for name in names:

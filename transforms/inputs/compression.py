@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import zstandard
@@ -16,6 +17,27 @@ from transforms.errors import RunError
 _DAMAGED = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)
 # zlib's window size, plus 16 for gzip's header and checksum.
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
+# Bounds of memory, because 800 bytes of bzip2 can hold 1 GiB of equal lines. Decoders that cannot stop at a
+# size of their output get so little input that it becomes 1 MiB (gzip) or 32 MiB (Zstandard) at most.
+_PIECE_BYTES = 1 << 20
+_SLICE_BYTES = 1 << 10
+
+
+def _decode_by_output(decoder: Any, chunk: bytes) -> Generator[bytes, None, bytes]:
+    """Decode by a decoder that can stop at a size of its output."""
+    yield decoder.decompress(chunk, _PIECE_BYTES)
+    while not (decoder.eof or decoder.needs_input):
+        yield decoder.decompress(b"", _PIECE_BYTES)
+    return decoder.unused_data if decoder.eof else b""
+
+
+def _decode_by_input(decoder: Any, chunk: bytes) -> Generator[bytes, None, bytes]:
+    """Decode by a decoder that takes in whatever it is given."""
+    for end in range(_SLICE_BYTES, len(chunk) + _SLICE_BYTES, _SLICE_BYTES):
+        yield decoder.decompress(chunk[end - _SLICE_BYTES : end])
+        if decoder.eof:
+            return decoder.unused_data + chunk[end:]
+    return b""
 
 
 class Compression(NamedTuple):
@@ -24,25 +46,45 @@ class Compression(NamedTuple):
     Attributes:
       name: For messages.
       suffix: Ending of file names.
-      magic: First bytes of every file.
+      first_bytes: What every file begins with.
       make_decoder: Returns a decoder with `decompress`, `eof` and `unused_data`.
+      decode: Yields what a chunk holds in pieces of bounded size, and returns what follows the member.
     """
 
     name: str
     suffix: str
-    magic: bytes
+    first_bytes: re.Pattern[bytes]
     make_decoder: Callable[[], Any]
+    decode: Callable[[Any, bytes], Generator[bytes, None, bytes]]
 
 
 FORMATS: Final = (
-    Compression("gzip", ".gz", b"\x1f\x8b", lambda: zlib.decompressobj(_GZIP_WBITS)),
-    Compression("bzip2", ".bz2", b"BZh", bz2.BZ2Decompressor),
-    Compression("xz", ".xz", b"\xfd7zXZ\0", lzma.LZMADecompressor),
     Compression(
-        "Zstandard", ".zst", b"\x28\xb5\x2f\xfd", lambda: zstandard.ZstdDecompressor().decompressobj()
+        "gzip",
+        ".gz",
+        re.compile(rb"\x1f\x8b"),
+        lambda: zlib.decompressobj(_GZIP_WBITS),
+        _decode_by_input,
+    ),
+    # Followed by a block or by the end of an empty file, because text may begin with BZh too.
+    Compression(
+        "bzip2",
+        ".bz2",
+        re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+        bz2.BZ2Decompressor,
+        _decode_by_output,
+    ),
+    Compression("xz", ".xz", re.compile(rb"\xfd7zXZ\0"), lzma.LZMADecompressor, _decode_by_output),
+    Compression(
+        "Zstandard",
+        ".zst",
+        re.compile(rb"\x28\xb5\x2f\xfd"),
+        lambda: zstandard.ZstdDecompressor().decompressobj(),
+        _decode_by_input,
     ),
 )
-MAGIC_BYTES: Final = max(len(one.magic) for one in FORMATS)
+# Of the longest beginning, bzip2's.
+MAGIC_BYTES: Final = 10
 
 
 def compression_of(start: bytes, path: str) -> Compression | None:
@@ -53,7 +95,7 @@ def compression_of(start: bytes, path: str) -> Compression | None:
         cut or decompressed on the way.
     """
     named = next((one for one in FORMATS if path.lower().endswith(one.suffix)), None)
-    actual = next((one for one in FORMATS if start.startswith(one.magic)), None)
+    actual = next((one for one in FORMATS if one.first_bytes.match(start)), None)
     if named and actual != named:
         raise RunError(
             f"{path} is named {named.suffix}, and its first bytes {start[:4]!r} are not those of "
@@ -81,15 +123,12 @@ def decompress(chunks: Iterable[bytes], compression: Compression, path: str) -> 
                     break
                 decoder = compression.make_decoder()
             try:
-                data = decoder.decompress(chunk)
+                chunk = yield from compression.decode(decoder, chunk)
             except _DAMAGED as e:
                 raise RunError(
                     f"{path} is damaged: {compression.name} reports {str(e) or type(e).__name__!r}. Put a "
                     "whole copy in its place."
                 ) from e
-            if data:
-                yield data
-            chunk = decoder.unused_data if decoder.eof else b""
     if not decoder.eof:
         raise RunError(
             f"{path} is cut: its {compression.name} data ends too early. Put a whole copy in its place."

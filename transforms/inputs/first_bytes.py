@@ -95,7 +95,8 @@ def _explain_encoding(start: bytes) -> str | None:
         lines.pop()  # it may be cut within a character
     others = [line for line in lines if not line.isascii()]
     broken = [line for line in others if not _is_utf_8(line)]
-    # A few broken lines among good ones are bad rows. With most of them broken, the encoding is another.
+    # A few broken lines among others that only UTF-8 has are bad rows. Where most lines that are not ASCII
+    # are broken, and be it the only one, the encoding is another.
     if 2 * len(broken) > len(others):
         number = lines.index(broken[0]) + 1
         return (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote_from_bytes
@@ -45,7 +46,7 @@ def list_paths(corpus: Corpus, notes: Notes, most_files: int | None = None) -> I
         # Beam's `*` excludes backslashes, which are part of names on Linux: such files would vanish.
         pattern = FileSystem.translate_pattern(corpus.pattern).replace(r"[^/\\]*", "[^/]*")
         matches = re.compile(pattern).match
-        yield from filter(matches, _walk(*_root_of(corpus.pattern), notes))
+        yield from _walk(*_root_of(corpus.pattern), matches, notes)
         return
     (match,) = FileSystems.match([corpus.pattern], limits=None if most_files is None else [most_files])
     # Consoles make empty objects with a slash at the end to show folders.
@@ -66,38 +67,46 @@ def _root_of(pattern: str) -> tuple[str, int | None]:
     return root, None if "**" in pattern else pattern.count("/", len(plain.group()))
 
 
-def _walk(root: str, levels: int | None, notes: Notes) -> Iterator[str]:
-    """List the files below a folder, those of linked folders included, each folder once.
+def _walk(root: str, levels: int | None, matches: Callable[[str], object], notes: Notes) -> Iterator[str]:
+    """List the matching files below a folder, those of linked folders included, each folder's files once.
+
+    Links to folders are followed last, so that a folder is listed under its own name where that matches.
+    A pattern can match under a link's name alone, as `**/train/*.jpg` does where `train` is a link. Each
+    link is followed once, because links can lead in a circle.
 
     Beam's own listing is not used for local folders, because it drops broken links, enters no linked
     folder, and passes over folders that it may not read, all without a word.
     """
     if not os.path.isdir(root):
-        yield from [root] if os.path.lexists(root) else []
+        yield from [root] if os.path.lexists(root) and matches(root) else []
         return
-    inside = os.path.realpath(root)
-    entered: set[tuple[int, int]] = set()  # because links can lead in a circle
-    folders = [(root, levels)]
-    while folders:
-        folder, levels = folders.pop()
-        if (identity := _identity(folder)) in entered:
+    listed: set[tuple[int, int]] = set()
+    followed: set[tuple[int, int]] = set()
+    folders, links = [(root, levels)], deque[tuple[str, int | None]]()
+    while folders or links:
+        folder, levels = folders.pop() if folders else links.popleft()
+        if (identity := _identity(folder)) in listed:
             notes.add(LEFT_OUT, LINKED_TWICE)
             continue
-        entered.add(identity)
         below = []
         for entry in _entries(folder):
             if not _is_folder(entry):
-                yield entry.path
-            elif entry.is_symlink() and _is_within(os.path.realpath(entry.path), inside):
-                notes.add(LEFT_OUT, LINKED_TWICE)  # the folder is listed under its own name
+                if matches(entry.path):
+                    listed.add(identity)
+                    yield entry.path
             elif levels != 0:
-                below.append((entry.path, None if levels is None else levels - 1))
+                inner = entry.path, None if levels is None else levels - 1
+                if not entry.is_symlink():
+                    below.append(inner)
+                elif (link := _identity(entry.path, is_link=True)) not in followed:
+                    followed.add(link)
+                    links.append(inner)
         folders += reversed(below)
 
 
-def _identity(folder: str) -> tuple[int, int]:
-    with _list_errors_explained(folder):
-        status = os.stat(folder)
+def _identity(path: str, is_link: bool = False) -> tuple[int, int]:
+    with _list_errors_explained(path):
+        status = os.stat(path, follow_symlinks=not is_link)
     return status.st_dev, status.st_ino
 
 
@@ -119,10 +128,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, which cannot be fetched either
         return False
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(os.path.join(folder, ""))
 
 
 def name_file(path: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:

@@ -25,21 +25,25 @@ def remembered(question: str, facts: dict[str, Any], find_out: Callable[[], tupl
       facts: All that the answer depends on; plain data.
       find_out: Returns the answer, and whether it will be the same next time.
     """
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    file = cache_folder() / question / f"{key}.json"
+    file = cache_folder() / question / f"{_digest(facts)[:32]}.json"
     answer = _read(file)
     if answer is None:
         answer, lasts = find_out()
         if lasts:
-            _write(file, {"facts": facts, "answer": answer})
+            _write(file, {"facts": facts, "answer": answer, "sha256": _digest(answer)})
     return answer
 
 
 def _read(file: Path) -> Answer | None:
     try:
-        return json.loads(file.read_text("utf-8"))["answer"]
+        document = json.loads(file.read_text("utf-8"))
+        return document["answer"] if document["sha256"] == _digest(document["answer"]) else None
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one
         return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:

@@ -217,7 +217,11 @@ def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
         entry = {"handle": handle, "version": version, "path": str(target)}
         if not _is_whole(entry):
             shutil.rmtree(target, ignore_errors=True)
-            brought.rename(target)
+            try:
+                brought.rename(target)
+            except OSError:  # another handle of the same model was quicker
+                if not _is_whole(entry):
+                    raise
     index.with_suffix(".tmp").write_text(json.dumps(entry, indent=2), "utf-8")
     index.with_suffix(".tmp").replace(index)
     return target
