@@ -3,7 +3,7 @@
 #   docker build --tag IMAGE .                                        CUDA for GPUs
 #   docker build --tag IMAGE --build-arg EXTRA= .                     CPU only
 #   docker build --tag IMAGE --build-arg MODEL=efficientnet-b7 .      with a model inside
-# Check it against the machine that submits: python container/check_image.py IMAGE
+# Check it against the machine that submits: python deploy/check_image.py IMAGE
 ARG PYTHON_VERSION=3.11
 # A digest may follow: 3.11.11-slim-bookworm@sha256:…
 ARG PYTHON_TAG=3.11.11-slim-bookworm
@@ -14,6 +14,7 @@ FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam
 FROM python:${PYTHON_TAG} AS wheel
 WORKDIR /source
 COPY setup.py pyproject.toml README.md LICENSE ./
+COPY labelbeam labelbeam
 COPY pipeline pipeline
 COPY transforms transforms
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .

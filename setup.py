@@ -46,9 +46,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["pipeline*", "transforms*"]),
-    package_data={"transforms.photos": ["*.csv", "*.md", "images/*"]},
+    packages=find_packages(include=["labelbeam*"]),
+    package_data={"labelbeam.transforms.photos": ["*.csv", "*.md", "images/*"]},
     install_requires=REQUIRES,
     extras_require={"sample": SAMPLE, "gpu": GPU, "test": SAMPLE + TEST, "all": SAMPLE + GPU + TEST},
-    entry_points={"console_scripts": ["labelbeam = pipeline.__main__:main"]},
+    entry_points={"console_scripts": ["labelbeam = labelbeam.__main__:main"]},
 )

@@ -53,11 +53,11 @@ def run_model_alone(corpus: str, model: str) -> None:
     """Labels as many images as the corpus has, all of them noise that is in memory already."""
     import numpy as np
 
-    from transforms.models.classifier import Classifier
-    from transforms.models.devices import choose_batch_size
-    from transforms.models.runtime import configure_tensorflow
-    from transforms.models.spec import ModelOptions, resolve_spec
-    from transforms.overlap import available_cores
+    from labelbeam.transforms.models.classifier import Classifier
+    from labelbeam.transforms.models.devices import choose_batch_size
+    from labelbeam.transforms.models.runtime import configure_tensorflow
+    from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+    from labelbeam.transforms.overlap import available_cores
 
     cores = available_cores()
     configure_tensorflow(cores, cores)
@@ -75,9 +75,9 @@ def run_model_alone(corpus: str, model: str) -> None:
 def decode_shard(core: int, paths: Sequence[Path]) -> None:
     """Reads, digests and decodes files on one core."""
     os.sched_setaffinity(0, {core})
-    from transforms.images.decode import decode_image
-    from transforms.images.memory import tune_malloc
-    from transforms.images.resize import ResizeRule
+    from labelbeam.transforms.images.decode import decode_image
+    from labelbeam.transforms.images.memory import tune_malloc
+    from labelbeam.transforms.images.resize import ResizeRule
 
     tune_malloc()
     for path in paths:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from transforms.photos import photo_paths
+from labelbeam.transforms.photos import photo_paths
 
 
 def make_corpus(folder: Path, images: int, width_px: int, height_px: int) -> Path:

@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.corpus import make_corpus
-from transforms.images.decode import decode_image
-from transforms.images.memory import tune_malloc
-from transforms.images.resize import ResizeRule
-from transforms.models.classifier import Classifier
-from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.photos import photo_paths
+from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.memory import tune_malloc
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.photos import photo_paths
 
 SIZE = (1600, 1200)
 TARGETS_PX = (224, 600)

@@ -23,11 +23,11 @@ def label_shard(core: int, paths: list[Path], output: str, model: str) -> None:
     import pyarrow.parquet as pq
 
     from benchmarks.rivals.rows import SCHEMA, best_of
-    from transforms.images.decode import decode_image
-    from transforms.images.memory import tune_malloc
-    from transforms.models.classifier import Classifier
-    from transforms.models.runtime import configure_tensorflow
-    from transforms.models.spec import ModelOptions, resolve_spec
+    from labelbeam.transforms.images.decode import decode_image
+    from labelbeam.transforms.images.memory import tune_malloc
+    from labelbeam.transforms.models.classifier import Classifier
+    from labelbeam.transforms.models.runtime import configure_tensorflow
+    from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 
     tune_malloc()
     configure_tensorflow(callers=1, threads=1)

@@ -26,7 +26,7 @@ def peak_mb(folder: Path, images: int) -> float:
     make = [sys.executable, "-m", "benchmarks.published", str(folder), str(images), "1"]
     subprocess.run(make, check=True, capture_output=True)
     paths = {"input": folder / "all.csv", "output": folder / "out", "model": folder / "model"}
-    command = [sys.executable, "-m", "pipeline", "run", "--id_column=key", *FLAGS]
+    command = [sys.executable, "-m", "labelbeam", "run", "--id_column=key", *FLAGS]
     process = subprocess.Popen(
         command + [f"--{name}={path}" for name, path in paths.items()], stdout=subprocess.DEVNULL
     )

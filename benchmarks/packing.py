@@ -23,12 +23,12 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmarks.decode import TARGETS_PX, decode_drafted, psnr_db
-from transforms.images.memory import tune_malloc
-from transforms.images.packing import pack_pixels, unpack_pixels
-from transforms.images.resize import ResizeRule
-from transforms.models.classifier import Classifier
-from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.photos import photo_paths
+from labelbeam.transforms.images.memory import tune_malloc
+from labelbeam.transforms.images.packing import pack_pixels, unpack_pixels
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.photos import photo_paths
 
 _CLASSES = 1000
 

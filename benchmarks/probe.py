@@ -22,11 +22,11 @@ from pathlib import Path
 
 _UNDERSTAND = """
 import sys, time
-from transforms.models.runtime import configure_tensorflow
+from labelbeam.transforms.models.runtime import configure_tensorflow
 configure_tensorflow(2, 2)
 import tensorflow_hub
-from transforms.models.probe import understand_model
-from transforms.models.spec import ModelOptions
+from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.spec import ModelOptions
 start = time.perf_counter()
 understand_model(ModelOptions(sys.argv[1]), 600)
 print(time.perf_counter() - start)
@@ -40,7 +40,7 @@ def save_model(name: str, folder: Path) -> None:
 
         save_b7(str(folder))
         return
-    from transforms.models.store import resolve_model
+    from labelbeam.transforms.models.cache import resolve_model
 
     shutil.copytree(resolve_model("embedded:efficientnet-lite0"), folder)
 

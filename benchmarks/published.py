@@ -16,17 +16,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.corpus import make_corpus
-from pipeline.config import load_config
-from pipeline.plan import Plan, planned
-from pipeline.runners import pipeline_options
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.plan import Plan, planned
+from labelbeam.pipeline.runners.options import pipeline_options
+from labelbeam.transforms.count import LABELLED, LISTED
+from labelbeam.transforms.elements import ImageFacts, ImageRef, Label, Prediction, id_of_uri
+from labelbeam.transforms.publish import commit, list_sources
+from labelbeam.transforms.stage import write_staged
+from labelbeam.transforms.table.folder import Layout
+from labelbeam.transforms.table.merge import merge_files, plan_merge
+from labelbeam.transforms.table.rows import PREDICTIONS, prediction_row, predictions_schema, to_record_batch
 from tests.tiny_model import save_tiny_model
-from transforms.count import LABELLED, LISTED
-from transforms.elements import ImageFacts, ImageRef, Label, Prediction, id_of_uri
-from transforms.layout import Layout
-from transforms.merge import merge_files, plan_merge
-from transforms.publish import commit, list_sources
-from transforms.rows import PREDICTIONS, prediction_row, predictions_schema, to_record_batch
-from transforms.stage import write_staged
 
 
 def prepare(folder: Path, ids: int, done: int) -> None:

@@ -24,20 +24,20 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.measure import Cost, compare, cost_of
-from pipeline.config import load_config
-from pipeline.launch import run
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.launch import run
 
 # A corpus is run over until so many images are done; the one that stands for none, so many times.
 _IMAGES_A_ROUND, _FEW, _RUNS_OF_FEW = 10_000, 2, 10
 
 _LOAD = """
 import sys
-import pipeline.launch
-from transforms.models.devices import choose_batch_size
-from transforms.models.runtime import configure_tensorflow
+import labelbeam.pipeline.launch
+from labelbeam.transforms.models.devices import choose_batch_size
+from labelbeam.transforms.models.runtime import configure_tensorflow
 configure_tensorflow(2, 2)
-from transforms.models.classifier import Classifier
-from transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 spec = resolve_spec(ModelOptions(sys.argv[1]))
 Classifier(spec, top_k=5, batch_size=choose_batch_size(None, spec.resize.size_px, on_gpu=False))
 """
@@ -74,7 +74,7 @@ def usec_an_image(few: Mapping[str, str], corpora: Mapping[int, Mapping[str, str
 def start_up_sec(few: Mapping[str, str], folder: Path) -> float:
     """Seconds a command takes for hardly any images beyond imports and loading the model."""
     flags = [f"--{name}={value}" for name, value in few.items()]
-    command = [sys.executable, "-m", "pipeline", "run", *flags, f"--output={tempfile.mkdtemp(dir=folder)}"]
+    command = [sys.executable, "-m", "labelbeam", "run", *flags, f"--output={tempfile.mkdtemp(dir=folder)}"]
     return cost_of(command).wall_sec - cost_of([sys.executable, "-c", _LOAD, few["model"]]).wall_sec
 
 

@@ -24,16 +24,16 @@ import pyarrow.dataset as ds
 from benchmarks import throughput
 from benchmarks.corpus import make_corpus
 from benchmarks.measure import Command, Cost, cost_of
-from pipeline.config import load_config
-from pipeline.plan import Plan, planned
-from pipeline.runners import new_pipeline, pipeline_options
-from transforms.decode import DecodeImages
-from transforms.elements import Prediction
-from transforms.fetch import FetchImages
-from transforms.predict import PredictLabels
-from transforms.read import ReadImageRefs
-from transforms.rows import PREDICTIONS, RowFacts, prediction_row, predictions_schema
-from transforms.select import SelectUnlabelled
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.plan import Plan, planned
+from labelbeam.pipeline.runners.options import new_pipeline, pipeline_options
+from labelbeam.transforms.decode import DecodeImages
+from labelbeam.transforms.elements import Prediction
+from labelbeam.transforms.fetch import FetchImages
+from labelbeam.transforms.predict import PredictLabels
+from labelbeam.transforms.read import ReadImageRefs
+from labelbeam.transforms.select import SelectUnlabelled
+from labelbeam.transforms.table.rows import PREDICTIONS, RowFacts, prediction_row, predictions_schema
 
 SIZE = (160, 120)
 TARGET = 1.03

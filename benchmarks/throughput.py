@@ -45,7 +45,7 @@ def hand_loop(corpus: Path) -> list[str]:
 def pipeline(corpus: Path, *flags: str, model: str = MODEL) -> list[str]:
     """The pipeline, as a user starts it."""
     options = ["--input", str(corpus), "--output", str(new_output(corpus)), "--model", model]
-    return [sys.executable, "-m", "pipeline", "run", *options, *flags]
+    return [sys.executable, "-m", "labelbeam", "run", *options, *flags]
 
 
 def two_processes(corpus: Path) -> list[str]:

@@ -1,6 +1,4 @@
-"""What a run is: its configuration, graph, launch, progress and results."""
+"""A run: its configuration, graph, launch, progress and results."""
 
-__version__ = "0.1.0"
-
-# What a run that broke off says last.
+# Last sentence about a run that broke off.
 GO_ON = "What is done is kept: run the same command again, and it goes on from there."

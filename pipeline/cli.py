@@ -17,10 +17,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from pipeline import GO_ON, __version__
-from pipeline.config import Kind, ModelConfig, load_config, options
-from transforms.errors import RunError, UserError
-from transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
+from labelbeam import __version__
+from labelbeam.pipeline import GO_ON
+from labelbeam.pipeline.config import Kind, ModelConfig, load_config, options
+from labelbeam.transforms.errors import RunError, UserError
+from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
 
 OK, NOT_OK, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -73,7 +74,7 @@ def _leave(message: str, status: int) -> int:
 
 def entry() -> NoReturn:
     """Runs a command as a process, and ends what it leaves behind instead of waiting for it."""
-    from pipeline.workers import end_children
+    from labelbeam.pipeline.runners.local import end_children
 
     status = main()
     for number in ENDING_SIGNALS:
@@ -214,14 +215,14 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
 
 def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
-        from pipeline.launch import run_and_report
+        from labelbeam.pipeline.launch import run_and_report
 
     return OK if run_and_report(load_config(args.config, _flags(args), rest)) else NOT_OK
 
 
 def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
-        from pipeline.doctor import doctor
+        from labelbeam.pipeline.commands.doctor import doctor
 
     config = load_config(args.config, _flags(args), rest)
     return OK if doctor(config, args.offline, args.verbose) else NOT_OK
@@ -229,16 +230,16 @@ def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
-        from pipeline.rerun import rerun
+        from labelbeam.pipeline.commands.rerun import rerun
 
     return OK if rerun(args.folder, args.only, _flags(args), rest) else NOT_OK
 
 
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
-        from pipeline.manifest import published_manifest
-        from pipeline.output import folder_of
-        from pipeline.verify import verify
+        from labelbeam.pipeline.commands.verify import verify
+        from labelbeam.pipeline.manifest import published_manifest
+        from labelbeam.pipeline.output import folder_of
 
     _refuse(rest, "verify")
     findings = verify(args.folder, args.input)
@@ -263,7 +264,7 @@ _MEND = (
 
 def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
-        from pipeline.model import inspect_model
+        from labelbeam.pipeline.commands.model import inspect_model
 
     _refuse(rest, "model inspect")
     fits, text = inspect_model(args.handle, _flags(args))
@@ -273,7 +274,7 @@ def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
-        from pipeline.model import mirror_model
+        from labelbeam.pipeline.commands.model import mirror_model
 
     _refuse(rest, "model mirror")
     print(mirror_model(args.handle, args.target))
@@ -287,7 +288,7 @@ def _refuse(rest: Sequence[str], command: str) -> None:
 
 def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
-        from pipeline.sample import run_sample
+        from labelbeam.pipeline.commands.sample import run_sample
 
     return OK if run_sample(args.output, rest) else NOT_OK
 

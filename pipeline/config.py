@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import yaml
 
-from transforms.errors import UserError, told_by
-from transforms.models.heads import DEFAULT_THRESHOLD
-from transforms.models.scaling import RANGE_NAMES
+from labelbeam.transforms.errors import UserError, told_by
+from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
+from labelbeam.transforms.models.scaling import RANGE_NAMES
 
 BEAM = "beam"
 

@@ -12,23 +12,23 @@ from typing import Any
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.config import ReadConfig
-from transforms.errors import RunError, UserError, told_by
-from transforms.files import FILE_ERRORS, escape_glob, is_local
-from transforms.images.suffixes import IMAGES, READ
-from transforms.inputs.compression import FORMATS
-from transforms.inputs.corpus import Corpus
-from transforms.inputs.files import ListFile, match_files, read_start
-from transforms.inputs.first_bytes import (
+from labelbeam.pipeline.config import ReadConfig
+from labelbeam.transforms.errors import RunError, UserError, told_by
+from labelbeam.transforms.files import FILE_ERRORS, escape_glob, is_local
+from labelbeam.transforms.images.suffixes import IMAGES, READ
+from labelbeam.transforms.inputs.compression import FORMATS
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import ListFile, match_files, read_start
+from labelbeam.transforms.inputs.first_bytes import (
     START_BYTES,
     explain_names,
     explain_unreadable,
     parse_header,
     suggest_uri_column,
 )
-from transforms.inputs.images import list_paths
-from transforms.notes import Notes
-from transforms.rows import RESERVED_COLUMNS
+from labelbeam.transforms.inputs.images import list_paths
+from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
 # Files of a folder that are looked at before the folder is refused for lack of images.
 _FILES_LOOKED_AT = 10_000

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from pipeline.plan import Plan, optimisation
-from transforms.count import CountRows, SumCounts, as_counted, count_listed, count_result
-from transforms.decode import DecodeImages
-from transforms.fetch import FetchImages
-from transforms.notes import SumNotes
-from transforms.pack import HandOverImages
-from transforms.predict import PredictLabels
-from transforms.publish import PublishResults
-from transforms.read import ReadImageRefs
-from transforms.select import SelectUnlabelled
-from transforms.stage import StageResults
+from labelbeam.pipeline.plan import Plan, optimisation
+from labelbeam.transforms.count import CountRows, SumCounts, as_counted, count_listed, count_result
+from labelbeam.transforms.decode import DecodeImages
+from labelbeam.transforms.fetch import FetchImages
+from labelbeam.transforms.notes import SumNotes
+from labelbeam.transforms.pack import HandOverImages
+from labelbeam.transforms.predict import PredictLabels
+from labelbeam.transforms.publish import PublishResults
+from labelbeam.transforms.read import ReadImageRefs
+from labelbeam.transforms.select import SelectUnlabelled
+from labelbeam.transforms.stage import StageResults
 
 
 def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:

@@ -17,17 +17,19 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from pipeline import GO_ON, progress
-from pipeline.cause import cause_of_error, own_error, own_words
-from pipeline.config import RunConfig
-from pipeline.follow import follow, job_of
-from pipeline.graph import build_graph
-from pipeline.limits import Work, counters_of, describe_work, query_metrics, work_of
-from pipeline.model import describe_head, describe_scaling, has_no_names
-from pipeline.output import folder_of
-from pipeline.plan import Plan, failure_budget, planned
-from pipeline.rules import check_rules
-from pipeline.runners import (
+from labelbeam.pipeline import GO_ON
+from labelbeam.pipeline.commands.model import describe_head, describe_scaling, has_no_names
+from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.graph import build_graph
+from labelbeam.pipeline.output import folder_of
+from labelbeam.pipeline.plan import Plan, failure_budget, planned
+from labelbeam.pipeline.report import progress
+from labelbeam.pipeline.report.bottleneck import Work, counters_of, describe_work, query_metrics, work_of
+from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
+from labelbeam.pipeline.runners.errors import cause_of_error, own_error, own_words
+from labelbeam.pipeline.runners.jobs import follow, job_of
+from labelbeam.pipeline.runners.local import supervised
+from labelbeam.pipeline.runners.options import (
     is_local,
     keep_interrupts_from_job_server,
     name_apart,
@@ -36,17 +38,16 @@ from pipeline.runners import (
     runs_elsewhere,
     starts_job_server,
 )
-from pipeline.summary import next_steps, summarise, verdict
-from pipeline.workers import supervised
-from transforms.count import KINDS, CountRows
-from transforms.errors import LabelbeamError, RunError
-from transforms.files import is_local as is_local_path
-from transforms.inputs.corpus import Corpus
-from transforms.layout import Layout, read_manifest
-from transforms.manifest import Manifest
-from transforms.models.presets import find_preset
-from transforms.models.spec import ModelSpec
-from transforms.stage import stager_of
+from labelbeam.pipeline.runners.rules import check_rules
+from labelbeam.transforms.count import KINDS, CountRows
+from labelbeam.transforms.errors import LabelbeamError, RunError
+from labelbeam.transforms.files import is_local as is_local_path
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.models.presets import find_preset
+from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.stage import stager_of
+from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.manifest import Manifest
 
 
 class Finished(NamedTuple):

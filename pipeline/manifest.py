@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import __version__
-from pipeline.config import PredictConfig, RunConfig, make_config
-from transforms.errors import UserError
-from transforms.layout import Layout, read_manifest
-from transforms.manifest import FORMAT, LabelledWith, Manifest
-from transforms.models.heads import MULTILABEL
-from transforms.models.spec import ModelSpec
-from transforms.rows import RowFacts
+from labelbeam import __version__
+from labelbeam.pipeline.config import PredictConfig, RunConfig, make_config
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.heads import MULTILABEL
+from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.manifest import FORMAT, LabelledWith, Manifest
+from labelbeam.transforms.table.rows import RowFacts
 
 
 def new_run_id() -> str:

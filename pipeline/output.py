@@ -12,11 +12,11 @@ from typing import TextIO
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.config import WriteConfig
-from pipeline.manifest import new_run_id
-from transforms.errors import UserError, told_by
-from transforms.files import FILE_ERRORS, MEND, delete_files, is_local, make_folder, write_file
-from transforms.layout import (
+from labelbeam.pipeline.config import WriteConfig
+from labelbeam.pipeline.manifest import new_run_id
+from labelbeam.transforms.errors import UserError, told_by
+from labelbeam.transforms.files import FILE_ERRORS, MEND, delete_files, is_local, make_folder, write_file
+from labelbeam.transforms.table.folder import (
     Layout,
     announce,
     delete_run,
@@ -26,7 +26,7 @@ from transforms.layout import (
     tidy,
     unfinished_runs,
 )
-from transforms.manifest import LabelledWith, Manifest
+from labelbeam.transforms.table.manifest import LabelledWith, Manifest
 
 try:
     import fcntl

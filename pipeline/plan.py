@@ -11,30 +11,30 @@ from typing import Any
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.config import RunConfig
-from pipeline.corpus import find_corpus, output_columns
-from pipeline.manifest import labelled_with, manifest_facts, new_run_id
-from pipeline.output import OutputState, folder_of, locked, open_output
-from pipeline.runners import is_local, threads_of_process
-from transforms.budget import FailureBudget
-from transforms.count import Listener
-from transforms.done import ReadDoneIds
-from transforms.errors import Reason, UserError
-from transforms.inputs.corpus import Corpus
-from transforms.layout import Layout, read_manifest
-from transforms.manifest import Manifest
-from transforms.merge import Partitioning
-from transforms.models.heads import MULTILABEL
-from transforms.models.optimise import Optimisation
-from transforms.models.presets import EMBEDDING
-from transforms.models.probe import understand_model
-from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
-from transforms.models.spec import ModelOptions, ModelSpec
-from transforms.overlap import available_cores
-from transforms.publish import Publication
-from transforms.rows import RowFacts
-from transforms.stage import Staging
-from transforms.stores import Limits
+from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.pipeline.manifest import labelled_with, manifest_facts, new_run_id
+from labelbeam.pipeline.output import OutputState, folder_of, locked, open_output
+from labelbeam.pipeline.runners.options import is_local, threads_of_process
+from labelbeam.transforms.budget import FailureBudget
+from labelbeam.transforms.count import Listener
+from labelbeam.transforms.done import ReadDoneIds
+from labelbeam.transforms.errors import Reason, UserError
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.models.heads import MULTILABEL
+from labelbeam.transforms.models.optimise import Optimisation
+from labelbeam.transforms.models.presets import EMBEDDING
+from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
+from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
+from labelbeam.transforms.overlap import available_cores
+from labelbeam.transforms.publish import Publication
+from labelbeam.transforms.sources import Limits
+from labelbeam.transforms.stage import Staging
+from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.manifest import Manifest
+from labelbeam.transforms.table.merge import Partitioning
+from labelbeam.transforms.table.rows import RowFacts
 
 
 @dataclass(frozen=True)

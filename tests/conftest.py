@@ -16,8 +16,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from engines import install
-from engines.flink import FlinkCluster
+from tests.engines import install
+from tests.engines.flink import FlinkCluster
 from tests.engines.gcs import GcsEmulator
 from tests.engines.http_server import FaultServer
 from tests.engines.parts import part
@@ -36,7 +36,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lite0_dir(cache_dir: Path) -> Path:
     """The embedded model, converted once."""
-    from transforms.models.efficientnet_lite import ensure_lite0_saved_model
+    from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
 
     return ensure_lite0_saved_model(cache_dir)
 

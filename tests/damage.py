@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from labelbeam.transforms.done import read_done_ids
+from labelbeam.transforms.table.folder import published_sources, read_manifest, staged_sources
 from tests.results import add_staged, failure, plan_publication, prediction, publish
-from transforms.done import read_done_ids
-from transforms.layout import published_sources, read_manifest, staged_sources
 
 OLD = [*map(prediction, range(6)), *map(failure, range(6, 9))]
 NEW = [*map(prediction, range(9, 14)), *map(failure, range(14, 16))]

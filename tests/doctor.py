@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.checks.findings import Case, Finding, examine
-from pipeline.config import load_config
-from pipeline.doctor import CHECKS
-from pipeline.runners import pipeline_options
+from labelbeam.pipeline.checks.findings import Case, Finding, examine
+from labelbeam.pipeline.commands.doctor import CHECKS
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.runners.options import pipeline_options
 
 
 def case_of(*beam_flags: str, offline: bool = False, **options: object) -> Case:

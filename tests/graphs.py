@@ -12,16 +12,16 @@ from typing import Any, TextIO
 import pyarrow.dataset as ds
 import pytest
 
-from pipeline.config import load_config
-from pipeline.launch import run
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.launch import run
+from labelbeam.transforms.decode import decode
+from labelbeam.transforms.elements import EncodedImage, ImageRef, id_of_uri
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.fetch import fetch_image
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.predict import predict_labels
+from labelbeam.transforms.sources import Limits, Stores
 from tests.synthetic import BAD_IMAGES, encoded, gradient
-from transforms.decode import decode
-from transforms.elements import EncodedImage, ImageRef, id_of_uri
-from transforms.errors import ImageError
-from transforms.fetch import fetch_image
-from transforms.models.classifier import Classifier
-from transforms.predict import predict_labels
-from transforms.stores import Limits, Stores
 
 LIMITS = Limits(5, 5, 10_000_000, 4)
 TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")

@@ -10,17 +10,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import WriteConfig
-from pipeline.output import open_output
-from transforms.budget import FailureBudget
-from transforms.documents import write_document
-from transforms.elements import Failure, ImageFacts, ImageRef, Label, Prediction, TableFile
-from transforms.layout import Layout
-from transforms.manifest import TABLES, LabelledWith, Manifest
-from transforms.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
-from transforms.publish import Publication, commit, list_sources, make_manifest
-from transforms.rows import FAILURES, RowFacts
-from transforms.stage import Stager, Staging
+from labelbeam.pipeline.config import WriteConfig
+from labelbeam.pipeline.output import open_output
+from labelbeam.transforms.budget import FailureBudget
+from labelbeam.transforms.elements import Failure, ImageFacts, ImageRef, Label, Prediction, TableFile
+from labelbeam.transforms.publish import Publication, commit, list_sources, make_manifest
+from labelbeam.transforms.stage import Stager, Staging
+from labelbeam.transforms.table.documents import write_document
+from labelbeam.transforms.table.folder import Layout
+from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
+from labelbeam.transforms.table.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
+from labelbeam.transforms.table.rows import FAILURES, RowFacts
 
 LABELLED_WITH = LabelledWith(
     model="model-1",

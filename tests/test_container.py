@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from container.check_image import wanted_versions
-from container.template_metadata import metadata
-from pipeline.config import load_config, options
+from deploy.check_image import wanted_versions
+from deploy.template_metadata import metadata
+from labelbeam.pipeline.config import load_config, options
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "container/launcher.Dockerfile"])
+@pytest.mark.parametrize("file", ["Dockerfile", "deploy/launcher.Dockerfile"])
 def test_dockerfile__linted__has_no_findings(file):
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([hadolint, file], cwd=ROOT, capture_output=True, text=True)
@@ -35,29 +35,29 @@ def test_dockerfile__versions__are_those_of_this_environment():
 
 def test_dockerfile__files_it_copies__are_not_ignored():
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    for file in ("Dockerfile", "container/launcher.Dockerfile"):
+    for file in ("Dockerfile", "deploy/launcher.Dockerfile"):
         for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / file).read_text(), re.M):
             for source in sources.split():
                 assert (ROOT / source).exists() and source.split("/")[0] in kept
 
 
 def test_cloudbuild__every_step__uses_what_is_there():
-    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    build = yaml.safe_load((ROOT / "deploy/cloudbuild.yaml").read_text())
     text = json.dumps(build)
     used = set(re.findall(r"\$(_[A-Z]+)", text))
     assert used == {"_IMAGE", *build["substitutions"]}
-    for path in re.findall(r"container/[\w.]+", text.replace("/workspace/", "")):
+    for path in re.findall(r"deploy/[\w.]+", text.replace("/workspace/", "")):
         assert (ROOT / path).is_file()
 
 
 def test_cloudbuild__builders__are_of_a_version():
-    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    build = yaml.safe_load((ROOT / "deploy/cloudbuild.yaml").read_text())
     assert all(re.search(r":\d+\.\d+\.\d+(-|$)", step["name"]) for step in build["steps"])
 
 
-@pytest.mark.parametrize("file", ["docs/running.md", "container/cloudbuild.yaml"])
+@pytest.mark.parametrize("file", ["docs/running.md", "deploy/cloudbuild.yaml"])
 def test_cloudbuild__documented_command__gives_what_has_no_default(file):
-    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    build = yaml.safe_load((ROOT / "deploy/cloudbuild.yaml").read_text())
     used = set(re.findall(r"\$(_[A-Z]+)", json.dumps(build)))
     commands = re.findall(r"gcloud builds submit .*--substitutions[= \\#\n]+(\S+)", (ROOT / file).read_text())
     assert commands
@@ -68,7 +68,7 @@ def test_cloudbuild__documented_command__gives_what_has_no_default(file):
 
 @pytest.mark.parametrize(("template", "status"), [("", 0), ("gs://bucket/template.json", 7)])
 def test_cloudbuild__template__is_built_if_asked_for(tmp_path, template, status):
-    build = yaml.safe_load((ROOT / "container/cloudbuild.yaml").read_text())
+    build = yaml.safe_load((ROOT / "deploy/cloudbuild.yaml").read_text())
     (step,) = [step for step in build["steps"] if step["id"] == "template"]
     gcloud = tmp_path / "gcloud"
     gcloud.write_text('#!/bin/bash\necho "$@"\nexit 7\n')
@@ -133,7 +133,7 @@ def test_check_image__versions__differences_are_named(tmp_path, changed, status)
     docker = tmp_path / "docker"
     docker.write_text(FAKE_DOCKER.format(python=sys.executable, seen={**wanted_versions(), **changed}))
     docker.chmod(0o755)
-    command = [sys.executable, ROOT / "container/check_image.py", "image:1"]
+    command = [sys.executable, ROOT / "deploy/check_image.py", "image:1"]
     done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == status
     lines = done.stdout.splitlines()
@@ -142,13 +142,13 @@ def test_check_image__versions__differences_are_named(tmp_path, changed, status)
 
 
 def test_check_image__no_docker__says_so(tmp_path):
-    command = [sys.executable, ROOT / "container/check_image.py", "image:1"]
+    command = [sys.executable, ROOT / "deploy/check_image.py", "image:1"]
     done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 1 and "docker is not installed here" in done.stderr
 
 
 def test_flink_manifest__its_parts__fit_each_other_the_dockerfile_and_the_run_config():
-    manifest = yaml.safe_load((ROOT / "container" / "flink-kubernetes.yaml").read_text("utf-8"))
+    manifest = yaml.safe_load((ROOT / "deploy" / "flink-kubernetes.yaml").read_text("utf-8"))
     spec = manifest["spec"]
     main, workers = spec["taskManager"]["podTemplate"]["spec"]["containers"]
     beam = yaml.safe_load((ROOT / "run_configs" / "flink.yaml").read_text("utf-8"))["beam"]

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from transforms.elements import DecodedImage, Failure, Prediction
-from transforms.errors import RunError
+from labelbeam.transforms.elements import DecodedImage, Failure, Prediction
+from labelbeam.transforms.errors import RunError
 
 _WORST = 3
 # Standard deviations: it judges at every failure, in every process, and must be wrong in none.

@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.coders.coders import FastPrimitivesCoder
 
-from transforms.elements import DoneIds, Failure, ImageFacts, ImageRef, PackedImage, TableFile
+from labelbeam.transforms.elements import DoneIds, Failure, ImageFacts, ImageRef, PackedImage, TableFile
 
 
 class _FieldsCoder(beam.coders.Coder):

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms.elements import Failure, ImageRef, Prediction, Unchanged
+from labelbeam.transforms.elements import Failure, ImageRef, Prediction, Unchanged
 
 Listener = Callable[[str, int], None]
 

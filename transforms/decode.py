@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from transforms.elements import DecodedImage, EncodedImage, Failure, ImageFacts
-from transforms.errors import ImageError, Reason
-from transforms.images.decode import decode_image
-from transforms.images.resize import ResizeRule
-from transforms.images.suffixes import is_raw
-from transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
+from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageFacts
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.images.suffixes import is_raw
+from labelbeam.transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:

@@ -10,12 +10,12 @@ import apache_beam as beam
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from transforms.buckets import GATHERED_ROWS, bucket_of
-from transforms.elements import DIGEST, DoneIds, digest_of_uri
-from transforms.errors import FAULTS_OF_THE_INPUT
-from transforms.integrity import keep_whole, read_batches
-from transforms.layout import Source, published_sources, read_manifest, staged_sources
-from transforms.rows import FAILURES
+from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
+from labelbeam.transforms.elements import DIGEST, DoneIds, digest_of_uri
+from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT
+from labelbeam.transforms.table.folder import Source, published_sources, read_manifest, staged_sources
+from labelbeam.transforms.table.integrity import keep_whole, read_batches
+from labelbeam.transforms.table.rows import FAILURES
 
 
 def read_done_ids(

@@ -126,7 +126,7 @@ class PackedImage:
     """A `DecodedImage` as it crosses a shuffle; its pixels come back exactly.
 
     Attributes:
-      data: The pixels, as `transforms.images.packing` packs them.
+      data: The pixels, as `labelbeam.transforms.images.packing` packs them.
     """
 
     ref: ImageRef
@@ -166,7 +166,7 @@ class Failure:
 
     Attributes:
       stage: The step that failed: `read`, `select`, `fetch`, `decode` or `predict`.
-      reason: A value of `transforms.errors.Reason`.
+      reason: A value of `labelbeam.transforms.errors.Reason`.
       message: For a person; shows the offending value.
       attempts: How often the step was tried.
       host: Host or bucket of the URI; "" for local files.

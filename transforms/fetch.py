@@ -11,10 +11,10 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from transforms.elements import DIGEST, EncodedImage, Failure, ImageRef, Unchanged
-from transforms.errors import ImageError, Reason
-from transforms.overlap import OverlappedFn, Timed, Window, attempt, once_per_process, par_do
-from transforms.stores import Limits, Stores
+from labelbeam.transforms.elements import DIGEST, EncodedImage, Failure, ImageRef, Unchanged
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.overlap import OverlappedFn, Timed, Window, attempt, once_per_process, par_do
+from labelbeam.transforms.sources import Limits, Stores
 
 # A guess at an image's length until some have been seen.
 _FIRST_GUESS_BYTES = 1 << 20

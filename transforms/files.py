@@ -17,7 +17,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadat
 from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import GoogleAPIError
 
-from transforms.errors import RunError, told_by
+from labelbeam.transforms.errors import RunError, told_by
 
 _CHUNK_BYTES = 1 << 20
 

@@ -21,10 +21,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
-import transforms.coders  # noqa: F401  (registers the coders)
-from transforms.elements import Failure, ImageRef, Unchanged, host_of_uri
-from transforms.errors import ImageError
-from transforms.images.memory import tune_malloc
+import labelbeam.transforms.coders  # noqa: F401  (registers the coders)
+from labelbeam.transforms.elements import Failure, ImageRef, Unchanged, host_of_uri
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.images.memory import tune_malloc
 
 E = TypeVar("E")
 T = TypeVar("T")

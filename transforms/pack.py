@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from transforms.buckets import hash_of
-from transforms.elements import DecodedImage, Failure, PackedImage
-from transforms.images.packing import pack_pixels, unpack_pixels
-from transforms.overlap import PixelsFn, Timed, attempt
+from labelbeam.transforms.buckets import hash_of
+from labelbeam.transforms.elements import DecodedImage, Failure, PackedImage
+from labelbeam.transforms.images.packing import pack_pixels, unpack_pixels
+from labelbeam.transforms.overlap import PixelsFn, Timed, attempt
 
 
 def pack_image(image: DecodedImage) -> PackedImage:

@@ -15,18 +15,18 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
-from transforms.errors import ImageError
-from transforms.models.batching import Batcher
-from transforms.models.call_checks import model_calls, never_returns, run_in_time
-from transforms.models.classifier import Classifier, TopK
-from transforms.models.devices import BatchSize, Models, load_models
-from transforms.models.heads import DEFAULT_THRESHOLD, MULTILABEL
-from transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL_USEC
-from transforms.models.optimise import Optimisation
-from transforms.models.reuse import Recent
-from transforms.models.spec import ModelSpec
-from transforms.overlap import (
+from labelbeam.transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.models.batching import Batcher
+from labelbeam.transforms.models.call_checks import model_calls, never_returns, run_in_time
+from labelbeam.transforms.models.classifier import Classifier, TopK
+from labelbeam.transforms.models.devices import BatchSize, Models, load_models
+from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD, MULTILABEL
+from labelbeam.transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL_USEC
+from labelbeam.transforms.models.optimise import Optimisation
+from labelbeam.transforms.models.reuse import Recent
+from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.overlap import (
     Outputs,
     OverlappedFn,
     Window,
@@ -94,7 +94,7 @@ class PredictLabels(beam.PTransform):
     """Labels each image; one model per process and device, loaded once, runs full batches.
 
     Input: `DecodedImage`. Output: `Prediction`. Failures: `predict`.
-    Metrics: what `transforms.models.meter` counts.
+    Metrics: what `labelbeam.transforms.models.meter` counts.
     Guarantees: an image on which the model fails costs itself only; padding is never seen.
     The process has one queue of full batches, from which every device takes when it is free.
     With `reuse`, images of the same bytes are inferred once per process, as long as it

@@ -11,10 +11,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
-from transforms.elements import TableFile
-from transforms.errors import RunError
-from transforms.layout import (
+from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
+from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.table.folder import (
     Layout,
     Source,
     announce,
@@ -26,8 +26,8 @@ from transforms.layout import (
     switch,
     tidy,
 )
-from transforms.manifest import TABLES, FailureExample, Manifest, TopLabel
-from transforms.merge import (
+from labelbeam.transforms.table.manifest import TABLES, FailureExample, Manifest, TopLabel
+from labelbeam.transforms.table.merge import (
     NOT_PARTITIONED,
     Merged,
     MergeTask,
@@ -39,7 +39,7 @@ from transforms.merge import (
     plan_merge,
     write_empty,
 )
-from transforms.rows import RowFacts
+from labelbeam.transforms.table.rows import RowFacts
 
 _TOP = 20
 # Longest URI and message of an example in the manifest.

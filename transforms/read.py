@@ -11,15 +11,15 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms.elements import Failure, ImageRef
-from transforms.errors import RunError
-from transforms.inputs.corpus import Corpus
-from transforms.inputs.failures import list_failure_files, read_failures
-from transforms.inputs.files import Piece, read_piece, split_files
-from transforms.inputs.images import list_paths, name_file
-from transforms.inputs.lists import check_start, parse_line
-from transforms.notes import Notes
-from transforms.overlap import to_output
+from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.failures import list_failure_files, read_failures
+from labelbeam.transforms.inputs.files import Piece, read_piece, split_files
+from labelbeam.transforms.inputs.images import list_paths, name_file
+from labelbeam.transforms.inputs.lists import check_start, parse_line
+from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.overlap import to_output
 
 _FAILURES, _NOTES = "failures", "notes"
 

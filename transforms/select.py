@@ -12,12 +12,12 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms.buckets import GATHERED_ROWS, bucket_of
-from transforms.coders import RowOfBucketCoder
-from transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
-from transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
-from transforms.errors import ImageError, Reason
-from transforms.overlap import Outputs, failure_of
+from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
+from labelbeam.transforms.coders import RowOfBucketCoder
+from labelbeam.transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
+from labelbeam.transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.overlap import Outputs, failure_of
 
 _COUNTS, _FAILURES = "counts", "failures"
 

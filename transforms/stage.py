@@ -15,14 +15,14 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-import transforms.coders  # noqa: F401  (registers the coders)
-from transforms.budget import BudgetWatch, FailureBudget
-from transforms.elements import DecodedImage, Failure, Prediction, TableFile
-from transforms.errors import RunError
-from transforms.files import write_file
-from transforms.layout import staged_name
-from transforms.overlap import images_in_flight, once_per_process, usec_since
-from transforms.rows import (
+import labelbeam.transforms.coders  # noqa: F401  (registers the coders)
+from labelbeam.transforms.budget import BudgetWatch, FailureBudget
+from labelbeam.transforms.elements import DecodedImage, Failure, Prediction, TableFile
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.files import write_file
+from labelbeam.transforms.overlap import images_in_flight, once_per_process, usec_since
+from labelbeam.transforms.table.folder import staged_name
+from labelbeam.transforms.table.rows import (
     FAILURES,
     PREDICTIONS,
     RowFacts,

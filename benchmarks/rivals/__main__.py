@@ -25,8 +25,8 @@ from benchmarks.measure import CLOCKS, Cost, Rate, Run, compare, cost_of, measur
 from benchmarks.rivals.environments import python_of
 from benchmarks.rivals.rows import new_output, read_best
 from benchmarks.throughput import MODEL, SAME_FUNCTIONS, Bounds, compare_labels, pipeline
-from transforms.models.efficientnet_lite import ensure_lite0_saved_model
-from transforms.models.store import cache_folder
+from labelbeam.transforms.models.cache import cache_folder
+from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
 
 ROOT = Path(__file__).parents[2]
 OURS = "labelbeam"

@@ -15,11 +15,11 @@ import daft
 from daft import DataType
 
 from benchmarks.rivals.rows import best_of
-from transforms.images.decode import decode_image
-from transforms.images.memory import tune_malloc
-from transforms.models.classifier import Classifier
-from transforms.models.runtime import configure_tensorflow
-from transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.memory import tune_malloc
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.runtime import configure_tensorflow
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 
 BATCH_SIZE = 8
 CORES = len(os.sched_getaffinity(0))

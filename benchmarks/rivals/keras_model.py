@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from transforms.models.efficientnet_lite import SIZE_PX
+from labelbeam.transforms.models.efficientnet_lite import SIZE_PX
 
 # Tan and Le, "EfficientNet", 2019, table 1: repeats and stride of each stage. The weights tell all else.
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from transforms.errors import ImageError
-from transforms.models.classifier import TopK
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.models.classifier import TopK
 
 SCHEMA = pa.schema([("uri", pa.string()), ("class_id", pa.int32()), ("score", pa.float32())])
 

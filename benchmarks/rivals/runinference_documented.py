@@ -16,7 +16,7 @@ from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerTensor
 from PIL import Image
 
 from benchmarks.rivals.rows import SCHEMA
-from transforms.images.resize import ResizeRule
+from labelbeam.transforms.images.resize import ResizeRule
 
 RULE = ResizeRule(224)
 

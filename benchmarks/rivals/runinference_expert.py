@@ -20,13 +20,13 @@ from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunIn
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from benchmarks.rivals.rows import SCHEMA, best_of
-from transforms.errors import ImageError
-from transforms.images.decode import decode_image
-from transforms.images.memory import tune_malloc
-from transforms.images.resize import ResizeRule
-from transforms.models.classifier import Classifier, TopK
-from transforms.models.runtime import configure_tensorflow
-from transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.memory import tune_malloc
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.models.classifier import Classifier, TopK
+from labelbeam.transforms.models.runtime import configure_tensorflow
+from labelbeam.transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
 
 BATCH_SIZE = 8
 

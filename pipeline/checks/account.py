@@ -13,9 +13,19 @@ from google.auth import impersonated_credentials
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 from google.auth.transport.requests import Request
 
-from pipeline.checks.findings import ANSWER_SEC, Case, Check, Finding, Level, always, error, ok, on_dataflow
-from pipeline.checks.google_api import ApiError, ask_compute, ask_iam, untold
-from pipeline.checks.places import places_of
+from labelbeam.pipeline.checks.findings import (
+    ANSWER_SEC,
+    Case,
+    Check,
+    Finding,
+    Level,
+    always,
+    error,
+    ok,
+    on_dataflow,
+)
+from labelbeam.pipeline.checks.google_api import ApiError, ask_compute, ask_iam, untold
+from labelbeam.pipeline.checks.places import places_of
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _LOG_IN = "Run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file."

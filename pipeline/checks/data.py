@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.checks.findings import (
+from labelbeam.pipeline.checks.findings import (
     ANSWER_SEC,
     Case,
     Check,
@@ -24,27 +24,34 @@ from pipeline.checks.findings import (
     try_connection,
     warning,
 )
-from pipeline.corpus import find_corpus, output_columns
-from pipeline.manifest import labelled_with
-from pipeline.model import describe_head, describe_photos, describe_scaling
-from pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
-from pipeline.plan import facts_of_rows, known_types, limits_of, model_of, optimisation, partitioning_of
-from pipeline.runners import environment_of, is_portable, is_submitted_elsewhere
-from transforms.decode import decode
-from transforms.elements import EncodedImage, Failure, ImageRef, Prediction
-from transforms.fetch import fetch_image
-from transforms.files import is_local
-from transforms.models.classifier import Classifier
-from transforms.models.devices import choose_batch_size
-from transforms.models.heads import MULTILABEL
-from transforms.models.optimise import Optimisation
-from transforms.models.presets import find_preset
-from transforms.models.runtime import has_gpu
-from transforms.models.store import is_here
-from transforms.overlap import attempt
-from transforms.predict import predict_labels
-from transforms.read import list_rows
-from transforms.stores import Stores
+from labelbeam.pipeline.commands.model import describe_head, describe_photos, describe_scaling
+from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.pipeline.manifest import labelled_with
+from labelbeam.pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
+from labelbeam.pipeline.plan import (
+    facts_of_rows,
+    known_types,
+    limits_of,
+    model_of,
+    optimisation,
+    partitioning_of,
+)
+from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
+from labelbeam.transforms.decode import decode
+from labelbeam.transforms.elements import EncodedImage, Failure, ImageRef, Prediction
+from labelbeam.transforms.fetch import fetch_image
+from labelbeam.transforms.files import is_local
+from labelbeam.transforms.models.cache import is_here
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.devices import choose_batch_size
+from labelbeam.transforms.models.heads import MULTILABEL
+from labelbeam.transforms.models.optimise import Optimisation
+from labelbeam.transforms.models.presets import find_preset
+from labelbeam.transforms.models.runtime import has_gpu
+from labelbeam.transforms.overlap import attempt
+from labelbeam.transforms.predict import predict_labels
+from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.sources import Stores
 
 # Images that are labelled here, and rows that are shown.
 _IMAGES, _ROWS_SHOWN = 10, 3

@@ -11,17 +11,17 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline.checks.machines import Pool, pools_of
-from pipeline.config import RunConfig
-from pipeline.output import Contents
-from pipeline.runners import is_dataflow, runner_of
-from transforms.elements import Failure, ImageRef
-from transforms.errors import LabelbeamError
-from transforms.inputs.corpus import Corpus
-from transforms.models.classifier import Classifier
-from transforms.models.spec import ModelSpec
-from transforms.stores.gcs import split_uri
-from transforms.within import NoAnswerError, within
+from labelbeam.pipeline.checks.machines import Pool, pools_of
+from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.output import Contents
+from labelbeam.pipeline.runners.options import is_dataflow, runner_of
+from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.errors import LabelbeamError
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.sources.gcs import split_uri
+from labelbeam.transforms.within import NoAnswerError, within
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import requests
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
 
-from pipeline.checks.findings import ANSWER_SEC, CONNECT_SEC, Case, Finding, warning
+from labelbeam.pipeline.checks.findings import ANSWER_SEC, CONNECT_SEC, Case, Finding, warning
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
 IAM = "https://iam.googleapis.com/v1"

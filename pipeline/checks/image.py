@@ -11,9 +11,9 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import SetupOptions
 
-from pipeline.checks.findings import Case, Check, Finding, error, ok, warning
-from pipeline.checks.google_api import ApiError, ask
-from pipeline.runners import starts_image, worker_image
+from labelbeam.pipeline.checks.findings import Case, Check, Finding, error, ok, warning
+from labelbeam.pipeline.checks.google_api import ApiError, ask
+from labelbeam.pipeline.runners.options import starts_image, worker_image
 
 # A name of a container image, as the registries' specification has it.
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -115,7 +115,7 @@ def _check_versions(case: Case) -> Iterator[Finding]:
     if untold := [f"{name} {version}" for name, version in wanted.items() if name not in there]:
         yield warning(
             f"that {image} has {', '.join(untold)} could not be told{unread}.",
-            "Where there is Docker, python container/check_image.py IMAGE tells.",
+            "Where there is Docker, python deploy/check_image.py IMAGE tells.",
         )
 
 

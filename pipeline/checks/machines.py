@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 
-from pipeline.config import PredictConfig
-from pipeline.runners import accelerators_for_all, worker_accelerators
+from labelbeam.pipeline.config import PredictConfig
+from labelbeam.pipeline.runners.options import accelerators_for_all, worker_accelerators
 
 # Accelerators that a machine type has by itself, and how many.
 _L4, _A100, _A100_80 = "nvidia-l4", "nvidia-tesla-a100", "nvidia-a100-80gb"

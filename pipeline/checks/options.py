@@ -13,12 +13,11 @@ from apache_beam.options.pipeline_options import (
     TestOptions,
 )
 
-from pipeline.checks.findings import Case, Check, Finding, error, ok, try_connection, warning
-from pipeline.checks.places import staging_folders
-from pipeline.config import RunConfig
-from pipeline.plan import failure_budget
-from pipeline.rules import broken_rules
-from pipeline.runners import (
+from labelbeam.pipeline.checks.findings import Case, Check, Finding, error, ok, try_connection, warning
+from labelbeam.pipeline.checks.places import staging_folders
+from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.plan import failure_budget
+from labelbeam.pipeline.runners.options import (
     host_and_port,
     is_portable,
     is_submitted_elsewhere,
@@ -26,7 +25,8 @@ from pipeline.runners import (
     pipeline_options,
     submitted_to,
 )
-from transforms.errors import UserError
+from labelbeam.pipeline.runners.rules import broken_rules
+from labelbeam.transforms.errors import UserError
 
 
 def _check_options(case: Case) -> Iterator[Finding]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.checks.findings import Case, Check, Finding, always, error, ok, on_dataflow, warning
-from pipeline.checks.google_api import ApiError, ask_access, untold
-from pipeline.checks.places import permissions_by_bucket, role_for
+from labelbeam.pipeline.checks.findings import Case, Check, Finding, always, error, ok, on_dataflow, warning
+from labelbeam.pipeline.checks.google_api import ApiError, ask_access, untold
+from labelbeam.pipeline.checks.places import permissions_by_bucket, role_for
 
 _REVIEWER = "roles/iam.securityReviewer"
 

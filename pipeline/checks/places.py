@@ -12,7 +12,7 @@ from google.api_core import exceptions as api
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 
-from pipeline.checks.findings import (
+from labelbeam.pipeline.checks.findings import (
     ANSWER_SEC,
     CONNECT_SEC,
     Case,
@@ -24,8 +24,8 @@ from pipeline.checks.findings import (
     on_dataflow,
     warning,
 )
-from transforms.elements import ImageRef
-from transforms.stores.gcs import split_uri
+from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.sources.gcs import split_uri
 
 _GET = ("storage.objects.get",)
 _READ = (*_GET, "storage.objects.list")

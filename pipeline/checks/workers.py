@@ -7,10 +7,10 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import WorkerOptions
 
-from pipeline.checks.account import lacks_api
-from pipeline.checks.findings import Case, Check, Finding, always, error, ok, on_dataflow, warning
-from pipeline.checks.google_api import ApiError, ask_all_zones, ask_compute, untold
-from pipeline.checks.machines import (
+from labelbeam.pipeline.checks.account import lacks_api
+from labelbeam.pipeline.checks.findings import Case, Check, Finding, always, error, ok, on_dataflow, warning
+from labelbeam.pipeline.checks.google_api import ApiError, ask_all_zones, ask_compute, untold
+from labelbeam.pipeline.checks.machines import (
     QUOTAS,
     Accelerator,
     Pool,

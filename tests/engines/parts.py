@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from engines.install import MissingToolError
+from tests.engines.install import MissingToolError
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
+from labelbeam.transforms.images.decode import Decoded, decode_image
+from labelbeam.transforms.images.resize import ResizeRule
 from tests.synthetic import encoded, gradient
-from transforms.images.decode import Decoded, decode_image
-from transforms.images.resize import ResizeRule
 
 SIZE = 32
 RULE = ResizeRule(SIZE, "stretch")  # an image of this size keeps every pixel

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.images import frames
+from labelbeam.transforms.images.containers import MOST_PIECES
+from labelbeam.transforms.images.frames import count_frames
+from labelbeam.transforms.images.metadata import without_metadata
+from labelbeam.transforms.images.orientation import orientation_of_exif
 from tests import image_files as files
 from tests.images.pictures import GREY, GREYS, PICTURE, SIZE, decode, write
 from tests.images.tiff_cases import patched
 from tests.synthetic import encoded, gradient
-from transforms.errors import ImageError
-from transforms.images import frames
-from transforms.images.containers import MOST_PIECES
-from transforms.images.frames import count_frames
-from transforms.images.metadata import without_metadata
-from transforms.images.orientation import orientation_of_exif
 
 WIDE = gradient(48, 32)  # as displayed
 _TURN = Image.Transpose

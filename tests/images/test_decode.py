@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.photos import PHOTOS
 from tests import image_files as files
 from tests.synthetic import BAD_IMAGES, encoded, gradient, jpeg_bytes, oriented_jpeg, png_bytes
-from transforms.errors import ImageError, Reason
-from transforms.images.decode import decode_image
-from transforms.images.resize import ResizeRule
-from transforms.photos import PHOTOS
 
 RULE = ResizeRule(32)
 STRETCH = ResizeRule(32, "stretch")

@@ -5,13 +5,13 @@ import random
 import numpy as np
 import pytest
 
+from labelbeam.transforms.errors import ImageError, Reason
 from tests.images.bmp_cases import bmp_cases
 from tests.images.other_cases import alpha_cases, jpeg2000_cases, jpeg_cases, other_cases
 from tests.images.pictures import UNSUPPORTED, decode
 from tests.images.png_cases import png_cases
 from tests.images.tiff_cases import tiff_cases
 from tests.images.tiff_table import table_cases
-from transforms.errors import ImageError, Reason
 
 GROUPS = {
     "PNG": png_cases,

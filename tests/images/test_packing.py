@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from labelbeam.transforms.images.packing import pack_pixels, unpack_pixels
 from tests.synthetic import gradient
-from transforms.images.packing import pack_pixels, unpack_pixels
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 

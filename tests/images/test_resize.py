@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelbeam.transforms.images.memory import tune_malloc
+from labelbeam.transforms.images.resize import ResizeRule, resize_image
 from tests.synthetic import gradient
-from transforms.images.memory import tune_malloc
-from transforms.images.resize import ResizeRule, resize_image
 
 
 @pytest.mark.parametrize(

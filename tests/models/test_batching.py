@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from transforms.models.batching import Batcher, batch_sizes
+from labelbeam.transforms.models.batching import Batcher, batch_sizes
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from transforms.errors import RunError
-from transforms.models.call_checks import CallClock, change_of, model_calls, run_in_time
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models.call_checks import CallClock, change_of, model_calls, run_in_time
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from labelbeam.transforms.errors import ImageError, RunError, UserError
+from labelbeam.transforms.models import optimise
+from labelbeam.transforms.models.classifier import Classifier, is_out_of_memory
+from labelbeam.transforms.models.contract import Contract, read_contract
+from labelbeam.transforms.models.meter import OOM_SPLITS
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 from tests.tiny_model import save_tiny_model
-from transforms.errors import ImageError, RunError, UserError
-from transforms.models import optimise
-from transforms.models.classifier import Classifier, is_out_of_memory
-from transforms.models.contract import Contract, read_contract
-from transforms.models.meter import OOM_SPLITS
-from transforms.models.spec import ModelOptions, resolve_spec
 
 RED, GREEN, BLUE = ((200, 10, 50), (0, 90, 20), (10, 20, 130))
 

@@ -11,14 +11,14 @@ import tensorflow as tf
 import tensorflow_hub as hub
 from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
-from transforms.errors import LabelbeamError, RunError, UserError
-from transforms.models.contract import load_keras, read_contract
-from transforms.models.damage import check_bytes, load_errors_explained
-from transforms.models.efficientnet_lite import ensure_lite0_saved_model
-from transforms.models.loading import load_model
-from transforms.models.probe import understand_model
-from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.models.store import resolve_model
+from labelbeam.transforms.errors import LabelbeamError, RunError, UserError
+from labelbeam.transforms.models.cache import resolve_model
+from labelbeam.transforms.models.contract import load_keras, read_contract
+from labelbeam.transforms.models.damage import check_bytes, load_errors_explained
+from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
+from labelbeam.transforms.models.loading import load_model
+from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 
 IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
 GRAPH, INDEX, DATA = "saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"
@@ -177,7 +177,7 @@ def test_lite0__conversion_was_damaged__is_converted_again(tmp_path, monkeypatch
         made.append(folder)
         (folder / "saved_model.pb").write_bytes(b"graph")
 
-    monkeypatch.setattr("transforms.models.efficientnet_lite._export", export)
+    monkeypatch.setattr("labelbeam.transforms.models.efficientnet_lite._export", export)
     folder = ensure_lite0_saved_model(tmp_path)
     assert ensure_lite0_saved_model(tmp_path) == folder and len(made) == 1
     file = folder / ("digests.json" if damage == "no digests" else "saved_model.pb")

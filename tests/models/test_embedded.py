@@ -6,12 +6,12 @@ import struct
 import numpy as np
 import pytest
 
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models import efficientnet_lite
+from labelbeam.transforms.models.cache import digest_model
+from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model, find_weights
+from labelbeam.transforms.models.legacy_torch import read_tensors
 from tests.conftest import DATA
-from transforms.errors import UserError
-from transforms.models import efficientnet_lite
-from transforms.models.efficientnet_lite import ensure_lite0_saved_model, find_weights
-from transforms.models.legacy_torch import read_tensors
-from transforms.models.store import digest_model
 
 TOLERANCE = 1e-4
 

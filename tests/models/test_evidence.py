@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from transforms.models.evidence import Evidence, Run, make_run
-from transforms.models.heads import Head
+from labelbeam.transforms.models.evidence import Evidence, Run, make_run
+from labelbeam.transforms.models.heads import Head
 
 RNG = np.random.default_rng(7)
 LOGITS = RNG.normal(0, 3, (20, 1000)).astype(np.float32)

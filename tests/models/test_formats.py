@@ -2,8 +2,8 @@
 
 import pytest
 
-from transforms.errors import UserError
-from transforms.models.store import check_whole, resolve_model
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.cache import check_whole, resolve_model
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.contract import Contract, read_contract
+from labelbeam.transforms.models.keras_file import keras_outputs, load_keras
 from tests.models.test_contract import BLUE, RED, top_1
-from transforms.errors import UserError
-from transforms.models.contract import Contract, read_contract
-from transforms.models.keras_file import keras_outputs, load_keras
 
 keras = tf.keras
 layers = keras.layers
@@ -251,8 +251,8 @@ def test_load_tensorflow__other_backends_in_the_environment__do_no_harm(tmp_path
     (tmp_path / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')
     code = """if True:
         import sys, pathlib, numpy
-        from transforms.models.runtime import load_tensorflow
-        from transforms.models.keras_file import load_keras
+        from labelbeam.transforms.models.runtime import load_tensorflow
+        from labelbeam.transforms.models.keras_file import load_keras
         load_tensorflow()
         print(load_keras(pathlib.Path(sys.argv[1]))(numpy.ones((1, 16, 16, 3))).numpy().tolist())
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from transforms.models.keras_graph import fit_range, read_head, read_input_range
+from labelbeam.transforms.models.keras_graph import fit_range, read_head, read_input_range
 
 keras = tf.keras
 layers, applications = keras.layers, keras.applications

@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from transforms.errors import UserError
-from transforms.models.label_formats import parse_labels
-from transforms.models.labels import fit_labels, imagenet_labels, read_labels
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.label_formats import parse_labels
+from labelbeam.transforms.models.labels import fit_labels, imagenet_labels, read_labels
 
 NO_CLASS_IDS = ("01", "1.0", " 1", "+1", "-1", "1_0", "\u0661", "\xb2", "")
 RGB = ("r", "g", "b")

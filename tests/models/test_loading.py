@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from transforms.errors import RunError
-from transforms.models.classifier import Classifier
-from transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 
 IMAGES = tf.TensorSpec([None, 16, 16, 3], tf.float32)
 BOTH = ({"training": True}, {"training": False})

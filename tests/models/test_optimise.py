@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models import meter, optimise
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.devices import load_models
+from labelbeam.transforms.models.optimise import Optimisation, build_graph, compare, photo_pixels
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 from tests.tiny_model import save_tiny_model
-from transforms.errors import RunError
-from transforms.models import meter, optimise
-from transforms.models.classifier import Classifier
-from transforms.models.devices import load_models
-from transforms.models.optimise import Optimisation, build_graph, compare, photo_pixels
-from transforms.models.spec import ModelOptions, resolve_spec
 
 BFLOAT16 = Optimisation(precision="bfloat16")
 
@@ -159,10 +159,10 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
 import numpy as np
 from collections import Counter
-from transforms.elements import DecodedImage, ImageFacts, ImageRef
-from transforms.models import optimise
-from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.predict import PredictLabels, _Labeler
+from labelbeam.transforms.elements import DecodedImage, ImageFacts, ImageRef
+from labelbeam.transforms.models import optimise
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.predict import PredictLabels, _Labeler
 if sys.argv[2] == "not frozen":
     def refuse(function):
         raise ValueError("not today")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from labelbeam.transforms.errors import RunError, UserError
+from labelbeam.transforms.models import probe as probing
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.heads import Head
+from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 from tests.tiny_model import save_tiny_model
-from transforms.errors import RunError, UserError
-from transforms.models import probe as probing
-from transforms.models.classifier import Classifier
-from transforms.models.heads import Head
-from transforms.models.probe import understand_model
-from transforms.models.scaling import NAMED_SCALINGS, Scaling
-from transforms.models.spec import ModelOptions, resolve_spec
 
 
 def save(folder, function, shape=(None, 16, 16, 3), dtype=tf.float32, keeps=None):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from transforms.models.remember import remembered
+from labelbeam.transforms.models.remember import remembered
 
 
 @pytest.fixture

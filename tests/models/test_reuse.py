@@ -5,14 +5,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from labelbeam.transforms.elements import DecodedImage, ImageFacts, ImageRef
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.reuse import Recent
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.predict import PredictLabels, _PredictLabelsFn
 from tests.eager import RUNNERS, eagerly
 from tests.tiny_model import save_tiny_model
-from transforms.elements import DecodedImage, ImageFacts, ImageRef
-from transforms.errors import RunError
-from transforms.models.classifier import Classifier
-from transforms.models.reuse import Recent
-from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.predict import PredictLabels, _PredictLabelsFn
 
 
 class Desk:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from transforms.models.scaling import NAMED_SCALINGS, Scaling
+from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
 
 PIXELS = np.array([[[[0, 0, 0], [255, 255, 255], [255, 0, 51]]]], np.float32)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

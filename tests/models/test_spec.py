@@ -5,12 +5,12 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
+from labelbeam.transforms.errors import ImageError, RunError, UserError
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.presets import PRESETS, find_preset
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 from tests.tiny_model import save_tiny_model
-from transforms.errors import ImageError, RunError, UserError
-from transforms.images.resize import ResizeRule
-from transforms.models.classifier import Classifier
-from transforms.models.presets import PRESETS, find_preset
-from transforms.models.spec import ModelOptions, resolve_spec
 
 
 def image(size_px: int, *colour: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_classify__any_batch__gives_each_image_its_own(tmp_path, images):
 
 
 def test_classify__background__is_no_label_and_leaves_scores_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("transforms.models.labels.IMAGENET_WITH_BACKGROUND", 3)
+    monkeypatch.setattr("labelbeam.transforms.models.labels.IMAGENET_WITH_BACKGROUND", 3)
     classifier = tiny_classifier(tmp_path, labels="background\ngreen\nblue")
     (result,) = classifier.classify([image(16, 200, 10, 50)])
     logits = np.array((200, 10, 50)) / 255

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models import cache as store
+from labelbeam.transforms.models.cache import digest_model, resolve_model
+from labelbeam.transforms.models.presets import PRESETS
 from tests.tiny_model import save_tiny_model
-from transforms.errors import UserError
-from transforms.models import store
-from transforms.models.presets import PRESETS
-from transforms.models.store import digest_model, resolve_model
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_gcs__bucket_cannot_be_asked__takes_the_copy_that_is_here(cache, tiny, g
     def refuse(prefix):
         raise UserError(f"{prefix!r} cannot be listed")
 
-    monkeypatch.setattr("transforms.stores.gcs.list_objects", refuse)
+    monkeypatch.setattr("labelbeam.transforms.sources.gcs.list_objects", refuse)
     assert resolve_model("gs://offline/tiny") == path
     with pytest.raises(UserError, match="cannot be listed"):
         resolve_model("gs://offline/other")
@@ -287,7 +287,7 @@ def test_kept__many_ask_at_once__it_is_brought_once(cache, archive, web):
 def test_kept__who_brought_it_was_killed__the_next_one_does(cache, archive):
     """The killed process holds the lock and leaves half a model under a temporary name."""
     script = (
-        "import os, sys, time; from transforms.models import store;"
+        "import os, sys, time; from labelbeam.transforms.models import store;"
         "hold = lambda *_: (print('holds', flush=True), time.sleep(600));"
         "store._unpack = hold; store.resolve_model(sys.argv[1])"
     )

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from labelbeam.transforms.models import tuning
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.tuning import best_batch_size, tuned_batch_size
 from tests.tiny_model import save_tiny_model
-from transforms.models import tuning
-from transforms.models.classifier import Classifier
-from transforms.models.spec import ModelOptions, resolve_spec
-from transforms.models.tuning import best_batch_size, tuned_batch_size
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from labelbeam.transforms.models.presets import find_preset
 from tests.tiny_model import save_tiny_model
-from transforms.models.presets import find_preset
 
 
 @pytest.fixture(scope="session")

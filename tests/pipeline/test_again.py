@@ -8,16 +8,16 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import load_config
-from pipeline.launch import run_and_report
-from pipeline.rerun import rerun
-from pipeline.verify import verify
+from labelbeam.pipeline.commands.rerun import rerun
+from labelbeam.pipeline.commands.verify import verify
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.launch import run_and_report
+from labelbeam.transforms.errors import RunError, UserError
+from labelbeam.transforms.table.documents import write_document
+from labelbeam.transforms.table.manifest import parse_manifest
 from tests.damage import flip
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
 from tests.synthetic import HTML, encoded, gradient, jpeg_bytes
-from transforms.documents import write_document
-from transforms.errors import RunError, UserError
-from transforms.manifest import parse_manifest
 
 
 def write_images(folder, names, data=None):
@@ -414,9 +414,9 @@ def test_run__same_graph_twice__publishes_both_times(tmp_path, tiny):
     """As a runner does that starts a whole job again, or a user who starts a template twice."""
     import apache_beam as beam
 
-    from pipeline.graph import build_graph
-    from pipeline.plan import planned
-    from pipeline.runners import pipeline_options
+    from labelbeam.pipeline.graph import build_graph
+    from labelbeam.pipeline.plan import planned
+    from labelbeam.pipeline.runners.options import pipeline_options
 
     images = write_images(tmp_path / "in", ["a.jpg", "b.jpg"])
     flags = {"input": str(images), "output": str(tmp_path / "out"), "model": str(tiny)}

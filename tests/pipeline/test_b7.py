@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from labelbeam.transforms.photos import PHOTOS
 from tests.b7_model import save_b7
 from tests.graphs import assert_sound, read_tables
-from transforms.photos import PHOTOS
 
 ROOT = Path(__file__).parent.parent.parent
 # Measured: 6.5 GB at its peak, while TensorFlow optimises the frozen graph; 3 GB afterwards.
@@ -32,7 +32,7 @@ def test_run__b7_at_600__labels_photos_with_bounded_memory(tmp_path, b7):
     (tmp_path / "list.txt").write_text("\n".join(map(str, photos)), "utf-8")
     options = [f"--input={tmp_path / 'list.txt'}", f"--output={tmp_path / 'out'}", f"--model={b7}"]
     script = (
-        "import resource, sys; from pipeline.cli import main; assert main(sys.argv[1:]) == 0;"
+        "import resource, sys; from labelbeam.pipeline.cli import main; assert main(sys.argv[1:]) == 0;"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     command = [sys.executable, "-c", script, "run", *options, "--labels=imagenet"]

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.cause import cause_of, cause_of_error, own_error
+from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, own_error
 
 WORKER = """Traceback (most recent call last):
   File "common.py", line 1498, in process
@@ -11,7 +11,7 @@ harness for instruction 4: {WORKER}
 \tat org.apache.beam.runners.fnexecution.control.FnApiControlClient$ResponseStreamObserver.onNext(Fn.java:180)
 \t... 1 more
 """
-OURS = WORKER.replace("ValueError: boom", "transforms.errors.UserError: model='x' is gone.")
+OURS = WORKER.replace("ValueError: boom", "labelbeam.transforms.errors.UserError: model='x' is gone.")
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.sample import score
+from labelbeam.pipeline.commands.sample import score
 from tests.graphs import assert_sound, besides_progress
 from tests.synthetic import HTML, encoded, jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = (sys.executable, "-m", "pipeline")
+COMMAND = (sys.executable, "-m", "labelbeam")
 
 
 def labelbeam(*args, **kwargs) -> subprocess.CompletedProcess:
@@ -208,7 +208,7 @@ def youngest_worker(pid: int) -> int:
 
 
 def test_run__progress__is_plain_lines_without_a_terminal(tmp_path, tiny, monkeypatch):
-    from pipeline import progress
+    from labelbeam.pipeline.report import progress
 
     monkeypatch.setattr(progress, "_PLAIN_EVERY_SEC", 0.01)
     shown = tmp_path / "shown"

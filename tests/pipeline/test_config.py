@@ -3,11 +3,11 @@ import json
 import pytest
 import yaml
 
-from pipeline.cli import _flags, _parser
-from pipeline.config import load_config, make_config, options
-from pipeline.plan import failure_budget
-from transforms.budget import FailureBudget
-from transforms.errors import UserError
+from labelbeam.pipeline.cli import _flags, _parser
+from labelbeam.pipeline.config import load_config, make_config, options
+from labelbeam.pipeline.plan import failure_budget
+from labelbeam.transforms.budget import FailureBudget
+from labelbeam.transforms.errors import UserError
 
 NEEDED = {"input": "a.txt", "output": "out", "model": "efficientnet-b0"}
 

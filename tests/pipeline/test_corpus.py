@@ -3,11 +3,11 @@ import gzip
 import pyarrow as pa
 import pytest
 
-from pipeline.config import ReadConfig
-from pipeline.corpus import find_corpus, output_columns
-from transforms.errors import UserError
-from transforms.images.suffixes import IMAGES
-from transforms.read import list_rows
+from labelbeam.pipeline.config import ReadConfig
+from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.images.suffixes import IMAGES
+from labelbeam.transforms.read import list_rows
 
 
 @pytest.fixture

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 import pyarrow.dataset as ds
 import pytest
 
-from pipeline import launch, plan
-from pipeline.cli import main
-from pipeline.runners import pipeline_options
-from pipeline.verify import verify
+from labelbeam.pipeline import launch, plan
+from labelbeam.pipeline.cli import main
+from labelbeam.pipeline.commands.verify import verify
+from labelbeam.pipeline.runners.options import pipeline_options
+from labelbeam.transforms.errors import LabelbeamError, RunError, UserError
+from labelbeam.transforms.models.heads import Head
+from labelbeam.transforms.models.scaling import UNIT
+from labelbeam.transforms.table import integrity
+from labelbeam.transforms.table.folder import staged_sources
+from labelbeam.transforms.table.manifest import TABLES, parse_announcement, parse_manifest
 from tests.damage import NEW, OLD, files_below, flip, label, run_number
 from tests.results import plan_publication, publish, stage
-from transforms import integrity
-from transforms.errors import LabelbeamError, RunError, UserError
-from transforms.layout import staged_sources
-from transforms.manifest import TABLES, parse_announcement, parse_manifest
-from transforms.models.heads import Head
-from transforms.models.scaling import UNIT
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

@@ -12,16 +12,17 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline import follow, progress
-from pipeline.cli import main
-from pipeline.config import load_config
-from pipeline.launch import run
-from pipeline.limits import namespace_of
-from pipeline.manifest import published_manifest, recorded_config
+from labelbeam.pipeline.cli import main
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.launch import run
+from labelbeam.pipeline.manifest import published_manifest, recorded_config
+from labelbeam.pipeline.report import progress
+from labelbeam.pipeline.report.bottleneck import namespace_of
+from labelbeam.pipeline.runners import jobs as follow
+from labelbeam.transforms.count import CountRows
 from tests.engines.dataflow import WORKFLOW_FAILED, DataflowStub, end_as, fail, ignore, run_staged, stay
 from tests.graphs import read_until, run_pipeline
 from tests.synthetic import HTML, jpeg_bytes
-from transforms.count import CountRows
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "run_configs"
@@ -259,7 +260,9 @@ passed through:
 ==>
     dist_proc/dax/workflow/worker/fnapi_service_impl.cc:1339
 """
-OURS = TRACEBACK.replace("ValueError: no such thing", "transforms.errors.RunError: The disc is full.")
+OURS = TRACEBACK.replace(
+    "ValueError: no such thing", "labelbeam.transforms.errors.RunError: The disc is full."
+)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +370,9 @@ def test_run__a_job_of_that_name_is_active__is_refused(stub, arguments, brisk, c
 def start(arguments: list[str]) -> subprocess.Popen:
     """The command as a process."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "pipeline", *arguments], cwd=ROOT, env=os.environ, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-m", "labelbeam", *arguments], cwd=ROOT, env=os.environ, **pipes
+    )
 
 
 def test_run__ctrl_c__cancels_the_job_and_waits_until_it_has_ended(stub, gcs, corpus, arguments):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor as command
-from pipeline.checks.findings import Check, examine, ok
-from pipeline.output import locked
+from labelbeam.pipeline.checks.findings import Check, examine, ok
+from labelbeam.pipeline.commands import doctor as command
+from labelbeam.pipeline.output import locked
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.photos import PHOTOS
 from tests.doctor import case_of, find, find_one, levels_of
 from tests.graphs import run_pipeline
 from tests.synthetic import HTML, jpeg_bytes
 from tests.tiny_model import save_tiny_model
-from transforms.errors import UserError
-from transforms.photos import PHOTOS
 
 ROOT = Path(__file__).parent.parent.parent
 DATAFLOW = ("--runner=DataflowRunner", "--project=some-project", "--region=us-central1")
@@ -383,7 +383,7 @@ def test_table__no_model__is_left_out(tmp_path):
 
 
 def test_doctor__whose_report_nobody_reads_to_its_end__has_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "pipeline", "doctor", "--input=nowhere", "--model=nowhere"]
+    command = [sys.executable, "-m", "labelbeam", "doctor", "--input=nowhere", "--model=nowhere"]
     process = subprocess.Popen(
         [*command, f"--output={tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -473,7 +473,7 @@ def test_images__of_a_model_without_classes__gives_embeddings(tmp_path, tiny):
 
 
 def labelbeam(*args: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "pipeline", *map(str, args)]
+    line = [sys.executable, "-m", "labelbeam", *map(str, args)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 

@@ -14,16 +14,16 @@ import tensorflow as tf
 import yaml
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from pipeline.checks import google_api, image
-from pipeline.checks.account import _impersonating
-from pipeline.checks.findings import examine
-from pipeline.checks.machines import Accelerator, misfit, parse_accelerator, pools_of
-from pipeline.checks.permissions import needs_of
-from pipeline.checks.places import contains
-from pipeline.cli import main
-from pipeline.config import PredictConfig
-from pipeline.doctor import CHECKS
-from pipeline.runners import pipeline_options
+from labelbeam.pipeline.checks import google_api, image
+from labelbeam.pipeline.checks.account import _impersonating
+from labelbeam.pipeline.checks.findings import examine
+from labelbeam.pipeline.checks.machines import Accelerator, misfit, parse_accelerator, pools_of
+from labelbeam.pipeline.checks.permissions import needs_of
+from labelbeam.pipeline.checks.places import contains
+from labelbeam.pipeline.cli import main
+from labelbeam.pipeline.commands.doctor import CHECKS
+from labelbeam.pipeline.config import PredictConfig
+from labelbeam.pipeline.runners.options import pipeline_options
 from tests.doctor import case_of, find, find_one, levels_of
 from tests.engines.compute import PROJECT, REGION, WORKER, ComputeStub
 from tests.synthetic import jpeg_bytes

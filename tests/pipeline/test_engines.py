@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engines.flink import FlinkCluster, workers_of
-from pipeline.config import load_config
-from pipeline.launch import run
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.launch import run
+from labelbeam.transforms.models.meter import LOADED
+from labelbeam.transforms.photos import photo_paths
+from labelbeam.transforms.table.folder import staged_runs, staged_sources
+from tests.engines.flink import FlinkCluster, workers_of
 from tests.graphs import TWO_PROCESSES, assert_same_rows, assert_sound, run_pipeline
 from tests.synthetic import BAD_IMAGES
-from transforms.layout import staged_runs, staged_sources
-from transforms.models.meter import LOADED
-from transforms.photos import photo_paths
 
 ROOT = Path(__file__).parent.parent.parent
 LISTED_TWICE = 5
@@ -107,7 +107,7 @@ class Command:
         self._log = output.with_suffix(".log")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", "run", *arguments, *flags],
+                [sys.executable, "-m", "labelbeam", "run", *arguments, *flags],
                 cwd=output.parent,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdout=log,

@@ -15,13 +15,13 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from pipeline import follow
-from pipeline.cli import main
-from pipeline.follow import DataflowJob, FlinkJob, Job, PortableJob
+from labelbeam.pipeline.cli import main
+from labelbeam.pipeline.runners import jobs as follow
+from labelbeam.pipeline.runners.jobs import DataflowJob, FlinkJob, Job, PortableJob
+from labelbeam.transforms.errors import RunError
 from tests.engines.job_server import JobServer
 from tests.graphs import assert_sound, read_until
 from tests.pipeline.test_cli import ROOT, labelbeam, make_images, start_slow_run
-from transforms.errors import RunError
 
 RUNNING, DONE, FAILED = PipelineState.RUNNING, PipelineState.DONE, PipelineState.FAILED
 
@@ -278,7 +278,7 @@ def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(
     cluster = ["--runner=FlinkRunner", "--flink_master=localhost:1", *workers]
     server = [f"--flink_job_server_jar={jar}", f"--job_server_java_launcher={java}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *args, *cluster, *server],
+        [sys.executable, "-m", "labelbeam", *args, *cluster, *server],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,10 +8,12 @@ import pyarrow.dataset as ds
 import pytest
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-from pipeline.config import load_config
-from pipeline.graph import build_graph
-from pipeline.plan import planned
-from pipeline.runners import pipeline_options
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.graph import build_graph
+from labelbeam.pipeline.plan import planned
+from labelbeam.pipeline.runners.options import pipeline_options
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 from tests.graphs import (
     TWO_PROCESSES,
     assert_same_rows,
@@ -22,8 +24,6 @@ from tests.graphs import (
     run_pipeline,
 )
 from tests.synthetic import BAD_IMAGES, jpeg_bytes
-from transforms.models.classifier import Classifier
-from transforms.models.spec import ModelOptions, resolve_spec
 
 
 def told(manifest):

@@ -5,14 +5,14 @@ import os
 
 import pytest
 
-from pipeline import launch
-from pipeline.manifest import published_manifest
-from pipeline.rerun import rerun
-from pipeline.summary import summarise
-from pipeline.verify import verify
+from labelbeam.pipeline import launch
+from labelbeam.pipeline.commands.rerun import rerun
+from labelbeam.pipeline.commands.verify import verify
+from labelbeam.pipeline.manifest import published_manifest
+from labelbeam.pipeline.report.summary import summarise
+from labelbeam.transforms.errors import RunError
 from tests.graphs import TWO_PROCESSES, assert_sound, read_tables, run_pipeline
 from tests.synthetic import HEIC, encoded, gradient, jpeg_bytes
-from transforms.errors import RunError
 
 
 def rows_by_name(output) -> dict[str, str]:

@@ -9,10 +9,10 @@ import pyarrow.dataset as ds
 import pytest
 from apache_beam.io.gcp.gcsfilesystem import GCSFileSystem
 
-from pipeline.verify import verify
+from labelbeam.pipeline.commands.verify import verify
+from labelbeam.transforms.table.folder import read_manifest, staged_sources
+from labelbeam.transforms.table.manifest import TABLES
 from tests.damage import DISK, NEW, OLD, Death, files_below, label, run_number
-from transforms.layout import read_manifest, staged_sources
-from transforms.manifest import TABLES
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

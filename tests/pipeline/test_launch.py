@@ -6,9 +6,9 @@ import sys
 import pytest
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from pipeline.config import load_config
-from pipeline.launch import with_absolute_paths
-from pipeline.workers import supervised
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.launch import with_absolute_paths
+from labelbeam.pipeline.runners.local import supervised
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,21 @@ from apache_beam.metrics import monitoring_infos
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.portable_runner import PipelineResult
 
-from pipeline.config import RunConfig, load_config
-from pipeline.launch import run
-from pipeline.limits import Work, counters_of, describe_work, find_limit, namespace_of, query_metrics, work_of
+from labelbeam.pipeline.config import RunConfig, load_config
+from labelbeam.pipeline.launch import run
+from labelbeam.pipeline.report.bottleneck import (
+    Work,
+    counters_of,
+    describe_work,
+    find_limit,
+    namespace_of,
+    query_metrics,
+    work_of,
+)
+from labelbeam.transforms.count import CountRows
+from labelbeam.transforms.models import meter
 from tests.graphs import make_mixed_corpus
 from tests.tiny_model import save_tiny_model
-from transforms.count import CountRows
-from transforms.models import meter
 
 SECOND = 1_000_000
 

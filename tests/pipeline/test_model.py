@@ -1,11 +1,11 @@
 import pytest
 
-from pipeline.model import inspect_model, mirror_model
+from labelbeam.pipeline.commands.model import inspect_model, mirror_model
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.cache import digest_model, resolve_model
 from tests.graphs import assert_sound, run_pipeline
 from tests.synthetic import jpeg_bytes
 from tests.tiny_model import save_tiny_model
-from transforms.errors import UserError
-from transforms.models.store import digest_model, resolve_model
 
 
 def test_inspect__classifier__tells_all_and_fits(tiny):

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from pipeline.config import load_config
-from pipeline.launch import run_and_report
-from pipeline.verify import verify
+from labelbeam.pipeline.commands.verify import verify
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.launch import run_and_report
+from labelbeam.transforms.decode import decode
+from labelbeam.transforms.elements import EncodedImage, ImageRef
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.images.resize import ResizeRule
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
-from transforms.decode import decode
-from transforms.elements import EncodedImage, ImageRef
-from transforms.errors import UserError
-from transforms.images.resize import ResizeRule
 
 
 @pytest.fixture(scope="module")

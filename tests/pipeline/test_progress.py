@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import Pace, Tally, describe, shown, worked_of
-from transforms.count import KINDS
+from labelbeam.pipeline.report import progress
+from labelbeam.pipeline.report.progress import Pace, Tally, describe, shown, worked_of
+from labelbeam.transforms.count import KINDS
 
 
 class Terminal(io.StringIO):

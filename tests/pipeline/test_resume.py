@@ -15,7 +15,10 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
-from pipeline.progress import Tally
+from labelbeam.pipeline.report.progress import Tally
+from labelbeam.transforms import stage
+from labelbeam.transforms.photos import PHOTOS
+from labelbeam.transforms.table.folder import staged_runs, staged_sources
 from tests.graphs import (
     TWO_PROCESSES,
     assert_sound,
@@ -25,9 +28,6 @@ from tests.graphs import (
     run_pipeline,
 )
 from tests.synthetic import encoded
-from transforms import stage
-from transforms.layout import staged_runs, staged_sources
-from transforms.photos import PHOTOS
 
 ROOT = Path(__file__).parent.parent.parent
 STAGE_ROWS = 100
@@ -65,7 +65,7 @@ class Run:
         self._scratch.mkdir(exist_ok=True)
         arguments = [f"--input={photos}", f"--output={output}", "--model=efficientnet-lite0"]
         arguments += [f"--stage_rows={STAGE_ROWS}", *flags]
-        self._command = [sys.executable, "-m", "pipeline", "run", *arguments]
+        self._command = [sys.executable, "-m", "labelbeam", "run", *arguments]
 
     def kill_when(self, reached) -> int:
         """Starts it and kills it once `reached()`; gives the images it had labelled or failed."""
@@ -231,8 +231,8 @@ def test_run__bundles_run_twice__every_row_is_there_once(tmp_path, tiny):
 
 
 def test_run__another_is_at_work_there__is_refused(tmp_path, tiny):
-    from pipeline.output import locked
-    from transforms.errors import UserError
+    from labelbeam.pipeline.output import locked
+    from labelbeam.transforms.errors import UserError
 
     make_mixed_corpus(tmp_path / "images", 1)
     options = {"input": tmp_path / "images", "output": tmp_path / "out", "model": tiny}

@@ -1,10 +1,10 @@
 import pytest
 
-from pipeline.config import load_config
-from pipeline.rules import RULES, Said, broken_rules
-from pipeline.runners import pipeline_options
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.runners.options import pipeline_options
+from labelbeam.pipeline.runners.rules import RULES, Said, broken_rules
+from labelbeam.transforms.errors import UserError
 from tests.graphs import run_pipeline
-from transforms.errors import UserError
 
 HINT = "type:nvidia-l4;count:1;install-nvidia-driver"
 SPLIT = {"layout": "split", "accelerator_hint": HINT}
@@ -49,7 +49,7 @@ BROKEN = [
         "_prism_missing",
         {},
         ("--runner=PrismRunner", "--prism_location=/nowhere/prism"),
-        "--prism_location='/nowhere/prism' is no file. .* `python -m engines.install prism`",
+        "--prism_location='/nowhere/prism' is no file. .* `python -m tests.engines.install prism`",
     ),
     (
         "_hint_without_split",

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from apache_beam.pipeline import Pipeline
 
-from pipeline.config import load_config
-from pipeline.graph import build_graph
-from pipeline.plan import planned
-from pipeline.runners import pipeline_options, threads_of_process
-from transforms.models.presets import find_preset
+from labelbeam.pipeline.config import load_config
+from labelbeam.pipeline.graph import build_graph
+from labelbeam.pipeline.plan import planned
+from labelbeam.pipeline.runners.options import pipeline_options, threads_of_process
+from labelbeam.transforms.models.presets import find_preset
 
 FOLDER = Path(__file__).parent.parent.parent / "run_configs"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -4,7 +4,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.transforms.environments import DockerEnvironment, PythonLoopbackEnvironment
 
-from pipeline.runners import (
+from labelbeam.pipeline.runners.options import (
     environment_of,
     is_dataflow,
     is_local,
@@ -16,7 +16,7 @@ from pipeline.runners import (
     runs_elsewhere,
     worker_image,
 )
-from transforms.errors import UserError
+from labelbeam.transforms.errors import UserError
 
 
 @pytest.mark.parametrize(

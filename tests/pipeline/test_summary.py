@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.summary import next_steps, summarise
+from labelbeam.pipeline.report.summary import next_steps, summarise
+from labelbeam.transforms.count import KINDS
+from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.table.manifest import FORMAT, FailureExample, Manifest, TopLabel
 from tests.results import LABELLED_WITH
-from transforms.count import KINDS
-from transforms.elements import TableFile
-from transforms.manifest import FORMAT, FailureExample, Manifest, TopLabel
 
 
 def manifest_of(reasons=None, examples=None, rows=None, **counts) -> Manifest:

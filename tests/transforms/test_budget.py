@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from labelbeam.transforms import budget
+from labelbeam.transforms.budget import BudgetWatch, FailureBudget
+from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.errors import RunError
 from tests.results import prediction
-from transforms import budget
-from transforms.budget import BudgetWatch, FailureBudget
-from transforms.elements import Failure, ImageRef
-from transforms.errors import RunError
 
 BY_REASON = FailureBudget(0.5, (("timeout", 0.05), ("not_found", 0.0)))
 

@@ -3,13 +3,13 @@ import dataclasses
 import apache_beam as beam
 import pytest
 
-from pipeline.progress import Tally
+from labelbeam.pipeline.report.progress import Tally
+from labelbeam.transforms import count
+from labelbeam.transforms.buckets import hash_of
+from labelbeam.transforms.count import KINDS, CountRows, SumCounts, as_counted, count_listed, count_result
+from labelbeam.transforms.elements import ImageRef, Unchanged
 from tests.eager import RUNNERS, eagerly
 from tests.results import failure, prediction
-from transforms import count
-from transforms.buckets import hash_of
-from transforms.count import KINDS, CountRows, SumCounts, as_counted, count_listed, count_result
-from transforms.elements import ImageRef, Unchanged
 
 REUSED = dataclasses.replace(prediction(1), reused=True)
 UNCHANGED = Unchanged(ImageRef("1", "a", (), "v"))

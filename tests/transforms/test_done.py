@@ -3,17 +3,24 @@ from pathlib import Path
 
 import pytest
 
+from labelbeam.transforms import done
+from labelbeam.transforms.buckets import bucket_of
+from labelbeam.transforms.done import ReadDoneIds, read_done_ids
+from labelbeam.transforms.elements import Failure
+from labelbeam.transforms.select import merge_done
+from labelbeam.transforms.stage import write_staged
+from labelbeam.transforms.table.folder import Layout, Source
+from labelbeam.transforms.table.rows import (
+    FAILURES,
+    PREDICTIONS,
+    failure_row,
+    prediction_row,
+    schema_of,
+    to_record_batch,
+)
 from tests.damage import flip
 from tests.eager import RUNNERS, eagerly
 from tests.results import facts_of, failure, list_published, prediction
-from transforms import done
-from transforms.buckets import bucket_of
-from transforms.done import ReadDoneIds, read_done_ids
-from transforms.elements import Failure
-from transforms.layout import Layout, Source
-from transforms.rows import FAILURES, PREDICTIONS, failure_row, prediction_row, schema_of, to_record_batch
-from transforms.select import merge_done
-from transforms.stage import write_staged
 
 FACTS = facts_of("r")
 # So many ids that some of them share one of the 4,096 buckets.

@@ -8,10 +8,10 @@ import random
 import pytest
 import zstandard
 
-from transforms.errors import RunError
-from transforms.inputs import files
-from transforms.inputs.compression import FORMATS, MAGIC_BYTES, compression_of, decompress
-from transforms.inputs.files import (
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.inputs import files
+from labelbeam.transforms.inputs.compression import FORMATS, MAGIC_BYTES, compression_of, decompress
+from labelbeam.transforms.inputs.files import (
     LongLine,
     Piece,
     match_files,

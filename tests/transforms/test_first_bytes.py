@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, explain_unreadable, suggest_uri_column
 from tests.synthetic import jpeg_bytes
-from transforms.inputs.first_bytes import START_BYTES, explain_unreadable, suggest_uri_column
 
 
 def parquet() -> bytes:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
+from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
 
 
 @pytest.fixture(params=ENDING_SIGNALS, ids=lambda number: number.name)
@@ -53,11 +53,11 @@ _INTERRUPTED_IMPORT = """
 import builtins, os, sys
 real = builtins.__import__
 def interrupted(name, *args, **options):
-    if name == "pipeline.cli":
+    if name == "labelbeam.pipeline.cli":
         os.kill(os.getpid(), int(sys.argv[1]))
     return real(name, *args, **options)
 builtins.__import__ = interrupted
-from pipeline.__main__ import main
+from labelbeam.__main__ import main
 main()
 """
 

@@ -8,20 +8,27 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tests.results import facts_of, failure, prediction
-from transforms import merge
-from transforms.elements import TableFile
-from transforms.errors import RunError
-from transforms.layout import Source
-from transforms.merge import (
+from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.stage import write_staged
+from labelbeam.transforms.table import merge
+from labelbeam.transforms.table.folder import Source
+from labelbeam.transforms.table.merge import (
     NOT_PARTITIONED,
     Partitioning,
     find_superseded,
     merge_files,
     plan_merge,
 )
-from transforms.rows import FAILURES, PREDICTIONS, failure_row, prediction_row, schema_of, to_record_batch
-from transforms.stage import write_staged
+from labelbeam.transforms.table.rows import (
+    FAILURES,
+    PREDICTIONS,
+    failure_row,
+    prediction_row,
+    schema_of,
+    to_record_batch,
+)
+from tests.results import facts_of, failure, prediction
 
 FACTS = facts_of("run")
 

@@ -1,7 +1,7 @@
 import itertools
 
+from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes, SumNotes
 from tests.eager import eagerly
-from transforms.notes import LEFT_OUT, UNPARSED, Notes, SumNotes
 
 
 def notes_of(*names: str, kind: str = LEFT_OUT) -> Notes:

@@ -3,10 +3,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from transforms import overlap
-from transforms.elements import Failure, ImageRef
-from transforms.errors import ImageError, Reason, RunError
-from transforms.overlap import (
+from labelbeam.transforms import overlap
+from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.errors import ImageError, Reason, RunError
+from labelbeam.transforms.overlap import (
     Alarm,
     OverlappedFn,
     Timed,

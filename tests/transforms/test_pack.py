@@ -3,11 +3,11 @@ import datetime
 import numpy as np
 import pytest
 
+from labelbeam.transforms import pack
+from labelbeam.transforms.coders import PackedImageCoder
+from labelbeam.transforms.elements import DecodedImage, ImageFacts, ImageRef, PackedImage
+from labelbeam.transforms.pack import HandOverImages, pack_image, unpack_image
 from tests.eager import RUNNERS, eagerly
-from transforms import pack
-from transforms.coders import PackedImageCoder
-from transforms.elements import DecodedImage, ImageFacts, ImageRef, PackedImage
-from transforms.pack import HandOverImages, pack_image, unpack_image
 
 SIZE_PX = 24
 

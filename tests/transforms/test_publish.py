@@ -10,6 +10,11 @@ import duckdb
 import pyarrow.dataset as ds
 import pytest
 
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.notes import SumNotes
+from labelbeam.transforms.publish import PublishResults
+from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.manifest import TopLabel
 from tests.damage import DISK, Death
 from tests.eager import RUNNERS, eagerly
 from tests.results import (
@@ -21,11 +26,6 @@ from tests.results import (
     publish,
     stage,
 )
-from transforms.errors import RunError
-from transforms.layout import Layout, read_manifest
-from transforms.manifest import TopLabel
-from transforms.notes import SumNotes
-from transforms.publish import PublishResults
 
 RUN_1, RUN_2, RUN_3, RUN_4 = (f"20260101T00000{n}-0000000{n}" for n in range(1, 5))
 

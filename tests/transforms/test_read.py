@@ -8,22 +8,22 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 
-from pipeline.corpus import MOST_FILES
+from labelbeam.pipeline.corpus import MOST_FILES
+from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
+from labelbeam.transforms.errors import ImageError, RunError
+from labelbeam.transforms.images.suffixes import IMAGES
+from labelbeam.transforms.inputs import files
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import ListFile, LongLine, match_files
+from labelbeam.transforms.inputs.images import list_paths, name_file
+from labelbeam.transforms.inputs.lists import parse_line, parse_row
+from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.read import ReadImageRefs, list_rows
+from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.stage import write_staged
+from labelbeam.transforms.table.rows import FAILURES, RowFacts, failure_row, failures_schema, to_record_batch
 from tests.eager import RUNNERS, eagerly
 from tests.results import list_published
-from transforms.elements import Failure, ImageRef, id_of_uri
-from transforms.errors import ImageError, RunError
-from transforms.images.suffixes import IMAGES
-from transforms.inputs import files
-from transforms.inputs.corpus import Corpus
-from transforms.inputs.files import ListFile, LongLine, match_files
-from transforms.inputs.images import list_paths, name_file
-from transforms.inputs.lists import parse_line, parse_row
-from transforms.notes import Notes
-from transforms.read import ReadImageRefs, list_rows
-from transforms.rows import FAILURES, RowFacts, failure_row, failures_schema, to_record_batch
-from transforms.stage import write_staged
-from transforms.stores import Limits, Stores
 
 HEADER = ("uri", "price", "day")
 CORPUS = Corpus(

@@ -4,13 +4,19 @@ import itertools
 import apache_beam as beam
 import pytest
 
+from labelbeam.transforms import select
+from labelbeam.transforms.buckets import BUCKETS, bucket_of
+from labelbeam.transforms.coders import (
+    DoneIdsCoder,
+    FailureCoder,
+    ImageRefCoder,
+    RowOfBucketCoder,
+    TableFileCoder,
+)
+from labelbeam.transforms.elements import DoneIds, Failure, ImageRef, TableFile, digest_of_uri
+from labelbeam.transforms.overlap import Outputs
+from labelbeam.transforms.select import SelectUnlabelled, pack, select_unlabelled, unpack
 from tests.eager import RUNNERS, eagerly
-from transforms import select
-from transforms.buckets import BUCKETS, bucket_of
-from transforms.coders import DoneIdsCoder, FailureCoder, ImageRefCoder, RowOfBucketCoder, TableFileCoder
-from transforms.elements import DoneIds, Failure, ImageRef, TableFile, digest_of_uri
-from transforms.overlap import Outputs
-from transforms.select import SelectUnlabelled, pack, select_unlabelled, unpack
 
 BAD = Failure(ImageRef("1", "A line", (None,)), "read", "bad_row", "no UTF-8", 1, "")
 

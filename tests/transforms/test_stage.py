@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.eager import RUNNERS, eagerly
-from tests.results import facts_of, failure, prediction
-from transforms import stage
-from transforms.budget import FailureBudget
-from transforms.elements import DecodedImage, Failure, ImageFacts, ImageRef, Prediction
-from transforms.errors import RunError
-from transforms.layout import Layout, staged_sources
-from transforms.rows import (
+from labelbeam.transforms import stage
+from labelbeam.transforms.budget import FailureBudget
+from labelbeam.transforms.elements import DecodedImage, Failure, ImageFacts, ImageRef, Prediction
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.stage import Stager, StageResults, Staging, stager_of, write_staged
+from labelbeam.transforms.table.folder import Layout, staged_sources
+from labelbeam.transforms.table.rows import (
     FAILURES,
     PREDICTIONS,
     RESERVED_COLUMNS,
@@ -26,7 +25,8 @@ from transforms.rows import (
     schema_of,
     to_record_batch,
 )
-from transforms.stage import Stager, StageResults, Staging, stager_of, write_staged
+from tests.eager import RUNNERS, eagerly
+from tests.results import facts_of, failure, prediction
 
 FACTS = facts_of("run")
 UNLIMITED = FailureBudget()

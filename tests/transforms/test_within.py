@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from transforms.within import NoAnswerError, within
+from labelbeam.transforms.within import NoAnswerError, within
 
 
 def raise_it(error: BaseException) -> None:

@@ -6,7 +6,7 @@ import struct
 
 from PIL import Image
 
-from transforms.errors import ImageError, Reason
+from labelbeam.transforms.errors import ImageError, Reason
 
 _CORE_HEADER, _INFO_HEADER = 12, 40
 _HEADERS = (_CORE_HEADER, _INFO_HEADER, 52, 56, 64, 108, 124)  # their sizes; Pillow refuses others

@@ -7,10 +7,10 @@ import io
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
 
-from transforms.errors import ImageError, Reason
-from transforms.images.bmp import expand_runs
-from transforms.images.frames import PixelBox, first_frame_box
-from transforms.images.tiff import values_of_tiff
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.bmp import expand_runs
+from labelbeam.transforms.images.frames import PixelBox, first_frame_box
+from labelbeam.transforms.images.tiff import values_of_tiff
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")

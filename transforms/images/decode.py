@@ -11,17 +11,23 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from transforms.errors import ImageError, Reason
-from transforms.images.bmp import prepare_bmp
-from transforms.images.colours import to_rgb
-from transforms.images.formats import FORMATS, explain_unidentified
-from transforms.images.frames import count_frames
-from transforms.images.jpeg2000 import prepare_jpeg2000
-from transforms.images.metadata import without_metadata
-from transforms.images.orientation import displayed_size, read_orientation, stored_box, turn, turns_itself
-from transforms.images.png import prepare_png
-from transforms.images.resize import Box, ResizeRule, resize_image, to_pixels
-from transforms.images.tiff import explain_tiff, prepare_tiff
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.bmp import prepare_bmp
+from labelbeam.transforms.images.colours import to_rgb
+from labelbeam.transforms.images.formats import FORMATS, explain_unidentified
+from labelbeam.transforms.images.frames import count_frames
+from labelbeam.transforms.images.jpeg2000 import prepare_jpeg2000
+from labelbeam.transforms.images.metadata import without_metadata
+from labelbeam.transforms.images.orientation import (
+    displayed_size,
+    read_orientation,
+    stored_box,
+    turn,
+    turns_itself,
+)
+from labelbeam.transforms.images.png import prepare_png
+from labelbeam.transforms.images.resize import Box, ResizeRule, resize_image, to_pixels
+from labelbeam.transforms.images.tiff import explain_tiff, prepare_tiff
 
 # All decoders are loaded here, before threads ask for them.
 Image.init()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from transforms.errors import ImageError, Reason
-from transforms.images.containers import jpeg_segments
-from transforms.images.jpeg2000 import explain_jpeg2000
-from transforms.images.tiff import explain_tiff
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.containers import jpeg_segments
+from labelbeam.transforms.images.jpeg2000 import explain_jpeg2000
+from labelbeam.transforms.images.tiff import explain_tiff
 
 # Pillow's names; JPEG includes MPO. A closed list, so that hostile bytes reach no other decoder.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from PIL import Image, ImageFile
 
-from transforms.images.containers import (
+from labelbeam.transforms.images.containers import (
     GIF_IMAGE,
     MOST_PIECES,
     gif_blocks,

@@ -6,8 +6,8 @@ import struct
 
 from PIL import Image, ImagePalette
 
-from transforms.errors import ImageError, Reason
-from transforms.images.containers import JP2_SIGNATURE, Piece, boxes
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.containers import JP2_SIGNATURE, Piece, boxes
 
 _SIZ = b"\xff\x4f\xff\x51"  # start of a codestream, and its first segment
 # Colour spaces by number (ISO 15444-1 and -2) that Pillow reads: CMYK, sRGB, grey, sYCC.

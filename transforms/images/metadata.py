@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from itertools import takewhile
 
-from transforms.images.containers import (
+from labelbeam.transforms.images.containers import (
     GIF_IMAGE,
     JP2_SIGNATURE,
     PNG_SIGNATURE,
@@ -26,7 +26,7 @@ from transforms.images.containers import (
     tiff_layout,
     webp_chunks,
 )
-from transforms.images.png import is_valid_transparency
+from labelbeam.transforms.images.png import is_valid_transparency
 
 # Tags that the pixels depend on: TIFF 6.0, Supplement 2 (JPEG), and the fax tags.
 _PIXEL_TAGS = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from transforms.images.containers import (
+from labelbeam.transforms.images.containers import (
     JP2_SIGNATURE,
     boxes,
     jpeg_segments,
@@ -16,7 +16,7 @@ from transforms.images.containers import (
     tiff_layout,
     webp_chunks,
 )
-from transforms.images.resize import Box
+from labelbeam.transforms.images.resize import Box
 
 _TAG = 0x0112  # Exif 2.32, "Orientation"
 _EXIF = b"Exif\0"

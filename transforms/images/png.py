@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import ImageFile
 
-from transforms.errors import ImageError, Reason
-from transforms.images.containers import Piece, png_chunks
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.containers import Piece, png_chunks
 
 _FIRST_CHUNK_AT, _COLOUR_TYPE_AT = 12, 25
 # How many bytes tRNS has in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).

@@ -8,8 +8,8 @@ import struct
 import numpy as np
 from PIL import Image, ImagePalette, TiffImagePlugin
 
-from transforms.errors import ImageError, Reason
-from transforms.images.containers import tiff_layout
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.containers import tiff_layout
 
 # Pillow's own reader of uncompressed TIFFs garbles 16-bit planes and YCbCr; libtiff reads both.
 TiffImagePlugin.READ_LIBTIFF = True

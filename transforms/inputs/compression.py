@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import zstandard
 
-from transforms.errors import RunError
+from labelbeam.transforms.errors import RunError
 
 # What the decoders raise for damaged bytes.
 _DAMAGED = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from transforms.inputs.files import ListFile
+from labelbeam.transforms.inputs.files import ListFile
 
 CorpusKind = Literal["lines", "csv", "images", "failures"]
 

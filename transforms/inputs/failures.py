@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms.elements import ImageRef
-from transforms.files import open_file
-from transforms.inputs.corpus import Corpus
-from transforms.layout import published_sources, read_manifest
-from transforms.rows import FAILURES
+from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.files import open_file
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.table.folder import published_sources, read_manifest
+from labelbeam.transforms.table.rows import FAILURES
 
 
 def list_failure_files(output: str) -> Iterator[str]:

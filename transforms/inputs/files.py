@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
-from transforms.errors import RunError, told_by
-from transforms.files import FILE_ERRORS, open_file
-from transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
+from labelbeam.transforms.errors import RunError, told_by
+from labelbeam.transforms.files import FILE_ERRORS, open_file
+from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
 
 # Longer lines are one bad row each: no URI is that long, and a row must fit into memory.
 MAX_LINE_BYTES: Final = 1 << 20

@@ -10,8 +10,8 @@ from typing import Final
 
 import google_crc32c
 
-from transforms.images.formats import explain_unidentified
-from transforms.inputs.corpus import CorpusKind
+from labelbeam.transforms.images.formats import explain_unidentified
+from labelbeam.transforms.inputs.corpus import CorpusKind
 
 # Enough for a header and some hundred lines.
 START_BYTES: Final = 1 << 16

@@ -13,11 +13,11 @@ from urllib.parse import quote_from_bytes
 from apache_beam.io.filesystem import FileSystem
 from apache_beam.io.filesystems import FileSystems
 
-from transforms.elements import ImageRef, id_of_uri
-from transforms.errors import RunError
-from transforms.files import is_local
-from transforms.inputs.corpus import Corpus
-from transforms.notes import LEFT_OUT, OTHER, Notes
+from labelbeam.transforms.elements import ImageRef, id_of_uri
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.files import is_local
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.notes import LEFT_OUT, OTHER, Notes
 
 # Names, in the notes, of files that are left out for another reason than their suffix.
 NO_SUFFIX: Final = "(none)"

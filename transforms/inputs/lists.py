@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from transforms.elements import Failure, ImageRef, id_of_uri
-from transforms.errors import ImageError, Reason, RunError
-from transforms.inputs.corpus import Corpus
-from transforms.inputs.files import MAX_LINE_BYTES, LongLine
-from transforms.inputs.first_bytes import parse_header
-from transforms.notes import UNPARSED, Notes
-from transforms.overlap import failure_of
+from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
+from labelbeam.transforms.errors import ImageError, Reason, RunError
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import MAX_LINE_BYTES, LongLine
+from labelbeam.transforms.inputs.first_bytes import parse_header
+from labelbeam.transforms.notes import UNPARSED, Notes
+from labelbeam.transforms.overlap import failure_of
 
 Line = bytes | LongLine
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from transforms.errors import RunError
-from transforms.within import start_call
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.within import start_call
 
 T = TypeVar("T")
 

@@ -11,18 +11,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms.errors import ImageError, Reason, RunError
-from transforms.models.batching import batch_sizes
-from transforms.models.call_checks import (
+from labelbeam.transforms.errors import ImageError, Reason, RunError
+from labelbeam.transforms.models.batching import batch_sizes
+from labelbeam.transforms.models.call_checks import (
     MAX_CHANGE,
     change_of,
     depends_on_neighbours,
     model_calls,
     wrong_rows,
 )
-from transforms.models.meter import BUSY_USEC, FULL_PLACES, IMAGES_RUN, OOM_SPLITS, PLACES_RUN, Meter
-from transforms.models.optimise import Graph, Optimisation, build_graph, wrong_length
-from transforms.models.spec import ModelSpec
+from labelbeam.transforms.models.meter import (
+    BUSY_USEC,
+    FULL_PLACES,
+    IMAGES_RUN,
+    OOM_SPLITS,
+    PLACES_RUN,
+    Meter,
+)
+from labelbeam.transforms.models.optimise import Graph, Optimisation, build_graph, wrong_length
+from labelbeam.transforms.models.spec import ModelSpec
 
 # Messages of TensorFlow, cuDNN and XLA where memory is short and no `ResourceExhaustedError` is raised.
 _NO_MEMORY = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from transforms.errors import UserError
-from transforms.models.keras_file import is_keras_file, keras_outputs, load_keras, trained_by_class
-from transforms.models.keras_graph import read_head, read_input_range
-from transforms.models.shapes import Shape, check_inputs, list_tensors, read_classes, read_size_px
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.keras_file import is_keras_file, keras_outputs, load_keras, trained_by_class
+from labelbeam.transforms.models.keras_graph import read_head, read_input_range
+from labelbeam.transforms.models.shapes import Shape, check_inputs, list_tensors, read_classes, read_size_px
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from transforms.errors import LabelbeamError, UserError
-from transforms.models.folders import cache_folder
-from transforms.models.keras_file import EXPORT, HDF5_HEAD
+from labelbeam.transforms.errors import LabelbeamError, UserError
+from labelbeam.transforms.models.folders import cache_folder
+from labelbeam.transforms.models.keras_file import EXPORT, HDF5_HEAD
 
 # What a .keras file must hold; the weights are in one of two formats.
 _KERAS_CONFIG = "config.json"

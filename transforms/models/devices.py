@@ -6,16 +6,22 @@ import platform
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from transforms.errors import RunError
-from transforms.models import meter
-from transforms.models.batching import batch_sizes
-from transforms.models.classifier import Classifier
-from transforms.models.meter import Meter
-from transforms.models.optimise import Optimisation
-from transforms.models.presets import EMBEDDING
-from transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, model_devices, runtime_facts
-from transforms.models.spec import ModelSpec
-from transforms.models.tuning import tuned_batch_size
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models import meter
+from labelbeam.transforms.models.batching import batch_sizes
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.meter import Meter
+from labelbeam.transforms.models.optimise import Optimisation
+from labelbeam.transforms.models.presets import EMBEDDING
+from labelbeam.transforms.models.runtime import (
+    NO_GPU,
+    configure_tensorflow,
+    has_gpu,
+    model_devices,
+    runtime_facts,
+)
+from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.models.tuning import tuned_batch_size
 
 # Pixels in a full batch: measured best on CPU, 8 at 224 px and 1 at 600 px.
 _CPU_BATCH_PIXELS = 8 * 224 * 224

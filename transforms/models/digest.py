@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from transforms.errors import UserError
-from transforms.models.efficientnet_lite import LITE0_DIGEST, lite0_folder
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.efficientnet_lite import LITE0_DIGEST, lite0_folder
 
 # TensorFlow writes a random one at every export.
 _NOT_PART_OF_THE_MODEL = "fingerprint.pb"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from transforms.errors import UserError
-from transforms.models.evidence import Evidence, Run
-from transforms.models.labels import imagenet_labels
-from transforms.models.presets import EMBEDDING
-from transforms.models.scaling import NAMED_SCALINGS, Scaling
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.evidence import Evidence, Run
+from labelbeam.transforms.models.labels import imagenet_labels
+from labelbeam.transforms.models.presets import EMBEDDING
+from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
 
 if TYPE_CHECKING:
-    from transforms.models.spec import ModelSpec
+    from labelbeam.transforms.models.spec import ModelSpec
 
 
 def refuse_contradiction(spec: ModelSpec, evidence: Evidence, run: Run) -> None:

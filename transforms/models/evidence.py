@@ -1,6 +1,6 @@
 """Evidence: outputs of a model for the sample photos, and what follows from them.
 
-Nothing here runs a model. `transforms.models.probe` collects the evidence and remembers it as JSON.
+Nothing here runs a model. `labelbeam.transforms.models.probe` collects the evidence and remembers it as JSON.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from transforms.models.heads import Head
-from transforms.models.labels import IMAGENET_WITH_BACKGROUND
-from transforms.models.presets import Outputs
-from transforms.models.scaling import NAMED_SCALINGS, Scaling
+from labelbeam.transforms.models.heads import Head
+from labelbeam.transforms.models.labels import IMAGENET_WITH_BACKGROUND
+from labelbeam.transforms.models.presets import Outputs
+from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
 
 IMAGENET_LENGTHS = (IMAGENET_WITH_BACKGROUND - 1, IMAGENET_WITH_BACKGROUND)
 # Tolerance for a sum of probabilities, and for values in [0, 1]: float16 and quantised models are less exact.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transforms.errors import UserError
-from transforms.models.keras_file import EXPORT
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.keras_file import EXPORT
 
 _ELSEWHERE = "labelbeam runs TensorFlow models. Give the SavedModel folder or .keras file of the same model"
 

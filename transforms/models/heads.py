@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from transforms.models.presets import EMBEDDING, Outputs
+from labelbeam.transforms.models.presets import EMBEDDING, Outputs
 
 if TYPE_CHECKING:
     import tensorflow as tf

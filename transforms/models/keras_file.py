@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transforms.errors import UserError
+from labelbeam.transforms.errors import UserError
 
 if TYPE_CHECKING:
     from keras import KerasTensor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transforms.errors import UserError, told_by
-from transforms.models.label_formats import parse_labels
+from labelbeam.transforms.errors import UserError, told_by
+from labelbeam.transforms.models.label_formats import parse_labels
 
 IMAGENET = "imagenet"
 BACKGROUND = "background"
@@ -59,7 +59,7 @@ def read_labels(source: str) -> tuple[str, ...]:
 def _read(source: str) -> bytes:
     if not source.startswith("gs://"):
         return Path(source).read_bytes()
-    from transforms.stores.gcs import read_object
+    from labelbeam.transforms.sources.gcs import read_object
 
     return read_object(source)
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from transforms.errors import UserError
+from labelbeam.transforms.errors import UserError
 
 # torch/serialization.py: MAGIC_NUMBER, PROTOCOL_VERSION
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

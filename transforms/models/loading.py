@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transforms.errors import RunError
-from transforms.models.contract import Contract
-from transforms.models.damage import load_errors_explained
-from transforms.models.keras_file import is_keras_file, keras_outputs, load_keras
-from transforms.models.spec import ModelSpec, Reading
-from transforms.models.store import digest_model, resolve_model
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models.cache import digest_model, resolve_model
+from labelbeam.transforms.models.contract import Contract
+from labelbeam.transforms.models.damage import load_errors_explained
+from labelbeam.transforms.models.keras_file import is_keras_file, keras_outputs, load_keras
+from labelbeam.transforms.models.spec import ModelSpec, Reading
 
 if TYPE_CHECKING:
     import tensorflow as tf

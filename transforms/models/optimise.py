@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from transforms.errors import RunError
-from transforms.models.call_checks import model_calls
-from transforms.models.labels import first_class
-from transforms.models.loading import Model, freeze, load_model, scaled, with_signature
-from transforms.models.presets import EMBEDDING
-from transforms.models.remember import Answer, remembered
-from transforms.models.runtime import runtime_facts
-from transforms.models.spec import ModelSpec
-from transforms.photos.pixels import photo_pixels
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models.call_checks import model_calls
+from labelbeam.transforms.models.labels import first_class
+from labelbeam.transforms.models.loading import Model, freeze, load_model, scaled, with_signature
+from labelbeam.transforms.models.presets import EMBEDDING
+from labelbeam.transforms.models.remember import Answer, remembered
+from labelbeam.transforms.models.runtime import runtime_facts
+from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.photos.pixels import photo_pixels
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -20,7 +20,7 @@ class Preset:
       resize: How an image is brought to that size.
       input_range: What the colours 0 and 255 become.
       outputs: What the model gives for each class.
-      labels: The label map, as `transforms.models.labels.read_labels` takes it.
+      labels: The label map, as `labelbeam.transforms.models.labels.read_labels` takes it.
       source: Where these facts are published.
     """
 

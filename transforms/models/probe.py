@@ -1,7 +1,8 @@
 """The probe: a model is tried on the sample photos before a run, and the answer is remembered.
 
 A file does not always show what a model's numbers mean. What can be read is read by
-`transforms.models.contract`. The rest is concluded from outputs for real photos, some of known class.
+`labelbeam.transforms.models.contract`. The rest is concluded from outputs for real photos, some of known
+class.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from transforms.errors import RunError, UserError
-from transforms.models.call_checks import (
+from labelbeam.transforms.errors import RunError, UserError
+from labelbeam.transforms.models.call_checks import (
     MAX_CHANGE,
     change_of,
     depends_on_neighbours,
@@ -23,14 +24,21 @@ from transforms.models.call_checks import (
     run_in_time,
     wrong_rows,
 )
-from transforms.models.evidence import IMAGENET_LENGTHS, Evidence, make_run
-from transforms.models.labels import IMAGENET_WITH_BACKGROUND
-from transforms.models.loading import load_model
-from transforms.models.remember import Answer, remembered
-from transforms.models.scaling import NAMED_SCALINGS, Scaling
-from transforms.models.spec import ModelOptions, ModelSpec, Reading, decide_spec, read_model, usual_scaling
-from transforms.photos import right_classes
-from transforms.photos.pixels import photo_pixels
+from labelbeam.transforms.models.evidence import IMAGENET_LENGTHS, Evidence, make_run
+from labelbeam.transforms.models.labels import IMAGENET_WITH_BACKGROUND
+from labelbeam.transforms.models.loading import load_model
+from labelbeam.transforms.models.remember import Answer, remembered
+from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
+from labelbeam.transforms.models.spec import (
+    ModelOptions,
+    ModelSpec,
+    Reading,
+    decide_spec,
+    read_model,
+    usual_scaling,
+)
+from labelbeam.transforms.photos import right_classes
+from labelbeam.transforms.photos.pixels import photo_pixels
 
 # Longest time of a probe beside the load, and the share of it for the configured scaling. A slow model gets
 # fewer photos.

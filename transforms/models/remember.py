@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transforms.models.store import cache_folder
+from labelbeam.transforms.models.cache import cache_folder
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from transforms.interrupts import interrupts_deferred
-from transforms.models.spec import ModelSpec
+from labelbeam.transforms.interrupts import interrupts_deferred
+from labelbeam.transforms.models.spec import ModelSpec
 
 _LOG = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from transforms.errors import UserError
+from labelbeam.transforms.errors import UserError
 
 # Lengths, None for one that is open; None for a tensor of any rank.
 Shape = list[int | None] | None

@@ -8,16 +8,24 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transforms.errors import UserError
-from transforms.images.resize import ResizeRule
-from transforms.models.contract import Contract, read_contract
-from transforms.models.doubts import doubts_about, refuse_contradiction
-from transforms.models.evidence import Evidence, Run
-from transforms.models.heads import MULTILABEL, Head, HeadKind, OutputsOption
-from transforms.models.labels import fit_labels, read_labels
-from transforms.models.presets import EMBEDDING, Outputs, Preset, find_preset
-from transforms.models.scaling import BYTES, NAMED_SCALINGS, UNIT, ChannelOrder, Range, Scaling, Triple
-from transforms.models.store import digest_model, resolve_model
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.models.cache import digest_model, resolve_model
+from labelbeam.transforms.models.contract import Contract, read_contract
+from labelbeam.transforms.models.doubts import doubts_about, refuse_contradiction
+from labelbeam.transforms.models.evidence import Evidence, Run
+from labelbeam.transforms.models.heads import MULTILABEL, Head, HeadKind, OutputsOption
+from labelbeam.transforms.models.labels import fit_labels, read_labels
+from labelbeam.transforms.models.presets import EMBEDDING, Outputs, Preset, find_preset
+from labelbeam.transforms.models.scaling import (
+    BYTES,
+    NAMED_SCALINGS,
+    UNIT,
+    ChannelOrder,
+    Range,
+    Scaling,
+    Triple,
+)
 
 # Origin of a fact about a model: an option, the preset's table, the model's own layers, its outputs for the
 # sample photos, or none of them.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from transforms.models.classifier import Classifier
-from transforms.models.remember import Answer, remembered
+from labelbeam.transforms.models.classifier import Classifier
+from labelbeam.transforms.models.remember import Answer, remembered
 
 # A larger batch must be this much faster to be worth its memory and its latency.
 _WORTHWHILE = 1.02

@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 
-from transforms.images.decode import decode_image
-from transforms.images.resize import ResizeRule
-from transforms.photos import photo_paths, right_classes
+from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.photos import photo_paths, right_classes
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,9 +1,0 @@
-"""What Dataflow's launcher runs: `labelbeam run` with the template's parameters."""
-
-import sys
-
-from pipeline.cli import entry
-
-if __name__ == "__main__":
-    sys.argv.insert(1, "run")
-    entry()

@@ -1,0 +1,9 @@
+"""What Dataflow's launcher runs: `labelbeam run` with the template's parameters."""
+
+import sys
+
+from labelbeam.pipeline.cli import entry
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "run")
+    entry()

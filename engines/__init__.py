@@ -1,1 +1,0 @@
-"""Beam's other engines on this machine, from package registries: Prism, and a Flink cluster."""

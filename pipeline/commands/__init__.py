@@ -1,0 +1,1 @@
+"""Commands over results and models, one file a command."""

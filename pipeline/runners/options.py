@@ -1,0 +1,245 @@
+"""Beam's options, and what each runner means for a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from urllib.parse import urlsplit
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    DirectOptions,
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    JobServerOptions,
+    PipelineOptions,
+    PortableOptions,
+    SparkRunnerOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
+
+from labelbeam.pipeline.config import did_you_mean
+from labelbeam.pipeline.config import options as own_options
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.overlap import available_cores
+
+LOCAL_RUNNER = "FnApiRunner"
+_RUNNERS = (
+    *(LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "PrismRunner", "PortableRunner"),
+    *("FlinkRunner", "SparkRunner", "DataflowRunner", "DaskRunner"),
+)
+# What has Dataflow start one SDK process on a worker, and not one for each vCPU.
+ONE_PROCESS = "no_use_multiple_sdk_containers"
+# Beam's limit for answers of a job server ends a job of Prism's, too, by default after five minutes.
+_NO_END_SEC = 30 * 24 * 3600
+_PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
+
+
+def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
+    """Beam's options from flags, with a local runner that is always the same one.
+
+    Raises:
+      UserError: A flag is not known to Beam, nor to us.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(list(flags))
+            known = PipelineOptions([]).get_all_options()
+            given = options.get_all_options(retain_unknown_options=True)
+    except SystemExit as e:
+        raise UserError(f"Beam says: {said.getvalue().strip().rpartition('error: ')[2]}.") from e
+    standard = options.view_as(StandardOptions)
+    # Beam's DirectRunner is another one by what it finds on a machine and in a pipeline.
+    runner = _full_name(standard.runner or LOCAL_RUNNER)
+    standard.runner = LOCAL_RUNNER if runner == "DirectRunner" else runner
+    portable = options.view_as(PortableOptions)
+    if standard.runner == "PrismRunner" and portable.job_server_timeout == known["job_server_timeout"]:
+        portable.job_server_timeout = _NO_END_SEC
+    unknown = [] if is_portable(options) else sorted(set(given) - set(known))  # a job server may know them
+    stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
+    if unknown or stray:
+        names = ", ".join([f"--{name}" for name in unknown] + stray)
+        hint = did_you_mean((unknown or stray)[0], [*own_options(), *known])
+        raise UserError(
+            f"Unknown flag {names}: neither labelbeam nor Beam has it. {hint}See labelbeam run --help."
+        )
+    return options
+
+
+def _full_name(runner: str) -> str:
+    """A runner's name as its class has it: Beam takes any case, its module before it, and no `Runner`."""
+    module, _, name = runner.rpartition(".")
+    known = {known.lower(): known for known in _RUNNERS}
+    if module and not module.startswith("apache_beam."):
+        return runner
+    return known.get(name.lower(), known.get(f"{name.lower()}runner", runner))
+
+
+def _is_stray(flags: tuple[str, ...], n: int) -> bool:
+    """Whether a word belongs to no flag."""
+    return n == 0 or not flags[n - 1].startswith("--") or "=" in flags[n - 1]
+
+
+def worker_accelerators(options: PipelineOptions) -> list[str]:
+    """The service options that give every worker of Dataflow an accelerator."""
+    service_options = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    return [option for option in service_options if option.startswith("worker_accelerator")]
+
+
+def hints_for_all(options: PipelineOptions) -> list[str]:
+    """The resource hints of every step, by which Dataflow fits workers to the job."""
+    return options.get_all_options().get("resource_hints") or []
+
+
+def accelerators_for_all(options: PipelineOptions) -> list[str]:
+    """Those of them that ask for an accelerator."""
+    return [hint for hint in hints_for_all(options) if hint.startswith("accelerator")]
+
+
+def has_one_process(options: PipelineOptions) -> bool:
+    """Whether a worker of Dataflow has one process, and not one for each vCPU."""
+    return ONE_PROCESS in (options.view_as(DebugOptions).experiments or [])
+
+
+def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """An empty pipeline, its options checked by its runner.
+
+    Raises:
+      UserError: Beam refuses the options.
+    """
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as e:
+        raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
+
+
+def runner_of(options: PipelineOptions) -> str:
+    """The runner's name; one that is not Beam's has its module before it."""
+    return options.view_as(StandardOptions).runner
+
+
+def is_dataflow(options: PipelineOptions) -> bool:
+    """Whether the job goes to Dataflow."""
+    return runner_of(options) == "DataflowRunner"
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Whether this process, or processes it starts, do the work."""
+    return runner_of(options) == LOCAL_RUNNER
+
+
+def is_portable(options: PipelineOptions) -> bool:
+    """Whether a job server takes the job."""
+    return runner_of(options) in _PORTABLE_RUNNERS
+
+
+def runs_elsewhere(options: PipelineOptions) -> bool:
+    """Whether a job may go on when this process ends: a service has it, or a job server, or a cluster."""
+    if not is_portable(options):
+        return is_dataflow(options)
+    return has_job_server(options) or _is_for_a_cluster(options)
+
+
+def has_job_server(options: PipelineOptions) -> bool:
+    """Whether there is a job server that is not this process's own."""
+    return options.view_as(PortableOptions).job_endpoint not in (None, "embed")
+
+
+def starts_job_server(options: PipelineOptions) -> bool:
+    """Whether Beam starts a job server here for a job that runs elsewhere."""
+    return runs_elsewhere(options) and not is_dataflow(options) and not has_job_server(options)
+
+
+def keep_interrupts_from_job_server(options: PipelineOptions) -> None:
+    """Has Ctrl-C pass by a job server in Java that Beam starts: it is needed to cancel the job."""
+    server = options.view_as(JobServerOptions)
+    java = [server.job_server_java_launcher, *server.job_server_jvm_properties]
+    server.job_server_java_launcher = "sh"
+    server.job_server_jvm_properties = ["-c", 'trap "" INT; exec "$0" "$@"', *java]
+
+
+def name_apart(options: PipelineOptions, run_id: str) -> None:
+    """Gives a job a name of its own on a Flink cluster, which takes several of a name: it is found by it."""
+    cloud = options.view_as(GoogleCloudOptions)
+    if cloud.job_name and flink_cluster(options):
+        cloud.job_name = f"{cloud.job_name}-{run_id}"
+
+
+def flink_cluster(options: PipelineOptions) -> str:
+    """The Flink cluster that the job is for, as the user named it; empty if none."""
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    return "" if master in MAGIC_HOST_NAMES else master
+
+
+def _is_for_a_cluster(options: PipelineOptions) -> bool:
+    """Whether the job server that a runner starts gives the job to a cluster."""
+    if runner_of(options) == "SparkRunner":
+        return not options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
+    return runner_of(options) == "FlinkRunner" and bool(flink_cluster(options))
+
+
+def submitted_to(options: PipelineOptions) -> tuple[str, str]:
+    """The option that says what takes the job, and what it says; both empty if the runner starts that."""
+    if endpoint := options.view_as(PortableOptions).job_endpoint:
+        return "--job_endpoint", endpoint
+    if runner_of(options) == "FlinkRunner" and (cluster := flink_cluster(options)):
+        return "--flink_master", cluster
+    spark = options.view_as(SparkRunnerOptions).spark_master_url
+    if runner_of(options) == "SparkRunner" and spark.startswith("spark://"):
+        return "--spark_master_url", spark
+    return "", ""
+
+
+def host_and_port(endpoint: str) -> tuple[str | None, int | None]:
+    """The parts of an address as --job_endpoint and --flink_master take it; None what it lacks."""
+    try:
+        address = urlsplit(f"//{endpoint.rpartition('://')[2]}")
+        return address.hostname, address.port
+    except ValueError:
+        return None, None
+
+
+def is_submitted_elsewhere(options: PipelineOptions) -> bool:
+    """Whether the job server or cluster is on another machine."""
+    host = host_and_port(submitted_to(options)[1])[0] or "localhost"
+    return host not in ("embed", "localhost") and not host.startswith("127.")
+
+
+def environment_of(options: PipelineOptions) -> str:
+    """What a job server's workers run in, such as `DOCKER`; where none is said, what Beam takes."""
+    given = options.view_as(PortableOptions).environment_type or ""
+    if given.startswith("beam:env:"):
+        given = given.split(":")[2].upper()
+    at_home = runner_of(options) != "PortableRunner" and not _is_for_a_cluster(options)
+    return given or ("LOOPBACK" if at_home else "DOCKER")
+
+
+def starts_image(options: PipelineOptions) -> bool:
+    """Whether workers start from a container image, Beam's own if no other is named."""
+    return is_dataflow(options) or (is_portable(options) and environment_of(options) == "DOCKER")
+
+
+def worker_image(options: PipelineOptions) -> str:
+    """The container image that workers start from; empty where none is named, or there is none."""
+    if is_dataflow(options):
+        return options.view_as(WorkerOptions).sdk_container_image or ""
+    if not starts_image(options):
+        return ""
+    portable = options.view_as(PortableOptions)
+    return portable.lookup_environment_option("docker_container_image") or portable.environment_config or ""
+
+
+def threads_of_process(options: PipelineOptions) -> int | None:
+    """The cores that each worker process may use; None for all of its machine."""
+    direct = options.view_as(DirectOptions)
+    if is_local(options):
+        several = direct.direct_running_mode == "multi_processing"
+        processes = (direct.direct_num_workers or available_cores()) if several else 1
+        return max(1, available_cores() // processes)
+    if is_dataflow(options):
+        return None if has_one_process(options) else 1
+    return None

@@ -1,0 +1,324 @@
+"""The model store: from a handle to a model on this machine.
+
+A model that comes from elsewhere is kept by its content, in a folder named by its digest, and an index
+maps each handle to its content. A model is brought under another name, checked, and renamed, because a
+process may be killed meanwhile. A lock that the system frees with its process keeps others from bringing
+the same model too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
+from google.api_core.exceptions import GoogleAPICallError
+
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.damage import check_bytes
+from labelbeam.transforms.models.digest import digest_model
+from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
+from labelbeam.transforms.models.folders import cache_folder
+from labelbeam.transforms.models.formats import refuse_other_formats
+from labelbeam.transforms.models.keras_file import KERAS_SUFFIX, is_keras_file
+from labelbeam.transforms.models.presets import PRESETS
+
+_LOG = logging.getLogger(__name__)
+
+EMBEDDED = "embedded:efficientnet-lite0"
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+
+# A model of 10 GB at 10 MB/s; whoever brings one has this long.
+_LONGEST_WAIT_SEC = 1800
+
+Bring = Callable[[Path], Path]
+
+
+def resolve_model(handle: str) -> Path:
+    """Bring a model to this machine.
+
+    Args:
+      handle: A SavedModel folder, a `.keras` file or a `.tar.gz` of either: local, `file://`, `gs://`
+        or, as an archive, `https://`; an address on TF Hub or Kaggle; or `embedded:efficientnet-lite0`.
+
+    Returns:
+      A local SavedModel folder, or a `.keras` file.
+
+    Raises:
+      UserError: There is no such model, it cannot be had, or it is not whole.
+    """
+    try:
+        return _resolve(handle)
+    except OSError as e:
+        raise UserError(
+            f"model={handle!r} cannot be kept in {cache_folder()}: {e}. Set LABELBEAM_CACHE_DIR."
+        ) from e
+
+
+def _resolve(handle: str) -> Path:
+    scheme = urlsplit(handle).scheme
+    if handle == EMBEDDED:
+        return ensure_lite0_saved_model(cache_folder())
+    if scheme in ("gs", "http", "https"):
+        refuse_other_formats(handle)
+    if scheme == "gs":
+        return _resolve_gcs(handle.rstrip("/"))
+    if scheme in ("http", "https"):
+        bring = _bring_archive if handle.endswith(ARCHIVE_SUFFIXES) else _bring_from_hub
+        return _keep_model(handle, "", functools.partial(bring, handle))
+    path = Path(unquote(urlsplit(handle).path) if scheme == "file" else handle)
+    if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file():
+        status = path.stat()
+        version = f"{status.st_mtime_ns}-{status.st_size}"
+        return _keep_model(str(path.resolve()), version, functools.partial(_unpack, path, handle))
+    check_whole(path, handle)
+    check_bytes(path, handle)
+    return path
+
+
+def is_here(handle: str) -> bool:
+    """Return whether a model can be had without asking any server."""
+    scheme = urlsplit(handle).scheme
+    if scheme not in ("gs", "http", "https"):
+        return True
+    entry = _look_up(_index_of(handle))
+    return scheme != "gs" and entry is not None and _is_whole(entry)
+
+
+def check_whole(path: Path, handle: str) -> None:
+    """Check that a model has all its files.
+
+    Raises:
+      UserError: It has not, or it is no model at all.
+    """
+    if is_keras_file(path):
+        return
+    if not (path / "saved_model.pb").is_file():
+        if path.exists():
+            refuse_other_formats(handle, path)
+        _refuse_near_misses(path, handle)
+        raise UserError(
+            f"model={handle!r} is no SavedModel: there is no {path / 'saved_model.pb'}. Give a SavedModel "
+            "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name"
+            f"{_close_presets(handle)}."
+        )
+    variables = path / "variables"
+    shards = sorted(variables.glob("variables.data-*-of-*"))
+    wanted = int(shards[0].name.rpartition("-")[2]) if shards else 1
+    if variables.is_dir() and any(variables.iterdir()):
+        index = (variables / "variables.index").is_file()
+        if not index or len(shards) != wanted:
+            missing = "variables.index" if not index else f"{wanted - len(shards)} of {wanted} data files"
+            raise UserError(
+                f"model={handle!r} is not whole: {missing} missing in {variables}. Copy or download it again."
+            )
+
+
+def _refuse_near_misses(path: Path, handle: str) -> None:
+    """Refuse what was probably meant to be a model, with the likely remedy.
+
+    Raises:
+      UserError: A file is not there, or a folder holds `.keras` files.
+    """
+    if path.suffix == KERAS_SUFFIX and not path.exists():
+        raise UserError(f"model={handle!r}: there is no such file. Check its name.")
+    if path.is_dir() and (files := sorted(path.glob(f"*{KERAS_SUFFIX}"))):
+        raise UserError(
+            f"model={handle!r} is a folder of .keras files. Give one of them, such as {str(files[0])!r}."
+        )
+
+
+def _close_presets(handle: str) -> str:
+    close = difflib.get_close_matches(handle, PRESETS, 1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _keep_model(handle: str, version: str, bring: Bring) -> Path:
+    """Return the model of a handle; bring it if none is kept, or a damaged one, or another version."""
+    index = _index_of(handle)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(index.with_suffix(".lock"), timeout=_LONGEST_WAIT_SEC):
+            entry = _look_up(index)
+            if entry and (not version or entry["version"] == version) and _is_whole(entry):
+                return Path(entry["path"])
+            return _bring_again(handle, version, bring, index, Path(entry["path"]) if entry else None)
+    except Timeout as e:
+        raise UserError(
+            f"model={handle!r}: another process has been downloading it for "
+            f"{_LONGEST_WAIT_SEC // 60} minutes. Stop it, or give a copy of the model."
+        ) from e
+
+
+def _index_of(handle: str) -> Path:
+    key = hashlib.sha256(handle.encode()).hexdigest()[:32]
+    return cache_folder() / "handles" / f"{key}.json"
+
+
+def _look_up(index: Path) -> dict | None:
+    try:
+        return json.loads(index.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_whole(entry: dict) -> bool:
+    """Return whether a kept model has the digest in its name.
+
+    Caches of machines are often half emptied, and a flipped bit changes neither size nor time of a file.
+    """
+    path = Path(entry["path"])
+    try:
+        return path.exists() and _kept_name(path) == path.name
+    except UserError:
+        return False
+
+
+def _kept_name(path: Path) -> str:
+    return digest_model(path)[:32] + (KERAS_SUFFIX if path.is_file() else "")
+
+
+def _bring_again(handle: str, version: str, bring: Bring, index: Path, kept: Path | None) -> Path:
+    """Bring a model, and name the kept copy that won't do if there is no other to be had."""
+    try:
+        return _bring(handle, version, bring, index)
+    except UserError as e:
+        if version or kept is None or not kept.exists():
+            raise
+        raise UserError(
+            f"The copy of model {handle!r} in {kept} is damaged, and no other can be had: {e}"
+        ) from e
+
+
+def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bringing-", dir=models) as temporary:
+        try:
+            brought = bring(Path(temporary))
+        except (OSError, EOFError, ValueError, RuntimeError, GoogleAPICallError, tarfile.TarError) as e:
+            _explain(handle, e)
+        check_whole(brought, handle)
+        check_bytes(brought, handle)
+        target = models / _kept_name(brought)
+        entry = {"handle": handle, "version": version, "path": str(target)}
+        if not _is_whole(entry):
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                brought.rename(target)
+            except OSError:  # another handle of the same model was quicker
+                if not _is_whole(entry):
+                    raise
+    index.with_suffix(".tmp").write_text(json.dumps(entry, indent=2), "utf-8")
+    index.with_suffix(".tmp").replace(index)
+    return target
+
+
+def _explain(handle: str, error: Exception) -> NoReturn:
+    """Raise the error that explains why a model cannot be had, with a remedy."""
+    status = getattr(error, "code", None)
+    copy = "or download it once elsewhere and give that SavedModel folder (local or gs://)"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        remedy = (
+            f"The disk is full: free space in {cache_folder()}, or set LABELBEAM_CACHE_DIR to another folder"
+        )
+    elif status in (401, 403):
+        remedy = (
+            f"The server refuses ({status}). TF Hub's models are on Kaggle now, where some want a "
+            f"licence to be accepted: try the model's Kaggle address, {copy}"
+        )
+    elif status == 404:
+        remedy = f"There is no such model (404): check the address, {copy}"
+    elif isinstance(error, urllib.error.URLError) and status is None:
+        remedy = f"There is no way to the server: check the network, {copy}"
+    else:
+        remedy = f"Check the address and the network, {copy}"
+    raise UserError(f"model={handle!r} cannot be downloaded: {error}. {remedy}.") from error
+
+
+def _bring_from_hub(handle: str, folder: Path) -> Path:
+    """Download a model with `tensorflow_hub`, past a broken copy in its own cache."""
+    import tensorflow_hub as hub
+
+    own_cache = os.environ.get("TFHUB_CACHE_DIR")
+    try:
+        for cache in filter(None, (own_cache, str(folder / "hub"))):
+            os.environ["TFHUB_CACHE_DIR"] = cache
+            found = Path(hub.resolve(handle))
+            if (found / "saved_model.pb").is_file():
+                return Path(shutil.copytree(found, folder / "model"))
+    finally:
+        os.environ.pop("TFHUB_CACHE_DIR", None)
+        if own_cache is not None:
+            os.environ["TFHUB_CACHE_DIR"] = own_cache
+    raise ValueError("its content is no SavedModel")
+
+
+def _bring_archive(handle: str, folder: Path) -> Path:
+    """Download an archive and unpack it."""
+    import urllib.request
+
+    archive = folder / "archive"
+    with urllib.request.urlopen(handle, timeout=60) as response, archive.open("wb") as f:
+        shutil.copyfileobj(response, f, 1 << 20)
+    return _unpack(archive, handle, folder)
+
+
+def _unpack(archive: Path, handle: str, folder: Path) -> Path:
+    """Unpack an archive and find the model in it."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder / "unpacked", filter="data")
+    return _find_model(folder / "unpacked", handle)
+
+
+def _find_model(folder: Path, handle: str) -> Path:
+    found = [p.parent for p in folder.rglob("saved_model.pb")] + list(folder.rglob(f"*{KERAS_SUFFIX}"))
+    if len(found) != 1:
+        raise UserError(f"model={handle!r} holds {len(found)} models; it must hold one.")
+    return found[0]
+
+
+def _resolve_gcs(handle: str) -> Path:
+    """Return a model in a bucket; if the bucket can't be listed, the copy that was brought last."""
+    from labelbeam.transforms.sources.gcs import list_objects
+
+    is_file = handle.endswith((KERAS_SUFFIX, *ARCHIVE_SUFFIXES))
+    try:
+        objects = list_objects(handle if is_file else f"{handle}/")
+    except UserError as e:
+        _LOG.info("%s; taking the copy that is here, if there is one", e)
+        return _keep_model(handle, "", functools.partial(_raise, e))
+    objects = [o for o in objects if not o.name.endswith("/")]  # a folder that somebody made by hand
+    if not objects:
+        raise UserError(f"model={handle!r} holds no objects. Check the bucket and the folder's name.")
+    version = hashlib.sha256("\n".join(f"{o.name} {o.generation}" for o in objects).encode()).hexdigest()
+    prefix = handle.removeprefix("gs://").partition("/")[2]
+
+    def bring(folder: Path) -> Path:
+        for o in objects:
+            target = folder / "model" / (o.name.removeprefix(prefix).strip("/") or Path(prefix).name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            o.download_to_filename(str(target))
+        first = folder / "model" / Path(prefix).name
+        if handle.endswith(ARCHIVE_SUFFIXES):
+            return _unpack(first, handle, folder)
+        return first if is_file else folder / "model"
+
+    return _keep_model(handle, version, bring)
+
+
+def _raise(error: Exception, _folder: Path) -> NoReturn:
+    raise error

@@ -1,0 +1,154 @@
+"""Images and models in Google Cloud Storage."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import google.auth.exceptions
+import requests
+from google.api_core import exceptions as api
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
+from google.cloud.storage.retry import DEFAULT_RETRY
+from requests.adapters import HTTPAdapter
+
+from labelbeam.transforms.errors import ImageError, Reason, UserError, told_by
+from labelbeam.transforms.sources.limits import Fetched, Limits, timed_out, too_large
+
+_FEW_CONNECTIONS = 4
+# Errors of the client for a refusal or no answer. RetryError, of the last retry, is no GoogleAPICallError.
+_REFUSED = (
+    api.GoogleAPICallError,
+    api.RetryError,
+    google.auth.exceptions.GoogleAuthError,
+    requests.RequestException,
+)
+# Longest time of retries before a run. The client's own 120 s are a long silence where there is no network.
+_RETRY = DEFAULT_RETRY.with_timeout(20.0)
+
+
+def make_client(connections: int) -> storage.Client:
+    """A client whose pool has a connection for each thread; anonymous where there are no credentials."""
+    try:
+        client = storage.Client(project=None)
+    except google.auth.exceptions.DefaultCredentialsError:
+        client = storage.Client.create_anonymous_client()
+    adapter = HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
+    for prefix in ("https://", "http://"):
+        client._http.mount(prefix, adapter)
+    # Names buckets' regions in traces, at the price of more requests where a bucket can't be read.
+    client._bucket_metadata_cache = None
+    return client
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The bucket and the object's name, which is taken as it stands."""
+    bucket, _, name = uri[len("gs://") :].partition("/")
+    return bucket, name
+
+
+def list_objects(prefix: str) -> list[storage.Blob]:
+    """The objects below a `gs://` folder, by name.
+
+    Raises:
+      UserError: The bucket can't be listed.
+    """
+    bucket, name = split_uri(prefix)
+    try:
+        return list(make_client(_FEW_CONNECTIONS).list_blobs(bucket, prefix=name, retry=_RETRY))
+    except _REFUSED as e:
+        raise UserError(
+            f"{prefix!r} cannot be listed: {told_by(e)}. Check the name and your credentials."
+        ) from e
+
+
+def read_object(uri: str) -> bytes:
+    """A whole object.
+
+    Raises:
+      OSError: It can't be read.
+    """
+    bucket, name = split_uri(uri)
+    try:
+        return make_client(_FEW_CONNECTIONS).bucket(bucket).blob(name).download_as_bytes(retry=_RETRY)
+    except _REFUSED as e:
+        raise OSError(str(e)) from e
+
+
+class GcsStore:
+    """Fetches `gs://` in one request an image; the version is the generation."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._client = make_client(limits.connections)
+
+    def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
+        """Fetches one object."""
+        bucket, name = split_uri(uri)
+        if not bucket or not name:
+            raise ImageError(Reason.BAD_URI, f"{uri!r:.300} should be gs://BUCKET/OBJECT")
+        sink, known = _Sink(self._limits), known_version or ""
+        try:
+            blob = self._client.bucket(bucket).blob(name)
+            blob.download_to_file(
+                sink,
+                retry=None,
+                timeout=self._timeouts(),
+                checksum="crc32c",
+                if_generation_not_match=int(known) if known.isdecimal() else None,
+            )
+        except api.NotModified:
+            return None
+        except (
+            api.GoogleAPICallError,
+            DataCorruption,
+            google.auth.exceptions.GoogleAuthError,
+            requests.RequestException,
+            ConnectionError,
+            ValueError,
+        ) as e:
+            raise _image_error(e, uri, self._limits) from e
+        version = str(blob.generation) if blob.generation else None
+        return None if known_version and version == known_version else Fetched(sink.getvalue(), version)
+
+    def _timeouts(self) -> tuple[float, float]:
+        return self._limits.connect_timeout_sec, self._limits.total_timeout_sec
+
+
+class _Sink(io.BytesIO):
+    """Takes a download in, as long as it keeps to the limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.total_timeout_sec
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
+        if self.tell() + len(data) > self._limits.max_bytes:
+            raise too_large(self._limits)
+        if time.monotonic() > self._deadline:
+            raise timed_out(self._limits)
+        return super().write(data)
+
+
+def _image_error(error: Exception, uri: str, limits: Limits) -> ImageError:
+    """Maps what the client library raises."""
+    message = f"{uri:.200}: {error}"[:500]
+    if isinstance(error, requests.Timeout):
+        return timed_out(limits)
+    if isinstance(error, DataCorruption):
+        return ImageError(Reason.TRUNCATED, message)
+    if isinstance(error, google.auth.exceptions.GoogleAuthError):
+        return ImageError(Reason.FORBIDDEN, f"{message}. Check the credentials.")
+    if isinstance(error, api.NotFound):
+        return ImageError(Reason.NOT_FOUND, f"{uri:.300}: no such object")
+    if isinstance(error, (api.Forbidden, api.Unauthorized)):
+        return ImageError(Reason.FORBIDDEN, f"{message}. The worker needs storage.objects.get.")
+    if isinstance(error, api.ServerError):
+        return ImageError(Reason.HTTP_5XX, message)
+    if isinstance(error, api.GoogleAPICallError):
+        return ImageError(Reason.HTTP_4XX, message)
+    if isinstance(error, ValueError):
+        return ImageError(Reason.BAD_URI, message)
+    return ImageError(Reason.UNREACHABLE, message)

@@ -1,0 +1,122 @@
+"""Images on the web."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import (
+    DecodeError,
+    HTTPError,
+    IncompleteRead,
+    LocationParseError,
+    LocationValueError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    TimeoutError,
+)
+
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.sources.limits import Fetched, Limits, timed_out, too_large
+
+_USER_AGENT = "labelbeam"
+_MAX_REDIRECTS = 5
+_CHUNK_BYTES = 1 << 16
+
+_REASONS = {
+    401: Reason.FORBIDDEN,
+    403: Reason.FORBIDDEN,
+    404: Reason.NOT_FOUND,
+    408: Reason.TIMEOUT,
+    410: Reason.NOT_FOUND,
+    504: Reason.TIMEOUT,
+}
+
+
+class HttpStore:
+    """Fetches `http://` and `https://`; the version is the ETag, else Last-Modified."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        # One request, no more: how often to try is not for the connection to decide.
+        self._pool = urllib3.PoolManager(
+            num_pools=limits.connections,
+            maxsize=limits.connections,
+            retries=urllib3.Retry(total=None, connect=0, read=0, other=0, status=0, redirect=_MAX_REDIRECTS),
+            timeout=urllib3.Timeout(limits.connect_timeout_sec, limits.total_timeout_sec),
+            headers={"User-Agent": _USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
+        )
+
+    def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
+        """Fetches one image."""
+        if not urlsplit(uri).hostname:
+            raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names no host")
+        deadline = time.monotonic() + self._limits.total_timeout_sec
+        try:
+            response = self._pool.request(
+                "GET", uri, preload_content=False, headers={**self._pool.headers, **_unless(known_version)}
+            )
+            try:
+                return self._read(response, deadline, known_version)
+            finally:
+                # After a whole body the connection is back in the pool; else it is of no more use.
+                response.close()
+        except HTTPError as e:
+            raise _image_error(e, self._limits) from e
+
+    def _read(
+        self, response: urllib3.BaseHTTPResponse, deadline: float, known_version: str | None
+    ) -> Fetched | None:
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if known_version and (
+            response.status == 304 or (response.status == 200 and version == known_version)
+        ):
+            if response.status == 304:
+                response.drain_conn()  # it has no body: the connection can be used again
+            return None
+        if response.status != 200:
+            raise _status_error(response.status)
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > self._limits.max_bytes:
+            raise too_large(self._limits, int(length))
+        data = bytearray()
+        # One read of the socket at a time: a server that drips is noticed in time.
+        while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
+            data += chunk
+            if len(data) > self._limits.max_bytes:
+                raise too_large(self._limits)
+            if time.monotonic() > deadline:
+                raise timed_out(self._limits)
+        return Fetched(bytes(data), version)
+
+
+def _unless(known_version: str | None) -> dict[str, str]:
+    """The header that asks for an image only if its version is another (RFC 9110, 13.1)."""
+    if known_version is None:
+        return {}
+    is_etag = known_version.startswith(('"', "W/"))
+    return {"If-None-Match" if is_etag else "If-Modified-Since": known_version}
+
+
+def _status_error(status: int) -> ImageError:
+    other = Reason.HTTP_5XX if status >= 500 else Reason.HTTP_4XX
+    return ImageError(_REASONS.get(status, other), f"the server answered with status {status}")
+
+
+def _image_error(error: HTTPError, limits: Limits) -> ImageError:
+    """Maps what urllib3 raises."""
+    cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    message = f"{type(cause).__name__}: {cause}"[:300]
+    if isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError):
+        return timed_out(limits)
+    if isinstance(cause, (LocationParseError, LocationValueError)):
+        return ImageError(Reason.BAD_URI, message)
+    if isinstance(cause, DecodeError):
+        return ImageError(Reason.DECODE_ERROR, message)
+    if isinstance(cause, IncompleteRead) or (
+        isinstance(cause, ProtocolError) and any(isinstance(a, IncompleteRead) for a in cause.args)
+    ):
+        return ImageError(Reason.TRUNCATED, message)
+    return ImageError(Reason.UNREACHABLE, message)

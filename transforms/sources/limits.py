@@ -1,0 +1,49 @@
+"""What every store keeps to, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from labelbeam.transforms.errors import ImageError, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one request, and how many run at once.
+
+    Attributes:
+      connect_timeout_sec: Longest wait for a connection.
+      total_timeout_sec: Longest time for a whole image.
+      max_bytes: Longer images are refused.
+      connections: Size of each store's connection pool; one per thread that fetches.
+    """
+
+    connect_timeout_sec: float
+    total_timeout_sec: float
+    max_bytes: int
+    connections: int
+
+
+class Fetched(NamedTuple):
+    """An image's bytes, and what tells this version of it from another."""
+
+    data: bytes
+    version: str | None
+
+
+def too_large(limits: Limits, size_bytes: int | None = None) -> ImageError:
+    """The error for an image over the byte limit."""
+    size = f"{size_bytes / 1e6:,.1f} MB" if size_bytes else "the image"
+    return ImageError(
+        Reason.TOO_LARGE_BYTES, f"{size} is more than max_image_mb={limits.max_bytes / 1e6:g} allows"
+    )
+
+
+def timed_out(limits: Limits) -> ImageError:
+    """The error for an image that took too long."""
+    return ImageError(
+        Reason.TIMEOUT,
+        f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g}"
+        f" or connect_timeout_sec={limits.connect_timeout_sec:g} allow",
+    )

@@ -1,0 +1,323 @@
+"""What is where in an output folder, and how one generation of its tables follows another.
+
+    OUTPUT/manifest.json                    the generation that readers see
+    OUTPUT/predictions/RUN-…-00000.parquet  its files, and no others
+    OUTPUT/failures/RUN-…-00000.parquet
+    OUTPUT/_staging/RUN/run.json            an unfinished run: what it labels with
+    OUTPUT/_staging/RUN/predictions/…       its finished rows
+    OUTPUT/_staging/RUN/merged/…            the next generation's files, before the switch
+    OUTPUT/_generations/000001.json         the manifest of an older generation
+    OUTPUT/_generations/predictions/…       files that only older generations have
+
+docs/output-layout.md describes the layout for users.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from apache_beam.io.filesystems import FileSystems
+
+from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.errors import RunError, UserError, told_by
+from labelbeam.transforms.files import (
+    FILE_ERRORS,
+    delete_files,
+    delete_folder,
+    delete_temporary,
+    list_files,
+    move_files,
+    read_file,
+    write_file,
+)
+from labelbeam.transforms.table.documents import write_document
+from labelbeam.transforms.table.manifest import (
+    MEND_MANIFEST,
+    TABLES,
+    Announcement,
+    LabelledWith,
+    Manifest,
+    parse_announcement,
+    parse_manifest,
+)
+
+# Names of ours in a table's folder; other files there are never touched.
+_PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
+# A staged file's name holds its digest and its rows, because a second file beside it could be lost
+# or be another attempt's. Names of version 0.1.0 have 32 random digits in the digest's place.
+_STAGED_NAME = re.compile(r"/(?:[0-9a-f]{32}|([0-9a-f]{64}))-(\d+)\.parquet$")
+
+
+class Source(NamedTuple):
+    """A file whose rows belong into the next generation.
+
+    Attributes:
+      file: Its path is absolute.
+      published: Whether readers see it already.
+    """
+
+    file: TableFile
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The names in an output folder.
+
+    Attributes:
+      output: The folder, without a slash at its end.
+    """
+
+    output: str
+
+    @property
+    def manifest(self) -> str:
+        """The manifest of the generation that readers see."""
+        return self.join("manifest.json")
+
+    @property
+    def staging(self) -> str:
+        """The folder of all unfinished runs."""
+        return self.join("_staging")
+
+    @property
+    def generations(self) -> str:
+        """The folder of what only older generations have."""
+        return self.join("_generations")
+
+    def join(self, *parts: str) -> str:
+        """Return a path below the output folder."""
+        return FileSystems.join(self.output, *parts)
+
+    def run(self, run_id: str) -> str:
+        """Return the folder of an unfinished run."""
+        return FileSystems.join(self.staging, run_id)
+
+    def run_facts(self, run_id: str) -> str:
+        """Return the path of the file with an unfinished run's settings."""
+        return FileSystems.join(self.run(run_id), "run.json")
+
+    def merged(self, run_id: str) -> str:
+        """Return the folder of the next generation's files."""
+        return FileSystems.join(self.run(run_id), "merged")
+
+    def generation(self, number: int) -> str:
+        """Return the path of an older generation's manifest."""
+        return FileSystems.join(self.generations, f"{number:06d}.json")
+
+
+def read_manifest(output: str) -> Manifest | None:
+    """Read the manifest of an output folder; None if nothing was published there.
+
+    Raises:
+      UserError: The manifest is damaged or of a newer format, or the folder can't be read.
+    """
+    path = Layout(output).manifest
+    try:
+        data = read_file(path) if FileSystems.exists(path) else None
+    except IsADirectoryError as e:
+        raise UserError(f"{path} is damaged: a folder is in its place. {MEND_MANIFEST}") from e
+    except FILE_ERRORS as e:
+        raise UserError(
+            f"{path!r} cannot be read: {told_by(e)}. Check the folder's name and your credentials."
+        ) from e
+    return None if data is None else parse_manifest(data, path)
+
+
+def published_sources(output: str, manifest: Manifest | None) -> list[Source]:
+    """Return the files that readers see."""
+    files = manifest.files if manifest else ()
+    return [
+        Source(dataclasses.replace(file, path=FileSystems.join(output, file.path)), True) for file in files
+    ]
+
+
+def staged_name(sha256: str, rows: int) -> str:
+    """Return the name of a staged file."""
+    return f"{sha256}-{rows}.parquet"
+
+
+def staged_sources(output: str, run_ids: Iterable[str]) -> list[Source]:
+    """Return the files that runs have staged."""
+    layout = Layout(output)
+    return [
+        Source(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
+        for run_id in run_ids
+        for table in TABLES
+        for file in list_files(FileSystems.join(layout.run(run_id), table))
+        if (name := _STAGED_NAME.search(file.path))
+    ]
+
+
+def staged_runs(output: str) -> dict[str, bool]:
+    """Return the runs that have a folder in `_staging`, and whether each has announced itself."""
+    layout = Layout(output)
+    paths = [file.path for file in list_files(layout.staging)]
+    below = [path.removeprefix(layout.staging).strip("/") for path in paths]
+    run_ids = {path.partition("/")[0] for path in below if "/" in path}
+    return {run_id: layout.run_facts(run_id) in paths for run_id in sorted(run_ids)}
+
+
+def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, LabelledWith]:
+    """Return the settings of the runs whose staged rows are not published yet, by run id.
+
+    Raises:
+      UserError: A run's `run.json` is damaged, or is gone while its rows are there.
+    """
+    layout = Layout(output)
+    runs = {}
+    for run_id, announced in staged_runs(output).items():
+        folder, path = layout.run(run_id), layout.run_facts(run_id)
+        if manifest and run_id in manifest.merged_runs:
+            continue
+        if announced:
+            runs[run_id] = parse_announcement(read_file(path), path, folder).labelled_with
+        elif staged_sources(output, [run_id]):
+            raise UserError(
+                f"{path} is gone, and finished rows are beside it. Put the file back, or delete {folder}: "
+                "its rows are then labelled again."
+            )
+    return runs
+
+
+def announce(output: str, run_id: str, labelled_with: LabelledWith) -> None:
+    """Write an unfinished run's `run.json`."""
+    write_file(Layout(output).run_facts(run_id), write_document(Announcement(labelled_with)))
+
+
+def find_losses(output: str, manifest: Manifest | None) -> Iterator[str]:
+    """Find published files that are gone or of another length, and files whose manifest is gone.
+
+    Only names and lengths are looked at.
+
+    Yields:
+      One line for each, with the file's path.
+    """
+    layout = Layout(output)
+    there = {file.path: file.size_in_bytes for table in TABLES for file in list_files(layout.join(table))}
+    for source in published_sources(output, manifest):
+        file = source.file
+        if file.path not in there:
+            yield f"{file.path} is listed in manifest.json and is not there"
+        elif there[file.path] != file.size_bytes:
+            yield f"{file.path} has {there[file.path]:,} bytes, and {file.size_bytes:,} are listed"
+    if manifest is None:
+        # A first publication that was killed leaves files without a manifest, but its staged rows, too.
+        runs = staged_runs(output)
+        orphans = [path for path in there if (name := _PUBLISHED_NAME.search(path)) and name[1] not in runs]
+        yield from (f"{path} is there and {layout.manifest} is not" for path in orphans)
+
+
+def switch(
+    output: str,
+    manifest: Manifest,
+    moves: Mapping[str, str],
+    follows: Collection[str | None],
+    keep: int,
+) -> None:
+    """Make a new generation the one that readers see.
+
+    Args:
+      output: The output folder.
+      manifest: Of the new generation.
+      moves: Where its new files are, and their paths below `output`.
+      follows: Run ids of generations that it may follow; None stands for none.
+      keep: How many older generations to keep.
+
+    Raises:
+      RunError: Another run has published meanwhile, or the output was deleted.
+    """
+    layout = Layout(output)
+    old = read_manifest(output)
+    if old is None and None not in follows:
+        raise RunError(
+            f"{layout.manifest} was deleted while the run was at work. Put a whole copy in its place, or "
+            f"delete {' and '.join(layout.join(table) for table in TABLES)}, too."
+        )
+    if (old.run_id if old else None) not in follows:
+        raise RunError(
+            f"Another run has published to {output!r} meanwhile. Run the same command again: what "
+            "this one labelled is kept."
+        )
+    if old and old.generation != manifest.generation:
+        # The file's own bytes, because another version may have written keys that are not parsed here.
+        write_file(layout.generation(old.generation), read_file(layout.manifest))
+    move_files(list(moves), [layout.join(path) for path in moves.values()])
+    write_file(layout.manifest, write_document(manifest))
+    tidy(output, keep)
+
+
+def deleted_meanwhile(path: str) -> str:
+    """Return the message about a file that somebody else deleted during a run."""
+    return (
+        f"{path} was deleted while the run was at work. Run the same command again: rows that were deleted "
+        "are labelled again."
+    )
+
+
+def tidy(output: str, keep: int) -> None:
+    """Bring an output folder into the state that its manifest lists, whatever a broken-off run has left.
+
+    Args:
+      output: The output folder.
+      keep: How many older generations to keep.
+    """
+    layout = Layout(output)
+    manifest = read_manifest(output)
+    delete_temporary(output)
+    delete_temporary(layout.generations)
+    live = {file.path for file in manifest.files} if manifest else set()
+    kept = _keep_generations(layout, manifest, keep) - live
+    for table in TABLES:
+        strays = [p for p in _paths_below(layout.output, table) if p not in live]
+        retired = [p for p in strays if p in kept]
+        move_files([layout.join(p) for p in retired], [layout.join("_generations", p) for p in retired])
+        delete_files([layout.join(p) for p in strays if p not in kept])
+        dropped = [p for p in _paths_below(layout.generations, table) if p not in kept]
+        delete_files([layout.join("_generations", p) for p in dropped])
+    for run_id, announced in staged_runs(output).items():
+        if manifest and run_id in manifest.merged_runs:
+            delete_run(layout, run_id)
+        elif announced:
+            delete_folder(layout.merged(run_id))
+        elif not staged_sources(output, [run_id]):
+            delete_folder(layout.run(run_id))
+
+
+def delete_run(layout: Layout, run_id: str) -> None:
+    """Delete an unfinished run.
+
+    `run.json` goes last, because staged rows without it look like a damaged run where a kill
+    comes in between.
+    """
+    for folder in (layout.merged(run_id), *(FileSystems.join(layout.run(run_id), t) for t in TABLES)):
+        delete_folder(folder)
+    delete_folder(layout.run(run_id))
+
+
+def _keep_generations(layout: Layout, manifest: Manifest | None, keep: int) -> set[str]:
+    """Delete the manifests of all older generations but the last `keep`; return the files of those."""
+    current = manifest.generation if manifest else 0
+    paths = [f.path for f in list_files(layout.generations) if re.search(r"/\d{6}\.json$", f.path)]
+    older = [path for path in paths if int(path[-11:-5]) < current]
+    kept = older[-keep:] if keep else []
+    # Parsed before anything is deleted, because a damaged one lists no files, and all would go.
+    files = {file.path for path in kept for file in _parse_generation(path).files}
+    delete_files([path for path in paths if path not in kept])
+    return files
+
+
+def _parse_generation(path: str) -> Manifest:
+    return parse_manifest(
+        read_file(path), path, "Put a whole copy in its place, or delete it: readers' tables do not need it."
+    )
+
+
+def _paths_below(folder: str, table: str) -> Iterable[str]:
+    """Return the files of ours in a table's folder, as manifests name them."""
+    paths: Sequence[str] = [f.path for f in list_files(FileSystems.join(folder, table))]
+    return [path.removeprefix(folder).strip("/") for path in paths if _PUBLISHED_NAME.search(path)]

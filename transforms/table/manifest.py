@@ -1,0 +1,216 @@
+"""The manifest of a generation, and the announcement of an unfinished run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+import pyarrow as pa
+
+from labelbeam.transforms.count import KINDS
+from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.presets import Outputs
+from labelbeam.transforms.table.documents import DocumentError, parse_document, read_document
+from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
+
+FORMAT = 1
+TABLES = (PREDICTIONS, FAILURES)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledWith:
+    """Settings that all rows of a table have in common.
+
+    Attributes:
+      model: Fingerprint of the model.
+      preprocessing: Fingerprint of the preprocessing.
+      precision: Precision that was asked for.
+      xla: Whether XLA was asked for.
+      top_k: Labels per row.
+      outputs: Column of the model's outputs and their number; empty where rows have none.
+      columns: The input's own columns and their Arrow types.
+      threshold: Least score of a label; None for models that are not multi-label.
+    """
+
+    model: str
+    preprocessing: str
+    precision: str
+    xla: bool
+    top_k: int
+    outputs: Mapping[str, int]
+    columns: Mapping[str, str]
+    threshold: float | None = None
+
+    @property
+    def column_types(self) -> tuple[tuple[str, pa.DataType], ...]:
+        """The input's own columns, with their types."""
+        return tuple((name, pa.type_for_alias(kind)) for name, kind in self.columns.items())
+
+    @property
+    def outputs_column(self) -> tuple[str, int] | None:
+        """The column of the model's outputs, and their number."""
+        return next(iter(self.outputs.items()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """The contents of an unfinished run's `run.json`."""
+
+    labelled_with: LabelledWith
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class TopLabel:
+    """A label that many rows have first."""
+
+    class_id: int
+    label: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureExample:
+    """One of the images that failed for a reason."""
+
+    uri: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A generation of the tables, and the run that published it; docs/output-layout.md explains the keys."""
+
+    format: int
+    labelbeam: str
+    run_id: str
+    publication: str
+    generation: int
+    labelled_with: LabelledWith
+    model: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    partitioned_by: str | None
+    config: Mapping[str, Any]
+    balanced: bool
+    counts: Mapping[str, int]
+    rows: Mapping[str, int]
+    failures_by_reason: Mapping[str, int]
+    failures_by_host: Mapping[str, int]
+    top_labels: tuple[TopLabel, ...]
+    files: tuple[TableFile, ...]
+    merged_runs: tuple[str, ...]
+    left_out: Mapping[str, int] | None = None
+    unparsed: Mapping[str, Any] | None = None
+    failure_examples: Mapping[str, FailureExample] | None = None
+
+    def files_of(self, table: str) -> list[TableFile]:
+        """Return the files of a table."""
+        return [file for file in self.files if file.table == table]
+
+
+MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
+
+
+def parse_manifest(data: bytes, path: str, remedy: str = MEND_MANIFEST) -> Manifest:
+    """Parse and check a manifest.
+
+    Args:
+      data: The file's bytes.
+      path: The file.
+      remedy: Last sentence of the message about a damaged one.
+
+    Raises:
+      UserError: The file is damaged, or a newer version wrote it.
+    """
+    return _parse(Manifest, data, path, remedy)
+
+
+def parse_announcement(data: bytes, path: str, folder: str) -> Announcement:
+    """Parse and check an unfinished run's `run.json`, which lies in `folder`.
+
+    Raises:
+      UserError: The file is damaged, or a newer version wrote it.
+    """
+    remedy = f"Put a whole copy in its place, or delete {folder}: its rows are then labelled again."
+    return _parse(Announcement, data, path, remedy)
+
+
+_T = TypeVar("_T", Manifest, Announcement)
+
+
+def _parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
+    try:
+        document = read_document(data)
+        # First of all, because the keys of a later format may be others.
+        if type(document.get("format")) is int and document["format"] > FORMAT:
+            raise UserError(
+                f"{path} has format {document['format']}, and this version of labelbeam reads formats up to "
+                f"{FORMAT}. Install a newer labelbeam, or give another --output."
+            )
+        value = parse_document(kind, document)
+        for contradiction in _contradictions(value):
+            raise DocumentError(contradiction)
+    except DocumentError as e:
+        raise UserError(f"{path} is damaged: {e}. {remedy}") from e
+    return value
+
+
+def _contradictions(value: Manifest | Announcement) -> Iterator[str]:
+    if value.format != FORMAT:
+        yield f"the key 'format' holds {value.format}; it must be {FORMAT}"
+    for name, kind in value.labelled_with.columns.items():
+        if not _is_type(kind):
+            yield f"the key 'labelled_with.columns.{name}' holds {kind!r}, which is no type of a column"
+    outputs = value.labelled_with.outputs
+    if len(outputs) > 1 or not outputs.keys() <= set(get_args(Outputs)):
+        allowed = ", ".join(get_args(Outputs))
+        yield f"the key 'labelled_with.outputs' holds {sorted(outputs)}; it must be one of {allowed}"
+    if isinstance(value, Manifest):
+        yield from _contradictions_in_manifest(value)
+
+
+def _contradictions_in_manifest(manifest: Manifest) -> Iterator[str]:
+    for field in dataclasses.fields(manifest):
+        if field.name not in _MAY_BE_EMPTY and getattr(manifest, field.name) in ("", 0, (), {}, None):
+            yield f"the key {field.name!r} is empty"
+    for key, names in (("counts", set(KINDS)), ("rows", set(TABLES))):
+        if missing := sorted(names - getattr(manifest, key).keys()):
+            yield f"the key '{key}.{missing[0]}' is missing"
+    for n, file in enumerate(manifest.files):
+        if (
+            not file.path.startswith(f"{file.table}/")
+            or file.table not in TABLES
+            or ".." in file.path.split("/")
+        ):
+            yield f"the key 'files[{n}].path' holds {file.path!r}, which is no file of {file.table!r}"
+        if not file.sha256:
+            yield f"the key 'files[{n}].sha256' is empty"
+    if repeated := [path for path, n in Counter(f.path for f in manifest.files).items() if n > 1]:
+        yield f"the key 'files' lists {repeated[0]!r} twice"
+    if (by_reason := sum(manifest.failures_by_reason.values())) != manifest.rows[FAILURES]:
+        yield f"the key 'failures_by_reason' counts {by_reason:,} of {manifest.rows[FAILURES]:,} failures"
+    for table in TABLES:
+        rows = sum(file.rows for file in manifest.files_of(table))
+        if not manifest.files_of(table) or rows != manifest.rows[table]:
+            yield f"the key 'rows.{table}' holds {manifest.rows[table]:,}; its files have {rows:,} rows"
+
+
+_MAY_BE_EMPTY = frozenset(
+    (
+        *("balanced", "partitioned_by", "model", "preprocessing", "config"),
+        *("failures_by_reason", "failures_by_host", "top_labels", "left_out", "unparsed"),
+        "failure_examples",
+    )
+)
+
+
+def _is_type(kind: str) -> bool:
+    try:
+        pa.type_for_alias(kind)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,205 @@
+"""The rows of the output: schemas, and how elements become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import pyarrow as pa
+
+from labelbeam.transforms.elements import Failure, ImageFacts, Prediction
+from labelbeam.transforms.models.presets import EMBEDDING, Outputs
+
+PREDICTIONS, FAILURES = "predictions", "failures"
+
+_LABELS = pa.list_(pa.struct([("class_id", pa.int32()), ("label", pa.string()), ("score", pa.float32())]))
+
+# Columns with few values, which Parquet keeps as a dictionary.
+DICTIONARY_COLUMNS = (
+    *("label", "labels.list.element.label", "format", "stage", "reason", "host"),
+    *("model_fingerprint", "preprocessing_fingerprint", "run_id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What every row of a run carries.
+
+    Attributes:
+      run_id: Which run wrote it.
+      model_fingerprint: What labelled it.
+      preprocessing_fingerprint: How its pixels were made.
+      columns: The user's own columns, with their types.
+      outputs: The column that holds the model's outputs, and their number, where rows have one.
+    """
+
+    run_id: str
+    model_fingerprint: str
+    preprocessing_fingerprint: str
+    columns: tuple[tuple[str, pa.DataType], ...] = ()
+    outputs: tuple[str, int] | None = None
+
+    @property
+    def outputs_bytes(self) -> int:
+        """What a row has of the model's outputs."""
+        return 4 * self.outputs[1] if self.outputs else 0
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the model names classes."""
+        return self.outputs is None or self.outputs[0] != EMBEDDING
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What every file's schema carries."""
+        return {
+            "labelbeam.run_id": self.run_id,
+            "labelbeam.model_fingerprint": self.model_fingerprint,
+            "labelbeam.preprocessing_fingerprint": self.preprocessing_fingerprint,
+        }
+
+
+def predictions_schema(facts: RowFacts) -> pa.Schema:
+    """Return the schema of `predictions/`; `label` and `score` are the best of `labels`."""
+    labels = [
+        # Null where no class of a multi-label model reaches the threshold.
+        pa.field("label", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("labels", _LABELS, nullable=False),
+    ]
+    outputs = [pa.field(name, pa.list_(pa.float32(), n), nullable=False) for name, n in _outputs_of(facts)]
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            *(labels if facts.labelled else []),
+            *outputs,
+            pa.field("width_px", pa.int32(), nullable=False),
+            pa.field("height_px", pa.int32(), nullable=False),
+            pa.field("format", pa.string(), nullable=False),
+            pa.field("orientation", pa.int8(), nullable=False),
+            pa.field("frames", pa.int32()),
+            pa.field("size_bytes", pa.int64(), nullable=False),
+            pa.field("sha256", pa.string(), nullable=False),
+            pa.field("version", pa.string()),
+            *_common_fields(facts),
+        ],
+        facts.metadata,
+    )
+
+
+def _outputs_of(facts: RowFacts) -> list[tuple[str, int]]:
+    return [facts.outputs] if facts.outputs else []
+
+
+def failures_schema(facts: RowFacts) -> pa.Schema:
+    """Return the schema of `failures/`; `reason` is a value of `labelbeam.transforms.errors.Reason`."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("stage", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("message", pa.string(), nullable=False),
+            pa.field("attempts", pa.int32(), nullable=False),
+            pa.field("host", pa.string(), nullable=False),
+            *_common_fields(facts),
+        ],
+        facts.metadata,
+    )
+
+
+def schema_of(table: str, facts: RowFacts) -> pa.Schema:
+    """Return the schema of a table by its name."""
+    return predictions_schema(facts) if table == PREDICTIONS else failures_schema(facts)
+
+
+def _common_fields(facts: RowFacts) -> list[pa.Field]:
+    own = [pa.field(name, kind) for name, kind in facts.columns]
+    names = ("model_fingerprint", "preprocessing_fingerprint", "run_id")
+    return [*(pa.field(name, pa.string(), nullable=False) for name in names), *own]
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return the encoding of every file: zstd, few-valued columns as dictionaries, checksums of pages."""
+    few_valued = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
+    return {"compression": "zstd", "use_dictionary": few_valued, "write_page_checksum": True}
+
+
+# The names that a user's column can't have.
+RESERVED_COLUMNS = frozenset(
+    name for schema in (predictions_schema, failures_schema) for name in schema(RowFacts("", "", "")).names
+) | frozenset(get_args(Outputs))
+
+
+def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
+    """Return the values of a row of `predictions/`, in the schema's order."""
+    return (
+        prediction.ref.id,
+        prediction.ref.uri,
+        *(_labels_of(prediction) if facts.labelled else ()),
+        *((prediction.outputs,) if facts.outputs else ()),
+        *_fact_values(prediction.facts),
+        *_common_values(facts),
+        *prediction.ref.columns,
+    )
+
+
+def _fact_values(facts: ImageFacts) -> tuple:
+    return (
+        facts.width_px,
+        facts.height_px,
+        facts.format,
+        facts.orientation,
+        facts.frames,
+        facts.size_bytes,
+        facts.sha256,
+        facts.version,
+    )
+
+
+def _labels_of(prediction: Prediction) -> tuple[str | None, float | None, list[tuple[int, str, float]]]:
+    labels = [(one.class_id, one.label, one.score) for one in prediction.labels]
+    return (labels[0][1], labels[0][2], labels) if labels else (None, None, labels)
+
+
+def failure_row(failure: Failure, facts: RowFacts) -> tuple:
+    """Return the values of a row of `failures/`, in the schema's order."""
+    return (
+        failure.ref.id,
+        failure.ref.uri,
+        failure.stage,
+        failure.reason,
+        failure.message,
+        failure.attempts,
+        failure.host,
+        *_common_values(facts),
+        *failure.ref.columns,
+    )
+
+
+def _common_values(facts: RowFacts) -> tuple[str, str, str]:
+    return facts.model_fingerprint, facts.preprocessing_fingerprint, facts.run_id
+
+
+def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
+    """Turn rows into columns.
+
+    Args:
+      rows: Values in the schema's order; a struct is a tuple of its fields, a list of numbers their bytes.
+      schema: Of the result.
+    """
+    columns = zip(*rows, strict=True)
+    return pa.record_batch(
+        [_array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema
+    )
+
+
+def _array(values: Sequence, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind)
+    numbers = pa.Array.from_buffers(
+        kind.value_type, len(values) * kind.list_size, [None, pa.py_buffer(b"".join(values))]
+    )
+    return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
