@@ -82,13 +82,22 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
         raise UserError(
             f"input={config.input!r} cannot be read: {told_by(e)}. Check its name and rights."
         ) from e
+    except RunError as e:  # a folder may not be listed, or a list is damaged
+        raise UserError(str(e)) from e
 
 
 def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
     # Absolute, so that an image has one URI and one id wherever a run is started.
     path = os.path.abspath(config.input) if is_local(config.input) else config.input
     is_glob = any(c in path for c in "*?[") and not _is_there(path)
-    if not is_glob and _is_folder(path):
+    is_folder = not is_glob and _is_folder(path)
+    if is_folder:
+        if config.input_format not in ("auto", "images"):
+            raise UserError(
+                f"input_format={config.input_format!r}: input={config.input!r} is a folder, whose images are "
+                f"labelled. To read the lists in it, give a pattern such as {os.path.join(path, '*')!r}."
+            )
+        _refuse_options_of_lists(config)
         return _folder_corpus(path)
     pattern = path if is_glob else escape_glob(path)
     kind = _kind_of(config, is_glob)
@@ -96,9 +105,7 @@ def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> 
     if not files:
         raise UserError(f"input={config.input!r} matches nothing. Check the name.")
     if kind != "csv":
-        for option in ("id_column", "column_types"):
-            if getattr(config, option):
-                raise UserError(f"{option}: input={config.input!r} is no CSV and has no columns.")
+        _refuse_options_of_lists(config)
     if kind == "images":
         return Corpus(pattern, kind)
     if len(files) > MOST_FILES:
@@ -109,6 +116,12 @@ def _find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> 
     starts = _read_starts(files, kind, is_declared=config.input_format != "auto")
     corpus = Corpus(pattern, kind, files=files)
     return _csv_corpus(corpus, config, starts, known_types) if kind == "csv" else corpus
+
+
+def _refuse_options_of_lists(config: ReadConfig) -> None:
+    for option in ("id_column", "column_types"):
+        if getattr(config, option):
+            raise UserError(f"{option}: input={config.input!r} is no CSV and has no columns. Leave it out.")
 
 
 def _read_starts(files: tuple[ListFile, ...], kind: Any, is_declared: bool) -> dict[str, bytes]:

@@ -287,4 +287,10 @@ def partitioning_of(config: RunConfig, columns: list[str]) -> Partitioning:
             f"partition_by={by!r} is not allowed: it must be a column of the input ({own}), or hash:N "
             f"with N from 1 to max_partitions={most:,}."
         )
-    return Partitioning(column=by, max_folders=most)
+    partitioning = Partitioning(column=by, max_folders=most)
+    if partitioning.folder_column in columns:
+        raise UserError(
+            f"partition_by={by!r} makes folders {partitioning.folder_column}=…, and the input has a column "
+            "of that name too. Readers take both for one column: rename it in the input."
+        )
+    return partitioning

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -23,6 +24,10 @@ _CHUNK_BYTES = 1 << 20
 
 # Errors of filesystems where a path can't be read or written; ValueError is for an invalid name.
 FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError)
+
+
+# Names of files that `write_file` and the check of an output folder make; others are the user's own.
+_TEMPORARY = re.compile(r"\.json\.[0-9a-f]{8}\.tmp$|/_probe-\d{8}T\d{6}-[0-9a-f]{8}$")
 
 
 def is_local(path: str) -> bool:
@@ -111,8 +116,17 @@ def open_parquet(path: str, remedy: str = MEND) -> Iterator[pq.ParquetFile]:
 
 def list_files(folder: str) -> list[FileMetadata]:
     """List the files in and below a folder, by path; none if there is no such folder."""
+    if is_local(folder):  # not by Beam, which lists nothing for a relative path with brackets
+        return sorted(_walk(folder), key=lambda file: file.path)
     (match,) = FileSystems.match([f"{escape_glob(folder)}/**"])
     return sorted(match.metadata_list, key=lambda file: file.path)
+
+
+def _walk(folder: str) -> Iterator[FileMetadata]:
+    for path in (os.path.join(at, name) for at, _, names in os.walk(folder) for name in names):
+        with suppress(FileNotFoundError):  # deleted meanwhile, or a broken link
+            status = os.stat(path)
+            yield FileMetadata(path, status.st_size, status.st_mtime)
 
 
 def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -143,8 +157,8 @@ def delete_files(paths: Sequence[str]) -> None:
 def delete_temporary(folder: str) -> None:
     """Delete what a process that was killed while it wrote a file into a folder has left there."""
     patterns = [f"{escape_glob(folder)}/{name}" for name in ("*.json.*.tmp", "_probe-*")]
-    matches = FileSystems.match(patterns)
-    delete_files([file.path for match in matches for file in match.metadata_list])
+    paths = [file.path for match in FileSystems.match(patterns) for file in match.metadata_list]
+    delete_files([path for path in paths if _TEMPORARY.search(path)])
 
 
 def delete_folder(path: str) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], object]
+
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def handle_ending_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+def handle_ending_signals(handler: Handler) -> None:
     """Install a handler; a signal that the parent process had ignored stays ignored, as under `nohup`."""
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -19,24 +21,40 @@ def handle_ending_signals(handler: Callable[[int, FrameType | None], object]) ->
 
 
 @contextmanager
-def interrupts_deferred() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back while the body runs, and raise KeyboardInterrupt behind it.
+def ending_signals_handled(handler: Handler, if_ignored: Handler | None = None) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM while the body runs, and put the handlers from before back.
 
-    For imports of C++ libraries, because an exception inside the initialisers of TensorFlow aborts the
-    process. Nothing happens in other threads than the main one, because Python raises no KeyboardInterrupt
-    there.
+    Nothing happens in other threads than the main one, where Python allows no handler.
+
+    Args:
+      handler: The handler.
+      if_ignored: The handler of a signal that was ignored before; by default none.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[int] = []
     handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-    handle_ending_signals(lambda number, _: received.append(number))
+    handle_ending_signals(handler)
     try:
+        for number, before in handlers.items():
+            if if_ignored and before == signal.SIG_IGN:
+                signal.signal(number, if_ignored)
         yield
     finally:
-        for number, handler in handlers.items():
-            if handler is not None:  # None: a handler that C code installed, and that Python left alone
-                signal.signal(number, handler)
+        for number, before in handlers.items():
+            if before is not None:  # None: a handler that C code installed, and that Python left alone
+                signal.signal(number, before)
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back while the body runs, and raise KeyboardInterrupt behind it.
+
+    For imports of C++ libraries, because an exception inside the initialisers of TensorFlow aborts the
+    process.
+    """
+    received: list[int] = []
+    with ending_signals_handled(lambda number, _: received.append(number)):
+        yield
     if received:
         raise KeyboardInterrupt

@@ -54,21 +54,27 @@ class Selection:
 
 @dataclass
 class _Merged:
-    """The rows of one id; which of them stands for all does not depend on their order."""
+    """The rows of one id; which of them stands for all does not depend on their order.
+
+    Attributes:
+      first: The row of the smallest URI; a row that cannot be read only if no other is there.
+      last: The row of the largest URI, likewise.
+      rows: Number of rows.
+    """
 
     first: Row
     last: Row
     rows: int = 1
 
     def add(self, row: Row) -> None:
-        self.first, self.last = min(self.first, row, key=_rank), max(self.last, row, key=_rank)
+        self.first, self.last = min(self.first, row, key=_rank), max(self.last, row, key=_rank_from_behind)
         self.rows += 1
 
     @property
     def row(self) -> Row:
         first, last = self.first, self.last
         if isinstance(first, Failure) or isinstance(last, Failure) or first.uri == last.uri:
-            return first
+            return first  # of several rows that cannot be read, one stands for all
         message = f"id {first.id!r} stands for several URIs, such as {first.uri!r} and {last.uri!r}"
         return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
 
@@ -77,6 +83,11 @@ def _rank(row: Row) -> tuple[bool, str, str]:
     failed = isinstance(row, Failure)
     ref = row.ref if isinstance(row, Failure) else row
     return failed, ref.uri, repr(ref.columns)
+
+
+def _rank_from_behind(row: Row) -> tuple[bool, str, str]:
+    failed, uri, columns = _rank(row)
+    return not failed, uri, columns
 
 
 def id_of(row: Row) -> str:
@@ -110,7 +121,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
         selection.counts[DUPLICATE] += same.rows - 1
         if image_id not in done:
             selection.rows.append(row)
-        elif isinstance(row, ImageRef) and image_id in uris and uris[image_id] != digest_of_uri(row.uri):
+        elif _is_of_another_uri(row, uris.get(image_id)):
             selection.counts[OTHER_URI] += 1
             selection.rows.append(row)
         elif isinstance(row, ImageRef) and (version := done[image_id]) is not None:
@@ -119,6 +130,14 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
             selection.counts[KEPT] += 1
     selection.counts[OTHER] = len(in_tables - merged.keys())
     return selection
+
+
+def _is_of_another_uri(row: Row, digest: bytes | None) -> bool:
+    """Return whether a row contradicts the URI of its id's row in the table; None if nobody compares."""
+    if isinstance(row, Failure):
+        # The table's row would be the label of one of the URIs. It gives way to the failure.
+        return row.reason == Reason.AMBIGUOUS_ID
+    return digest not in (None, digest_of_uri(row.uri))
 
 
 def merge_done(parts: Iterable[DoneIds]) -> dict[str, str | None]:

@@ -15,7 +15,8 @@ from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
 from labelbeam.pipeline.output import folder_of
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
-from labelbeam.transforms.files import list_files, open_parquet
+from labelbeam.transforms.errors import told_by
+from labelbeam.transforms.files import FILE_ERRORS, list_files, open_parquet
 from labelbeam.transforms.publish import top_labels
 from labelbeam.transforms.table.folder import Source, published_sources
 from labelbeam.transforms.table.integrity import damage_of
@@ -55,11 +56,14 @@ def verify(output: str, input: str | None = None) -> list[str]:
 
 def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str]:
     name = source.file.path.removeprefix(folder).strip("/")
-    if damage := damage_of(source):
-        yield f"{name}: {damage}"
-        return
-    with open_parquet(source.file.path) as parquet:
-        yield from _check_content(parquet, source, name, manifest)
+    try:
+        if damage := damage_of(source):
+            yield f"{name}: {damage}"
+            return
+        with open_parquet(source.file.path) as parquet:
+            yield from _check_content(parquet, source, name, manifest)
+    except FILE_ERRORS as e:
+        yield f"{name}: cannot be read: {told_by(e)}"
 
 
 def _facts_of(manifest: Manifest) -> RowFacts:

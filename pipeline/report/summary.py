@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping
 
 from apache_beam.io.filesystems import FileSystems
@@ -108,7 +109,7 @@ def _files(files: list[TableFile]) -> str:
 
 def next_steps(manifest: Manifest, output: str) -> str:
     """Return commands to try next with an output folder."""
-    predictions = FileSystems.join(output, PREDICTIONS)
+    predictions, output = FileSystems.join(output, PREDICTIONS), shlex.quote(output)
     files = f"'{predictions}/**/*.parquet'"
     labelled = EMBEDDING not in manifest.labelled_with.outputs
     by_label = f"SELECT label, count(*) FROM {files} GROUP BY label ORDER BY 2 DESC"
@@ -120,7 +121,7 @@ def next_steps(manifest: Manifest, output: str) -> str:
         f"  {by_label if labelled else f'SELECT uri, {EMBEDDING} FROM {files} LIMIT 5'}",
     ]
     if manifest.failures_by_reason:
-        failures = FileSystems.join(output, FAILURES)
+        failures = predictions.removesuffix(PREDICTIONS) + FAILURES
         lines += ["Look at the failures:", f"  SELECT reason, uri, message FROM '{failures}/**/*.parquet'"]
     lines += ["Prove that they are whole:", f"  labelbeam verify {output}"]
     again = [r for r in manifest.failures_by_reason if r in ("timeout", "unreachable", "http_5xx")]

@@ -14,6 +14,7 @@ import psutil
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.interrupts import ending_signals_handled
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,21 +39,20 @@ def end_children() -> None:
 
 @contextmanager
 def supervised() -> Iterator[None]:
-    """Watches over a local run, from the main thread.
+    """Watch over a local run, from the main thread.
 
     A worker process that ends early, or a signal (SIGINT, SIGTERM), ends the
     run and all its workers at once: Beam alone would wait for those left.
+    Signals that were ignored before stay ignored, as for a job that a shell started in the background.
 
     Raises:
       RunError: A worker process ended early.
       KeyboardInterrupt: A signal came.
     """
     watch = _Watch()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(number, watch.interrupt) for number in signals]
     hook, threading.excepthook = threading.excepthook, watch.thread_failed
     try:
-        with _workers_without_interrupts():
+        with ending_signals_handled(watch.interrupt, watch.wake), _workers_without_interrupts():
             yield
     except BaseException as e:
         watch.end_workers()
@@ -66,8 +66,6 @@ def supervised() -> Iterator[None]:
         raise
     finally:
         threading.excepthook = hook
-        for number, handler in zip(signals, handlers, strict=True):
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -100,6 +98,11 @@ class _Watch:
         self.interrupted = True
         self.end_workers()
         raise KeyboardInterrupt
+
+    def wake(self, *_: Any) -> None:
+        """Handle a signal that the user has ignored, which may be the one that `thread_failed` sends."""
+        if self.worker_error:
+            raise KeyboardInterrupt
 
     def thread_failed(self, args: Any) -> None:
         """Handles what a thread of the runner raised."""

@@ -188,6 +188,12 @@ def test_partition_by__no_such_column__is_a_user_error(tmp_path, tiny, by, said)
         run_pipeline(input=images, output=tmp_path / "out", model=tiny, partition_by=by)
 
 
+def test_partition_by__column_whose_folders_have_the_name_of_another__is_a_user_error(tmp_path, tiny):
+    (tmp_path / "list.csv").write_text("uri,cat,by_cat\na.jpg,1,2\n", "utf-8")
+    with pytest.raises(UserError, match="partition_by='cat' makes folders by_cat=.*rename it in the input"):
+        run_pipeline(input=tmp_path / "list.csv", output=tmp_path / "out", model=tiny, partition_by="cat")
+
+
 def test_partition_by__too_many_values__is_refused_and_goes_on_with_another(tmp_path, tiny):
     write_images(tmp_path / "in", [f"{n}.jpg" for n in range(5)])
     rows = [f"{tmp_path}/in/{n}.jpg,{n}" for n in range(5)]

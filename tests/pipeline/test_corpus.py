@@ -1,3 +1,4 @@
+import errno
 import gzip
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ from labelbeam.pipeline.config import ReadConfig
 from labelbeam.pipeline.corpus import find_corpus, output_columns
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.images.suffixes import IMAGES
+from labelbeam.transforms.inputs import images
 from labelbeam.transforms.read import list_rows
 
 
@@ -61,7 +63,7 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "must begin with a header"),
+        ("", "begins with '', which is no header"),
         ("uri,uri\n", "distinct column names"),
         ("uri,,b\n", "distinct column names"),
         ("link,n\n", "uri_column='uri' is no column of .*Add --uri_column='link'"),
@@ -100,6 +102,30 @@ def test_find_corpus__columns_of_what_is_no_csv__are_refused(tmp_path):
     (tmp_path / "list.txt").touch()
     with pytest.raises(UserError, match="id_column: input=.* is no CSV"):
         find_corpus(ReadConfig(input=f"{tmp_path}/list.txt", id_column="key"))
+
+
+@pytest.mark.parametrize(
+    ("option", "explained"),
+    [
+        ({"id_column": "key"}, "id_column: input=.* is no CSV"),
+        ({"column_types": {"x": "int64"}}, "column_types: input=.* is no CSV"),
+        ({"input_format": "csv"}, "input_format='csv': input=.* is a folder"),
+        ({"input_format": "lines"}, "input_format='lines': input=.* is a folder"),
+    ],
+)
+def test_find_corpus__options_of_lists_with_a_folder__are_refused(folder, option, explained):
+    with pytest.raises(UserError, match=explained):
+        find_corpus(ReadConfig(input=f"{folder}/photos", **option))
+
+
+@pytest.mark.parametrize("pattern", ["**", "**/*.jpg"])
+def test_find_corpus__folder_that_may_not_be_listed__is_a_user_error(tmp_path, monkeypatch, pattern):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(images.os, "scandir", refuse)
+    with pytest.raises(UserError, match="cannot be listed: Permission denied"):
+        find_corpus(ReadConfig(input=str(tmp_path)))
 
 
 def test_find_corpus__relative_glob_and_folder__are_named_by_absolute_paths(folder, monkeypatch):

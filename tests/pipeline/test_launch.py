@@ -44,3 +44,26 @@ def test_supervised__worker_processes__ignore_the_ctrl_c_that_a_terminal_sends_t
     assert SubprocessSDKEnvironment.from_command_string(python).command_string == before
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "SIG_IGN\n"
+
+
+@pytest.mark.parametrize("worker_error", ["", "exit status 1"])
+def test_supervised__signals_that_were_ignored__stay_ignored_but_for_a_lost_worker(worker_error):
+    """As in a job that a shell started in the background, whose SIGINT is ignored."""
+    code = f"""
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from labelbeam.pipeline.runners import local
+watch = local._Watch()
+watch.worker_error = {worker_error!r}
+local._Watch = lambda: watch
+try:
+    with local.supervised():
+        os.kill(os.getpid(), signal.SIGINT)
+    print("ignored", signal.getsignal(signal.SIGINT).name)
+except local.RunError:
+    print("a worker is lost", signal.getsignal(signal.SIGINT).name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == ("a worker is lost SIG_IGN\n" if worker_error else "ignored SIG_IGN\n")

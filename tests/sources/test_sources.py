@@ -116,6 +116,8 @@ def test_local__what_is_no_readable_file__has_its_reason(stores, tmp_path):
     assert reason_of(stores, str(tmp_path / "large")) == "too_large_bytes"
     assert reason_of(stores, str(tmp_path / "pipe")) == "unsupported"
     assert reason_of(stores, "/dev/zero") == "unsupported"
+    assert reason_of(stores, str(tmp_path / ("x" * 300))) == "bad_uri"
+    assert reason_of(stores, f"{tmp_path}{'/x' * 3000}") == "bad_uri"
     assert len(stores.fetch(str(tmp_path / "fits")).data) == LIMITS.max_bytes
 
 

@@ -80,6 +80,25 @@ def test_find_superseded__every_kind_of_conflict__the_better_row_stays(tmp_path,
     assert find_superseded([old, new], 0, 1) == {old.file.path: np.array([3])}
 
 
+@pytest.mark.parametrize(("most_runs", "winner"), [(512, FAILURES), (4, FAILURES), (3, PREDICTIONS)])
+def test_find_superseded__staged_by_several_runs__the_last_run_beats_a_better_row(
+    tmp_path, monkeypatch, most_runs, winner
+):
+    monkeypatch.setattr(merge, "_MAX_RUNS", most_runs)
+    folders = [tmp_path / "_staging" / f"20260101T00000{n}-00000000" for n in range(4)]
+    sources = [
+        write(folders[0], PREDICTIONS, [prediction(1)]),
+        write(folders[1], FAILURES, [failure(1)]),
+        write(folders[2], PREDICTIONS, [prediction(2)]),
+        write(folders[3], FAILURES, [failure(2), failure(3)]),
+        write(folders[3], PREDICTIONS, [prediction(3)]),
+    ]
+    # Of more runs than ranks can tell apart, the first two count as one, in which the prediction stays.
+    loser = ({PREDICTIONS, FAILURES} - {winner}).pop()
+    expected = sorted([(loser, "id1"), (PREDICTIONS, "id2"), (FAILURES, "id3")])
+    assert superseded_ids(sources) == superseded_ids(sources[::-1]) == expected
+
+
 def test_find_superseded__hashes_meet__ids_decide(tmp_path, monkeypatch):
     monkeypatch.setattr(merge, "_hashes", lambda ids: np.zeros(len(ids), np.int64))
     sources = [write(tmp_path, PREDICTIONS, map(prediction, range(5)))]
@@ -168,6 +187,11 @@ def test_merge_files__by_column__one_folder_a_value_and_one_for_null(tmp_path):
     assert sorted(merged.paths) == [f"predictions/{folder}/RUN-00000.parquet" for folder in folders]
     assert sorted(f.rows for f in merged.files) == [1, 5, 5]
     assert sorted(row["id"] for row in merged_rows(merged)) == sorted(f"id{n}" for n in range(11))
+
+
+def test_partitioning__empty_texts__are_in_the_folder_of_nulls():
+    folders = Partitioning("c").folders(pa.record_batch({"c": ["", None, "x"]})).to_pylist()
+    assert folders == ["by_c=__HIVE_DEFAULT_PARTITION__/"] * 2 + ["by_c=x/"]
 
 
 def test_merge_files__by_hash__deals_every_id_to_the_same_folder(tmp_path):

@@ -57,6 +57,19 @@ def test_select_unlabelled__several_uris__is_one_failure_that_names_two():
     assert (other, counts) == (ImageRef("8", "a"), {"duplicate": 2})
 
 
+def test_select_unlabelled__several_uris_and_a_bad_row__is_one_failure_that_names_two():
+    (failure,), counts = selected_in_any_order([ImageRef("1", "b"), BAD, ImageRef("1", "a"), BAD])
+    assert failure.reason == "ambiguous_id" and "'a' and 'b'" in failure.message
+    assert counts == {"duplicate": 3}
+
+
+@pytest.mark.parametrize("uri", ["a", "b", "c"])
+def test_select_unlabelled__several_uris_of_a_done_id__are_a_failure_in_place_of_its_label(uri):
+    rows = [ImageRef("1", "a"), ImageRef("1", "b"), done_under({"1": uri}, True)]
+    (failure,), counts = selected_in_any_order(rows)
+    assert failure.reason == "ambiguous_id" and counts == {"duplicate": 1, "other_uri": 1}
+
+
 def test_select_unlabelled__done_ids__are_kept_or_are_others():
     rows = [ImageRef("1", "a"), ImageRef("1", "a"), ImageRef("2", "b"), BAD]
     done = [DoneIds(("1", "8"), (), True), DoneIds(("1", "9"), (), False)]
@@ -67,15 +80,15 @@ def test_select_unlabelled__done_ids__are_kept_or_are_others():
 
 
 def test_select_unlabelled__done_with_a_version__is_selected_to_be_compared():
-    rows = [*(ImageRef(n, "a", (n,)) for n in "1234"), ImageRef("5", "a"), ImageRef("5", "b")]
-    done = DoneIds(("1", "2", "4", "5"), ("v1", None, "", "v5"), True)
+    rows = [ImageRef(n, "a", (n,)) for n in "1234"]
+    done = DoneIds(("1", "2", "4"), ("v1", None, ""), True)
     assert selected_in_any_order([*rows, done]) == (
         [
             ImageRef("1", "a", ("1",), "v1"),
             ImageRef("3", "a", ("3",)),
             ImageRef("4", "a", ("4",), ""),
         ],
-        {"duplicate": 1, "kept": 2},
+        {"kept": 1},
     )
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 import google_crc32c
 
-from labelbeam.transforms.images.formats import explain_unidentified
 from labelbeam.transforms.inputs.corpus import CorpusKind
 
 # Enough for a header and some hundred lines.
@@ -89,7 +88,8 @@ def _explain_encoding(start: bytes) -> str | None:
         name = "UTF-32" if start.startswith(_UTF_32) else "UTF-16"
         return f"is text in {name}. Convert it: iconv -f {name} -t UTF-8 FILE > NEW_FILE"
     if b"\0" in start:
-        return f"has NUL bytes, so it is no text in UTF-8. {_AS_LINES}, in UTF-8"
+        number = start[: start.index(b"\0")].count(b"\n") + 1
+        return f"has NUL bytes, the first in line {number}, so it is no text in UTF-8. {_AS_LINES}, in UTF-8"
     lines = start.split(b"\n")
     if len(start) >= START_BYTES:
         lines.pop()  # it may be cut within a character
@@ -119,7 +119,7 @@ def _explain_text(start: bytes) -> str | None:
     if text.startswith((b"{", b"[")) and _is_json(text):
         return f"is JSON, which is not read as a list. {_AS_LINES}"
     if text.startswith(b"<"):
-        return f"is a web page or XML: {explain_unidentified(start)}. {_AS_LINES}"
+        return f"is a web page or XML, which is not read as a list. {_AS_LINES}"
     if b"\r" in start and b"\n" not in start and start.count(b"\r") > start.endswith(b"\r"):
         return r"ends its lines with CR alone. Convert it: tr '\r' '\n' < FILE > NEW_FILE"
     return None
@@ -169,7 +169,10 @@ def parse_header(start: bytes) -> tuple[str, ...]:
 def explain_names(names: tuple[str, ...], line: str) -> str | None:
     """Explain what is wrong with a CSV's column names."""
     if not names or len({name.casefold() for name in names}) < len(names) or "" in names:
-        return f"must begin with a header of distinct column names; it begins with {line[:200]!r}"
+        return (
+            f"begins with {line[:200]!r}, which is no header of distinct column names. Put a line with the "
+            "columns' names first"
+        )
     if any("://" in name or name.startswith("/") for name in names):
         return (
             f"begins with data where its header should be: {line[:200]!r}. Put a line with the columns' "

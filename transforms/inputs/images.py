@@ -42,15 +42,25 @@ def list_paths(corpus: Corpus, notes: Notes, most_files: int | None = None) -> I
     Raises:
       RunError: A folder cannot be listed.
     """
+    matches = _compile(corpus.pattern).match
     if is_local(corpus.pattern):
-        # Beam's `*` excludes backslashes, which are part of names on Linux: such files would vanish.
-        pattern = FileSystem.translate_pattern(corpus.pattern).replace(r"[^/\\]*", "[^/]*")
-        matches = re.compile(pattern).match
         yield from _walk(*_root_of(corpus.pattern), matches, notes)
         return
-    (match,) = FileSystems.match([corpus.pattern], limits=None if most_files is None else [most_files])
+    # Beam's `**/` is at least one folder, and `**` matches all that ours does.
+    pattern = corpus.pattern.replace("/**/", "/**")
+    (match,) = FileSystems.match([pattern], limits=None if most_files is None else [most_files])
     # Consoles make empty objects with a slash at the end to show folders.
-    yield from (file.path for file in match.metadata_list if not file.path.endswith("/"))
+    paths = (file.path for file in match.metadata_list if not file.path.endswith("/"))
+    yield from filter(matches, paths)
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    """Translate a glob, in which `**/` stands for any number of folders, none included, as in shells."""
+    parts = [FileSystem.translate_pattern(part) for part in pattern.split("/**/")]
+    flags, end = "(?ms)", r"\Z"
+    joined = "/(?:.*/)?".join(part.removeprefix(flags).removesuffix(end) for part in parts)
+    # Beam's `*` excludes backslashes, which are part of names on Linux: such files would vanish.
+    return re.compile(flags + joined.replace(r"[^/\\]*", "[^/]*") + end)
 
 
 def _root_of(pattern: str) -> tuple[str, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ from labelbeam.transforms.notes import UNPARSED, Notes
 from labelbeam.transforms.overlap import failure_of
 
 Line = bytes | LongLine
+
+# The reader's own limit of a field is 128 KiB, and its error would not name the line's length.
+csv.field_size_limit(MAX_LINE_BYTES)
 
 
 def parse_row(line: str, corpus: Corpus, notes: Notes) -> ImageRef:
@@ -52,10 +56,13 @@ def _value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
     if text == "":
         return None
     try:
-        return pa.scalar(text).cast(kind).as_py()
+        value = pa.scalar(text).cast(kind).as_py()
+        if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
+            raise OverflowError  # Arrow makes 1e400 infinite
     except (pa.ArrowInvalid, ValueError, OverflowError):
         notes.add(UNPARSED, column, text)
         return None
+    return value
 
 
 def _bad_row(line: str, what: str) -> ImageError:

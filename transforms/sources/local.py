@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import BinaryIO
@@ -33,6 +34,9 @@ class LocalStore:
         except IsADirectoryError as e:
             raise ImageError(Reason.NOT_AN_IMAGE, f"{path} is a folder") from e
         except (OSError, ValueError) as e:
+            if getattr(e, "errno", None) == errno.ENAMETOOLONG:
+                message = f"{path[:100]!r}… has {len(os.fsencode(path)):,} bytes, more than a path may have"
+                raise ImageError(Reason.BAD_URI, message) from e
             raise ImageError(Reason.UNREACHABLE, f"{path}: {e}") from e
 
     def _read(

@@ -44,9 +44,14 @@ _MAX_PARTITION_NAME = 120
 # The columns that a manifest counts.
 _COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host", "uri", "message")}
 
-# A row's rank: what it beats others of its id by, and where it is. Staged beats published,
-# a prediction beats a failure; of two equals the choice is arbitrary, and always the same.
-_STAGED, _PREDICTION, _FILE_SHIFT = 1 << 62, 1 << 61, 40
+# The rank of a row, packed into one integer so that 16 million ranks are one array: the order of its run,
+# whether it is a prediction, and its place, which is the number of its file and the row in it. A later run
+# beats an earlier one, because it labelled the id again for a reason, such as another URI; published rows are
+# the earliest. Within a run a prediction beats a failure, because bundles are tried again. The place decides
+# between equals, so that every process chooses the same row.
+_RUN_SHIFT, _PREDICTION, _FILE_SHIFT = 54, 1 << 53, 32
+# Of more unfinished runs, the earliest count as one.
+_MAX_RUNS = 1 << 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,11 @@ class Partitioning:
     buckets: int = 0
     max_folders: int = 1000
 
+    @property
+    def folder_column(self) -> str:
+        """The name that readers see in the folders' names; an empty text without a column."""
+        return f"by_{_fitting(self.column)}" if self.column else ""
+
     def folders(self, batch: pa.RecordBatch) -> pa.Array:
         """Return the folder of each row; "" where tables are not partitioned."""
         if self.buckets:
@@ -75,10 +85,13 @@ class Partitioning:
         if self.column is None:
             return pa.repeat("", len(batch))
         values = batch[self.column].dictionary_encode()
-        prefix = f"by_{_fitting(self.column)}="
+        prefix = f"{self.folder_column}="
         names = [f"{prefix}{_fitting(str(value))}/" for value in values.dictionary.to_pylist()]
         folders = pa.array(names, pa.string()).take(values.indices)
-        return pc.fill_null(folders, f"{prefix}__HIVE_DEFAULT_PARTITION__/")
+        # Empty texts too, because Hive and Spark know no folder without a value.
+        default = f"{prefix}__HIVE_DEFAULT_PARTITION__/"
+        folders = pc.fill_null(folders, default)
+        return pc.if_else(pc.equal(folders, f"{prefix}/"), default, folders)
 
 
 NOT_PARTITIONED = Partitioning()
@@ -167,10 +180,11 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
     doubled = np.unique(seen[1:][seen[1:] == seen[:-1]])
     if not len(doubled):
         return {}
+    runs = sorted({_run_of(source) for source in sources})
     suspects = [
         pa.record_batch({"id": list(itertools.compress(ids, met)), "rank": ranks[met]})
         for number, source in enumerate(sources)
-        for ids, ranks in ids_of_part(source, part, parts, _rank_of(source, number))
+        for ids, ranks in ids_of_part(source, part, parts, _rank_of(source, number, runs))
         if (met := np.isin(_hashes(ids), doubled)).any()
     ]
     table = pa.Table.from_batches(suspects)
@@ -197,11 +211,15 @@ def _hashes(ids: list[str]) -> np.ndarray:
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
-def _rank_of(source: Source, number: int) -> int:
-    """Return the rank of a file's first row."""
-    rank = number << _FILE_SHIFT
-    rank |= 0 if source.published else _STAGED
-    return rank | (_PREDICTION if source.file.table == PREDICTIONS else 0)
+def _run_of(source: Source) -> str:
+    """Return the run that staged a file, whose id begins with its time; an empty text if it is published."""
+    return "" if source.published else source.file.path.rsplit("/", 3)[-3]
+
+
+def _rank_of(source: Source, number: int, runs: Sequence[str]) -> int:
+    """Return the rank of a file's first row, where `runs` are in their order."""
+    order = max(0, runs.index(_run_of(source)) + min(0, _MAX_RUNS - len(runs)))
+    return order << _RUN_SHIFT | (source.file.table == PREDICTIONS) * _PREDICTION | number << _FILE_SHIFT
 
 
 def _by_path(ranks: np.ndarray, sources: Sequence[Source]) -> dict[str, np.ndarray]:

@@ -1,0 +1,27 @@
+"""Files: listing, and what is deleted."""
+
+import pytest
+
+from labelbeam.transforms.files import delete_temporary, list_files, write_file
+
+
+@pytest.mark.parametrize("name", ["out", "o[1]", "o*", "o?", "a b", "o\\x", "[!a]"])
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_list_files__any_name_of_a_folder__lists_all_below_it(tmp_path, monkeypatch, name, is_relative):
+    monkeypatch.chdir(tmp_path)
+    folder = name if is_relative else str(tmp_path / name)
+    assert list_files(folder) == []
+    for path in ("a.json", "b/c.json"):
+        write_file(f"{folder}/{path}", b"{}")
+    assert [(f.path, f.size_in_bytes) for f in list_files(folder)] == [
+        (f"{folder}/{path}", 2) for path in ("a.json", "b/c.json")
+    ]
+
+
+def test_delete_temporary__files_of_the_users_own__stay(tmp_path):
+    ours = ["manifest.json.0123abcd.tmp", "_probe-20260101T000000-0123abcd"]
+    theirs = ["notes.json.old.tmp", "_probe-mine", "manifest.json", "x.json.0123abcd.tmp.bak"]
+    for name in ours + theirs:
+        (tmp_path / name).touch()
+    delete_temporary(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(theirs)
