@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: SIGINT (Ctrl-C) and SIGTERM."""
+"""Signals that ask a process to end: SIGINT (Ctrl-C), SIGTERM, and SIGHUP, which a closed terminal sends."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object]
 
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def handle_ending_signals(handler: Handler) -> None:
+def handle_ending_signals(handler: Handler, numbers: tuple[int, ...] = ENDING_SIGNALS) -> None:
     """Install a handler; a signal that the parent process had ignored stays ignored, as under `nohup`."""
-    for number in ENDING_SIGNALS:
+    for number in numbers:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, handler)
 
 
 @contextmanager
-def ending_signals_handled(handler: Handler, if_ignored: Handler | None = None) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM while the body runs, and put the handlers from before back.
+def ending_signals_handled(
+    handler: Handler, numbers: tuple[int, ...] = ENDING_SIGNALS, if_ignored: Handler | None = None
+) -> Iterator[None]:
+    """Handle signals while the body runs, and put the handlers from before back.
 
     Nothing happens in other threads than the main one, where Python allows no handler.
 
     Args:
       handler: The handler.
+      numbers: The signals.
       if_ignored: The handler of a signal that was ignored before; by default none.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-    handle_ending_signals(handler)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    handle_ending_signals(handler, numbers)
     try:
         for number, before in handlers.items():
             if if_ignored and before == signal.SIG_IGN:
@@ -48,7 +51,7 @@ def ending_signals_handled(handler: Handler, if_ignored: Handler | None = None) 
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back while the body runs, and raise KeyboardInterrupt behind it.
+    """Hold signals back while the body runs, and raise KeyboardInterrupt behind it.
 
     For imports of C++ libraries, because an exception inside the initialisers of TensorFlow aborts the
     process.

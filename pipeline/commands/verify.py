@@ -96,7 +96,7 @@ def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
         for file in list_files(FileSystems.join(folder, table)):
             name = file.path.removeprefix(folder).strip("/")
             if name not in listed:
-                yield f"{name}: is there and not listed"
+                yield f"{name}: is there and not listed. Delete it, because readers read it too"
 
 
 def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:

@@ -8,8 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import urllib3
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
@@ -21,6 +20,7 @@ from labelbeam.pipeline.report.progress import Counts, quiet_beam, shown
 from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, is_traceback
 from labelbeam.pipeline.runners.options import flink_cluster
 from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.interrupts import ending_signals_handled
 from labelbeam.transforms.within import within
 
 _LOG = logging.getLogger(__name__)
@@ -233,7 +233,8 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
       KeyboardInterrupt: A signal came. SIGINT cancels the job; SIGTERM, which a machine
         that shuts down sends, leaves it alone.
     """
-    with quiet_beam(), shown(read, least_sec=_COUNTS_SEC) as say, _sigterm_told_apart():
+    left_alone = ending_signals_handled(_terminate, (signal.SIGTERM, signal.SIGHUP))
+    with quiet_beam(), shown(read, least_sec=_COUNTS_SEC) as say, left_alone:
         try:
             state = _watch(job, say)
         except _Terminated as e:
@@ -306,16 +307,8 @@ def _cancel(job: Job, say: Say) -> str:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
+    """The end of this process, and not of its job: SIGTERM, or SIGHUP of a closed terminal."""
 
 
-@contextmanager
-def _sigterm_told_apart() -> Iterator[None]:
-    def terminate(*_: Any) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate(*_: Any) -> NoReturn:
+    raise _Terminated

@@ -41,7 +41,7 @@ def end_children() -> None:
 def supervised() -> Iterator[None]:
     """Watch over a local run, from the main thread.
 
-    A worker process that ends early, or a signal (SIGINT, SIGTERM), ends the
+    A worker process that ends early, or a signal that asks for the end, ends the
     run and all its workers at once: Beam alone would wait for those left.
     Signals that were ignored before stay ignored, as for a job that a shell started in the background.
 
@@ -52,7 +52,7 @@ def supervised() -> Iterator[None]:
     watch = _Watch()
     hook, threading.excepthook = threading.excepthook, watch.thread_failed
     try:
-        with ending_signals_handled(watch.interrupt, watch.wake), _workers_without_interrupts():
+        with ending_signals_handled(watch.interrupt, if_ignored=watch.wake), _workers_without_interrupts():
             yield
     except BaseException as e:
         watch.end_workers()

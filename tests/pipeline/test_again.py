@@ -331,7 +331,9 @@ def test_verify__bit_flipped__is_found(published):
 
 def test_verify__stray_file__is_found(published):
     os.link(file_of(published, "predictions"), published / "predictions" / "stray.parquet")
-    assert verify(str(published)) == ["predictions/stray.parquet: is there and not listed"]
+    assert verify(str(published)) == [
+        "predictions/stray.parquet: is there and not listed. Delete it, because readers read it too"
+    ]
 
 
 def test_verify__row_twice__is_found(published):
