@@ -1,21 +1,24 @@
 """The command as a process: `labelbeam`, or `python -m labelbeam`."""
 
 import os
+import signal
 import sys
-from typing import NoReturn
-
-from labelbeam.transforms.interrupts import handle_ending_signals
 
 
-def _leave(*_: object) -> NoReturn:
+def _leave(*_: object) -> None:
     os.write(sys.stderr.fileno(), b"Interrupted. Nothing was started.\n")
     os._exit(130)
 
 
-def main() -> NoReturn:
-    """Run the command line."""
-    # First of all, because the imports take a while, and a KeyboardInterrupt in them ends in a traceback.
-    handle_ending_signals(_leave)
+# Before all other imports, because they take a while, and a KeyboardInterrupt in them ends in a traceback.
+# The rule is `handle_ending_signals`'s: what the parent process ignores stays ignored.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) != signal.SIG_IGN:
+        signal.signal(_number, _leave)
+
+
+def main() -> None:
+    """Run the command line; the process ends with its exit status."""
     from labelbeam.pipeline.cli import entry
 
     entry()

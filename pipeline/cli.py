@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as e:
         return _fail(e, NOT_OK)
     except KeyboardInterrupt as e:
+        if not logging.getLogger().isEnabledFor(logging.INFO):
+            logging.disable(logging.CRITICAL)  # threads of Beam that lose their process would log tracebacks
         return _leave(str(e) or f"Interrupted. {GO_ON}", INTERRUPTED)
     except BrokenPipeError:  # who reads the output wants no more of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,7 @@ from labelbeam.transforms.inputs.first_bytes import (
     parse_header,
     suggest_uri_column,
 )
-from labelbeam.transforms.inputs.images import list_paths
+from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
@@ -145,7 +145,7 @@ def _read_start(file: ListFile) -> tuple[str, bytes]:
 def _folder_corpus(path: str) -> Corpus:
     pattern = f"{escape_glob(path.rstrip('/'))}/**"
     corpus = Corpus(pattern, "images", suffixes=IMAGES)
-    files = list(itertools.islice(list_paths(corpus, Notes(), _FILES_LOOKED_AT), _FILES_LOOKED_AT))
+    files = list(itertools.islice(list_paths(corpus.pattern, Notes(), _FILES_LOOKED_AT), _FILES_LOOKED_AT))
     if len(files) < _FILES_LOOKED_AT and not any(file.lower().endswith(IMAGES) for file in files):
         raise UserError(
             f"input={path!r} holds no images: no file ends in {', '.join(READ)}. Check the name, or list the "
@@ -202,6 +202,8 @@ def _csv_corpus(
 
 
 def _header(path: str, start: bytes) -> tuple[str, ...]:
+    if len(start) >= START_BYTES and b"\n" not in start:
+        raise UserError(f"{path} has a header of more than {START_BYTES:,} bytes. Remove columns.")
     header = parse_header(start)
     if why := explain_names(header, start.decode("utf-8-sig", "replace").partition("\n")[0]):
         raise UserError(f"{path} {why}.")

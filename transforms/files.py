@@ -150,8 +150,10 @@ def make_folder(path: str) -> None:
 
 def delete_files(paths: Sequence[str]) -> None:
     """Delete files."""
-    if paths:
-        FileSystems.delete([escape_glob(path) for path in paths])
+    for path in filter(is_local, paths):  # not by Beam, which finds no relative path with brackets
+        os.remove(path)
+    if others := [escape_glob(path) for path in paths if not is_local(path)]:
+        FileSystems.delete(others)
 
 
 def delete_temporary(folder: str) -> None:

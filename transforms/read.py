@@ -16,7 +16,8 @@ from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.failures import list_failure_files, read_failures
 from labelbeam.transforms.inputs.files import Piece, read_piece, split_files
-from labelbeam.transforms.inputs.images import list_paths, name_file
+from labelbeam.transforms.inputs.globs import list_paths
+from labelbeam.transforms.inputs.images import name_file
 from labelbeam.transforms.inputs.lists import check_start, parse_line
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.overlap import to_output
@@ -53,7 +54,7 @@ def list_rows(corpus: Corpus, most_files: int | None = None) -> Iterator[ImageRe
     """
     notes = Notes()
     if corpus.kind == "images":
-        for path in list_paths(corpus, notes, most_files):
+        for path in list_paths(corpus.pattern, notes, most_files):
             yield from name_file(path, corpus, notes)
         return
     for file in corpus.files:
@@ -140,7 +141,7 @@ class _RowsFn(beam.DoFn):
 class _ListImagesFn(_RowsFn):
     def rows(self, _: None) -> Iterator[ImageRef | Failure]:
         is_empty = True
-        for path in list_paths(self._corpus, self._notes):
+        for path in list_paths(self._corpus.pattern, self._notes):
             is_empty = False
             yield from name_file(path, self._corpus, self._notes)
         if is_empty:

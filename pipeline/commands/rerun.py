@@ -37,7 +37,7 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     reasons = _OF_IMAGES if only is None else _reasons(only)
     manifest = published_manifest(folder)
     failed = manifest.failures_by_reason
-    if not reasons & failed.keys():
+    if "input" not in flags and not reasons & failed.keys():
         there = ", ".join(f"{count:,} {reason}" for reason, count in failed.items()) or "none"
         print(f"Nothing to try again in {output!r}. Failures there: {there}.")
         return True

@@ -1,5 +1,7 @@
 import errno
+import functools
 import gzip
+import os
 
 import pyarrow as pa
 import pytest
@@ -8,7 +10,7 @@ from labelbeam.pipeline.config import ReadConfig
 from labelbeam.pipeline.corpus import find_corpus, output_columns
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.images.suffixes import IMAGES
-from labelbeam.transforms.inputs import images
+from labelbeam.transforms.inputs import globs
 from labelbeam.transforms.read import list_rows
 
 
@@ -123,9 +125,30 @@ def test_find_corpus__folder_that_may_not_be_listed__is_a_user_error(tmp_path, m
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr(images.os, "scandir", refuse)
+    monkeypatch.setattr(globs.os, "scandir", refuse)
     with pytest.raises(UserError, match="cannot be listed: Permission denied"):
         find_corpus(ReadConfig(input=str(tmp_path)))
+
+
+def test_find_corpus__lists_of_any_name__are_all_there_or_refused(tmp_path):
+    for name in ("1.txt", "a\\b.txt", "b/2.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{name}.jpg\n")
+    find = functools.partial(find_corpus, ReadConfig(input=f"{tmp_path}/**/*.txt"))
+    assert len(find().files) == 3
+    (tmp_path / "3.txt").symlink_to("not mounted")
+    with pytest.raises(UserError, match=r"3\.txt"):
+        find()
+    (tmp_path / "3.txt").unlink()
+    os.mkfifo(tmp_path / "3.txt")
+    with pytest.raises(UserError, match=r"3\.txt is no ordinary file"):
+        find()
+
+
+def test_find_corpus__long_header__is_a_user_error(tmp_path):
+    (tmp_path / "list.csv").write_text("uri," + ",".join(f"c{n}" for n in range(20_000)) + "\n")
+    with pytest.raises(UserError, match="has a header of more than 65,536 bytes"):
+        find_corpus(ReadConfig(input=f"{tmp_path}/list.csv"))
 
 
 def test_find_corpus__relative_glob_and_folder__are_named_by_absolute_paths(folder, monkeypatch):

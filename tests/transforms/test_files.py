@@ -2,7 +2,7 @@
 
 import pytest
 
-from labelbeam.transforms.files import delete_temporary, list_files, write_file
+from labelbeam.transforms.files import delete_files, delete_temporary, list_files, write_file
 
 
 @pytest.mark.parametrize("name", ["out", "o[1]", "o*", "o?", "a b", "o\\x", "[!a]"])
@@ -13,6 +13,8 @@ def test_list_files__any_name_of_a_folder__lists_all_below_it(tmp_path, monkeypa
     assert list_files(folder) == []
     for path in ("a.json", "b/c.json"):
         write_file(f"{folder}/{path}", b"{}")
+    delete_files([f"{folder}/a.json"])
+    write_file(f"{folder}/a.json", b"{}")
     assert [(f.path, f.size_in_bytes) for f in list_files(folder)] == [
         (f"{folder}/{path}", 2) for path in ("a.json", "b/c.json")
     ]

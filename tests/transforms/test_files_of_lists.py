@@ -81,6 +81,20 @@ def test_read_piece__flipped_bits__are_refused_or_change_no_line(packed):
             assert path.name in str(e)
 
 
+def test_decompress__zstandard_with_skipped_frames__gives_all_lines(tmp_path):
+    skipped = b"\x5a\x2a\x4d\x18\4\0\0\0abcd"
+    (tmp_path / "list.zst").write_bytes(skipped + PACKED[".zst"] + skipped + PACKED[".zst"] + skipped)
+    assert lines_of(tmp_path / "list.zst") == LINES * 2
+
+
+def test_decompress__large_window__has_a_remedy_that_works(tmp_path):
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, write_content_size=False)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    (tmp_path / "list.zst").write_bytes(packer.compress(TEXT) + packer.flush())
+    with pytest.raises(RunError, match="Compress it again without --long"):
+        lines_of(tmp_path / "list.zst")
+
+
 @pytest.mark.parametrize("suffix", PACKED)
 def test_decompress__equal_lines__come_in_pieces_of_bounded_size(suffix):
     (compression,) = (one for one in FORMATS if one.suffix == suffix)

@@ -1,5 +1,6 @@
 """Signals while nothing may be interrupted, and before anything was started."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -60,6 +61,15 @@ builtins.__import__ = interrupted
 from labelbeam.__main__ import main
 main()
 """
+
+
+def test_main__imports_before_its_handlers__are_few(number):
+    """Each takes time in which Ctrl-C would be a traceback."""
+    code = (
+        "import sys; before = set(sys.modules); import labelbeam.__main__; print(set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(done.stdout)) <= {"labelbeam", "labelbeam.__main__", "signal", "enum"}
 
 
 def test_main__signal_before_the_command_line_is_imported__is_one_line(number):

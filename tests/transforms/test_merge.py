@@ -80,7 +80,7 @@ def test_find_superseded__every_kind_of_conflict__the_better_row_stays(tmp_path,
     assert find_superseded([old, new], 0, 1) == {old.file.path: np.array([3])}
 
 
-@pytest.mark.parametrize(("most_runs", "winner"), [(512, FAILURES), (4, FAILURES), (3, PREDICTIONS)])
+@pytest.mark.parametrize(("most_runs", "winner"), [(512, FAILURES), (5, FAILURES), (4, PREDICTIONS)])
 def test_find_superseded__staged_by_several_runs__the_last_run_beats_a_better_row(
     tmp_path, monkeypatch, most_runs, winner
 ):

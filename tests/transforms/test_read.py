@@ -15,7 +15,8 @@ from labelbeam.transforms.images.suffixes import IMAGES
 from labelbeam.transforms.inputs import files
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile, LongLine, match_files
-from labelbeam.transforms.inputs.images import list_paths, name_file
+from labelbeam.transforms.inputs.globs import list_paths
+from labelbeam.transforms.inputs.images import name_file
 from labelbeam.transforms.inputs.lists import parse_line, parse_row
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
@@ -241,8 +242,7 @@ def test_list_paths__odd_name__is_matched_by_every_wildcard(tmp_path, pattern, n
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).touch()
     folder = tmp_path if pattern == "**/*.jpg" else tmp_path / "in"
-    corpus = Corpus(f"{folder}/{pattern}", "images")
-    assert list(list_paths(corpus, Notes())) == [str(tmp_path / "in" / name)]
+    assert list(list_paths(f"{folder}/{pattern}", Notes())) == [str(tmp_path / "in" / name)]
 
 
 @pytest.mark.parametrize(

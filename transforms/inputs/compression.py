@@ -76,9 +76,9 @@ FORMATS: Final = (
     ),
     Compression("xz", ".xz", re.compile(rb"\xfd7zXZ\0"), lzma.LZMADecompressor, _decode_by_output),
     Compression(
-        "Zstandard",
+        "Zstandard",  # its files may begin with a frame that is skipped, as those of pzstd do
         ".zst",
-        re.compile(rb"\x28\xb5\x2f\xfd"),
+        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
         lambda: zstandard.ZstdDecompressor().decompressobj(),
         _decode_by_input,
     ),
@@ -125,6 +125,10 @@ def decompress(chunks: Iterable[bytes], compression: Compression, path: str) -> 
             try:
                 chunk = yield from compression.decode(decoder, chunk)
             except _DAMAGED as e:
+                if "too much memory" in str(e):
+                    raise RunError(
+                        f"{path} needs more memory than decoders give it. Compress it again without --long."
+                    ) from e
                 raise RunError(
                     f"{path} is damaged: {compression.name} reports {str(e) or type(e).__name__!r}. Put a "
                     "whole copy in its place."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,8 +14,10 @@ from typing import Final, NamedTuple
 from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.transforms.errors import RunError, told_by
-from labelbeam.transforms.files import FILE_ERRORS, open_file
+from labelbeam.transforms.files import FILE_ERRORS, is_local, open_file
 from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
+from labelbeam.transforms.inputs.globs import list_paths
+from labelbeam.transforms.notes import Notes
 
 # Longer lines are one bad row each: no URI is that long, and a row must fit into memory.
 MAX_LINE_BYTES: Final = 1 << 20
@@ -49,10 +53,25 @@ class LongLine(NamedTuple):
 
 
 def match_files(pattern: str, most: int | None = None) -> tuple[ListFile, ...]:
-    """List the files of a pattern, by path."""
+    """List the files of a pattern, by path.
+
+    Raises:
+      RunError: One of them is no ordinary file, such as a pipe, which could be read only once.
+      OSError: One of them is a link that leads nowhere.
+    """
+    if is_local(pattern):
+        paths = itertools.islice(list_paths(pattern, Notes()), most)
+        return tuple(sorted(map(_local_file, paths)))
     (match,) = FileSystems.match([pattern], limits=None if most is None else [most])
     files = (ListFile(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in match.metadata_list)
     return tuple(sorted(files))
+
+
+def _local_file(path: str) -> ListFile:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise RunError(f"{path} is no ordinary file. Copy what it gives to a file, and give that.")
+    return ListFile(path, status.st_size, status.st_mtime)
 
 
 def split_files(files: Iterable[ListFile]) -> Iterator[Piece]:

@@ -9,7 +9,7 @@
     OUTPUT/_generations/000001.json         the manifest of an older generation
     OUTPUT/_generations/predictions/…       files that only older generations have
 
-docs/output-layout.md describes the layout for users.
+docs/output.md describes the layout for users.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class FailureExample:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A generation of the tables, and the run that published it; docs/output-layout.md explains the keys."""
+    """A generation of the tables, and the run that published it; docs/output.md explains the keys."""
 
     format: int
     labelbeam: str

@@ -180,7 +180,7 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
     doubled = np.unique(seen[1:][seen[1:] == seen[:-1]])
     if not len(doubled):
         return {}
-    runs = sorted({_run_of(source) for source in sources})
+    runs = ["", *sorted({_run_of(source) for source in sources if not source.published})]
     suspects = [
         pa.record_batch({"id": list(itertools.compress(ids, met)), "rank": ranks[met]})
         for number, source in enumerate(sources)
@@ -217,8 +217,9 @@ def _run_of(source: Source) -> str:
 
 
 def _rank_of(source: Source, number: int, runs: Sequence[str]) -> int:
-    """Return the rank of a file's first row, where `runs` are in their order."""
-    order = max(0, runs.index(_run_of(source)) + min(0, _MAX_RUNS - len(runs)))
+    """Return the rank of a file's first row, where `runs` are in their order, behind an empty text."""
+    # At least 1 if staged, because staged rows beat what is published.
+    order = max(not source.published, runs.index(_run_of(source)) + min(0, _MAX_RUNS - len(runs)))
     return order << _RUN_SHIFT | (source.file.table == PREDICTIONS) * _PREDICTION | number << _FILE_SHIFT
 
 
