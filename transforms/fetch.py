@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.elements import DIGEST, EncodedImage, Failure, ImageRef, Unchanged
-from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.overlap import OverlappedFn, Timed, Window, attempt, once_per_process, par_do
 from labelbeam.transforms.sources import Limits, Stores
 
@@ -31,7 +31,8 @@ class Fetched(NamedTuple):
 def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage | Unchanged:
     """Fetches the bytes of one image, unless it is still of its known version.
 
-    An image that has labels keeps them if it can't be told whether it changed.
+    An image that has labels keeps them if it cannot be fetched, because a disk may not be mounted, and a
+    label would be lost to a failure.
 
     Raises:
       ImageError: The store refuses, fails, is too slow, or the image is too large.
@@ -40,7 +41,7 @@ def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage | Unchanged:
     try:
         fetched = stores.fetch(ref.uri, None if known.startswith(DIGEST) else ref.known_version)
     except ImageError as e:
-        if known and e.reason != Reason.NOT_FOUND:
+        if ref.known_version is not None:
             return Unchanged(ref, checked=False)
         raise
     if fetched is None:
