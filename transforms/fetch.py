@@ -40,7 +40,7 @@ def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage | Unchanged:
     known = ref.known_version or ""
     try:
         fetched = stores.fetch(ref.uri, None if known.startswith(DIGEST) else ref.known_version)
-    except ImageError as e:
+    except ImageError:
         if ref.known_version is not None:
             return Unchanged(ref, checked=False)
         raise
