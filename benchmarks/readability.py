@@ -2,8 +2,8 @@
 
 python -m benchmarks.readability [FOLDER ...]
 
-Function lengths are lines of code, without the docstring, blank lines and comments. A comment line is a line that holds
-nothing but a comment. Docstrings are counted by ruff (rules D401 and D205, which `.ci/run` checks).
+Function lengths are lines of code, without the docstring, blank lines and comments. A comment line is a line
+that holds nothing but a comment. Docstrings are checked by ruff (rules D401 and D205) in `.ci/run`.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ def main() -> None:
     print(f"functions                  {len(functions):,}")
     print(f"function lines, median     {statistics.median(functions):.0f}  (at most 7)")
     print(f"functions under 20 lines   {short:.0%}  (90 %)")
-    print(
-        f"README lines               {len((ROOT / 'README.md').read_text('utf-8').splitlines())}  (at most 150)"
-    )
+    readme = (ROOT / "README.md").read_text("utf-8").splitlines()
+    print(f"README lines               {len(readme)}  (at most 150)")
 
 
 if __name__ == "__main__":
