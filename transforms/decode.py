@@ -14,7 +14,8 @@ from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.decode import decode_image
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.images.suffixes import is_raw
-from labelbeam.transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
+from labelbeam.transforms.outcomes import Outcomes, Timed, attempt, par_do
+from labelbeam.transforms.window import PixelsFn
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
@@ -59,9 +60,9 @@ class DecodeImages(beam.PTransform):
     threads: int | None = None
     max_window_bytes: int = 256 << 20
 
-    def expand(self, images: beam.PCollection[EncodedImage]) -> Outputs:
+    def expand(self, images: beam.PCollection[EncodedImage]) -> Outcomes:
         """Applies the step."""
-        return Outputs(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
+        return Outcomes(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
 
 
 class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):

@@ -13,7 +13,8 @@ from apache_beam.metrics import Metrics
 from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.elements import DecodedImage, Failure, PackedImage
 from labelbeam.transforms.images.packing import pack_pixels, unpack_pixels
-from labelbeam.transforms.overlap import PixelsFn, Timed, attempt
+from labelbeam.transforms.outcomes import Timed, attempt
+from labelbeam.transforms.window import PixelsFn
 
 
 def pack_image(image: DecodedImage) -> PackedImage:

@@ -26,16 +26,9 @@ from labelbeam.transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.reuse import Recent
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.overlap import (
-    Outputs,
-    OverlappedFn,
-    Window,
-    alarm,
-    available_cores,
-    compute_pool,
-    failure_of,
-    par_do,
-)
+from labelbeam.transforms.outcomes import Outcomes, failure_of, par_do
+from labelbeam.transforms.process import available_cores, compute_pool
+from labelbeam.transforms.window import OverlappedFn, Window, alarm
 
 # Images whose labels a process remembers for others of the same bytes: some 100 MB, of 1.5 KB each, and no
 # more where they have outputs as well.
@@ -124,9 +117,9 @@ class PredictLabels(beam.PTransform):
     threshold: float = DEFAULT_THRESHOLD
     timeout_sec: float = 600.0
 
-    def expand(self, images: beam.PCollection[DecodedImage]) -> Outputs:
+    def expand(self, images: beam.PCollection[DecodedImage]) -> Outcomes:
         """Apply the step."""
-        return Outputs(**par_do("Predict", images, _PredictLabelsFn(self), Prediction))
+        return Outcomes(**par_do("Predict", images, _PredictLabelsFn(self), Prediction))
 
 
 class _Labeler:
