@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageFacts
+from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageMetadata
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.decode import decode_image
 from labelbeam.transforms.images.resize import ResizeRule
@@ -28,7 +28,7 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
     if decoded.format == "TIFF" and is_raw(encoded.ref.uri):
         # The first picture of such a TIFF file is a preview of some hundred pixels, not the photo.
         raise ImageError(Reason.UNSUPPORTED, "a camera raw photo is not read; export it to JPEG or PNG")
-    facts = ImageFacts(
+    metadata = ImageMetadata(
         width_px=decoded.width_px,
         height_px=decoded.height_px,
         format=decoded.format,
@@ -38,7 +38,7 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
         orientation=decoded.orientation,
         frames=decoded.frames,
     )
-    return DecodedImage(encoded.ref, decoded.pixels, facts)
+    return DecodedImage(encoded.ref, decoded.pixels, metadata)
 
 
 @dataclass

@@ -19,12 +19,12 @@ from labelbeam.transforms.window import PixelsFn
 
 def pack_image(image: DecodedImage) -> PackedImage:
     """Make a decoded image small."""
-    return PackedImage(image.ref, pack_pixels(image.pixels), image.facts)
+    return PackedImage(image.ref, pack_pixels(image.pixels), image.metadata)
 
 
 def unpack_image(packed: PackedImage) -> DecodedImage:
     """Return the decoded image, equal to the pixel."""
-    return DecodedImage(packed.ref, unpack_pixels(packed.data), packed.facts)
+    return DecodedImage(packed.ref, unpack_pixels(packed.data), packed.metadata)
 
 
 @dataclass

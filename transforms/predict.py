@@ -77,7 +77,7 @@ def _row_of(
     return Prediction(
         ref=image.ref,
         labels=tuple(Label(n, labels[n], score) for n, score in best if score >= least_score),
-        facts=image.facts,
+        metadata=image.metadata,
         outputs=result.outputs.astype("<f4").tobytes() if keep_outputs else b"",
     )
 
@@ -168,7 +168,7 @@ class _Labeler:
         if self._recent is None:
             return self.batcher.submit(image)
         return self._recent.submit(
-            image.facts.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
+            image.metadata.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
         )
 
 
@@ -199,7 +199,7 @@ def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Fa
     """Make labels of an image from those of another with the same bytes."""
     if isinstance(result, Failure):
         return replace(result, ref=image.ref, host=host_of_uri(image.ref.uri))
-    return replace(result, ref=image.ref, facts=image.facts, reused=True)
+    return replace(result, ref=image.ref, metadata=image.metadata, reused=True)
 
 
 class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction | Failure]):

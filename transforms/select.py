@@ -110,7 +110,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
             merged[image_id].add(row)
         else:
             merged[image_id] = _Merged(row, row)
-    finished = [part for part in parts if not part.again]
+    finished = [part for part in parts if not part.retry]
     done, uris = merge_done(finished), merge_uris(finished)
     in_tables = {image_id for part in parts for image_id in part.ids}
     selection = Selection()
