@@ -20,7 +20,7 @@ from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.plan import Plan, planned
 from labelbeam.pipeline.runners.options import pipeline_options
 from labelbeam.transforms.count import LABELLED, LISTED
-from labelbeam.transforms.elements import ImageFacts, ImageRef, Label, Prediction, id_of_uri
+from labelbeam.transforms.elements import ImageMetadata, ImageRef, Label, Prediction, id_of_uri
 from labelbeam.transforms.publish import commit, list_sources
 from labelbeam.transforms.stage import write_staged
 from labelbeam.transforms.table.folder import Layout
@@ -61,7 +61,7 @@ def make_up(ids: Sequence[str], uri: str, labels: Sequence[str]) -> Iterator[Pre
             Label(n, label, score) for n, (label, score) in enumerate(zip(labels, scores, strict=True))
         )
         digest = hashlib.sha256(image_id.encode()).hexdigest()
-        yield Prediction(ImageRef(image_id, uri), best, ImageFacts(16, 16, "JPEG", 600, digest))
+        yield Prediction(ImageRef(image_id, uri), best, ImageMetadata(16, 16, "JPEG", 1, 1, 600, digest))
 
 
 def publish(plan: Plan, rows: int) -> None:

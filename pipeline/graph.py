@@ -5,7 +5,7 @@ from __future__ import annotations
 import apache_beam as beam
 
 from labelbeam.pipeline.plan import Plan, optimisation
-from labelbeam.transforms.count import CountRows, SumCounts, as_counted, count_listed, count_result
+from labelbeam.transforms.count import CountRows, SumCounts, count_as_is, count_listed, count_result
 from labelbeam.transforms.decode import DecodeImages
 from labelbeam.transforms.fetch import FetchImages
 from labelbeam.transforms.notes import SumNotes
@@ -54,7 +54,7 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
     ) | "Staged" >> beam.Flatten()
     counts = (
         (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener),
-        (images.counts,) | "CountSelection" >> CountRows(as_counted, plan.listener),
+        (images.counts,) | "CountSelection" >> CountRows(count_as_is, plan.listener),
         (*early, encoded.unchanged) | "CountEarly" >> CountRows(count_result, plan.listener),
         results | "CountResults" >> CountRows(count_result, plan.listener).with_resource_hints(**plan.hints),
     ) | "SumCounts" >> SumCounts()

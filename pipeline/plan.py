@@ -27,7 +27,7 @@ from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
-from labelbeam.transforms.overlap import available_cores
+from labelbeam.transforms.process import available_cores
 from labelbeam.transforms.publish import Publication
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.stage import Staging

@@ -13,7 +13,7 @@ import pyarrow as pa
 from labelbeam.pipeline.config import WriteConfig
 from labelbeam.pipeline.output import open_output
 from labelbeam.transforms.budget import FailureBudget
-from labelbeam.transforms.elements import Failure, ImageFacts, ImageRef, Label, Prediction, TableFile
+from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, Label, Prediction, TableFile
 from labelbeam.transforms.publish import Publication, commit, list_sources, make_manifest
 from labelbeam.transforms.stage import Stager, Staging
 from labelbeam.transforms.table.documents import write_document
@@ -42,7 +42,7 @@ def prediction(n: int, class_id: int | None = None, price: float | None = None) 
     class_id = n % 3 if class_id is None else class_id
     ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n / 2 if price is None else price,))
     labels = (Label(class_id, "abcdefghij"[class_id], 0.5), Label(9, "z", 0.25))
-    return Prediction(ref, labels, ImageFacts(640, 480, "JPEG", 1234, "f" * 64, "v1"))
+    return Prediction(ref, labels, ImageMetadata(640, 480, "JPEG", 1, 1, 1234, "f" * 64, "v1"))
 
 
 def failure(n: int, reason: str = "timeout") -> Failure:

@@ -1,21 +1,22 @@
-"""Buckets: the key under which references and done ids meet."""
+"""Buckets: the key by which references are joined with done ids."""
 
 from __future__ import annotations
 
 import zlib
 
-# Of a hundred million ids some 24,000 fall into one bucket: few enough to hold in memory and to
-# finish within minutes, and enough buckets to share out among thousands of workers.
+# 4,096 buckets, because a bucket is joined in memory by one worker: of 100 M ids some 24,000 fall into each,
+# which takes little memory and time, and thousands of workers get a share.
 BUCKETS = 1 << 12
-# Rows that are gathered before they go to their buckets, so that those of one go together.
+# Rows that are gathered before a shuffle, because rows of one bucket then travel as one element.
 GATHERED_ROWS = 1 << 16
 
 
 def hash_of(image_id: str) -> int:
-    """A number from 0 to 2**32 - 1, the same in every process."""
+    """Return a number from 0 to 2**32 - 1."""
+    # CRC-32, because Python's `hash` of a string differs between processes.
     return zlib.crc32(image_id.encode("utf-8", "surrogatepass"))
 
 
 def bucket_of(image_id: str) -> int:
-    """The bucket of an id."""
+    """Return the bucket of an id."""
     return hash_of(image_id) % BUCKETS

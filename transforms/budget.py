@@ -1,4 +1,4 @@
-"""The failure budget: how many images may fail before a run is not worth going on with."""
+"""The failure budget: the share of images that may fail before a run is stopped."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from labelbeam.transforms.elements import DecodedImage, Failure, Prediction
 from labelbeam.transforms.errors import RunError
 
-_WORST = 3
-# Standard deviations: it judges at every failure, in every process, and must be wrong in none.
-_DOUBTS = 5.0
-# Hosts that a process remembers; with more, those that failed least are forgotten.
+# Reasons and hosts in a message.
+_MOST_NAMED = 3
+# Tolerance in standard deviations. 5, because the check runs after every failure in every process, so it must
+# practically never fire by chance.
+_TOLERANCE = 5.0
+# Hosts that a process counts. Beyond twice as many, hosts with the fewest failures are dropped, because a
+# crawl has millions of hosts.
 _MAX_HOSTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class FailureBudget:
-    """Which share of the images may fail.
+    """Largest share of the images that may fail.
 
     Attributes:
-      max_rate: Of all images.
-      max_rates: By reason.
+      max_rate: Share that may fail for any reason, in [0, 1].
+      max_rates: Share by reason.
       floor: Images that a worker process must have finished before it may stop the run.
     """
 
@@ -33,15 +36,15 @@ class FailureBudget:
     floor: int = 1000
 
     def excess(
-        self, images: int, reasons: Mapping[str, int], hosts: Mapping[str, int], doubts: float = 0.0
+        self, images: int, reasons: Mapping[str, int], hosts: Mapping[str, int], tolerance: float = 0.0
     ) -> str | None:
-        """What is over budget, for a person; None if nothing is.
+        """Return a message about the first rate that is exceeded; None if none is.
 
         Args:
-          images: How many are finished, those that failed included.
+          images: Number of finished images, failed ones included.
           reasons: Failures by reason.
           hosts: Failures by host.
-          doubts: Standard deviations by which a part of the input may be worse than the whole.
+          tolerance: Standard deviations by which the rate of a random sample may exceed the limit.
         """
         failed = sum(reasons.values())
         limits = [("images failed", failed, self.max_rate, "max_failure_rate")]
@@ -49,11 +52,11 @@ class FailureBudget:
             (f"images failed with {reason}", reasons.get(reason, 0), rate, f"max_failure_rates {reason}")
             for reason, rate in self.max_rates
         ]
-        for what, count, rate, option in limits:
-            chance = doubts * math.sqrt(rate * (1 - rate) / images) if images else 0.0
-            if count and count / images > rate + chance:
+        for noun, count, rate, option in limits:
+            margin = tolerance * math.sqrt(rate * (1 - rate) / images) if images else 0.0
+            if count and count / images > rate + margin:
                 return (
-                    f"{count:,} of {images:,} {what} ({count / images:.1%}), more than "
+                    f"{count:,} of {images:,} {noun} ({count / images:.1%}), more than "
                     f"{option}={rate:.1%} allows. Most often: {_worst(reasons)}"
                     f"{f'; at {_worst(hosts)}' if any(hosts) else ''}."
                 )
@@ -61,26 +64,24 @@ class FailureBudget:
 
 
 def _worst(counts: Mapping[str, int]) -> str:
-    worst = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_WORST]
+    worst = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_NAMED]
     return ", ".join(f"{name or 'local files'} ({count:,})" for name, count in worst)
 
 
 class BudgetWatch:
-    """Holds a process to the budget; safe to call from several threads.
+    """A check of the budget in one process; safe to call from several threads.
 
-    Every process sees a random part of the input, so that each can judge by
-    what it has seen itself, and no runner has to carry a number between them. It
-    stops a run only where chance can't explain what it has seen. In the split
-    layout each side has a watch: one sees what can't be decoded, the other what
-    can't be labelled.
+    Each process checks its own images, because they are a random sample of the input, and because no runner
+    carries a number between processes. The check stops a run only if chance can't explain the sample's rate.
+    In the split layout each side has a watch: one counts failures up to decoding, the other the model's.
     """
 
     def __init__(self, budget: FailureBudget, in_flight: Callable[[], int] = lambda: 0) -> None:
-        """Makes a watch that has seen nothing.
+        """Start with no images.
 
         Args:
-          budget: What it holds the process to.
-          in_flight: Gives how many images the process has under way at most; failures overtake them.
+          budget: The budget.
+          in_flight: Returns the largest number of images that the process has in flight.
         """
         self._budget = budget
         self._in_flight = in_flight
@@ -90,10 +91,10 @@ class BudgetWatch:
         self._hosts: Counter[str] = Counter()
 
     def count(self, result: Prediction | Failure | DecodedImage) -> None:
-        """Counts an image that this process has finished with.
+        """Count a finished image.
 
         Raises:
-          RunError: Too many have failed.
+          RunError: Too many images have failed.
         """
         with self._lock:
             self._images += 1
@@ -105,7 +106,9 @@ class BudgetWatch:
                 self._hosts = Counter(dict(self._hosts.most_common(_MAX_HOSTS)))
             if self._images < self._budget.floor:
                 return
+            # Images in flight count as good, because failures overtake them: an image that can't be fetched
+            # is finished before images that came earlier are labelled.
             begun = self._images + self._in_flight()
-            excess = self._budget.excess(begun, self._reasons, self._hosts, _DOUBTS)
+            excess = self._budget.excess(begun, self._reasons, self._hosts, _TOLERANCE)
         if excess:
             raise RunError(f"Stopped early: {excess}")

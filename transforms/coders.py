@@ -1,4 +1,8 @@
-"""Coders of the elements that may cross a shuffle; importing this registers them."""
+"""Coders of the elements that may cross a shuffle; importing this module registers them.
+
+Elements have coders of their own, because Beam would pickle them otherwise: an `ImageRef` would take 149
+bytes in place of 83, and 4 us in place of 1.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.coders.coders import FastPrimitivesCoder
 
-from labelbeam.transforms.elements import DoneIds, Failure, ImageFacts, ImageRef, PackedImage, TableFile
+from labelbeam.transforms.elements import DoneIds, Failure, ImageMetadata, ImageRef, PackedImage, TableFile
 
 
 class _FieldsCoder(beam.coders.Coder):
-    """Encodes a dataclass of primitives as the tuple of its fields."""
+    """A coder of a dataclass of primitives, as the tuple of its fields."""
 
     element: Any  # the dataclass
     _primitives = FastPrimitivesCoder()
@@ -30,7 +34,8 @@ class _FieldsCoder(beam.coders.Coder):
     def to_type_hint(self) -> type:
         return self.element
 
-    # Runners compare the coders on both sides of a shuffle.
+    # Equal by type, because runners compare the coders on both sides of a shuffle and each side has its own
+    # instance.
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
 
@@ -39,25 +44,25 @@ class _FieldsCoder(beam.coders.Coder):
 
 
 class ImageRefCoder(_FieldsCoder):
-    """Encodes an `ImageRef`."""
+    """A coder of `ImageRef`."""
 
     element = ImageRef
 
 
 class DoneIdsCoder(_FieldsCoder):
-    """Encodes `DoneIds`."""
+    """A coder of `DoneIds`."""
 
     element = DoneIds
 
 
 class TableFileCoder(_FieldsCoder):
-    """Encodes a `TableFile`."""
+    """A coder of `TableFile`."""
 
     element = TableFile
 
 
 class _OfImageCoder(_FieldsCoder):
-    """Encodes a dataclass whose first field is an `ImageRef`, which goes as bytes inside."""
+    """A coder of a dataclass whose first field is an `ImageRef`, encoded on its own."""
 
     _ref = ImageRefCoder()
 
@@ -71,27 +76,27 @@ class _OfImageCoder(_FieldsCoder):
 
 
 class FailureCoder(_OfImageCoder):
-    """Encodes a `Failure`."""
+    """A coder of `Failure`."""
 
     element = Failure
 
 
 class PackedImageCoder(_OfImageCoder):
-    """Encodes a `PackedImage`; its facts go as a tuple, because the primitives' coder would pickle them."""
+    """A coder of `PackedImage`, with metadata as a tuple, because the primitives' coder would pickle it."""
 
     element = PackedImage
 
     def encode(self, value: PackedImage) -> bytes:
-        facts = astuple(value.facts)
-        return self._primitives.encode((self._ref.encode(value.ref), value.data, facts))
+        metadata = astuple(value.metadata)
+        return self._primitives.encode((self._ref.encode(value.ref), value.data, metadata))
 
     def decode(self, encoded: bytes) -> PackedImage:
-        ref, data, facts = self._primitives.decode(encoded)
-        return PackedImage(self._ref.decode(ref), data, ImageFacts(*facts))
+        ref, data, metadata = self._primitives.decode(encoded)
+        return PackedImage(self._ref.decode(ref), data, ImageMetadata(*metadata))
 
 
 class RowOfBucketCoder(beam.coders.Coder):
-    """Encodes what meets in a bucket: an `ImageRef`, a `Failure` or `DoneIds`, told by the first byte."""
+    """A coder of the elements of a bucket: `ImageRef`, `Failure` or `DoneIds`, after a byte for the type."""
 
     def __init__(self) -> None:
         self._coders: tuple[Any, ...] = (ImageRefCoder(), FailureCoder(), DoneIdsCoder())

@@ -1,4 +1,8 @@
-"""Counting: what became of every row, counted in the graph."""
+"""Counting: every row of the input by its outcome, in the graph.
+
+Totals are counted in the graph, not by Beam's metrics, because a runner may count a bundle that ran twice in
+its metrics twice, or lose them; elements of a collection are exact. Metrics and the listener are for people.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +20,32 @@ from labelbeam.transforms.elements import Failure, ImageRef, Prediction, Unchang
 
 Listener = Callable[[str, int], None]
 
-# What a row of the input can become: a row of a table, one more row of an id, or one that was done.
+# Rows of the input; of these, further rows of an id; ids that are done; ids with a new prediction or failure.
 LISTED, DUPLICATE, KEPT, LABELLED, FAILED = "listed", "duplicate", "kept", "labelled", "failed"
-# Of those labelled, how many took the labels of another image of the same bytes.
+# Labelled ids that took the labels of another image of the same bytes.
 REUSED = "reused"
-# Of those kept, how many could not be checked for a newer version.
+# Kept ids whose images could not be checked for a newer version.
 UNCHECKED = "unchecked"
-# Rows of the tables that no row of the input stands for.
+# Rows of the tables whose ids are not in the input.
 OTHER = "other"
-# Ids that were done under another URI than the input has now, and are therefore labelled again.
+# Ids that are labelled again, because the tables have them under another URI.
 OTHER_URI = "other_uri"
 KINDS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER, OTHER_URI)
 
-_TELL_SEC = 0.1
+# Time between two reports to metrics and the listener, because a report for each element would take 20 us.
+_REPORT_SEC = 0.1
 
-Counted = tuple[tuple[str, int], ...]
+# Pairs of kind and number.
+Counts = tuple[tuple[str, int], ...]
 
 
-def count_listed(_row: ImageRef | Failure) -> Counted:
-    """A row of the input."""
+def count_listed(_row: ImageRef | Failure) -> Counts:
+    """Count a row of the input."""
     return ((LISTED, 1),)
 
 
-def count_result(result: Prediction | Failure | Unchanged) -> Counted:
-    """What became of an image."""
+def count_result(result: Prediction | Failure | Unchanged) -> Counts:
+    """Count an image by its outcome."""
     if isinstance(result, Prediction):
         return ((LABELLED, 1), (REUSED, 1)) if result.reused else ((LABELLED, 1),)
     if isinstance(result, Unchanged):
@@ -47,28 +53,27 @@ def count_result(result: Prediction | Failure | Unchanged) -> Counted:
     return ((FAILED, 1),)
 
 
-def as_counted(count: tuple[str, int]) -> Counted:
-    """What a step has counted itself."""
+def count_as_is(count: tuple[str, int]) -> Counts:
+    """Pass on what an earlier step has counted."""
     return (count,)
 
 
 @dataclass
 class CountRows(beam.PTransform):
-    """Counts what elements stand for, within each bundle.
+    """The step that counts elements by kind, within each bundle.
 
     Input: one or several collections. Output: `(kind, count)`. Metrics: one counter for each kind.
 
     Attributes:
-      counted_as: What an element counts as; one of this module's functions.
+      count: Returns the kinds of an element; one of this module's functions.
       listener: Called with a kind and a count within a tenth of a second, on the worker.
     """
 
-    counted_as: Callable[[Any], Counted]
+    count: Callable[[Any], Counts]
     listener: Listener | None = None
 
     def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[tuple[str, int]]:
-        """Applies the step."""
-        # Each collection by itself: a flatten before the count would end the stage on some runners.
+        # Each collection by itself, because a flatten before the count would break fusion on some runners.
         return [
             elements | f"Count{n}" >> beam.ParDo(_CountFn(self)).with_output_types(tuple[str, int])
             for n, elements in enumerate(collections)
@@ -77,41 +82,39 @@ class CountRows(beam.PTransform):
 
 @dataclass
 class SumCounts(beam.PTransform):
-    """Adds up what bundles counted. Input: several `(kind, count)`. Output: one per kind."""
+    """The step that adds up the counts of bundles. Input: several `(kind, count)`. Output: one per kind."""
 
     def expand(self, counts: tuple[beam.PCollection, ...]) -> beam.PCollection[tuple[str, int]]:
-        """Applies the step."""
         return counts | beam.Flatten() | beam.CombinePerKey(sum)
 
 
 class _CountFn(beam.DoFn):
     def __init__(self, step: CountRows) -> None:
-        self._counted_as = step.counted_as
+        self._count = step.count
         self._listener = step.listener
         self._metrics = {kind: Metrics.counter(CountRows, kind) for kind in KINDS}
 
     def start_bundle(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._untold: Counter[str] = Counter()
+        self._unreported: Counter[str] = Counter()
         self._due_sec = 0.0
 
     def process(self, element: Any) -> None:
-        for kind, count in self._counted_as(element):
-            self._untold[kind] += count
+        for kind, count in self._count(element):
+            self._unreported[kind] += count
         if time.monotonic() >= self._due_sec:
-            self._tell()
+            self._report()
 
     def finish_bundle(self) -> Iterator:
-        self._tell()
+        self._report()
         for kind_and_count in self._counts.items():
             yield GlobalWindows.windowed_value(kind_and_count)
 
-    def _tell(self) -> None:
-        """Passes on what was counted since the last time; for each element, that would take 20 us more."""
-        for kind, count in self._untold.items():
+    def _report(self) -> None:
+        for kind, count in self._unreported.items():
             self._metrics[kind].inc(count)
             if self._listener:
                 self._listener(kind, count)
-        self._counts.update(self._untold)
-        self._untold.clear()
-        self._due_sec = time.monotonic() + _TELL_SEC
+        self._counts.update(self._unreported)
+        self._unreported.clear()
+        self._due_sec = time.monotonic() + _REPORT_SEC

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageFacts
+from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageMetadata
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.decode import decode_image
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.images.suffixes import is_raw
-from labelbeam.transforms.overlap import Outputs, PixelsFn, Timed, attempt, par_do
+from labelbeam.transforms.outcomes import Outcomes, Timed, attempt, par_do
+from labelbeam.transforms.window import PixelsFn
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
@@ -27,7 +28,7 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
     if decoded.format == "TIFF" and is_raw(encoded.ref.uri):
         # The first picture of such a TIFF file is a preview of some hundred pixels, not the photo.
         raise ImageError(Reason.UNSUPPORTED, "a camera raw photo is not read; export it to JPEG or PNG")
-    facts = ImageFacts(
+    metadata = ImageMetadata(
         width_px=decoded.width_px,
         height_px=decoded.height_px,
         format=decoded.format,
@@ -37,7 +38,7 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
         orientation=decoded.orientation,
         frames=decoded.frames,
     )
-    return DecodedImage(encoded.ref, decoded.pixels, facts)
+    return DecodedImage(encoded.ref, decoded.pixels, metadata)
 
 
 @dataclass
@@ -59,9 +60,9 @@ class DecodeImages(beam.PTransform):
     threads: int | None = None
     max_window_bytes: int = 256 << 20
 
-    def expand(self, images: beam.PCollection[EncodedImage]) -> Outputs:
+    def expand(self, images: beam.PCollection[EncodedImage]) -> Outcomes:
         """Applies the step."""
-        return Outputs(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
+        return Outcomes(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
 
 
 class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):

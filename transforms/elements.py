@@ -1,8 +1,8 @@
-"""What flows between the steps: typed, immutable elements.
+"""Elements: the typed, immutable values that flow between the steps.
 
-`ImageRef`, `Failure`, `DoneIds` and `TableFile` hold primitives alone and may
-cross a shuffle. Elements that hold bytes or pixels stay inside a fused stage;
-in the split layout `PackedImage` crosses a shuffle in their place.
+`ImageRef`, `Failure`, `DoneIds` and `TableFile` hold primitives alone and may cross a shuffle. Elements with
+bytes or pixels stay within steps that Beam fuses, because a shuffle would write each image to disk; in the
+split layout `PackedImage` crosses a shuffle in their place.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 
 def id_of_uri(uri: str) -> str:
-    """The default id: the first 32 hexadecimal digits of the URI's SHA-256."""
+    """Return the default id: the first 32 hexadecimal digits of the URI's SHA-256."""
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-# Length of `digest_of_uri`: of a billion images whose URI changed, some 5e-11 would be missed.
+# Length of `digest_of_uri`. 8 bytes, because of a billion changed URIs only some 5e-11 are missed.
 URI_DIGEST_BYTES = 8
 
 
@@ -30,14 +30,14 @@ def digest_of_uri(uri: str) -> bytes:
 
 
 def host_of_uri(uri: str) -> str:
-    """The host or bucket that serves a URI; "" for local files."""
+    """Return the host or bucket that serves a URI; "" for local files."""
     try:
         return urlsplit(uri).netloc.rpartition("@")[2]
     except ValueError:
         return ""
 
 
-# How a version begins that is the digest of the bytes, for stores that tell none.
+# Prefix of a version that is the digest of the bytes, because some sources have no versions.
 DIGEST = "sha256:"
 
 
@@ -46,11 +46,11 @@ class ImageRef:
     """One image to label.
 
     Attributes:
-      id: Unique in the corpus; the key of every output row.
-      uri: Where the image is: a path, `file://`, `gs://`, `http://`, `https://`.
+      id: Key of the output row; unique in the corpus.
+      uri: A path, or a URI that starts with `file://`, `gs://`, `http://` or `https://`.
       columns: The user's own values, in the order of the corpus's schema.
-      known_version: Of an image that has labels: the version they are of, or `DIGEST`
-        and the SHA-256 of its bytes. It is labelled only if that is another now.
+      known_version: Version of the image that the table has labels of, or `DIGEST` and the SHA-256 of its
+        bytes; None if it has none. The image is labelled only if its version differs.
     """
 
     id: str
@@ -61,7 +61,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """An image that keeps its labels: its version is still the same, or could not be checked."""
+    """An image that keeps its labels, because its version is unchanged or could not be checked."""
 
     ref: ImageRef
     checked: bool = True
@@ -69,11 +69,11 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
-    """An image as it was fetched.
+    """An image in its file's encoding.
 
     Attributes:
       data: The encoded bytes.
-      sha256: Their digest, hexadecimal.
+      sha256: Digest of the bytes, hexadecimal.
       version: GCS generation, HTTP ETag or Last-Modified, a file's mtime and size, or None.
     """
 
@@ -84,33 +84,33 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What a prediction's row states about an image besides its labels.
+class ImageMetadata:
+    """Columns of a prediction that describe the image, in the table's order.
 
     Attributes:
       width_px: Width as displayed, after orientation.
       height_px: Height as displayed.
-      format: The encoding's name, such as `JPEG`.
+      format: Name of the encoding, such as `JPEG`.
+      orientation: Turn of the stored image, 1 to 8, as EXIF numbers it.
+      frames: Frames or pages of the file; None if there are too many to count.
       size_bytes: Length of the encoded image.
       sha256: Digest of the encoded image, hexadecimal.
-      version: GCS generation, HTTP ETag or Last-Modified, a file's mtime and size, or None.
-      orientation: How the stored image was turned, 1 to 8, as EXIF numbers it.
-      frames: Frames or pages of the file; None if there are too many to count.
+      version: As in `EncodedImage`.
     """
 
     width_px: int
     height_px: int
     format: str
+    orientation: int
+    frames: int | None
     size_bytes: int
     sha256: str
     version: str | None = None
-    orientation: int = 1
-    frames: int | None = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedImage:
-    """An image of the model's input size, and the facts of the file that it came from.
+    """An image of the model's input size, with the metadata of its file.
 
     Attributes:
       pixels: `[size, size, 3] uint8`, RGB, 0-255.
@@ -118,12 +118,12 @@ class DecodedImage:
 
     ref: ImageRef
     pixels: np.ndarray
-    facts: ImageFacts
+    metadata: ImageMetadata
 
 
 @dataclass(frozen=True, slots=True)
 class PackedImage:
-    """A `DecodedImage` as it crosses a shuffle; its pixels come back exactly.
+    """A `DecodedImage` in few bytes for a shuffle; unpacking restores every pixel.
 
     Attributes:
       data: The pixels, as `labelbeam.transforms.images.packing` packs them.
@@ -131,12 +131,12 @@ class PackedImage:
 
     ref: ImageRef
     data: bytes
-    facts: ImageFacts
+    metadata: ImageMetadata
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One of the classes a model names for an image; `score` is in [0, 1]."""
+    """A class that the model gives an image; `score` is in [0, 1]."""
 
     class_id: int
     label: str
@@ -145,30 +145,30 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model gives for one image, and what was seen of it.
+    """Model outputs for one image.
 
     Attributes:
-      labels: Best first; none from a model that names no classes.
-      outputs: Logits, probabilities or embedding, little-endian float32; empty where nobody asked.
-      reused: Whether the labels are those inferred for another image of the same bytes.
+      labels: Best first; none from a model without classes.
+      outputs: Logits, probabilities or embedding, little-endian float32; empty unless they are kept.
+      reused: Whether the labels were inferred for another image of the same bytes.
     """
 
     ref: ImageRef
     labels: tuple[Label, ...]
-    facts: ImageFacts
+    metadata: ImageMetadata
     outputs: bytes = b""
     reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One image that could not be labelled, and why.
+    """An image that could not be labelled, and the reason.
 
     Attributes:
-      stage: The step that failed: `read`, `select`, `fetch`, `decode` or `predict`.
+      stage: Step that failed: `read`, `select`, `fetch`, `decode` or `predict`. Named as the column.
       reason: A value of `labelbeam.transforms.errors.Reason`.
-      message: For a person; shows the offending value.
-      attempts: How often the step was tried.
+      message: Text for a person, with the offending value.
+      attempts: Number of times the step was tried.
       host: Host or bucket of the URI; "" for local files.
     """
 
@@ -186,10 +186,10 @@ class TableFile:
 
     Attributes:
       table: `predictions` or `failures`.
-      path: Where it is.
-      rows: How many rows it holds.
-      size_bytes: Its length.
-      sha256: Its digest, hexadecimal; None while nobody needs it.
+      path: Path of the file.
+      rows: Number of rows.
+      size_bytes: Length of the file.
+      sha256: Digest of the file, hexadecimal; None if unknown.
     """
 
     table: str
@@ -204,16 +204,16 @@ class DoneIds:
     """Ids that have a row already, staged or published.
 
     Attributes:
-      ids: The ids.
-      versions: The version of each one's image; None where it has none, empty where nobody asks.
-      published: Whether readers see the rows; if not, they are newer than those readers see.
-      again: Whether the ids are selected again if the input still has them.
-      uris: The digests of the rows' URIs, joined; empty where ids are made from URIs and cannot stand
-        for another one.
+      ids: Ids.
+      versions: Version of each id's image, None for an image without one; empty if versions aren't compared.
+      published: Whether the rows are published; staged rows are newer than published ones.
+      retry: Whether the ids are selected again if the input still has them.
+      uris: Digests of the rows' URIs, joined; empty if ids are made from URIs, because such an id has
+        no other URI.
     """
 
     ids: tuple[str, ...]
     versions: tuple[str | None, ...]
     published: bool
-    again: bool = False
+    retry: bool = False
     uris: bytes = b""

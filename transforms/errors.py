@@ -1,9 +1,11 @@
-"""The project's own errors: one small tree.
+"""Errors of the project: one small tree.
 
-`ImageError` is an image's fault and becomes a `Failure` row. `UserError` is a
-mistake the user can mend and ends the command with exit status 2. `RunError`
-is a run that could not keep its promises and ends with exit status 1.
-Anything else is a defect, and fails the bundle it happens in.
+| error | cause | effect |
+|---|---|---|
+| `ImageError` | one image | a `Failure` row |
+| `UserError` | a mistake that the user can correct | exit status 2 |
+| `RunError` | a run that cannot keep its promises | exit status 1 |
+| any other | a defect | the bundle fails |
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ import enum
 
 
 class Reason(enum.StrEnum):
-    """Why an image has no labels: the closed set of the `reason` column."""
+    """Reasons why an image has no labels: the closed set of the `reason` column."""
 
     BAD_ROW = "bad_row"  # a line of the input that cannot be read
     AMBIGUOUS_ID = "ambiguous_id"  # one id, several URIs
-    BAD_URI = "bad_uri"  # no such scheme, or not a URI at all
+    BAD_URI = "bad_uri"  # an unsupported scheme, or no URI at all
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
     HTTP_4XX = "http_4xx"
@@ -34,7 +36,7 @@ class Reason(enum.StrEnum):
     MODEL_OOM = "model_oom"  # memory does not suffice for one image
 
 
-# Failures of the input, not of an image: nothing was fetched.
+# Reasons that lie in a line of the input. Nothing was fetched.
 FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW, Reason.AMBIGUOUS_ID))
 
 
@@ -43,11 +45,11 @@ class LabelbeamError(Exception):
 
 
 class ImageError(LabelbeamError):
-    """One image cannot be labelled; the rest of the run is not concerned.
+    """An image that cannot be labelled; the run goes on.
 
     Attributes:
-      reason: The kind of fault, one of the closed set.
-      attempts: How often the failing step was tried.
+      reason: Reason, one of the closed set.
+      attempts: Number of times the step was tried.
     """
 
     def __init__(self, reason: Reason, message: str, attempts: int = 1) -> None:
@@ -55,12 +57,13 @@ class ImageError(LabelbeamError):
         self.reason = reason
         self.attempts = attempts
 
+    # Pickled with all arguments, because `Exception` would be made again from the message alone.
     def __reduce__(self) -> tuple[type, tuple[Reason, str, int]]:
         return type(self), (self.reason, str(self), self.attempts)
 
 
 class UserError(LabelbeamError):
-    """A mistake the user can mend; the message shows the value and the remedy."""
+    """A mistake that the user can correct; the message has the value and the remedy."""
 
 
 class RunError(LabelbeamError):
@@ -68,8 +71,8 @@ class RunError(LabelbeamError):
 
 
 def told_by(error: Exception) -> str:
-    """What an error says, without its number, its type and a stop at the end."""
-    if details := getattr(error, "exception_details", None):  # Beam's, by path
+    """Return the message of an error without number, type and final stop."""
+    if details := getattr(error, "exception_details", None):  # a BeamIOError has one error per path
         error = next(iter(details.values()))
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror

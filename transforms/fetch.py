@@ -13,14 +13,16 @@ from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.elements import DIGEST, EncodedImage, Failure, ImageRef, Unchanged
 from labelbeam.transforms.errors import ImageError
-from labelbeam.transforms.overlap import OverlappedFn, Timed, Window, attempt, once_per_process, par_do
+from labelbeam.transforms.outcomes import Timed, attempt, par_do
+from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.window import OverlappedFn, Window
 
 # A guess at an image's length until some have been seen.
 _FIRST_GUESS_BYTES = 1 << 20
 
 
-class Fetched(NamedTuple):
+class FetchOutcomes(NamedTuple):
     """The outputs of `FetchImages`."""
 
     ok: beam.PCollection
@@ -70,9 +72,9 @@ class FetchImages(beam.PTransform):
     limits: Limits
     max_window_bytes: int = 256 << 20
 
-    def expand(self, refs: beam.PCollection[ImageRef]) -> Fetched:
+    def expand(self, refs: beam.PCollection[ImageRef]) -> FetchOutcomes:
         """Applies the step."""
-        return Fetched(**par_do("Fetch", refs, _FetchImagesFn(self), EncodedImage, Failure, Unchanged))
+        return FetchOutcomes(**par_do("Fetch", refs, _FetchImagesFn(self), EncodedImage, Failure, Unchanged))
 
 
 @once_per_process

@@ -13,17 +13,18 @@ from apache_beam.metrics import Metrics
 from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.elements import DecodedImage, Failure, PackedImage
 from labelbeam.transforms.images.packing import pack_pixels, unpack_pixels
-from labelbeam.transforms.overlap import PixelsFn, Timed, attempt
+from labelbeam.transforms.outcomes import Timed, attempt
+from labelbeam.transforms.window import PixelsFn
 
 
 def pack_image(image: DecodedImage) -> PackedImage:
     """Make a decoded image small."""
-    return PackedImage(image.ref, pack_pixels(image.pixels), image.facts)
+    return PackedImage(image.ref, pack_pixels(image.pixels), image.metadata)
 
 
 def unpack_image(packed: PackedImage) -> DecodedImage:
     """Return the decoded image, equal to the pixel."""
-    return DecodedImage(packed.ref, unpack_pixels(packed.data), packed.facts)
+    return DecodedImage(packed.ref, unpack_pixels(packed.data), packed.metadata)
 
 
 @dataclass

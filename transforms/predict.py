@@ -26,16 +26,9 @@ from labelbeam.transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.reuse import Recent
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.overlap import (
-    Outputs,
-    OverlappedFn,
-    Window,
-    alarm,
-    available_cores,
-    compute_pool,
-    failure_of,
-    par_do,
-)
+from labelbeam.transforms.outcomes import Outcomes, failure_of, par_do
+from labelbeam.transforms.process import available_cores, compute_pool
+from labelbeam.transforms.window import OverlappedFn, Window, alarm
 
 # Images whose labels a process remembers for others of the same bytes: some 100 MB, of 1.5 KB each, and no
 # more where they have outputs as well.
@@ -84,7 +77,7 @@ def _row_of(
     return Prediction(
         ref=image.ref,
         labels=tuple(Label(n, labels[n], score) for n, score in best if score >= least_score),
-        facts=image.facts,
+        metadata=image.metadata,
         outputs=result.outputs.astype("<f4").tobytes() if keep_outputs else b"",
     )
 
@@ -124,9 +117,9 @@ class PredictLabels(beam.PTransform):
     threshold: float = DEFAULT_THRESHOLD
     timeout_sec: float = 600.0
 
-    def expand(self, images: beam.PCollection[DecodedImage]) -> Outputs:
+    def expand(self, images: beam.PCollection[DecodedImage]) -> Outcomes:
         """Apply the step."""
-        return Outputs(**par_do("Predict", images, _PredictLabelsFn(self), Prediction))
+        return Outcomes(**par_do("Predict", images, _PredictLabelsFn(self), Prediction))
 
 
 class _Labeler:
@@ -175,7 +168,7 @@ class _Labeler:
         if self._recent is None:
             return self.batcher.submit(image)
         return self._recent.submit(
-            image.facts.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
+            image.metadata.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
         )
 
 
@@ -206,7 +199,7 @@ def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Fa
     """Make labels of an image from those of another with the same bytes."""
     if isinstance(result, Failure):
         return replace(result, ref=image.ref, host=host_of_uri(image.ref.uri))
-    return replace(result, ref=image.ref, facts=image.facts, reused=True)
+    return replace(result, ref=image.ref, metadata=image.metadata, reused=True)
 
 
 class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction | Failure]):

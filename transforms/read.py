@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
 
 from labelbeam.transforms.elements import Failure, ImageRef
 from labelbeam.transforms.errors import RunError
@@ -20,12 +19,10 @@ from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.images import name_file
 from labelbeam.transforms.inputs.lists import check_start, parse_line
 from labelbeam.transforms.notes import Notes
-from labelbeam.transforms.overlap import to_output
-
-_FAILURES, _NOTES = "failures", "notes"
+from labelbeam.transforms.outcomes import par_do, to_output
 
 
-class Listed(NamedTuple):
+class ReadOutcomes(NamedTuple):
     """The outputs of `ReadImageRefs`.
 
     Attributes:
@@ -84,7 +81,7 @@ class ReadImageRefs(beam.PTransform):
 
     corpus: Corpus
 
-    def expand(self, pipeline: beam.Pipeline) -> Listed:
+    def expand(self, pipeline: beam.Pipeline) -> ReadOutcomes:
         """Apply the step."""
         once = beam.Create([None], reshuffle=False)
         if self.corpus.kind == "images":
@@ -106,12 +103,8 @@ class ReadImageRefs(beam.PTransform):
         return _read_rows(pieces, "ReadLines", _ReadLinesFn(self.corpus))
 
 
-def _read_rows(elements: beam.PCollection, label: str, fn: _RowsFn) -> Listed:
-    outputs = elements | label >> beam.ParDo(fn).with_outputs(_FAILURES, _NOTES, main="ok")
-    outputs.ok.element_type = ImageRef
-    outputs[_FAILURES].element_type = Failure
-    outputs[_NOTES].element_type = Notes
-    return Listed(outputs.ok, outputs[_FAILURES], outputs[_NOTES])
+def _read_rows(elements: beam.PCollection, label: str, fn: _RowsFn) -> ReadOutcomes:
+    return ReadOutcomes(**par_do(label, elements, fn, ImageRef, Failure, Notes))
 
 
 class _RowsFn(beam.DoFn):
@@ -135,7 +128,7 @@ class _RowsFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator:
         if self._notes:
-            yield beam.pvalue.TaggedOutput(_NOTES, GlobalWindows.windowed_value(self._notes))
+            yield to_output(self._notes, is_last=True)
 
 
 class _ListImagesFn(_RowsFn):

@@ -17,14 +17,12 @@ from labelbeam.transforms.coders import RowOfBucketCoder
 from labelbeam.transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
 from labelbeam.transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.overlap import Outputs, failure_of
-
-_COUNTS, _FAILURES = "counts", "failures"
+from labelbeam.transforms.outcomes import Outcomes, failure_of, par_do, to_output
 
 Row = ImageRef | Failure
 
 
-class Selected(NamedTuple):
+class SelectOutcomes(NamedTuple):
     """The outputs of `SelectUnlabelled`.
 
     Attributes:
@@ -45,7 +43,7 @@ class Selection:
 
     Attributes:
       rows: What is to be labelled, or has failed.
-      counts: Rows by kind, as in `Selected`.
+      counts: Rows by kind, as in `SelectOutcomes`.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -112,7 +110,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
             merged[image_id].add(row)
         else:
             merged[image_id] = _Merged(row, row)
-    finished = [part for part in parts if not part.again]
+    finished = [part for part in parts if not part.retry]
     done, uris = merge_done(finished), merge_uris(finished)
     in_tables = {image_id for part in parts for image_id in part.ids}
     selection = Selection()
@@ -170,29 +168,21 @@ def merge_uris(parts: Iterable[DoneIds]) -> dict[str, bytes]:
 class SelectUnlabelled(beam.PTransform):
     """Selects what is to be labelled, in the pipeline's one shuffle of references.
 
-    Input: `Outputs` of `ReadImageRefs` and `DoneIds` of `ReadDoneIds`. Output: `ImageRef`.
+    Input: `Outcomes` of `ReadImageRefs` and `DoneIds` of `ReadDoneIds`. Output: `ImageRef`.
     Failures: `select`, and those of the input, each once.
     Guarantees: an id leaves once, from one of the outputs, or is counted as
     kept; fusion is broken here.
     """
 
-    def expand(self, inputs: tuple[Outputs, beam.PCollection]) -> Selected:
+    def expand(self, inputs: tuple[Outcomes, beam.PCollection]) -> SelectOutcomes:
         """Apply the step."""
         listed, done = inputs
         packed = tuple(
             rows | f"Pack{name}" >> beam.ParDo(_PackFn()).with_output_types(tuple[int, bytes])
             for name, rows in (("Refs", listed.ok), ("BadRows", listed.failures), ("Done", done))
         )
-        outputs = (
-            packed
-            | "Meet" >> beam.Flatten()
-            | "GroupByBucket" >> beam.GroupByKey()
-            | "Select" >> beam.ParDo(_SelectFn()).with_outputs(_FAILURES, _COUNTS, main="ok")
-        )
-        outputs.ok.element_type = ImageRef
-        outputs[_FAILURES].element_type = Failure
-        outputs[_COUNTS].element_type = tuple[str, int]
-        return Selected(outputs.ok, outputs[_FAILURES], outputs[_COUNTS])
+        buckets = packed | "Meet" >> beam.Flatten() | "GroupByBucket" >> beam.GroupByKey()
+        return SelectOutcomes(**par_do("Select", buckets, _SelectFn(), ImageRef, Failure, tuple[str, int]))
 
 
 class _PackFn(beam.DoFn):
@@ -237,7 +227,5 @@ def unpack(packed: bytes) -> Iterator[Row | DoneIds]:
 class _SelectFn(beam.DoFn):
     def process(self, bucket: tuple[int, Iterable[bytes]]) -> Iterator:
         selection = select_unlabelled(itertools.chain.from_iterable(map(unpack, bucket[1])))
-        for row in selection.rows:
-            yield beam.pvalue.TaggedOutput(_FAILURES, row) if isinstance(row, Failure) else row
-        for count in selection.counts.items():
-            yield beam.pvalue.TaggedOutput(_COUNTS, count)
+        yield from map(to_output, selection.rows)
+        yield from map(to_output, selection.counts.items())

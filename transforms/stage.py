@@ -20,7 +20,8 @@ from labelbeam.transforms.budget import BudgetWatch, FailureBudget
 from labelbeam.transforms.elements import DecodedImage, Failure, Prediction, TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import write_file
-from labelbeam.transforms.overlap import images_in_flight, once_per_process, usec_since
+from labelbeam.transforms.outcomes import usec_since
+from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.table.folder import staged_name
 from labelbeam.transforms.table.rows import (
     FAILURES,
@@ -32,6 +33,7 @@ from labelbeam.transforms.table.rows import (
     schema_of,
     to_record_batch,
 )
+from labelbeam.transforms.window import images_in_flight
 
 # Most bytes of the model's outputs that gather before they are staged.
 _MAX_BYTES = 64 << 20

@@ -48,7 +48,7 @@ from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.runtime import has_gpu
-from labelbeam.transforms.overlap import attempt
+from labelbeam.transforms.outcomes import attempt
 from labelbeam.transforms.predict import predict_labels
 from labelbeam.transforms.read import list_rows
 from labelbeam.transforms.sources import Stores

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED
-from labelbeam.transforms.overlap import once_per_process
+from labelbeam.transforms.process import once_per_process
 
 _LAYOUT = struct.Struct(f"<{len(KINDS)}q")
 _TERMINAL_EVERY_SEC, _PLAIN_EVERY_SEC = 0.5, 10.0

@@ -24,7 +24,7 @@ from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 from labelbeam.pipeline.config import did_you_mean
 from labelbeam.pipeline.config import options as own_options
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.overlap import available_cores
+from labelbeam.transforms.process import available_cores
 
 LOCAL_RUNNER = "FnApiRunner"
 _RUNNERS = (

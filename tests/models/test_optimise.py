@@ -159,7 +159,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
 import numpy as np
 from collections import Counter
-from labelbeam.transforms.elements import DecodedImage, ImageFacts, ImageRef
+from labelbeam.transforms.elements import DecodedImage, ImageMetadata, ImageRef
 from labelbeam.transforms.models import optimise
 from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 from labelbeam.transforms.predict import PredictLabels, _Labeler
@@ -184,8 +184,8 @@ for classifier in labeler.models.classifiers:
 futures = []
 for n in range(120):
     pixels = np.zeros((16, 16, 3), np.uint8); pixels[..., n % 3] = 200
-    facts = ImageFacts(1, 1, "PNG", 1, "s")
-    futures.append(labeler.submit(DecodedImage(ImageRef(str(n), "u"), pixels, facts)))
+    metadata = ImageMetadata(1, 1, "PNG", 1, 1, 1, "s")
+    futures.append(labeler.submit(DecodedImage(ImageRef(str(n), "u"), pixels, metadata)))
 labeler.batcher.flush()
 assert [f.result(60).labels[0].class_id for f in futures] == [n % 3 for n in range(120)]
 counts = labeler.take_counts()

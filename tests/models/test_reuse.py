@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from labelbeam.transforms.elements import DecodedImage, ImageFacts, ImageRef
+from labelbeam.transforms.elements import DecodedImage, ImageMetadata, ImageRef
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.reuse import Recent
@@ -117,7 +117,8 @@ def inferred(monkeypatch) -> list[int]:
 def image(n: int, colour: tuple[int, int, int]) -> DecodedImage:
     pixels = np.full((16, 16, 3), colour, np.uint8)
     ref = ImageRef(str(n), f"http://h{n}/a.jpg", (n,))
-    return DecodedImage(ref, pixels, ImageFacts(20, 10, "JPEG", 99, f"digest of {colour}", f'"v{n}"'))
+    metadata = ImageMetadata(20, 10, "JPEG", 1, 1, 99, f"digest of {colour}", f'"v{n}"')
+    return DecodedImage(ref, pixels, metadata)
 
 
 RED, BLUE, WHITE = (200, 0, 0), (0, 0, 200), (255, 255, 255)
@@ -128,7 +129,8 @@ IMAGES = [image(0, RED), image(1, BLUE), image(2, RED), image(3, WHITE), image(4
 def test_predict_labels__reuse__infers_the_same_bytes_once_and_gives_each_its_row(tiny, inferred, runner):
     ok, failures = eagerly(PredictLabels(tiny, 1, batch_size=8, threads=1, reuse=True), IMAGES, runner)
     ok.sort(key=lambda row: row.ref.id)
-    assert [(row.ref, row.facts.version) for row in ok] == [(i.ref, i.facts.version) for i in IMAGES[:3]]
+    expected = [(image.ref, image.metadata.version) for image in IMAGES[:3]]
+    assert [(row.ref, row.metadata.version) for row in ok] == expected
     assert [row.labels[0].class_id for row in ok] == [0, 2, 0] and ok[0].labels == ok[2].labels
     assert [row.reused for row in ok] == [False, False, True]
     assert sorted((f.ref.id, f.host, f.reason) for f in failures) == [

@@ -6,7 +6,7 @@ import pytest
 from labelbeam.pipeline.report.progress import Tally
 from labelbeam.transforms import count
 from labelbeam.transforms.buckets import hash_of
-from labelbeam.transforms.count import KINDS, CountRows, SumCounts, as_counted, count_listed, count_result
+from labelbeam.transforms.count import KINDS, CountRows, SumCounts, count_as_is, count_listed, count_result
 from labelbeam.transforms.elements import ImageRef, Unchanged
 from tests.eager import RUNNERS, eagerly
 from tests.results import failure, prediction
@@ -16,7 +16,7 @@ UNCHANGED = Unchanged(ImageRef("1", "a", (), "v"))
 
 
 @pytest.mark.parametrize(
-    ("element", "counted_as", "counts"),
+    ("element", "count_of", "counts"),
     [
         (ImageRef("1", "a"), count_listed, {"listed": 1}),
         (failure(1, "bad_row"), count_listed, {"listed": 1}),
@@ -24,11 +24,11 @@ UNCHANGED = Unchanged(ImageRef("1", "a", (), "v"))
         (REUSED, count_result, {"labelled": 1, "reused": 1}),
         (failure(1), count_result, {"failed": 1}),
         (UNCHANGED, count_result, {"kept": 1}),
-        (("duplicate", 7), as_counted, {"duplicate": 7}),
+        (("duplicate", 7), count_as_is, {"duplicate": 7}),
     ],
 )
-def test_counted_as__any_element__is_what_became_of_it(element, counted_as, counts):
-    assert dict(counted_as(element)) == counts and counts.keys() <= set(KINDS)
+def test_count_of__any_element__is_what_became_of_it(element, count_of, counts):
+    assert dict(count_of(element)) == counts and counts.keys() <= set(KINDS)
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class CountAll(beam.PTransform):
         counts = results | beam.Map(_as_duplicates)
         return (
             halves | "CountResults" >> CountRows(count_result, self.listener),
-            (counts,) | "CountSelection" >> CountRows(as_counted, self.listener),
+            (counts,) | "CountSelection" >> CountRows(count_as_is, self.listener),
         ) | SumCounts()
 
 
@@ -55,7 +55,7 @@ def _as_duplicates(_result) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_count_rows__several_collections__sum_by_kind_and_the_listener_hears_it(tmp_path, runner):
+def test_count_rows__several_collections__sum_by_kind_and_the_listener_gets_it(tmp_path, runner):
     results = [*map(prediction, range(20)), *map(failure, range(30, 37)), REUSED, REUSED, UNCHANGED]
     counts = eagerly(CountAll(tally := Tally(tmp_path)), results, runner)
     expected = {"labelled": 22, "reused": 2, "failed": 7, "kept": 1, "duplicate": 90}
@@ -63,13 +63,13 @@ def test_count_rows__several_collections__sum_by_kind_and_the_listener_hears_it(
     assert {kind: n for kind, n in tally.read().items() if n} == expected
 
 
-def test_count_rows__while_a_bundle_goes__the_listener_hears_each_count_once(monkeypatch):
-    monkeypatch.setattr(count, "_TELL_SEC", 0.0)
-    heard = []
-    fn = count._CountFn(CountRows(count_result, lambda *told: heard.append(told)))
+def test_count_rows__while_a_bundle_goes__the_listener_gets_each_count_once(monkeypatch):
+    monkeypatch.setattr(count, "_REPORT_SEC", 0.0)
+    reports = []
+    fn = count._CountFn(CountRows(count_result, lambda *report: reports.append(report)))
     fn.start_bundle()
     for element in (prediction(1), prediction(2), failure(3)):
         fn.process(element)
-    assert heard == [("labelled", 1), ("labelled", 1), ("failed", 1)]
-    assert [told.value for told in fn.finish_bundle()] == [("labelled", 2), ("failed", 1)]
-    assert len(heard) == 3
+    assert reports == [("labelled", 1), ("labelled", 1), ("failed", 1)]
+    assert [count.value for count in fn.finish_bundle()] == [("labelled", 2), ("failed", 1)]
+    assert len(reports) == 3

@@ -45,7 +45,7 @@ def ids_of(parts) -> list[str]:
 def predictions(tmp_path_factory) -> Source:
     results = [
         dataclasses.replace(
-            one, facts=dataclasses.replace(one.facts, version=VERSIONS[one.ref.id], sha256=f"{n:064x}")
+            one, metadata=dataclasses.replace(one.metadata, version=VERSIONS[one.ref.id], sha256=f"{n:064x}")
         )
         for n, one in ((n, prediction(n)) for n in NUMBERS)
     ]
@@ -87,7 +87,7 @@ def test_read_done_ids__redo__marks_published_failures_of_these_reasons(
     source = write(tmp_path, [failure(n, reason) for n, reason in enumerate(reasons)], published)
     parts = list(read_done_ids(source, frozenset(redo), versions))
     assert ids_of(parts) == [f"id{n}" for n in range(8)]
-    assert ids_of([part for part in parts if not part.again]) == [f"id{n}" for n in left]
+    assert ids_of([part for part in parts if not part.retry]) == [f"id{n}" for n in left]
     assert all(part.versions == () and part.published is published for part in parts)
 
 
@@ -117,7 +117,7 @@ def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runn
     write(layout.run("a"), [failure(5, "empty")])
     write(layout.run("b"), [prediction(6)])
     parts = eagerly(ReadDoneIds(str(tmp_path), **options), None, runner)
-    done = [part for part in parts if not part.again]
+    done = [part for part in parts if not part.retry]
     assert merge_done(done) == left and len(ids_of(done)) == len(left)
     assert {i for part in done if part.published for i in part.ids} == left.keys() & {
         "id0",

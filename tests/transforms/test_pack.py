@@ -5,7 +5,7 @@ import pytest
 
 from labelbeam.transforms import pack
 from labelbeam.transforms.coders import PackedImageCoder
-from labelbeam.transforms.elements import DecodedImage, ImageFacts, ImageRef, PackedImage
+from labelbeam.transforms.elements import DecodedImage, ImageMetadata, ImageRef, PackedImage
 from labelbeam.transforms.pack import HandOverImages, pack_image, unpack_image
 from tests.eager import RUNNERS, eagerly
 
@@ -15,13 +15,14 @@ SIZE_PX = 24
 def image(n: int) -> DecodedImage:
     pixels = np.random.default_rng(n).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
     ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n, None, datetime.date(2026, 1, 2)))
-    facts = ImageFacts(640, 480 + n, "JPEG", 1234, "f" * 64, "v1" if n % 2 else None, 1 + n % 8, n or None)
-    return DecodedImage(ref, pixels, facts)
+    version = "v1" if n % 2 else None
+    metadata = ImageMetadata(640, 480 + n, "JPEG", 1 + n % 8, n or None, 1234, "f" * 64, version)
+    return DecodedImage(ref, pixels, metadata)
 
 
 def facts_of(one: DecodedImage) -> tuple:
     """All of an image, so that it can be compared."""
-    return one.ref, one.facts, one.pixels.dtype, one.pixels.shape, one.pixels.tobytes()
+    return one.ref, one.metadata, one.pixels.dtype, one.pixels.shape, one.pixels.tobytes()
 
 
 @pytest.mark.parametrize("n", [0, 1])

@@ -14,7 +14,7 @@ from labelbeam.transforms.coders import (
     TableFileCoder,
 )
 from labelbeam.transforms.elements import DoneIds, Failure, ImageRef, TableFile, digest_of_uri
-from labelbeam.transforms.overlap import Outputs
+from labelbeam.transforms.outcomes import Outcomes
 from labelbeam.transforms.select import SelectUnlabelled, pack, select_unlabelled, unpack
 from tests.eager import RUNNERS, eagerly
 
@@ -110,7 +110,7 @@ class SelectFrom(SelectUnlabelled):
         def of(kind: type) -> beam.PCollection:
             return rows | kind.__name__ >> beam.Filter(isinstance, kind).with_output_types(kind)
 
-        return super().expand((Outputs(of(ImageRef), of(Failure)), of(DoneIds)))
+        return super().expand((Outcomes(of(ImageRef), of(Failure)), of(DoneIds)))
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

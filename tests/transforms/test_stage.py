@@ -11,7 +11,7 @@ import pytest
 
 from labelbeam.transforms import stage
 from labelbeam.transforms.budget import FailureBudget
-from labelbeam.transforms.elements import DecodedImage, Failure, ImageFacts, ImageRef, Prediction
+from labelbeam.transforms.elements import DecodedImage, Failure, ImageMetadata, ImageRef, Prediction
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.stage import Stager, StageResults, Staging, stager_of, write_staged
 from labelbeam.transforms.table.folder import Layout, staged_sources
@@ -192,7 +192,7 @@ def test_stager__over_budget__writes_all_rows_and_raises(tmp_path):
 def test_stager__images_passed_on__have_no_rows_and_count_as_not_failed(tmp_path):
     stager = Stager(staging(tmp_path, budget=FailureBudget(0.5, floor=1)))
     passed_on = DecodedImage(
-        ImageRef("1", "a"), np.zeros((1, 1, 3), np.uint8), ImageFacts(1, 1, "PNG", 1, "")
+        ImageRef("1", "a"), np.zeros((1, 1, 3), np.uint8), ImageMetadata(1, 1, "PNG", 1, 1, 1, "")
     )
     for n in range(200):
         stager.pass_on(passed_on)

@@ -17,7 +17,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES, LongLine
 from labelbeam.transforms.inputs.first_bytes import parse_header
 from labelbeam.transforms.notes import UNPARSED, Notes
-from labelbeam.transforms.overlap import failure_of
+from labelbeam.transforms.outcomes import failure_of
 
 Line = bytes | LongLine
 

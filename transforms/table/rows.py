@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, get_args
 
 import pyarrow as pa
 
-from labelbeam.transforms.elements import Failure, ImageFacts, Prediction
+from labelbeam.transforms.elements import Failure, ImageMetadata, Prediction
 from labelbeam.transforms.models.presets import EMBEDDING, Outputs
 
 PREDICTIONS, FAILURES = "predictions", "failures"
@@ -133,6 +134,9 @@ RESERVED_COLUMNS = frozenset(
 ) | frozenset(get_args(Outputs))
 
 
+_metadata_values = attrgetter(*(field.name for field in fields(ImageMetadata)))
+
+
 def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
     """Return the values of a row of `predictions/`, in the schema's order."""
     return (
@@ -140,22 +144,9 @@ def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
         prediction.ref.uri,
         *(_labels_of(prediction) if facts.labelled else ()),
         *((prediction.outputs,) if facts.outputs else ()),
-        *_fact_values(prediction.facts),
+        *_metadata_values(prediction.metadata),
         *_common_values(facts),
         *prediction.ref.columns,
-    )
-
-
-def _fact_values(facts: ImageFacts) -> tuple:
-    return (
-        facts.width_px,
-        facts.height_px,
-        facts.format,
-        facts.orientation,
-        facts.frames,
-        facts.size_bytes,
-        facts.sha256,
-        facts.version,
     )
 
 

@@ -3,20 +3,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from labelbeam.transforms import overlap
-from labelbeam.transforms.elements import Failure, ImageRef
-from labelbeam.transforms.errors import ImageError, Reason, RunError
-from labelbeam.transforms.overlap import (
-    Alarm,
-    OverlappedFn,
-    Timed,
-    Window,
-    attempt,
-    images_in_flight,
-    once_per_process,
-)
-
-REF = ImageRef("1", "http://example.test/a.jpg")
+from labelbeam.transforms import window as windows
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.outcomes import Timed
+from labelbeam.transforms.window import Alarm, OverlappedFn, Window, images_in_flight
 
 
 def done(value) -> Future:
@@ -76,28 +66,6 @@ def test_window__thousands_of_tasks_on_many_threads__all_come_out_once():
     assert sorted(results) == list(range(5000))
 
 
-def test_attempt__image_error__becomes_a_failure():
-    def fail():
-        raise ImageError(Reason.TIMEOUT, "too slow", attempts=3)
-
-    assert attempt("fetch", REF, fail).value == Failure(
-        REF, "fetch", "timeout", "too slow", 3, "example.test"
-    )
-
-
-def test_attempt__any_other_error__is_raised():
-    with pytest.raises(ZeroDivisionError):
-        attempt("fetch", REF, lambda: 1 / 0)
-
-
-def test_once_per_process__many_threads__one_call_per_argument():
-    calls = []
-    make = once_per_process(lambda n: calls.append(n) or object())
-    with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(make, [1] * 50))
-    assert calls == [1] and len(made) == 1
-
-
 class _WaitingFn(OverlappedFn[int, int]):
     def open_window(self) -> Window[Timed[int]]:
         return Window(max_items=5, max_bytes=100)
@@ -119,8 +87,8 @@ def test_images_in_flight__windows_of_bundles__are_counted_while_they_are_open()
 
 def test_alarm__rung_while_a_window_waits__ends_the_wait_and_every_later_one(monkeypatch):
     alarm = Alarm()
-    monkeypatch.setattr(overlap, "alarm", alarm)
-    monkeypatch.setattr(overlap, "_ALARM_SEC", 0.01)
+    monkeypatch.setattr(windows, "alarm", alarm)
+    monkeypatch.setattr(windows, "_ALARM_SEC", 0.01)
     window = Window(1, 100)
     assert list(window.add(Future())) == []
     ring = threading.Timer(0.05, alarm.ring, [RunError("it never returns")])

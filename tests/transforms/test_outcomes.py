@@ -1,0 +1,21 @@
+import pytest
+
+from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.outcomes import attempt
+
+REF = ImageRef("1", "http://example.test/a.jpg")
+
+
+def test_attempt__image_error__becomes_a_failure():
+    def fail():
+        raise ImageError(Reason.TIMEOUT, "too slow", attempts=3)
+
+    assert attempt("fetch", REF, fail).value == Failure(
+        REF, "fetch", "timeout", "too slow", 3, "example.test"
+    )
+
+
+def test_attempt__any_other_error__is_raised():
+    with pytest.raises(ZeroDivisionError):
+        attempt("fetch", REF, lambda: 1 / 0)

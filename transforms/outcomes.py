@@ -1,0 +1,96 @@
+"""Outcomes: the outputs of a step that can fail, and how a DoFn yields them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar, get_origin
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+
+import labelbeam.transforms.coders  # noqa: F401  (registers the coders)
+from labelbeam.transforms.elements import Failure, ImageRef, Unchanged, host_of_uri
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.notes import Notes
+
+T = TypeVar("T")
+
+
+class Outcomes(NamedTuple):
+    """The outputs of a step that can fail.
+
+    Attributes:
+      ok: Results.
+      failures: `Failure`, one for each element without a result.
+    """
+
+    ok: beam.PCollection
+    failures: beam.PCollection
+
+
+class Timed(NamedTuple, Generic[T]):
+    """The result of a task, and the time that the task took."""
+
+    value: T
+    usec: int
+
+
+def usec_since(start: float) -> int:
+    """Return the microseconds since a reading of `time.perf_counter`."""
+    return round(1e6 * (time.perf_counter() - start))
+
+
+def failure_of(ref: ImageRef, step: str, error: ImageError) -> Failure:
+    """Return the row of `failures/` for an image."""
+    return Failure(ref, step, error.reason.value, str(error), error.attempts, host_of_uri(ref.uri))
+
+
+def attempt(step: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:
+    """Run a task; an `ImageError` becomes a `Failure`, any other error is raised."""
+    start = time.perf_counter()
+    try:
+        value: T | Failure = task()
+    except ImageError as e:
+        value = failure_of(ref, step, e)
+    return Timed(value, usec_since(start))
+
+
+# Output of a DoFn under `par_do` by type of element; elements of other types go to `ok`.
+_OUTPUTS: dict[type, str] = {Failure: "failures", Unchanged: "unchanged", Notes: "notes", tuple: "counts"}
+
+
+def to_output(element: Any, is_last: bool = False) -> Any:
+    """Return what a DoFn under `par_do` yields for an element.
+
+    Args:
+      element: The element.
+      is_last: Whether `finish_bundle` yields the element. Beam takes windowed values alone from there,
+        because no input element is at hand whose window the element could inherit.
+    """
+    yielded = GlobalWindows.windowed_value(element) if is_last else element
+    tag = _OUTPUTS.get(type(element))
+    return beam.pvalue.TaggedOutput(tag, yielded) if tag else yielded
+
+
+def par_do(
+    label: str, elements: beam.PCollection, fn: beam.DoFn, ok: type, *others: Any
+) -> dict[str, beam.PCollection]:
+    """Apply a DoFn with several outputs.
+
+    Args:
+      label: Label of the transform.
+      elements: Input.
+      fn: A DoFn that yields values of `to_output`.
+      ok: Type of the results.
+      others: Types of the further outputs; by default `Failure`.
+
+    Returns:
+      The outputs by name, `ok` first.
+    """
+    types = {"ok": ok} | {_OUTPUTS[get_origin(other) or other]: other for other in others or (Failure,)}
+    _, *tags = types
+    outputs = elements | label >> beam.ParDo(fn).with_outputs(*tags, main="ok")
+    for name, element_type in types.items():
+        outputs[name].element_type = element_type
+    return {name: outputs[name] for name in types}

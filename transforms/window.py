@@ -1,0 +1,201 @@
+"""Windows: work in flight within a bundle, bounded by count and by bytes.
+
+Beam's harness calls a DoFn one element at a time. A step that waits for the network, or whose work releases
+the GIL, submits each element to a pool and keeps a window of futures in flight. Results leave on the bundle's
+thread alone, because Beam's outputs are not thread-safe: finished ones from `process`, the rest from
+`finish_bundle`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import apache_beam as beam
+
+from labelbeam.transforms.elements import Failure
+from labelbeam.transforms.images.memory import tune_malloc
+from labelbeam.transforms.outcomes import Timed, to_output
+from labelbeam.transforms.process import available_cores, compute_pool
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+
+class Alarm:
+    """An error that ends every wait of the process, set when a call never returns.
+
+    A thread inside such a call can't be stopped, and a bundle may wait for that thread in another step,
+    because steps share threads. So all windows check the alarm. The error is never cleared, because the
+    thread stays
+    lost: later bundles of the process fail at once.
+    """
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+
+    def ring(self, error: Exception) -> None:
+        """Make every wait of the process raise an error from now on."""
+        self._error = error
+
+    def check(self) -> None:
+        """Raise the error if there is one."""
+        if self._error:
+            raise self._error
+
+
+alarm = Alarm()
+# Time between two checks of the alarm while a window waits.
+_ALARM_SEC = 1.0
+
+
+@dataclass
+class Window(Generic[T]):
+    """Futures in flight; results come in the order in which the futures finish.
+
+    Attributes:
+      max_items: Most futures in flight, finished futures that were not yet taken included.
+      max_bytes: Most bytes in flight; a single future may exceed the bound.
+    """
+
+    max_items: int
+    max_bytes: int
+    # Filled by done callbacks on the threads that finish, because that costs O(1) for each result;
+    # `concurrent.futures.wait` would look at every future of the window again and again.
+    _finished: queue.SimpleQueue[tuple[Future[T], int]] = field(default_factory=queue.SimpleQueue)
+    _items: int = 0
+    _bytes: int = 0
+
+    def add(self, future: Future[T], size_bytes: int = 0) -> Iterator[T]:
+        """Add a future, and block only while the window is over one of its bounds.
+
+        Yields:
+          Finished results.
+        """
+        alarm.check()
+        self._items += 1
+        self._bytes += size_bytes
+        future.add_done_callback(lambda done: self._finished.put((done, size_bytes)))
+        yield from self._take_ready()
+        # More than one, because a single element larger than `max_bytes` would otherwise be waited for alone.
+        while self._items > 1 and (self._items > self.max_items or self._bytes > self.max_bytes):
+            yield self._take()
+
+    def drain(self) -> Iterator[T]:
+        """Wait for everything in flight, and yield the results."""
+        while self._items:
+            yield self._take()
+
+    def _take_ready(self) -> Iterator[T]:
+        while not self._finished.empty():
+            yield self._take()
+
+    def _take(self) -> T:
+        future, size_bytes = self._next_finished()
+        self._items -= 1
+        self._bytes -= size_bytes
+        return future.result()
+
+    def _next_finished(self) -> tuple[Future[T], int]:
+        # In short waits, because a future that depends on a call that never returns never finishes.
+        while True:
+            try:
+                return self._finished.get(timeout=_ALARM_SEC)
+            except queue.Empty:
+                alarm.check()
+
+
+class _Slots:
+    """Slots of all open windows of the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def add(self, slots: int) -> None:
+        """Add slots, or remove them if the number is negative."""
+        # Under a lock, because `+=` is no single step and bundles run on several threads.
+        with self._lock:
+            self.count += slots
+
+
+_slots = _Slots()
+
+
+def images_in_flight() -> int:
+    """Return how many images the process can have in flight now, in all bundles and steps."""
+    return _slots.count
+
+
+class OverlappedFn(beam.DoFn, Generic[E, T]):
+    """A DoFn whose work runs elsewhere: elements go in, results come out when they are ready.
+
+    A subclass opens a window in `open_window`, submits work in `submit`, and turns results into elements in
+    `take`, which runs on the bundle's thread.
+    """
+
+    _slots_held = 0
+
+    def open_window(self) -> Window[T]:
+        """Return a new window, for one bundle."""
+        raise NotImplementedError
+
+    def submit(self, element: E) -> tuple[Future[T], int]:
+        """Submit the work on an element; return the future and its size in bytes."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Start work that waits for more elements, because the bundle has none; by default nothing waits."""
+
+    def take(self, result: T) -> Any:
+        """Return the element that goes to an output for a result; called once for each."""
+        return result
+
+    def start_bundle(self) -> None:
+        self._window = self.open_window()
+        self._hold(self._window.max_items)
+
+    def _hold(self, slots: int) -> None:
+        # The difference, because a bundle that failed gave nothing back: Beam skips its `finish_bundle`, and
+        # uses the DoFn for another bundle or tears it down.
+        _slots.add(slots - self._slots_held)
+        self._slots_held = slots
+
+    def teardown(self) -> None:
+        self._hold(0)
+
+    def process(self, element: E) -> Iterator:
+        for result in self._window.add(*self.submit(element)):
+            yield to_output(self.take(result))
+
+    def finish_bundle(self) -> Iterator:
+        self.flush()
+        for result in self._window.drain():
+            yield to_output(self.take(result), is_last=True)
+        self._hold(0)
+
+
+class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):
+    """An `OverlappedFn` that computes on pixels, on the threads of `compute_pool`."""
+
+    def __init__(self, threads: int | None, max_window_bytes: int) -> None:
+        """Configure the DoFn.
+
+        Args:
+          threads: Threads that compute in a process; by default one per core.
+          max_window_bytes: Most bytes in flight in one bundle.
+        """
+        self._threads = threads or 0
+        self._max_window_bytes = max_window_bytes
+
+    def setup(self) -> None:
+        tune_malloc()
+        self._threads = self._threads or available_cores()
+        self._pool = compute_pool(self._threads)
+
+    def open_window(self) -> Window[Timed[T | Failure]]:
+        return Window(8 * self._threads, self._max_window_bytes)
