@@ -287,7 +287,7 @@ def test_kept__many_ask_at_once__it_is_brought_once(cache, archive, web):
 def test_kept__who_brought_it_was_killed__the_next_one_does(cache, archive):
     """The killed process holds the lock and leaves half a model under a temporary name."""
     script = (
-        "import os, sys, time; from labelbeam.transforms.models import store;"
+        "import os, sys, time; from labelbeam.transforms.models import cache as store;"
         "hold = lambda *_: (print('holds', flush=True), time.sleep(600));"
         "store._unpack = hold; store.resolve_model(sys.argv[1])"
     )
