@@ -2,7 +2,8 @@ import pytest
 
 from labelbeam.pipeline.commands.model import inspect_model, mirror_model
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models.cache import digest_model, resolve_model
+from labelbeam.transforms.models.cache import resolve_model
+from labelbeam.transforms.models.kinds import digest_model
 from tests.graphs import assert_sound, run_pipeline
 from tests.synthetic import jpeg_bytes
 from tests.tiny_model import save_tiny_model
