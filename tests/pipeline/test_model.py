@@ -40,7 +40,7 @@ def test_inspect__wrong_options_or_model__says_what_to_do(tiny, tmp_path):
     assert not fits and "--image_size" in text
     assert inspect_model(str(unknown), {"image_size": "16"})[0]
     with pytest.raises(UserError, match="is no SavedModel"):
-        inspect_model(str(tmp_path), {})
+        inspect_model(str(tmp_path / "missing"), {})
 
 
 def test_inspect__outputs_are_logits_after_all__is_refused(tiny):

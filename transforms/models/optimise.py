@@ -17,7 +17,7 @@ from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.remember import Answer, remembered
 from labelbeam.transforms.models.runtime import runtime_facts
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.photos.pixels import photo_pixels
+from labelbeam.transforms.photos import photo_pixels
 
 if TYPE_CHECKING:
     import tensorflow as tf
