@@ -224,7 +224,6 @@ class FetchConfig:
     """Limits of a single image's request."""
 
     fetch_threads: int = _option(32, "requests at once in a process", int, (1, 1024))
-    connect_timeout_sec: float = _option(10.0, "longest wait for a connection", float, (0.1, 600))
     fetch_timeout_sec: float = _option(
         60.0, "longest time for an image, and for a server's silence", float, (0.1, 3600)
     )
@@ -267,15 +266,9 @@ class PredictConfig:
     xla: Literal["off", "on", "force"] = _option(
         "off", "compile the model: on GPUs, or force it on CPUs, too", choices=("off", "on", "force")
     )
-    min_agreement: float = _option(
-        0.95, "least share of sample photos whose best class precision and xla leave as it is", float, (0, 1)
-    )
-    max_output_change: float = _option(
-        0.1, "most that they may change outputs, in standard deviations of these", float, (0, 100)
-    )
     on_disagreement: Literal["refuse", "plain"] = _option(
         "refuse",
-        "what to do where they change more: end the run, or go on without",
+        "action if precision or xla change outputs or labels too much: end the run, or run the plain model",
         choices=("refuse", "plain"),
     )
     require_accelerator: bool = _option(

@@ -30,6 +30,7 @@ from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
 from labelbeam.transforms.publish import Publication
 from labelbeam.transforms.sources import Limits
+from labelbeam.transforms.sources.limits import CONNECT_TIMEOUT_SEC
 from labelbeam.transforms.stage import Staging
 from labelbeam.transforms.table.folder import Layout, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
@@ -165,8 +166,6 @@ def optimisation(config: RunConfig) -> Optimisation:
     return Optimisation(
         precision=predict.precision,
         xla=predict.xla,
-        min_agreement=predict.min_agreement,
-        max_change=predict.max_output_change,
         otherwise=predict.on_disagreement,
     )
 
@@ -221,7 +220,7 @@ def limits_of(config: RunConfig) -> Limits:
     """The limits of one image's request."""
     fetch = config.fetch
     return Limits(
-        connect_timeout_sec=fetch.connect_timeout_sec,
+        connect_timeout_sec=CONNECT_TIMEOUT_SEC,
         total_timeout_sec=fetch.fetch_timeout_sec,
         max_bytes=round(fetch.max_image_mb * 1e6),
         connections=fetch.fetch_threads,

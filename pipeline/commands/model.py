@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.config import PredictConfig
@@ -14,10 +12,9 @@ from labelbeam.pipeline.config import options as known_options
 from labelbeam.transforms.errors import LabelbeamError, UserError, told_by
 from labelbeam.transforms.files import FILE_ERRORS, list_files, write_file
 from labelbeam.transforms.images.resize import ResizeRule
-from labelbeam.transforms.models.cache import digest_model, resolve_model
+from labelbeam.transforms.models.cache import resolve_model
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.contract import read_signatures
-from labelbeam.transforms.models.keras_file import is_keras_file, load_keras
+from labelbeam.transforms.models.kinds import digest_model, kind_of
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.runtime import load_tensorflow
@@ -44,7 +41,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     path = resolve_model(preset.handle if preset else handle)
     lines = [f"model         {handle}", f"kept at       {path}", f"digest        {digest_model(path)}"]
     try:
-        lines += _signatures(path)
+        lines += [f"{heading:<14}{text}" for heading, text in kind_of(path).describe(path)]
         spec = understand_model(ModelOptions(model=handle, **values), PredictConfig().predict_timeout_sec)
         classifier = Classifier(spec, top_k=1, batch_size=2)
         lines += [*_describe_spec(spec), *_describe_graph(classifier)]
@@ -58,30 +55,6 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     if spec.scaling_from == "assumed":
         what += f", if it expects the input range {spec.scaling.name}, which is assumed"
     return True, "\n".join([*lines, f"fits          yes, {what}"])
-
-
-def _signatures(path: Path) -> Iterator[str]:
-    if is_keras_file(path):
-        yield f"parameters    {load_keras(path).count_params():,}"
-        return
-    import tensorflow as tf
-
-    for name, signature in sorted(read_signatures(path).items()):
-        ends = (signature.inputs, signature.outputs)
-        takes, gives = (", ".join(f"{n} {_tensor(t)}" for n, t in sorted(end.items())) for end in ends)
-        yield f"signature     {name}: {takes} -> {gives}"
-    variables = path / "variables" / "variables"
-    if variables.with_suffix(".index").exists():
-        shapes = tf.train.load_checkpoint(str(variables)).get_variable_to_shape_map()
-        counted = [shape for name, shape in shapes.items() if name.endswith(".ATTRIBUTES/VARIABLE_VALUE")]
-        yield f"parameters    {sum(int(np.prod(shape)) for shape in counted):,}"
-
-
-def _tensor(tensor: Any) -> str:
-    import tensorflow as tf
-
-    shape = [str(d.size) if d.size >= 0 else "any" for d in tensor.tensor_shape.dim]
-    return f"{tf.dtypes.as_dtype(tensor.dtype).name} [{', '.join(shape)}]"
 
 
 def _describe_spec(spec: ModelSpec) -> list[str]:
@@ -167,13 +140,10 @@ def mirror_model(handle: str, target: str) -> str:
     preset = find_preset(handle)
     path = resolve_model(preset.handle if preset else handle)
     folder = target.rstrip("/")
-    files = [path] if path.is_file() else [p for p in sorted(path.rglob("*")) if p.is_file()]
-    files.sort(key=lambda file: file.name == "saved_model.pb")
     try:
         if list_files(folder):
             raise UserError(f"{target!r} holds files already. Give a new folder.")
-        for file in files:
-            name = file.name if file == path else file.relative_to(path).as_posix()
+        for name, file in kind_of(path).list_files(path).items():
             write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
     except FILE_ERRORS as e:
         raise UserError(f"{target!r} cannot be written: {told_by(e)}. Check its name and rights.") from e

@@ -10,8 +10,9 @@ import tensorflow as tf
 from labelbeam.transforms.errors import ImageError, RunError, UserError
 from labelbeam.transforms.models import optimise
 from labelbeam.transforms.models.classifier import Classifier, is_out_of_memory
-from labelbeam.transforms.models.contract import Contract, read_contract
+from labelbeam.transforms.models.contract import Contract
 from labelbeam.transforms.models.meter import OOM_SPLITS
+from labelbeam.transforms.models.saved_model import read_contract
 from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 from tests.tiny_model import save_tiny_model
 

@@ -13,11 +13,12 @@ from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
 from labelbeam.transforms.errors import LabelbeamError, RunError, UserError
 from labelbeam.transforms.models.cache import resolve_model
-from labelbeam.transforms.models.contract import load_keras, read_contract
-from labelbeam.transforms.models.damage import check_bytes, load_errors_explained
 from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
+from labelbeam.transforms.models.keras_file import load_keras
+from labelbeam.transforms.models.kinds import check_model, kind_of
 from labelbeam.transforms.models.loading import load_model
 from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.saved_model import load_errors_explained
 from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 
 IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
@@ -58,7 +59,7 @@ def cut(path: Path, place: float) -> None:
 def outputs(path: Path) -> np.ndarray:
     """Load a model as a run does, and call it."""
     resolve_model(str(path))
-    contract = read_contract(path)
+    contract = kind_of(path).read_contract(path, None, None)
     if path.is_file():
         return load_keras(path)(IMAGES).numpy()
     with load_errors_explained(path, RunError):
@@ -108,17 +109,17 @@ def test_keras_file__without_a_member__is_refused(keras_file, tmp_path, member):
         resolve_model(str(path))
 
 
-def test_check_bytes__flipped_bit_in_variables__names_file_and_remedy(saved, tmp_path):
+def test_check_model__flipped_bit_in_variables__names_file_and_remedy(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "m")
     flip(folder / DATA, 0.5)
     message = "the files in .*variables are not what was saved .*Checksum does not match"
     with pytest.raises(
         UserError, match=f"^model='h' is damaged: {message}.*Give a whole copy of the model.$"
     ):
-        check_bytes(folder, "h")
+        check_model(folder, "h")
 
 
-def test_check_bytes__another_graph_than_its_checksum__is_refused_if_comparable(saved, tmp_path):
+def test_check_model__another_graph_than_its_checksum__is_refused_if_comparable(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "m")
     file = folder / "fingerprint.pb"
     fingerprint = FingerprintDef.FromString(file.read_bytes())
@@ -127,12 +128,12 @@ def test_check_bytes__another_graph_than_its_checksum__is_refused_if_comparable(
     with pytest.raises(
         UserError, match="another checksum than fingerprint.pb holds .delete fingerprint.pb if"
     ):
-        check_bytes(folder, "h")
+        check_model(folder, "h")
     fingerprint.version.producer = 0  # of an older TensorFlow
     file.write_bytes(fingerprint.SerializeToString())
-    check_bytes(folder, "h")
+    check_model(folder, "h")
     file.unlink()
-    check_bytes(folder, "h")
+    check_model(folder, "h")
 
 
 @pytest.mark.parametrize("kind", [UserError, RunError])

@@ -8,8 +8,8 @@ import pytest
 
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models import efficientnet_lite
-from labelbeam.transforms.models.cache import digest_model
 from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model, find_weights
+from labelbeam.transforms.models.kinds import digest_model
 from labelbeam.transforms.models.legacy_torch import read_tensors
 from tests.conftest import DATA
 

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models.contract import Contract, read_contract
-from labelbeam.transforms.models.keras_file import keras_outputs, load_keras
+from labelbeam.transforms.models.contract import Contract
+from labelbeam.transforms.models.keras_file import keras_outputs, load_keras, read_contract
 from tests.models.test_contract import BLUE, RED, top_1
 
 keras = tf.keras
@@ -141,12 +141,6 @@ def test_shared_head__two_outputs_of_one_name__get_names_of_their_own(tmp_path):
     assert [top_1(tmp_path / "m.keras", RED, output_name=n) for n in ("head", "head_2")] == [[0], [1]]
 
 
-def hdf5(path):
-    model = keras.Sequential([keras.Input((16, 16, 3)), layers.GlobalAveragePooling2D()])
-    model.save(path.with_suffix(".h5"))
-    path.with_suffix(".h5").rename(path)
-
-
 def custom_model(path):
     model = CustomModel()
     model(np.ones((1, 16, 16, 3)))
@@ -193,7 +187,6 @@ def without_weights(path):
         (custom_model, "the model .custom class 'CustomModel'.*export"),
         (unbuilt, "lacks the shape of its input. Put keras.Input"),
         (keras_2, "Keras 2.* saved it, and this is Keras 3.*export"),
-        (hdf5, "HDF5 file.*export"),
         (lambda p: p.write_bytes(b"no zip"), "damaged.*again"),
         (half, "damaged.*again"),
         (without_weights, "damaged.*again"),

@@ -81,15 +81,15 @@ def test_build_graph__bfloat16__is_checked_on_photos_and_changes_little(lite0, p
     assert same >= 0.95 * photos and change < 0.1
 
 
-def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, plain_precision):
+def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, plain_precision, monkeypatch):
     if build_graph(lite0, 5, BFLOAT16, 8).optimised is False:
         pytest.skip("this processor computes bfloat16 as float32")
-    strict = {"precision": "bfloat16", "max_change": 1e-6}
+    monkeypatch.setattr(optimise, "MAX_OUTPUT_CHANGE", 1e-6)
     with pytest.raises(
-        RunError, match=r"best class of \d+ of 57 photos stays .* or add --on_disagreement plain"
+        RunError, match=r"best class of \d+ of 57 sample photos stays .* or add --on_disagreement plain"
     ):
-        build_graph(lite0, 5, Optimisation(**strict), 8)
-    graph = build_graph(lite0, 5, Optimisation(**strict, otherwise="plain"), 8)
+        build_graph(lite0, 5, BFLOAT16, 8)
+    graph = build_graph(lite0, 5, Optimisation(precision="bfloat16", otherwise="plain"), 8)
     assert graph.optimised is False
     pixels = photo_pixels(lite0.resize)[:8]
     plain = build_graph(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3]
@@ -98,8 +98,9 @@ def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, 
 
 def test_build_graph__top_1_agreement_below_the_least__is_refused(tiny, monkeypatch):
     monkeypatch.setattr(optimise, "_compiled", lambda function: lambda x: [*function(x)[:3], -function(x)[3]])
+    monkeypatch.setattr(optimise, "MAX_OUTPUT_CHANGE", 100)
     with pytest.raises(RunError, match="xla=force change the outputs of model"):
-        build_graph(tiny, 1, Optimisation(xla="force", max_change=100), 8)
+        build_graph(tiny, 1, Optimisation(xla="force"), 8)
 
 
 def test_build_graph__a_graph_that_fails__is_refused_or_runs_plain(tiny, monkeypatch):
@@ -120,8 +121,9 @@ def test_build_graph__asked_again__remembers_that_photos_agree(tiny, monkeypatch
     build_graph(tiny, 1, Optimisation(xla="force"), 8)
     monkeypatch.setattr(optimise, "photo_pixels", None)
     assert build_graph(tiny, 1, Optimisation(xla="force"), 8).optimised
+    monkeypatch.setattr(optimise, "MAX_OUTPUT_CHANGE", -1)
     with pytest.raises(RunError, match="best class of 57 of 57"):
-        build_graph(tiny, 1, Optimisation(xla="force", max_change=0, min_agreement=1.0), 8)
+        build_graph(tiny, 1, Optimisation(xla="force"), 8)
 
 
 def test_build_graph__xla__gives_the_same(tiny):

@@ -2,7 +2,8 @@ import pytest
 
 from labelbeam.pipeline.commands.model import inspect_model, mirror_model
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models.cache import digest_model, resolve_model
+from labelbeam.transforms.models.cache import resolve_model
+from labelbeam.transforms.models.kinds import digest_model
 from tests.graphs import assert_sound, run_pipeline
 from tests.synthetic import jpeg_bytes
 from tests.tiny_model import save_tiny_model
@@ -39,7 +40,7 @@ def test_inspect__wrong_options_or_model__says_what_to_do(tiny, tmp_path):
     assert not fits and "--image_size" in text
     assert inspect_model(str(unknown), {"image_size": "16"})[0]
     with pytest.raises(UserError, match="is no SavedModel"):
-        inspect_model(str(tmp_path), {})
+        inspect_model(str(tmp_path / "missing"), {})
 
 
 def test_inspect__outputs_are_logits_after_all__is_refused(tiny):

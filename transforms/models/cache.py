@@ -8,7 +8,6 @@ the same model too.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import functools
 import hashlib
@@ -28,13 +27,10 @@ from filelock import FileLock, Timeout
 from google.api_core.exceptions import GoogleAPICallError
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models.damage import check_bytes
-from labelbeam.transforms.models.digest import digest_model
 from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
 from labelbeam.transforms.models.folders import cache_folder
-from labelbeam.transforms.models.formats import refuse_other_formats
-from labelbeam.transforms.models.keras_file import KERAS_SUFFIX, is_keras_file
-from labelbeam.transforms.models.presets import PRESETS
+from labelbeam.transforms.models.kinds import FILE_SUFFIXES, check_model, digest_model, find_kind, kind_of
+from labelbeam.transforms.models.refusals import refuse_other_formats
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,8 +80,7 @@ def _resolve(handle: str) -> Path:
         status = path.stat()
         version = f"{status.st_mtime_ns}-{status.st_size}"
         return _keep_model(str(path.resolve()), version, functools.partial(_unpack, path, handle))
-    check_whole(path, handle)
-    check_bytes(path, handle)
+    check_model(path, handle)
     return path
 
 
@@ -96,54 +91,6 @@ def is_here(handle: str) -> bool:
         return True
     entry = _look_up(_index_of(handle))
     return scheme != "gs" and entry is not None and _is_whole(entry)
-
-
-def check_whole(path: Path, handle: str) -> None:
-    """Check that a model has all its files.
-
-    Raises:
-      UserError: It has not, or it is no model at all.
-    """
-    if is_keras_file(path):
-        return
-    if not (path / "saved_model.pb").is_file():
-        if path.exists():
-            refuse_other_formats(handle, path)
-        _refuse_near_misses(path, handle)
-        raise UserError(
-            f"model={handle!r} is no SavedModel: there is no {path / 'saved_model.pb'}. Give a SavedModel "
-            "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name"
-            f"{_close_presets(handle)}."
-        )
-    variables = path / "variables"
-    shards = sorted(variables.glob("variables.data-*-of-*"))
-    wanted = int(shards[0].name.rpartition("-")[2]) if shards else 1
-    if variables.is_dir() and any(variables.iterdir()):
-        index = (variables / "variables.index").is_file()
-        if not index or len(shards) != wanted:
-            missing = "variables.index" if not index else f"{wanted - len(shards)} of {wanted} data files"
-            raise UserError(
-                f"model={handle!r} is not whole: {missing} missing in {variables}. Copy or download it again."
-            )
-
-
-def _refuse_near_misses(path: Path, handle: str) -> None:
-    """Refuse what was probably meant to be a model, with the likely remedy.
-
-    Raises:
-      UserError: A file is not there, or a folder holds `.keras` files.
-    """
-    if path.suffix == KERAS_SUFFIX and not path.exists():
-        raise UserError(f"model={handle!r}: there is no such file. Check its name.")
-    if path.is_dir() and (files := sorted(path.glob(f"*{KERAS_SUFFIX}"))):
-        raise UserError(
-            f"model={handle!r} is a folder of .keras files. Give one of them, such as {str(files[0])!r}."
-        )
-
-
-def _close_presets(handle: str) -> str:
-    close = difflib.get_close_matches(handle, PRESETS, 1)
-    return f": did you mean {close[0]!r}?" if close else ""
 
 
 def _keep_model(handle: str, version: str, bring: Bring) -> Path:
@@ -188,7 +135,7 @@ def _is_whole(entry: dict) -> bool:
 
 
 def _kept_name(path: Path) -> str:
-    return digest_model(path)[:32] + (KERAS_SUFFIX if path.is_file() else "")
+    return digest_model(path)[:32] + kind_of(path).SUFFIX
 
 
 def _bring_again(handle: str, version: str, bring: Bring, index: Path, kept: Path | None) -> Path:
@@ -211,8 +158,7 @@ def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
             brought = bring(Path(temporary))
         except (OSError, EOFError, ValueError, RuntimeError, GoogleAPICallError, tarfile.TarError) as e:
             _explain(handle, e)
-        check_whole(brought, handle)
-        check_bytes(brought, handle)
+        check_model(brought, handle)
         target = models / _kept_name(brought)
         entry = {"handle": handle, "version": version, "path": str(target)}
         if not _is_whole(entry):
@@ -258,7 +204,7 @@ def _bring_from_hub(handle: str, folder: Path) -> Path:
         for cache in filter(None, (own_cache, str(folder / "hub"))):
             os.environ["TFHUB_CACHE_DIR"] = cache
             found = Path(hub.resolve(handle))
-            if (found / "saved_model.pb").is_file():
+            if find_kind(found):
                 return Path(shutil.copytree(found, folder / "model"))
     finally:
         os.environ.pop("TFHUB_CACHE_DIR", None)
@@ -285,17 +231,17 @@ def _unpack(archive: Path, handle: str, folder: Path) -> Path:
 
 
 def _find_model(folder: Path, handle: str) -> Path:
-    found = [p.parent for p in folder.rglob("saved_model.pb")] + list(folder.rglob(f"*{KERAS_SUFFIX}"))
-    if len(found) != 1:
-        raise UserError(f"model={handle!r} holds {len(found)} models; it must hold one.")
-    return found[0]
+    models = [path for path in (folder, *folder.rglob("*")) if find_kind(path)]
+    if len(models) != 1:
+        raise UserError(f"model={handle!r} holds {len(models)} models; it must hold one.")
+    return models[0]
 
 
 def _resolve_gcs(handle: str) -> Path:
     """Return a model in a bucket; if the bucket can't be listed, the copy that was brought last."""
     from labelbeam.transforms.sources.gcs import list_objects
 
-    is_file = handle.endswith((KERAS_SUFFIX, *ARCHIVE_SUFFIXES))
+    is_file = handle.endswith((*FILE_SUFFIXES, *ARCHIVE_SUFFIXES))
     try:
         objects = list_objects(handle if is_file else f"{handle}/")
     except UserError as e:

@@ -1,43 +1,46 @@
-"""Inputs and outputs of a model, read before it labels anything."""
+"""Contract: inputs and outputs of a model, and checks that images [N, S, S, 3] become [N, classes]."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models.keras_file import is_keras_file, keras_outputs, load_keras, trained_by_class
-from labelbeam.transforms.models.keras_graph import read_head, read_input_range
-from labelbeam.transforms.models.shapes import Shape, check_inputs, list_tensors, read_classes, read_size_px
 
 if TYPE_CHECKING:
-    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+    import tensorflow as tf
 
-SERVING = "serving_default"
-# A SavedModel's own bookkeeping, no signature that anybody calls.
-_INTERNAL = "__saved_model_init_op"
-_TEXT = "string"
-_MOST_NAMES = 10  # in a message
+# A loaded model: a function from images, in the model's own scaling, to the chosen output.
+Model = Callable[["tf.Tensor"], "tf.Tensor"]
+# Lengths, None for one that is open; None for a tensor of any rank.
+Shape = list[int | None] | None
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# int8 is left out, because colours of 128 and more don't fit.
+_INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
+_WRAP = "Wrap it in a model that takes [N, S, S, 3]"
+# Largest number of names in a message.
+_MAX_NAMES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Inputs and outputs of a model; None or "" where they can't be read.
+    """Inputs and outputs of a model; None or "" for a fact that the model doesn't show.
 
     Attributes:
-      signature: The SavedModel's signature; "" where the model itself is called.
-      input_name: Of that signature's one input.
-      input_dtype: Of its values, such as `float32` or `uint8`.
-      batch: The one batch size that the model takes.
-      size_px: Width and height of its input.
-      output_name: The output to use, where there are several or it has a name.
+      signature: Name of the SavedModel's signature; "" if the model itself is called.
+      input_name: Name of the one input of that signature.
+      input_dtype: Type of the input's values, such as `float32` or `uint8`.
+      batch: The only batch size that the model takes.
+      size_px: Width and height of the input.
+      output_name: Name of the output to use; "" if the model has one output without a name.
       classes: Length of that output.
-      input_range: What the colours 0 and 255 must become, read from the first layers of a Keras model.
-      outputs: Kind of that output, read from its last operation in a Keras model.
-      multilabel: Whether each class is judged by itself, as a sigmoid does. A linear output counts
-        if the file names a binary cross-entropy as its loss.
+      input_range: Values of the colours 0 and 255, read from the first layers of a Keras model.
+      outputs: Kind of that output, read from the last operation of a Keras model.
+      multilabel: Whether each class is judged by itself: the output is a sigmoid, or it is linear and the
+        file names a binary cross-entropy as its loss.
     """
 
     signature: str = ""
@@ -52,144 +55,102 @@ class Contract:
     multilabel: bool = False
 
 
-def read_contract(path: Path, signature: str | None = None, output: str | None = None) -> Contract:
-    """Read the inputs and outputs of a model.
+def choose_name(
+    path: Path, noun: str, requested: str | None, choices: Mapping[str, Any], default: str = ""
+) -> str:
+    """Return the requested name, else the default one, else the only one.
+
+    Raises:
+      UserError: There is no such name, or there are several and none is requested.
+    """
+    flag = "--output_name" if noun == "output" else f"--{noun}"
+    names = ", ".join(sorted(choices)[:_MAX_NAMES]) + (", ..." if len(choices) > _MAX_NAMES else "")
+    if requested is not None and requested not in choices:
+        raise UserError(f"{flag}={requested!r}: {path} has no such {noun}; it has {names}.")
+    if requested is None and default not in choices and len(choices) > 1:
+        raise UserError(f"{path} has several {noun}s: choose one with {flag}: {names}.")
+    return requested if requested is not None else default if default in choices else next(iter(choices))
+
+
+def list_tensors(inputs: Mapping[str, str]) -> str:
+    """Return tensors as messages show them, from their types by name."""
+    return ", ".join(f"{name!r} {dtype}" for name, dtype in sorted(inputs.items()))
+
+
+def check_inputs(where: str, inputs: Mapping[str, str]) -> None:
+    """Check that images are the only input, and that the colours 0 to 255 fit into their type.
 
     Args:
-      path: A SavedModel folder or a `.keras` file.
-      signature: Which of its signatures to use; by default `serving_default`, or the only one.
-      output: Which of its outputs; by default the only one.
+      where: The model or signature, for the message.
+      inputs: Types by name.
 
     Raises:
-      UserError: The model is damaged, made for TensorFlow 1, or no image classifier.
+      UserError: They are not.
     """
-    if is_keras_file(path):
-        if signature:
-            raise UserError(f"signature={signature!r}: {path.name} is a Keras model and has none.")
-        return _keras_contract(path, output)
-    signatures = read_signatures(path)
-    if not signatures and (signature or output):
+    tensors = list_tensors(inputs)
+    if len(inputs) != 1:
         raise UserError(
-            f"{path} has no signatures: it is called itself, without --signature or --output_name."
+            f"{where} takes {len(inputs)} inputs ({tensors}); a classifier takes images alone. Wrap it in a "
+            "model of one input that sets the others, and export that with model.export('FOLDER')."
         )
-    if not signatures:
-        return Contract()
-    name = _choose(path, "signature", signature, signatures, SERVING)
-    return _signature_contract(path, name, signatures, output)
+    if not {*_FLOATS, *_INTEGERS}.issuperset(inputs.values()):
+        raise UserError(f"{where} takes {tensors}, which can't hold 0 to 255. Export it for float32.")
 
 
-def read_signatures(folder: Path) -> dict[str, SignatureDef]:
-    """Read the signatures of a SavedModel by name, from the graph alone: nothing is loaded.
+def read_size_px(where: str, shape: Shape) -> int | None:
+    """Return the width and height of a model's input; None if any size will do.
 
     Raises:
-      UserError: It is damaged, or made for TensorFlow 1.
+      UserError: The input is no batch of square RGB images, channels last.
     """
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    if (folder / "tfhub_module.pb").exists():
-        raise UserError(
-            f"{folder} is a module of TensorFlow 1 (TF Hub's old format), which TensorFlow 2 can't run. "
-            "Take the model's TF2 version, or convert it to a SavedModel with TensorFlow 1.15."
-        )
-    try:
-        saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    except DecodeError as e:
-        raise UserError(
-            f"{folder / 'saved_model.pb'} is damaged: {e}. Copy or download the model again."
-        ) from e
-    served = next((graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags), None)
-    if served is None:
-        tags = [list(graph.meta_info_def.tags) for graph in saved.meta_graphs]
-        raise UserError(f"{folder} has no graph with the tag 'serve', only {tags}. Export it for serving.")
-    return {name: s for name, s in served.signature_def.items() if name != _INTERNAL and s.inputs}
-
-
-def _choose(path: Path, what: str, wanted: str | None, choices: Mapping[str, Any], usual: str = "") -> str:
-    """Return the requested name, else the usual one, else the only one."""
-    flag = "--output_name" if what == "output" else f"--{what}"
-    names = ", ".join(sorted(choices)[:_MOST_NAMES]) + (", ..." if len(choices) > _MOST_NAMES else "")
-    if wanted is not None and wanted not in choices:
-        raise UserError(f"{flag}={wanted!r}: {path} has no such {what}; it has {names}.")
-    if wanted is None and usual not in choices and len(choices) > 1:
-        raise UserError(f"{path} has several {what}s: choose one with {flag}: {names}.")
-    return wanted if wanted is not None else usual if usual in choices else next(iter(choices))
-
-
-def _signature_contract(
-    path: Path, name: str, signatures: Mapping[str, SignatureDef], output: str | None
-) -> Contract:
-    where = f"signature {name!r} of {path}"
-    signature = signatures[name]
-    inputs = _dtypes(signature)
-    if _TEXT in inputs.values():
-        raise UserError(
-            f"{where} takes {list_tensors(inputs)}, such as encoded images; labelbeam decodes images itself. "
-            f"{_other_signature(signatures)}."
-        )
-    check_inputs(where, inputs)
-    ((input_name, tensor),) = signature.inputs.items()
-    shape = _shape(tensor)
-    output_name = _choose(path, "output", output, signature.outputs)
-    result = signature.outputs[output_name]
-    return Contract(
-        signature=name,
-        input_name=input_name,
-        input_dtype=_dtype(tensor),
-        batch=shape[0] if shape else None,
-        size_px=read_size_px(where, shape),
-        output_name=output_name,
-        classes=read_classes(where, output_name, _dtype(result), _shape(result)),
-    )
-
-
-def _keras_contract(path: Path, output: str | None) -> Contract:
-    model = load_keras(path)
-    check_inputs(str(path), {tensor.name: str(tensor.dtype) for tensor in model.inputs})
-    outputs = keras_outputs(model)
-    output_name = _choose(path, "output", output, outputs)
-    result = outputs[output_name]
-    shape = list(model.inputs[0].shape)
-    size_px = read_size_px(str(path), shape)
-    classes = read_classes(str(path), output_name, str(result.dtype), list(result.shape))
-    head = read_head(result)
-    if head == "softmax" and classes == 1:
-        raise UserError(
-            f"{path} has a softmax over one class as {output_name!r}, which is 1 for every image. Train it "
-            "with a sigmoid or a linear output instead."
-        )
-    by_class = head == "linear" and trained_by_class(path, list(outputs), output_name)
-    return Contract(
-        input_dtype=str(model.inputs[0].dtype),
-        batch=shape[0],
-        size_px=size_px,
-        output_name=output_name if len(outputs) > 1 else "",
-        classes=classes,
-        input_range=read_input_range(model),
-        outputs="logits" if head == "linear" else "probabilities" if head else "",
-        multilabel=head == "sigmoid" or by_class,
-    )
-
-
-def _shape(tensor: TensorInfo) -> Shape:
-    if tensor.tensor_shape.unknown_rank:
+    if shape is None:
         return None
-    return [d.size if d.size > 0 else None for d in tensor.tensor_shape.dim]
+    if len(shape) != 4 or shape[3] not in (3, None):
+        raise UserError(f"{where} takes {_text(shape)}; it must take images [N, S, S, 3]. {_remedy(shape)}.")
+    sizes = {side for side in shape[1:3] if side}
+    if len(sizes) == 2:
+        raise UserError(
+            f"{where} takes images of {shape[2]} x {shape[1]} px; they must be square. {_WRAP} and resizes "
+            f"them with keras.layers.Resizing({shape[1]}, {shape[2]}), and export that with "
+            "model.export('FOLDER')."
+        )
+    return next(iter(sizes), None)
 
 
-def _dtype(tensor: TensorInfo) -> str:
-    import tensorflow as tf
+def _remedy(shape: list[int | None]) -> str:
+    """Return what makes a model of images of another kind take RGB images."""
+    if shape[1:2] == [3] and len(shape) == 4:
+        step = "and starts with keras.layers.Permute((3, 1, 2)), because its channels come first"
+    elif shape[3:] == [1]:
+        step = "and starts with keras.ops.image.rgb_to_grayscale, because its images are grey"
+    else:
+        step = "and brings them into that shape"
+    return f"{_WRAP} {step}, and export that with model.export('FOLDER')"
 
-    return tf.dtypes.as_dtype(tensor.dtype).name
+
+def read_classes(where: str, name: str, dtype: str, shape: Shape) -> int | None:
+    """Return the length of a model's output; None if it is open.
+
+    Raises:
+      UserError: The output is no score for each class.
+    """
+    if dtype not in _FLOATS:
+        raise UserError(
+            f"{where} returns {dtype} as {name!r}; labels need a score for each class. Choose another output "
+            "with --output_name, or export the scores."
+        )
+    if shape is None:
+        return None
+    if len(shape) != 2:
+        end = "ends with keras.layers.GlobalAveragePooling2D" if len(shape) == 4 else "flattens it"
+        raise UserError(
+            f"{where} returns {_text(shape)} as {name!r}; it must return [N, classes]. Wrap it in a model "
+            f"that {end}, and export that with model.export('FOLDER')."
+        )
+    return shape[1]
 
 
-def _dtypes(signature: SignatureDef) -> dict[str, str]:
-    return {name: _dtype(tensor) for name, tensor in signature.inputs.items()}
-
-
-def _other_signature(signatures: Mapping[str, SignatureDef]) -> str:
-    """Return the remedy for a signature that takes encoded images."""
-    others = [name for name, signature in signatures.items() if _TEXT not in _dtypes(signature).values()]
-    if others:
-        return f"Choose another signature with --signature: {', '.join(sorted(others))}"
-    return "Export it where its code is, with a signature 'serving_default' that takes float32 [N, S, S, 3]"
+def _text(shape: list[int | None]) -> str:
+    """Return a shape as messages show it, N for the batch."""
+    first = [str(size) if size else "N" for size in shape[:1]]
+    return f"[{', '.join(first + [str(size) if size else 'any' for size in shape[1:]])}]"

@@ -1,22 +1,39 @@
-"""Keras 3 models in `.keras` files: loading them, their outputs by name, and why a file can't be loaded."""
+"""Keras 3 models in `.keras` files. A kind of model, see `kinds`."""
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.contract import (
+    Contract,
+    Model,
+    check_inputs,
+    choose_name,
+    read_classes,
+    read_size_px,
+)
+from labelbeam.transforms.models.keras_graph import read_head, read_input_range
+from labelbeam.transforms.models.refusals import EXPORT, is_hdf5, one_line
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
-KERAS_SUFFIX = ".keras"
-EXPORT = "Load it where its code is, run model.export('FOLDER'), and give that folder as --model"
+SUFFIX = ".keras"
+# Members of the zip archive that a file is. The weights are in one of two formats.
+_CONFIG, _METADATA = "config.json", "metadata.json"
+_WEIGHTS = ("model.weights.h5", "model.weights.npz")
+# Training state, on which labels don't depend: `compile_config` in the configuration, and these weights.
+_OPTIMIZER = "optimizer/"
+_CHUNK_BYTES = 1 << 20
 
-# Keras builds a model from whatever a file describes, and its layers raise what they like on the way.
+# Many types, because Keras builds a model from any description, and each layer raises errors of its own.
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -27,16 +44,134 @@ _LOADING_ERRORS = (
     RuntimeError,
     zipfile.BadZipFile,
 )
-HDF5_HEAD = b"\x89HDF"
-# Modules of classes that Keras finds by itself; the module of a class that Keras does not know is null.
+# Modules of classes that Keras finds by itself. The module of a class that Keras can't find is null.
 _KERAS_MODULES = ("keras", "builtins")
 _LONGEST_REASON = 120
 _DAMAGED = "it is damaged, or no Keras model. Copy or download it again"
 
 
-def is_keras_file(path: Path) -> bool:
-    """Return whether a model is a `.keras` file; TensorFlow before 2.12 wrote folders with any name."""
-    return path.suffix == KERAS_SUFFIX and path.is_file()
+def matches(path: Path) -> bool:
+    """Return whether a path is a `.keras` file, and no HDF5 under that name."""
+    # A file, because TensorFlow before 2.12 wrote SavedModel folders with any name, `.keras` included.
+    return path.suffix == SUFFIX and path.is_file() and not is_hdf5(path)
+
+
+def list_files(path: Path) -> dict[str, Path]:
+    """Return the one file."""
+    return {path.name: path}
+
+
+def find_damage(path: Path) -> str:
+    """Check the checksums of a zip archive, and that configuration and weights are in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad, names = archive.testzip(), archive.namelist()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, RuntimeError) as e:
+        return f"{path.name} is no whole zip archive, as Keras 3 saves models ({one_line(e)})"
+    if bad is not None:
+        return f"the checksum of {bad!r} in {path.name} is wrong"
+    if _CONFIG not in names or not set(_WEIGHTS) & set(names):
+        return f"{path.name} has no {_CONFIG} or no {_WEIGHTS[0]}"
+    return ""
+
+
+def digest_parts(path: Path) -> Iterator[bytes]:
+    """Yield the contents of the archive, without dates, layout of the archive and training state.
+
+    Raises:
+      UserError: The archive or the weights can't be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if name != _METADATA:  # it holds the date
+                    yield f"{name}\0".encode()
+                    yield from _member_parts(archive, name)
+    except (OSError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path} is no whole Keras model: {e}. Save or copy it again.") from e
+
+
+def _member_parts(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+    with archive.open(name) as member:
+        if name == _CONFIG:
+            config = _without_object_ids(json.load(member))
+            config.pop("compile_config", None)
+            yield json.dumps(config, sort_keys=True).encode()
+        elif name.endswith(".h5"):
+            yield from _weights(member)
+        else:
+            yield f"{archive.getinfo(name).file_size}\0".encode()
+            while chunk := member.read(_CHUNK_BYTES):
+                yield chunk
+
+
+def _without_object_ids(value: Any) -> Any:
+    """Remove `shared_object_id`, because Keras writes memory addresses, which differ in each process."""
+    if isinstance(value, dict):
+        return {key: _without_object_ids(v) for key, v in value.items() if key != "shared_object_id"}
+    return [_without_object_ids(v) for v in value] if isinstance(value, list) else value
+
+
+def _weights(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the arrays of an HDF5 file by name, because its bytes depend on the order of writing."""
+    import h5py
+
+    with h5py.File(file, "r") as weights:
+        names: list[str] = []
+        weights.visit(names.append)
+        for name in sorted(n for n in names if not n.startswith(_OPTIMIZER)):
+            if isinstance(dataset := weights[name], h5py.Dataset):
+                attributes = sorted((key, repr(value)) for key, value in dataset.attrs.items())
+                yield f"{name}\0{dataset.dtype}\0{dataset.shape}\0{attributes}\0".encode()
+                yield dataset[()].tobytes()
+
+
+def read_contract(path: Path, signature: str | None = None, output: str | None = None) -> Contract:
+    """Read the contract from the loaded model; a Keras model has no signatures to choose from."""
+    if signature:
+        raise UserError(f"signature={signature!r}: {path.name} is a Keras model and has none.")
+    model = load_keras(path)
+    check_inputs(str(path), {tensor.name: str(tensor.dtype) for tensor in model.inputs})
+    outputs = keras_outputs(model)
+    output_name = choose_name(path, "output", output, outputs)
+    result = outputs[output_name]
+    shape = list(model.inputs[0].shape)
+    size_px = read_size_px(str(path), shape)
+    classes = read_classes(str(path), output_name, str(result.dtype), list(result.shape))
+    head = read_head(result)
+    if head == "softmax" and classes == 1:
+        raise UserError(
+            f"{path} has a softmax over one class as {output_name!r}, which is 1 for every image. Train it "
+            "with a sigmoid or a linear output instead."
+        )
+    by_class = head == "linear" and _is_trained_by_class(path, list(outputs), output_name)
+    return Contract(
+        input_dtype=str(model.inputs[0].dtype),
+        batch=shape[0],
+        size_px=size_px,
+        output_name=output_name if len(outputs) > 1 else "",
+        classes=classes,
+        input_range=read_input_range(model),
+        outputs="logits" if head == "linear" else "probabilities" if head else "",
+        multilabel=head == "sigmoid" or by_class,
+    )
+
+
+def load(path: Path, handle: str, contract: Contract, size_px: int) -> Model:
+    """Load a model as a function from one tensor to one tensor."""
+    import tensorflow as tf
+
+    model = load_keras(path)
+    outputs = keras_outputs(model)
+    output = outputs[contract.output_name] if contract.output_name else next(iter(outputs.values()))
+    # A new model of one tensor to one tensor, because the model in the file may nest them in dictionaries.
+    classifier = tf.keras.Model(model.inputs[0], output)
+    return functools.partial(classifier, training=False)
+
+
+def describe(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the number of parameters."""
+    yield "parameters", f"{load_keras(path).count_params():,}"
 
 
 def load_keras(path: Path) -> Any:
@@ -47,7 +182,8 @@ def load_keras(path: Path) -> Any:
     """
     import tensorflow as tf
 
-    # Rescaling follows this setting instead of the file, and ~/.keras/keras.json may set channels_first.
+    # Set, because Rescaling follows this setting instead of the file, and ~/.keras/keras.json may set
+    # channels_first.
     tf.keras.config.set_image_data_format("channels_last")
     try:
         model = tf.keras.models.load_model(path, compile=False)
@@ -64,8 +200,8 @@ def load_keras(path: Path) -> Any:
 def keras_outputs(model: Any) -> dict[str, KerasTensor]:
     """Return the outputs of a Keras model by name.
 
-    Names are the keys of a dictionary, or else those of the layers. A layer with several outputs
-    is counted (`head`, `head_1`), because a name must choose one output.
+    A name is the key in a dictionary of outputs, or else the name of a layer. Names of a layer with several
+    outputs are counted (`head`, `head_1`), because a name must choose one output.
     """
     import tensorflow as tf
 
@@ -83,7 +219,7 @@ def keras_outputs(model: Any) -> dict[str, KerasTensor]:
     return outputs
 
 
-def trained_by_class(path: Path, outputs: list[str], name: str) -> bool:
+def _is_trained_by_class(path: Path, outputs: list[str], name: str) -> bool:
     """Return whether an output was trained with a binary cross-entropy, which judges each class by itself.
 
     Args:
@@ -91,7 +227,7 @@ def trained_by_class(path: Path, outputs: list[str], name: str) -> bool:
       outputs: Names of all outputs of the model, in order.
       name: Name of the output.
     """
-    loss = (_read_json(path, "config.json").get("compile_config") or {}).get("loss")
+    loss = (_read_json(path, _CONFIG).get("compile_config") or {}).get("loss")
     if isinstance(loss, list):
         loss = dict(zip(outputs, loss, strict=False)).get(name)
     elif isinstance(loss, dict) and "class_name" not in loss:
@@ -103,28 +239,20 @@ def trained_by_class(path: Path, outputs: list[str], name: str) -> bool:
 
 def _explain(path: Path, error: Exception) -> str:
     """Return why a file can't be loaded, and the remedy."""
-    with path.open("rb") as f:
-        if f.read(4) == HDF5_HEAD:
-            return f"it is an HDF5 file, the format before .keras. {EXPORT}"
     try:
-        version = str(_read_json(path, "metadata.json").get("keras_version"))
-        culprit = next(_culprits(_read_json(path, "config.json")), None)
+        version = str(_read_json(path, _METADATA).get("keras_version"))
+        culprit = next(_culprits(_read_json(path, _CONFIG)), None)
     except (zipfile.BadZipFile, LookupError, ValueError, OSError):
         return _DAMAGED
     if version.startswith("2."):
         return f"Keras {version} saved it, and this is Keras 3. {EXPORT}"
     if culprit:
         return f"it needs {culprit}, whose code is not in the file. {EXPORT}"
-    if isinstance(error, OSError | KeyError | zipfile.BadZipFile) or not _has_weights(path):
+    if isinstance(error, OSError | KeyError | zipfile.BadZipFile) or find_damage(path):
         return _DAMAGED
     reason = str(error).strip().partition("\n")[0]
     cut = f"{reason[:_LONGEST_REASON]}..." if len(reason) > _LONGEST_REASON else reason.rstrip(".")
     return f"Keras reports {cut!r} (the model is of Keras {version}). {EXPORT}"
-
-
-def _has_weights(path: Path) -> bool:
-    with zipfile.ZipFile(path) as file:
-        return any(name.startswith("model.weights") for name in file.namelist())
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.remember import Answer, remembered
 from labelbeam.transforms.models.runtime import runtime_facts
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.photos.pixels import photo_pixels
+from labelbeam.transforms.photos import photo_pixels
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -29,7 +29,10 @@ _PRECISION_REWRITES = {
     "bfloat16": "auto_mixed_precision_onednn_bfloat16",
     "float16": "auto_mixed_precision",
 }
-_REMEDY = "Leave them out, allow for more change, or add --on_disagreement plain."
+_REMEDY = "Remove --precision and --xla, or add --on_disagreement plain."
+# Least share of the sample photos whose best class stays, and largest change of the outputs (root mean
+# square, in standard deviations of the plain model). Constants, because labels beyond them would be wrong.
+MIN_AGREEMENT, MAX_OUTPUT_CHANGE = 0.95, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,12 @@ class Optimisation:
     Attributes:
       precision: Of what its layers compute in: `bfloat16` on CPUs, `float16` on GPUs.
       xla: Whether XLA compiles it: `on` on GPUs, `force` on CPUs, too.
-      min_agreement: Least share of the sample photos whose best class stays, in [0, 1].
-      max_change: Most that outputs may change: root mean square, in standard deviations of the outputs.
-      otherwise: What to do where that is not so: `refuse`, or run it `plain`.
+      otherwise: Action if outputs change by more than `MIN_AGREEMENT` and `MAX_OUTPUT_CHANGE` allow:
+        `refuse` the run, or run the `plain` model.
     """
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     xla: Literal["off", "on", "force"] = "off"
-    min_agreement: float = 0.95
-    max_change: float = 0.1
     otherwise: Literal["refuse", "plain"] = "refuse"
 
     @property
@@ -178,13 +178,13 @@ def compare(expected: np.ndarray, actual: np.ndarray) -> Agreement:
 
 def _disagreement(agreement: Agreement, how: Optimisation, spec: ModelSpec) -> str | None:
     same, photos, change = agreement
-    top_1_is_kept = spec.outputs == EMBEDDING or same >= how.min_agreement * photos
-    if top_1_is_kept and change <= how.max_change:  # NaN is not
+    top_1_is_kept = spec.outputs == EMBEDDING or same >= MIN_AGREEMENT * photos
+    if top_1_is_kept and change <= MAX_OUTPUT_CHANGE:  # false for NaN
         return None
     return (
         f"precision={how.precision} and xla={how.xla} change the outputs of model {spec.handle!r}: "
-        f"the best class of {same} of {photos} photos stays (min_agreement={how.min_agreement:g}), "
-        f"and outputs change by {change:.3g} of their spread (max_output_change={how.max_change:g})."
+        f"the best class of {same} of {photos} sample photos stays (at least {MIN_AGREEMENT:.0%} must), and "
+        f"outputs change by {change:.3g} standard deviations (at most {MAX_OUTPUT_CHANGE:g} is allowed)."
     )
 
 

@@ -37,8 +37,7 @@ from labelbeam.transforms.models.spec import (
     read_model,
     usual_scaling,
 )
-from labelbeam.transforms.photos import right_classes
-from labelbeam.transforms.photos.pixels import photo_pixels
+from labelbeam.transforms.photos import photo_pixels, right_classes
 
 # Longest time of a probe beside the load, and the share of it for the configured scaling. A slow model gets
 # fewer photos.

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.images.resize import ResizeRule
-from labelbeam.transforms.models.cache import digest_model, resolve_model
-from labelbeam.transforms.models.contract import Contract, read_contract
+from labelbeam.transforms.models.cache import resolve_model
+from labelbeam.transforms.models.contract import Contract
 from labelbeam.transforms.models.doubts import doubts_about, refuse_contradiction
 from labelbeam.transforms.models.evidence import Evidence, Run
 from labelbeam.transforms.models.heads import MULTILABEL, Head, HeadKind, OutputsOption
+from labelbeam.transforms.models.kinds import digest_model, kind_of
 from labelbeam.transforms.models.labels import fit_labels, read_labels
 from labelbeam.transforms.models.presets import EMBEDDING, Outputs, Preset, find_preset
 from labelbeam.transforms.models.scaling import (
@@ -163,7 +164,7 @@ def read_model(options: ModelOptions) -> Reading:
     preset = find_preset(options.model)
     handle = preset.handle if preset else options.model
     path = resolve_model(handle)
-    contract = read_contract(path, options.signature, options.output_name)
+    contract = kind_of(path).read_contract(path, options.signature, options.output_name)
     size_px = options.image_size or (preset.image_size_px if preset else contract.size_px)
     resize = ResizeRule(
         _checked_size(size_px, contract, options.model),

@@ -1,10 +1,15 @@
-"""57 real photos: the sample corpus, and the images that models are probed and compared on."""
+"""57 real photos: the sample corpus, and the images on which models are probed and compared."""
 
 from __future__ import annotations
 
 import csv
 import functools
 from pathlib import Path
+
+import numpy as np
+
+from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.resize import ResizeRule
 
 _FOLDER = Path(__file__).parent
 PHOTOS = _FOLDER / "images"
@@ -24,3 +29,12 @@ def right_classes() -> dict[str, frozenset[int]]:
             for row in csv.DictReader(f)
             if row["label_ids"]
         }
+
+
+# Only the latest rule is kept, because a process has one model, and the photos at 600 px take 62 MB.
+@functools.lru_cache(maxsize=1)
+def photo_pixels(rule: ResizeRule) -> np.ndarray:
+    """Return the photos as a model's input, those of known class first: `[57, size, size, 3] uint8`, RGB."""
+    paths = {path.name: path for path in photo_paths()}
+    names = [*right_classes(), *sorted(paths.keys() - right_classes())]
+    return np.stack([decode_image(paths[name].read_bytes(), rule, 10**9).pixels for name in names])

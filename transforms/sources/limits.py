@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from labelbeam.transforms.errors import ImageError, Reason
 
+# Longest wait for a connection. A constant, because a server that needs longer is down or unreachable.
+CONNECT_TIMEOUT_SEC = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -44,6 +47,6 @@ def timed_out(limits: Limits) -> ImageError:
     """The error for an image that took too long."""
     return ImageError(
         Reason.TIMEOUT,
-        f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g}"
-        f" or connect_timeout_sec={limits.connect_timeout_sec:g} allow",
+        f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g} allows, "
+        f"or than {limits.connect_timeout_sec:g} s to connect",
     )
