@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline import GO_ON
+from labelbeam.pipeline.checks.google import require_google_access
 from labelbeam.pipeline.commands.model import describe_head, describe_scaling, has_no_names
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.graph import build_graph
@@ -78,6 +79,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     """
     options = pipeline_options(config.beam_flags)
     check_rules(config, options)
+    require_google_access(config, options)
     local = is_local(options)
     if not local:
         config = with_absolute_paths(config)

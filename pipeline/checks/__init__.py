@@ -1,1 +1,1 @@
-"""What the doctor looks at: one table of checks a module."""
+"""Checks of the doctor."""

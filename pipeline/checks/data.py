@@ -1,4 +1,4 @@
-"""Checks of the input, the output and the model, and of all of them together on a few images."""
+"""Checks of input, output and model, and a trial run on a few images."""
 
 from __future__ import annotations
 
@@ -53,14 +53,12 @@ from labelbeam.transforms.predict import predict_labels
 from labelbeam.transforms.read import list_rows
 from labelbeam.transforms.sources import Stores
 
-# Images that are labelled here, and rows that are shown.
+# Number of images that are labelled, and of rows that are shown.
 _IMAGES, _ROWS_SHOWN = 10, 3
-# Files of a folder or glob that are looked at to find them.
+# Limit of listed files, because listing a large bucket takes hours.
 _MOST_FILES = 10_000
-# Longest time for a model's download, which may be large.
-_DOWNLOAD_SEC = 600.0
-# Longest time for ten images.
-_IMAGES_SEC = 60.0
+# Time limits for the model's download and for the trial run.
+_DOWNLOAD_SEC, _IMAGES_SEC = 600.0, 60.0
 
 
 def _check_output(case: Case) -> Iterator[Finding]:
@@ -69,16 +67,15 @@ def _check_output(case: Case) -> Iterator[Finding]:
     probe_output(output)
     case.contents = contents
     if is_at_work(output):
-        yield warning(
-            f"{output} can be written; a run is at work there.", "Wait for it, or give another --output."
-        )
+        text = f"another run is writing to {output}."
+        yield warning(text, "Wait until it ends, or set another --output.")
     elif manifest := contents.manifest:
         counts = ", ".join(f"{count:,} {table}" for table, count in manifest.rows.items())
-        yield ok(f"{output} can be written; it holds {counts} of model {manifest.model.get('handle')}.")
+        yield ok(f"{output} is writable and holds {counts}, labelled with {manifest.model.get('handle')}.")
     elif staged := sum(contents.staged_rows.values()):
-        yield ok(f"{output} can be written; it holds {staged:,} rows of a run that is not finished.")
+        yield ok(f"{output} is writable and holds {staged:,} rows of an unfinished run.")
     else:
-        yield ok(f"{output} can be written; nothing is there yet.")
+        yield ok(f"{output} is writable and empty.")
 
 
 def _check_input(case: Case) -> Iterator[Finding]:
@@ -87,15 +84,16 @@ def _check_input(case: Case) -> Iterator[Finding]:
     corpus = find_corpus(read, known_types(case.config, manifest))
     case.rows = list(itertools.islice(list_rows(corpus, _MOST_FILES), _IMAGES))
     if not case.rows:
-        yield error(f"{read.input} lists no images.", "Check the name, and --input_format.")
+        yield error(f"{read.input} lists no images.", "Check --input and --input_format.")
         return
     case.corpus = corpus
-    shown = [_row_in_words(row, [name for name, _ in corpus.columns]) for row in case.rows[:_ROWS_SHOWN]]
-    yield ok(f"{read.input} can be read as {corpus.kind}; its first rows:", *shown)
+    names = [name for name, _ in corpus.columns]
+    rows = [_format_row(row, names) for row in case.rows[:_ROWS_SHOWN]]
+    yield ok(f"{read.input} is readable as {corpus.kind}; its first rows:", *rows)
     partitioning_of(case.config, [name for name, _ in output_columns(corpus)])
 
 
-def _row_in_words(row: ImageRef | Failure, names: list[str]) -> str:
+def _format_row(row: ImageRef | Failure, names: list[str]) -> str:
     if isinstance(row, Failure):
         return f"{row.reason}: {row.message}"
     columns = "".join(f", {name}={value!r}" for name, value in zip(names, row.columns, strict=True))
@@ -112,35 +110,35 @@ def _handle(case: Case) -> str:
 
 
 def _check_model(case: Case) -> Iterator[Finding]:
-    if why := _obstacle(_handle(case)):
-        remedy = "Check the network, or give a copy that was made with labelbeam model mirror."
-        yield error(f"there is no way to the model: {why}.", remedy)
+    if why := _connection_error(_handle(case)):
+        remedy = "Check the network, or set --model to a copy that labelbeam model mirror made."
+        yield error(f"the model's server cannot be reached: {why}.", remedy)
         return
     spec = model_of(case.config, case.options)
     how = optimisation(case.config)
-    untried = how.unfit(has_gpu())
+    misfit = how.unfit(has_gpu())
     batch_size = choose_batch_size(None, spec.resize.size_px, has_gpu())
-    classifier = Classifier(spec, case.config.predict.top_k, batch_size, Optimisation() if untried else how)
+    classifier = Classifier(spec, case.config.predict.top_k, batch_size, Optimisation() if misfit else how)
     case.spec, case.classifier = spec, classifier
-    gives = f"{len(spec.labels):,} classes" if spec.labels else f"embeddings of length {spec.length:,}"
-    prints = f"fingerprint {spec.model_fingerprint}"
-    loads = f"{case.config.model.model} loads: {spec.resize.size_px} px, {gives}, {prints}."
+    outputs = f"{len(spec.labels):,} classes" if spec.labels else f"embeddings of length {spec.length:,}"
+    facts = f"{spec.resize.size_px} px, {outputs}, fingerprint {spec.model_fingerprint}"
     details = [f"range: {describe_scaling(spec)}", f"outputs: {describe_head(spec)}"]
     if spec.photos_known:
         details.append(f"photos: {describe_photos(spec)}")
-    yield ok(loads, *details)
+    yield ok(f"{case.config.model.model} loads: {facts}.", *details)
     for doubt in spec.doubts:
         yield warning(doubt, "")
-    if untried:
+    if misfit:
         remedy = "Workers compare it with the plain model before they label."
-        yield warning(f"it is not tried here as it will run: {untried}", remedy)
+        yield warning(f"the faster model cannot run on this machine: {misfit}", remedy)
 
 
-def _obstacle(handle: str) -> str:
-    """Why a server that has a model can't be reached; nothing where none needs to be, or it can."""
+def _connection_error(handle: str) -> str:
+    """Return why a model's server cannot be reached; empty if it can, or if no server is needed."""
     address = urlsplit(handle)
-    brought_otherwise = urllib.request.getproxies() or os.environ.get("TFHUB_CACHE_DIR")
-    if not address.scheme.startswith("http") or is_here(handle) or brought_otherwise:
+    # A direct connection proves nothing, because the model then comes by a proxy or from TF Hub's cache.
+    has_other_way = urllib.request.getproxies() or os.environ.get("TFHUB_CACHE_DIR")
+    if not address.scheme.startswith("http") or is_here(handle) or has_other_way:
         return ""
     port = address.port or (80 if address.scheme == "http" else 443)
     why = try_connection(address.hostname or "", port)
@@ -154,45 +152,48 @@ def _check_table(case: Case) -> Iterator[Finding]:
     output, replace = folder_of(case.config.write.output), case.config.write.replace
     refuse_others(output, case.contents, replace, facts)
     if any(others != facts for others in case.contents.labelled_with):
-        yield warning("--replace: the rows in the output, labelled with something else, will go.", "")
+        text = "--replace deletes the rows in the output, which have other settings."
+        yield warning(text, "Set another --output to keep them.")
     elif case.contents.labelled_with:
-        yield ok("the rows in the output were labelled the same way: the run goes on from them.")
+        yield ok("the rows in the output have the same settings, so the run continues from them.")
     else:
-        yield ok("the run starts a new one.")
+        yield ok("the run starts a new table.")
 
 
 def _have_workers_other_disks(case: Case) -> bool:
-    """Whether workers surely or likely see other files than this process."""
+    """Return whether workers certainly or probably see other files than this process."""
     if not is_portable(case.options):
         return case.on_dataflow
     environment = environment_of(case.options)
     return environment != "LOOPBACK" and (environment != "PROCESS" or is_submitted_elsewhere(case.options))
 
 
-def _check_reach(case: Case) -> Iterator[Finding]:
-    yield from list(_out_of_reach(case)) or [ok("what is read and written is where workers reach it.")]
+def _check_paths(case: Case) -> Iterator[Finding]:
+    yield from list(_unreachable_paths(case)) or [ok("workers can reach all paths.")]
 
 
-def _out_of_reach(case: Case) -> Iterator[Finding]:
-    # Machines of one's own can mount the same disk; Dataflow's can't, and the options are refused.
-    found, mount = (error, "") if case.on_dataflow else (warning, " Or mount this disk there, at this place.")
+def _unreachable_paths(case: Case) -> Iterator[Finding]:
+    # Machines of a cluster may mount the same disk, but Dataflow's workers cannot. Input and output are not
+    # reported on Dataflow, because the check `options` already rejects them.
+    report, mount = (error, "") if case.on_dataflow else (warning, " Or mount this disk there, at this path.")
     config, handle = case.config, _handle(case)
     for option, uri in (("input", config.read.input), ("output", config.write.output)):
         if is_local(uri) and not case.on_dataflow:
-            remedy = f"Give a place in a bucket: gs://….{mount}"
-            yield warning(f"{option}={uri!r} is on this machine, and workers are not.", remedy)
+            remedy = f"Use a path in a bucket: gs://….{mount}"
+            yield warning(f"--{option}={uri!r} is on this machine, and workers are not.", remedy)
     if not urlsplit(handle).scheme:
-        remedy = "Give a copy in a bucket: labelbeam model mirror makes one."
-        yield warning(f"workers look for model={handle!r} on their own disks, or in their image.", remedy)
-    here = [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]
-    if here and not (case.corpus and case.corpus.kind == "images"):  # else they are the input
+        remedy = "Copy it to a bucket with labelbeam model mirror."
+        yield warning(f"--model={handle!r} must exist on the workers' disks or in their image.", remedy)
+    local = [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]
+    # A folder of images is not reported twice, because it is the input itself.
+    if local and not (case.corpus and case.corpus.kind == "images"):
         remedy = f"Copy them to a bucket, and list them there.{mount}"
-        yield found(f"images of the input are on this machine, such as {here[0]}.", remedy)
+        yield report(f"images of the input are on this machine, such as {local[0]}.", remedy)
 
 
 def _lacks_output(case: Case) -> str:
     output = case.config.write.output
-    return "a place in a bucket" if case.on_dataflow and is_local(output) else case.lacks_bucket(output)
+    return "a path in a bucket" if case.on_dataflow and is_local(output) else case.lacks_bucket(output)
 
 
 def _lacks_table(case: Case) -> str:
@@ -205,7 +206,7 @@ def _are_images_elsewhere(case: Case) -> bool:
 
 
 def is_local_uri(uri: str) -> bool:
-    """Whether an image is a file of this machine."""
+    """Return whether an image is a file on this machine."""
     return uri.startswith("file://") or "://" not in uri
 
 
@@ -215,22 +216,22 @@ def _lacks_images(case: Case) -> str:
 
 def _check_images(case: Case) -> Iterator[Finding]:
     assert case.classifier
-    results = label_here(case)
+    results = label_rows(case)
     labelled = [r for r in results if isinstance(r, Prediction)]
     failures = [r for r in results if isinstance(r, Failure)]
     reasons = Counter(f.reason for f in failures)
     details = [f"{f.ref.uri}: {f.stage}, {f.reason}: {f.message:.200}" for f in failures]
-    details[:0] = [f"{one.ref.uri}: {_best_of(one, case.classifier)}" for one in labelled]
-    told = f"{len(labelled)} of the first {len(results)} images labelled here"
+    details[:0] = [f"{one.ref.uri}: {_best_label(one, case.classifier)}" for one in labelled]
+    text = f"{len(labelled)} of the first {len(results)} images were labelled"
     if not failures:
-        yield ok(f"{told}.", *details)
+        yield ok(f"{text}.", *details)
         return
-    told += f"; failed: {', '.join(f'{reason} ({n})' for reason, n in reasons.most_common())}."
+    text += f"; failed: {', '.join(f'{reason} ({n})' for reason, n in reasons.most_common())}."
     remedy = "A run writes such images to failures/, and may stop (--max_failure_rate)."
-    yield warning(told, remedy, *details) if labelled else error(told, "Mend this first.", *details)
+    yield warning(text, remedy, *details) if labelled else error(text, "Fix the input first.", *details)
 
 
-def _best_of(prediction: Prediction, classifier: Classifier) -> str:
+def _best_label(prediction: Prediction, classifier: Classifier) -> str:
     if not classifier.spec.labels:
         return "an embedding"
     if classifier.spec.head.kind == MULTILABEL:
@@ -238,8 +239,8 @@ def _best_of(prediction: Prediction, classifier: Classifier) -> str:
     return f"{prediction.labels[0].label}, {prediction.labels[0].score:.2f}"
 
 
-def label_here(case: Case) -> list[Prediction | Failure]:
-    """Labels the first rows of the input in this process, with what workers would do it with."""
+def label_rows(case: Case) -> list[Prediction | Failure]:
+    """Label the first rows of the input in this process, with the functions that workers use."""
     assert case.classifier
     limits = limits_of(case.config)
     stores = Stores(dataclasses.replace(limits, total_timeout_sec=min(limits.total_timeout_sec, ANSWER_SEC)))
@@ -269,29 +270,21 @@ def _is_output_remote(case: Case) -> bool:
     return FileSystems.get_scheme(case.config.write.output) == "gs"
 
 
-CHECKS = (
-    Check(
-        "output",
-        _check_output,
-        is_remote=_is_output_remote,
-        lacks=_lacks_output,
-    ),
-    Check(
-        "input",
-        _check_input,
-        is_remote=_is_input_remote,
-        lacks=lambda case: case.lacks_bucket(case.config.read.input),
-    ),
-    Check(
-        "model",
-        _check_model,
-        is_remote=_is_model_elsewhere,
-        lacks=lambda case: case.lacks_bucket(case.config.model.model),
-        limit_sec=_DOWNLOAD_SEC,
-    ),
-    Check("table", _check_table, lacks=_lacks_table),
-    Check("reach", _check_reach, _have_workers_other_disks),
-    Check(
-        "images", _check_images, is_remote=_are_images_elsewhere, lacks=_lacks_images, limit_sec=_IMAGES_SEC
-    ),
+def _lacks_input(case: Case) -> str:
+    return case.lacks_bucket(case.config.read.input)
+
+
+def _lacks_model(case: Case) -> str:
+    return case.lacks_bucket(case.config.model.model)
+
+
+OUTPUT = Check("output", _check_output, is_remote=_is_output_remote, lacks=_lacks_output)
+INPUT = Check("input", _check_input, is_remote=_is_input_remote, lacks=_lacks_input)
+MODEL = Check(
+    "model", _check_model, is_remote=_is_model_elsewhere, lacks=_lacks_model, limit_sec=_DOWNLOAD_SEC
+)
+TABLE = Check("table", _check_table, lacks=_lacks_table)
+PATHS = Check("paths", _check_paths, _have_workers_other_disks)
+IMAGES = Check(
+    "images", _check_images, is_remote=_are_images_elsewhere, lacks=_lacks_images, limit_sec=_IMAGES_SEC
 )

@@ -1,4 +1,4 @@
-"""What the doctor's checks find, what they share, and how one of them is run."""
+"""Findings of the doctor's checks, results that checks share, and the function that runs one check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from labelbeam.pipeline.checks.machines import Pool, pools_of
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.output import Contents
 from labelbeam.pipeline.runners.options import is_dataflow, runner_of
@@ -25,14 +24,14 @@ from labelbeam.transforms.within import NoAnswerError, within
 
 _LOG = logging.getLogger(__name__)
 
-# Longest wait for a server to take a connection, and to answer.
+# Time limits for connecting to a server and for each of its responses.
 CONNECT_SEC, ANSWER_SEC = 3.05, 10.0
-# Longest time that a check which asks servers may take.
+# Time limit for a whole check that uses the network.
 _REMOTE_SEC = 30.0
 
 
 class Level(enum.StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -45,73 +44,73 @@ class Finding:
     """One line of the report.
 
     Attributes:
-      level: How bad it is.
-      what: What was found, as a sentence or two.
-      remedy: What to do about it; empty where `what` says so, or nothing needs to be done.
+      level: Severity.
+      text: The state of the checked thing, in a sentence or two.
+      remedy: Advice to the user; empty if none is needed.
       details: Lines to show below.
     """
 
     level: Level
-    what: str
+    text: str
     remedy: str = ""
     details: tuple[str, ...] = ()
 
 
-OFFLINE = Finding(Level.SKIPPED, "left out: it needs a network, and --offline was said.")
+OFFLINE = Finding(Level.SKIPPED, "skipped: the check needs a network, and --offline is set.")
 
 
-def ok(what: str, *details: str) -> Finding:
-    """Something is as it should be."""
-    return Finding(Level.OK, what, details=details)
+def ok(text: str, *details: str) -> Finding:
+    """Return a finding that needs no action."""
+    return Finding(Level.OK, text, details=details)
 
 
-def warning(what: str, remedy: str, *details: str) -> Finding:
-    """Something may cost time or money, or could not be told."""
-    return Finding(Level.WARNING, what, remedy, details)
+def warning(text: str, remedy: str, *details: str) -> Finding:
+    """Return a finding that may cost time or money, or that a check could not decide."""
+    return Finding(Level.WARNING, text, remedy, details)
 
 
-def error(what: str, remedy: str = "", *details: str) -> Finding:
-    """Something would break the run."""
-    return Finding(Level.ERROR, what, remedy, details)
+def error(text: str, remedy: str = "", *details: str) -> Finding:
+    """Return a finding that would break the run."""
+    return Finding(Level.ERROR, text, remedy, details)
 
 
 @dataclass
 class Case:
-    """A run that is looked at, and what checks have found out of it for others.
+    """A planned run, and results of earlier checks that later checks need.
 
     Attributes:
-      config: What the user said.
-      options: Beam's.
-      offline: Whether nothing may be asked for over a network.
-      credentials: Google's, if they were found and work.
-      suggested_project: The project that the credentials belong to.
-      region: Where the job is to run.
-      worker_account: The service account that workers run as.
-      looked_at: The buckets that were asked.
-      buckets: Those of them that answered.
-      contents: What the output folder holds.
-      corpus: What the input is.
-      rows: Its first rows.
-      spec: The model.
-      classifier: The model, loaded.
-      cores_of: How many cores a machine type has, as far as Compute Engine was asked.
+      config: The run's configuration.
+      options: Beam's options.
+      offline: Whether checks that use the network are skipped.
+      credentials: Google's credentials; None unless they work.
+      default_project: The project that the credentials belong to.
+      region: The job's region.
+      worker_account: The service account of the workers.
+      checked_buckets: Buckets that were looked up.
+      buckets: Those of `checked_buckets` that exist.
+      contents: Contents of the output folder.
+      corpus: The input.
+      rows: First rows of the input.
+      spec: Specification of the model.
+      classifier: The loaded model.
+      worker_cores: Cores of each machine type, as Compute Engine lists them.
     """
 
     config: RunConfig
     options: PipelineOptions
     offline: bool = False
     credentials: Any = None
-    suggested_project: str | None = None
+    default_project: str | None = None
     region: str | None = None
     worker_account: str | None = None
-    looked_at: set[str] = field(default_factory=set)
+    checked_buckets: set[str] = field(default_factory=set)
     buckets: set[str] = field(default_factory=set)
     contents: Contents | None = None
     corpus: Corpus | None = None
     rows: list[ImageRef | Failure] = field(default_factory=list)
     spec: ModelSpec | None = None
     classifier: Classifier | None = None
-    cores_of: dict[str, int] = field(default_factory=dict)
+    worker_cores: dict[str, int] = field(default_factory=dict)
 
     @property
     def runner(self) -> str:
@@ -120,35 +119,35 @@ class Case:
 
     @property
     def on_dataflow(self) -> bool:
-        """Whether Dataflow does the work."""
+        """Whether the run is a Dataflow job."""
         return is_dataflow(self.options)
 
     @property
     def project(self) -> str:
-        """The project that the job belongs to; empty if none is given."""
+        """The job's project; empty if the user named none."""
         return self.options.view_as(GoogleCloudOptions).project or ""
 
-    @property
-    def pools(self) -> list[Pool]:
-        """The kinds of workers that Dataflow is to start."""
-        return pools_of(self.config.predict, self.options)
-
     def lacks_bucket(self, uri: str) -> str:
-        """What is missing to look at a place: nothing of a local one, an answer of its bucket otherwise."""
+        """Return the missing requirement for reading a URI: its bucket, or nothing if it is local."""
         if not uri.startswith("gs://"):
             return ""
         bucket, _ = split_uri(uri)
-        return "" if bucket in self.buckets else f"an answer from the bucket {bucket!r}"
+        return "" if bucket in self.buckets else f"the bucket {bucket!r}"
 
 
 def always(_: Case) -> bool:
-    """Holds of every run."""
+    """Return True, for checks that apply to all runs."""
     return True
 
 
 def on_dataflow(case: Case) -> bool:
-    """Holds of runs on Dataflow."""
+    """Return whether the run is a Dataflow job."""
     return case.on_dataflow
+
+
+def lacks_credentials(case: Case) -> str:
+    """Return the missing requirement of checks that need Google's credentials."""
+    return "" if case.credentials else "credentials"
 
 
 def _never(_: Case) -> bool:
@@ -161,16 +160,16 @@ def _nothing(_: Case) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to look at.
+    """One check of the doctor.
 
     Attributes:
-      name: What the report calls it.
-      find: Yields what it finds. An error of ours that it raises is an error that it finds.
-      applies: Whether it makes sense for a run.
-      is_remote: Whether it asks servers for something.
-      lacks: What it needs and earlier checks did not bring; empty if nothing.
-      limit_sec: Longest time it may take if it is remote.
-      too_slow: What it finds if it takes longer.
+      name: Name in the report.
+      find: Yields the findings. A `LabelbeamError` that it raises becomes an error in the report.
+      applies: Whether the check makes sense for a run.
+      is_remote: Whether the check uses the network.
+      lacks: The requirement that earlier checks did not provide; empty if none is missing.
+      limit_sec: Time limit of a remote check.
+      too_slow: Kind of finding for a remote check that exceeds its time limit.
     """
 
     name: str
@@ -183,37 +182,41 @@ class Check:
 
 
 def examine(check: Check, case: Case) -> list[Finding]:
-    """Runs a check, whatever becomes of it."""
+    """Run a check, and turn anything that it raises into a finding."""
     if case.offline and check.is_remote(case):
         return [OFFLINE]
     if lacking := check.lacks(case):
-        return [Finding(Level.SKIPPED, f"left out: it needs {lacking}.")]
-    found: list[Finding] = []
+        return [Finding(Level.SKIPPED, f"skipped: the check needs {lacking}.")]
+    findings: list[Finding] = []
     try:
         if check.is_remote(case):
-            within(check.limit_sec, lambda: _collect(check, case, found))
+            within(check.limit_sec, lambda: _collect(check, case, findings))
         else:
-            _collect(check, case, found)
+            _collect(check, case, findings)
     except LabelbeamError as e:
-        found.append(error(str(e)))
+        findings.append(error(str(e)))
     except NoAnswerError:
-        remedy = "Check the network, and any proxy it needs."
-        return [*found, check.too_slow(f"no answer within {check.limit_sec:g} s.", remedy)]
-    except Exception as e:  # the one place: whatever a check raises, the others still run
+        # A copy, because the check's thread still runs and may append to the list.
+        remedy = "Check the network and any proxy."
+        return [*findings, check.too_slow(f"no answer within {check.limit_sec:g} s.", remedy)]
+    except Exception as e:
+        # Everything is caught, because a bug in one check must not keep the others from running.
         _LOG.info("the check %r failed", check.name, exc_info=True)
         text = " ".join(str(e).split())[:300].rstrip(".")
-        told = f"the check itself failed: {type(e).__name__}: {text}."
-        found.append(error(told, "--verbose tells more."))
-    return found
+        findings.append(
+            error(f"the check itself failed: {type(e).__name__}: {text}.", "Use --verbose for the traceback.")
+        )
+    return findings
 
 
-def _collect(check: Check, case: Case, found: list[Finding]) -> None:
+def _collect(check: Check, case: Case, findings: list[Finding]) -> None:
+    # Not `extend`, because findings before a failure must be kept.
     for finding in check.find(case):
-        found.append(finding)  # noqa: PERF402  (what came before a failure is kept)
+        findings.append(finding)  # noqa: PERF402
 
 
 def try_connection(host: str, port: int) -> str:
-    """Connects to a server; gives why it can't, or nothing if it can."""
+    """Connect to a server, and return the error; empty if the server accepts connections."""
     try:
         with socket.create_connection((host, port), CONNECT_SEC):
             return ""

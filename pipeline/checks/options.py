@@ -1,8 +1,7 @@
-"""Checks of the options, and of what the runner is to be found at."""
+"""Checks of the options, and of the runner's job server or binary."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 
@@ -14,7 +13,6 @@ from apache_beam.options.pipeline_options import (
 )
 
 from labelbeam.pipeline.checks.findings import Case, Check, Finding, error, ok, try_connection, warning
-from labelbeam.pipeline.checks.places import staging_folders
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.plan import failure_budget
 from labelbeam.pipeline.runners.options import (
@@ -30,32 +28,26 @@ from labelbeam.transforms.errors import UserError
 
 
 def _check_options(case: Case) -> Iterator[Finding]:
-    wrong = list(_contradictions(case))
-    yield from map(error, wrong)
-    if not wrong:
-        yield ok(f"go together, for {case.runner}.")
-
-
-def _contradictions(case: Case) -> Iterator[str]:
-    """What would be said by all that refuses a run."""
-    yield from broken_rules(case.config, case.options)
-    for refuse in (
-        lambda: failure_budget(case.config),
-        lambda: new_pipeline(_without_effects(case.config)),
-    ):
+    # All messages are shown, because a run stops at the first one.
+    messages = list(broken_rules(case.config, case.options))
+    for validate in (failure_budget, lambda config: new_pipeline(_without_effects(config))):
         try:
-            refuse()
+            validate(case.config)
         except UserError as e:
-            yield str(e)
+            messages.append(str(e))
+    yield from map(error, messages)
+    if not messages:
+        yield ok(f"the options are valid for {case.runner}.")
 
 
 def _without_effects(config: RunConfig) -> PipelineOptions:
-    """The options as Beam checks them without asking for a bucket, or making one."""
+    """Return options that Beam validates without looking up a bucket, or making one."""
     options = pipeline_options(config.beam_flags)
     options.view_as(TestOptions).dry_run = True
     cloud = options.view_as(GoogleCloudOptions)
-    if not staging_folders(options):  # which another check tells, as the next two
-        cloud.temp_location = "gs://none/none"
+    # Placeholders, because the check `project` reports these options if they are missing.
+    if not cloud.staging_location:
+        cloud.temp_location = cloud.temp_location or "gs://none/none"
     cloud.project, cloud.region = cloud.project or "no-project", cloud.region or "no-region"
     return options
 
@@ -63,50 +55,36 @@ def _without_effects(config: RunConfig) -> PipelineOptions:
 def _check_runner(case: Case) -> Iterator[Finding]:
     option, endpoint = submitted_to(case.options)
     if endpoint == "embed":
-        yield ok("Beam's own job server, in this process.")
+        yield ok("Beam's own job server runs in this process.")
     elif endpoint:
-        yield _reached(option, endpoint)
+        yield _connect(option, endpoint)
     elif case.runner == "PortableRunner":
-        yield error("PortableRunner has nothing to submit to.", "Give --job_endpoint=HOST:PORT.")
+        yield error("--job_endpoint is missing for PortableRunner.", "Set --job_endpoint=HOST:PORT.")
     if not endpoint and case.runner == "PrismRunner":
-        yield from _found_prism(case.options.view_as(PrismRunnerOptions).prism_location)
+        location = case.options.view_as(PrismRunnerOptions).prism_location
+        remedy = "Set --prism_location to a local copy."
+        yield ok(f"Prism is {location}.") if location else warning("Beam downloads Prism first.", remedy)
     if case.runner in ("FlinkRunner", "SparkRunner") and option != "--job_endpoint":
         java = shutil.which("java")
-        remedy = "Install Java, or give the --job_endpoint of a job server."
-        starts = f"{case.runner} starts its job server with Java"
-        yield ok(f"{starts}: {java}.") if java else error(f"{starts}, and there is none.", remedy)
+        remedy = "Install Java, or set --job_endpoint to a job server."
+        text = f"{case.runner} starts its job server with Java"
+        yield ok(f"{text}: {java}.") if java else error(f"{text}, which is not installed.", remedy)
 
 
-def _reached(option: str, endpoint: str) -> Finding:
+def _connect(option: str, endpoint: str) -> Finding:
     host, port = host_and_port(endpoint)
+    flag = f"{option}={endpoint!r}"
     if not host or not port:
-        return error(
-            f"{option}={endpoint!r} is no address.", f"Write it as HOST:PORT: {option}=localhost:8099."
-        )
+        return error(f"{flag} is not an address.", f"Write it as HOST:PORT: {option}=localhost:8099.")
     if why := try_connection(host, port):
-        return error(
-            f"{option}={endpoint!r} does not answer: {why}.", "Start the job server, or check the address."
-        )
-    return ok(f"{option}={endpoint!r} answers.")
+        return error(f"{flag} does not answer: {why}.", "Start the job server, or check the address.")
+    return ok(f"{flag} accepts connections.")
 
 
-def _found_prism(location: str | None) -> Iterator[Finding]:
-    if not location:
-        yield warning(
-            "Beam downloads Prism when the run starts.", "Give --prism_location=FILE to have it at hand."
-        )
-    elif "://" in location:
-        yield ok(f"Prism comes from {location}.")
-    elif os.path.isfile(location):  # the options are refused otherwise
-        yield ok(f"Prism is {location}.")
-
-
-CHECKS = (
-    Check("options", _check_options),
-    Check(
-        "runner",
-        _check_runner,
-        applies=lambda case: is_portable(case.options),
-        is_remote=lambda case: is_submitted_elsewhere(case.options),
-    ),
+OPTIONS = Check("options", _check_options)
+RUNNER = Check(
+    "runner",
+    _check_runner,
+    applies=lambda case: is_portable(case.options),
+    is_remote=lambda case: is_submitted_elsewhere(case.options),
 )

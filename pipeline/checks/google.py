@@ -1,0 +1,286 @@
+"""Checks of Google Cloud's accounts and buckets: the user's login, what exists, and who may use it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import google.auth
+import requests
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+from google.api_core import exceptions as api
+from google.auth import environment_vars, impersonated_credentials
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+from google.auth.transport.requests import AuthorizedSession, Request
+from google.cloud import storage
+
+from labelbeam.pipeline.checks.findings import (
+    ANSWER_SEC,
+    CONNECT_SEC,
+    Case,
+    Check,
+    Finding,
+    Level,
+    always,
+    error,
+    examine,
+    ok,
+    on_dataflow,
+    warning,
+)
+from labelbeam.pipeline.config import RunConfig
+from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.sources.gcs import split_uri
+
+COMPUTE = "https://compute.googleapis.com/compute/v1"
+IAM = "https://iam.googleapis.com/v1"
+TROUBLESHOOTER = "https://policytroubleshooter.googleapis.com/v1"
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_LOG_IN = "Run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file."
+_METADATA_IP, _METADATA_SEC = "169.254.169.254", 1.0
+_LIMITS = (CONNECT_SEC, ANSWER_SEC)
+_NO_ANSWER = (api.GoogleAPICallError, GoogleAuthError, requests.RequestException, ConnectionError)
+
+_GET = ("storage.objects.get",)
+_READ = (*_GET, "storage.objects.list")
+_WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
+_ACT_AS = "iam.serviceAccounts.actAs"
+
+
+def require_google_access(config: RunConfig, options: PipelineOptions) -> None:
+    """Check the login and the buckets of a Dataflow job, because Beam reports a missing login after minutes.
+
+    Raises:
+      UserError: The credentials do not work, or a bucket does not exist.
+    """
+    case = Case(config, options)
+    for check in (CREDENTIALS, BUCKETS) if case.on_dataflow else ():
+        for finding in examine(check, case):
+            if finding.level is Level.ERROR:
+                raise UserError(f"{finding.text[:1].upper()}{finding.text[1:]} {finding.remedy}")
+
+
+class ApiError(Exception):
+    """An API that refused a request, or did not respond; status 0 means the latter."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def warning(self, subject: str, permission: str) -> Finding:
+        """Return a warning that a check could not read its subject."""
+        remedies = {0: "Check the network.", 404: "Check --project, --region and the name."}
+        remedy = f"Enable the API in the project, or get {permission}."
+        text = f"{subject} could not be checked: {str(self).rstrip('.')}."
+        return warning(text, remedies.get(self.status, remedy))
+
+
+def call_api(case: Case, url: str, body: Any = None, **options: Any) -> dict[str, Any]:
+    """Get a resource, or post a body to it, with the user's credentials.
+
+    Raises:
+      ApiError: The API refused, or did not respond.
+    """
+    method = "GET" if body is None else "POST"
+    try:
+        session = AuthorizedSession(case.credentials)
+        response = session.request(method, url, json=body, timeout=_LIMITS, **options)
+        answer = response.json()
+    except (requests.RequestException, GoogleAuthError, ValueError) as e:
+        raise ApiError(0, f"{url.partition('?')[0]} gave no answer: {e}"[:300]) from e
+    if not response.ok:
+        reason = answer.get("error") if isinstance(answer, dict) else None
+        raise ApiError(response.status_code, reason["message"] if reason else response.reason)
+    return answer
+
+
+def get_compute(case: Case, path: str, **params: str) -> dict[str, Any]:
+    """Get a resource of Compute Engine in the job's project; raises ApiError."""
+    return call_api(case, f"{COMPUTE}/projects/{case.project}{path}", params=params)
+
+
+class _BriefRequest(Request):
+    """HTTP transport of google.auth with shorter time limits."""
+
+    def __call__(self, url: str, *args: Any, timeout: float = ANSWER_SEC, **kwargs: Any) -> Any:
+        # google.auth looks for a metadata server last, three times for 3 s. Outside of Google Cloud nothing
+        # listens at the address, and inside the server responds within milliseconds.
+        if os.environ.get(environment_vars.GCE_METADATA_IP, _METADATA_IP) in url:
+            timeout = _METADATA_SEC
+        return super().__call__(url, *args, timeout=timeout, **kwargs)
+
+
+def _check_credentials(case: Case) -> Iterator[Finding]:
+    accounts = case.options.view_as(GoogleCloudOptions).impersonate_service_account
+    request = _BriefRequest()
+    try:
+        credentials, case.default_project = google.auth.default(scopes=[_SCOPE], request=request)
+        if accounts:
+            # The last account is the target, and the others are its delegates, as in Beam's option.
+            *delegates, target = accounts.split(",")
+            credentials = impersonated_credentials.Credentials(credentials, target, [_SCOPE], delegates)
+        if not credentials.valid:
+            credentials.refresh(request)
+    except GoogleAuthError as e:
+        # Without credentials public buckets can still be read, but nothing can be written.
+        is_writer = case.on_dataflow or case.config.write.output.startswith("gs://")
+        report = error if is_writer or not isinstance(e, DefaultCredentialsError) else warning
+        remedy = "Check the network." if isinstance(e, TransportError) else _LOG_IN
+        # The first sentence is enough, because the rest is Google's own remedy.
+        text = str(e.args[0] if e.args else e).partition("\n")[0].partition(". ")[0][:300].rstrip(".")
+        yield report(f"there are no working credentials for Google Cloud: {text}.", remedy)
+    else:
+        case.credentials = credentials
+        yield ok(f"the credentials work ({getattr(credentials, 'service_account_email', 'a user account')}).")
+
+
+def _check_project(case: Case) -> Iterator[Finding]:
+    cloud = case.options.view_as(GoogleCloudOptions)
+    case.region = cloud.region or DataflowRunner().get_default_gcp_region()
+    if not cloud.project:
+        yield error("--project is missing.", f"Set --project={case.default_project or 'PROJECT'}.")
+    if not case.region:
+        yield error("--region is missing.", "Set --region to the region of your buckets.")
+    if cloud.project and case.region:
+        yield ok(f"the job runs in project {cloud.project}, region {case.region}.")
+    if not cloud.temp_location and not cloud.staging_location:
+        text = "--temp_location is missing: Beam makes a bucket and keeps it."
+        yield warning(text, "Set --temp_location=gs://BUCKET/FOLDER.")
+
+
+def _bucket_uses(case: Case) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the permissions that workers need, by bucket and option; of images after the input was read."""
+    config, cloud = case.config, case.options.view_as(GoogleCloudOptions)
+    uses: list[tuple[str, str, tuple[str, ...]]] = [("input", config.read.input, _READ)]
+    uses += [("model", config.model.model, _READ), ("output", config.write.output, _WRITE)]
+    if case.on_dataflow:
+        uses += [("temp_location", cloud.temp_location or "", _WRITE)]
+        uses += [("staging_location", cloud.staging_location or "", _GET)]
+        uses += [("template_location", cloud.template_location or "", ())]
+    uses += [("images", row.uri, _GET) for row in case.rows if isinstance(row, ImageRef)]
+    by_bucket: dict[str, dict[str, tuple[str, ...]]] = {}
+    for option, uri, permissions in uses:
+        if uri.startswith("gs://"):
+            by_bucket.setdefault(split_uri(uri)[0], {})[option] = permissions
+    return by_bucket
+
+
+def _check_buckets(case: Case) -> Iterator[Finding]:
+    for name, uses in _bucket_uses(case).items():
+        if name not in case.checked_buckets:
+            case.checked_buckets.add(name)
+            yield _locate(case, name, f"{name} ({', '.join(uses)})")
+
+
+def _locate(case: Case, name: str, label: str) -> Finding:
+    bucket = storage.Client(project=case.project or "none", credentials=case.credentials).bucket(name)
+    try:
+        bucket.reload(timeout=_LIMITS, retry=None)
+    except api.NotFound:
+        return error(f"there is no bucket {label}.", "Check its name, or create it in the job's region.")
+    except api.Forbidden as e:
+        # The bucket counts as existing, because reading its objects does not need storage.buckets.get.
+        case.buckets.add(name)
+        return warning(f"the bucket {label} could not be checked: {e.message}.", "Get storage.buckets.get.")
+    except _NO_ANSWER as e:
+        return error(f"the bucket {label} gave no answer: {e!s:.200}.", "Check the network and the login.")
+    case.buckets.add(name)
+    # The regions of predefined dual- and multi-regions are not compared, because the API does not list them.
+    regions = [bucket.location] if bucket.location_type == "region" else bucket.data_locations or ()
+    if case.region and regions and case.region.upper() not in regions:
+        text = f"{label} is in {bucket.location}, not in {case.region}: traffic is slower, and billed."
+        return warning(text, "Set --region to the bucket's, or use a bucket in the job's region.")
+    return ok(f"{label} is in {bucket.location}.")
+
+
+def _check_account(case: Case) -> Iterator[Finding]:
+    email = case.options.view_as(GoogleCloudOptions).service_account_email
+    try:
+        case.worker_account = email or get_compute(case, "").get("defaultServiceAccount")
+        if not case.worker_account:
+            text = "the project has no default service account for workers."
+            yield error(text, "Set --service_account_email.")
+            return
+        url = f"{IAM}/projects/-/serviceAccounts/{case.worker_account}"
+        account = call_api(case, url)
+        granted = call_api(case, f"{url}:testIamPermissions", {"permissions": [_ACT_AS]})
+    except ApiError as e:
+        if e.status == 404 and case.worker_account:
+            text = f"there is no service account {case.worker_account}."
+            yield error(text, "Check --service_account_email.")
+            case.worker_account = None
+        else:
+            yield e.warning("the workers' service account", "iam.serviceAccounts.get, roles/compute.viewer")
+        return
+    if account.get("disabled"):
+        remedy = f"Run gcloud iam service-accounts enable {case.worker_account}."
+        yield error(f"{case.worker_account} is disabled.", remedy)
+    elif _ACT_AS not in granted.get("permissions", ()):
+        yield error(f"you may not use {case.worker_account}.", "Get roles/iam.serviceAccountUser on it.")
+    else:
+        yield ok(f"workers run as {case.worker_account}, which you may use.")
+
+
+def _check_permissions(case: Case) -> Iterator[Finding]:
+    resource = f"//cloudresourcemanager.googleapis.com/projects/{case.project}"
+    needs = [(f"the project {case.project}", resource, {"dataflow.workItems.lease"}, "dataflow.worker")]
+    for name, uses in _bucket_uses(case).items():
+        permissions = {permission for one in uses.values() for permission in one}
+        role = "storage.objectUser" if permissions > set(_READ) else "storage.objectViewer"
+        resource = f"//storage.googleapis.com/projects/_/buckets/{name}"
+        needs += [(f"the bucket {name}", resource, permissions, role)] if permissions else []
+    for need in needs:
+        try:
+            yield _check_need(case, *need)
+        except ApiError as e:
+            # The first failure ends the check, because all requests go to the same API.
+            yield e.warning("the permissions of the workers' account", "roles/iam.securityReviewer")
+            return
+
+
+def _check_need(case: Case, name: str, resource: str, permissions: set[str], role: str) -> Finding:
+    access: dict[str, list[str]] = {}
+    for permission in sorted(permissions):
+        body = {"principal": case.worker_account, "fullResourceName": resource, "permission": permission}
+        answer = call_api(case, f"{TROUBLESHOOTER}/iam:troubleshoot", {"accessTuple": body})
+        access.setdefault(answer["access"], []).append(permission)
+    remedy = f"Grant roles/{role} to the account."
+    if missing := access.get("NOT_GRANTED"):
+        return error(f"{case.worker_account} lacks {', '.join(missing)} on {name}.", remedy)
+    if doubtful := [f"{', '.join(names)} ({state})" for state, names in access.items() if state != "GRANTED"]:
+        text = f"{case.worker_account} on {name}: {', '.join(doubtful)} could not be checked."
+        return warning(text, remedy)
+    return ok(f"{case.worker_account} has {', '.join(sorted(permissions))} on {name}.")
+
+
+def lacks_project(case: Case) -> str:
+    """Return the missing requirement of checks that send requests about the job's project."""
+    return _lacks_credentials(case) or ("" if case.project and case.region else "a project and a region")
+
+
+def _lacks_credentials(case: Case) -> str:
+    return "" if case.credentials else "credentials"
+
+
+def _lacks_account(case: Case) -> str:
+    return lacks_project(case) or ("" if case.worker_account else "the workers' account")
+
+
+def _uses_buckets(case: Case) -> bool:
+    return bool(_bucket_uses(case))
+
+
+def _uses_google(case: Case) -> bool:
+    return case.on_dataflow or _uses_buckets(case)
+
+
+CREDENTIALS = Check("credentials", _check_credentials, _uses_google, always)
+PROJECT = Check("project", _check_project, on_dataflow)
+BUCKETS = Check("buckets", _check_buckets, _uses_buckets, always, _lacks_credentials)
+# The same for buckets of images, which are only known after the input was read.
+SOURCES = Check("sources", _check_buckets, on_dataflow, always, _lacks_credentials)
+ACCOUNT = Check("account", _check_account, on_dataflow, always, lacks_project)
+PERMISSIONS = Check("permissions", _check_permissions, on_dataflow, always, _lacks_account, 60.0, warning)
