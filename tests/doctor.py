@@ -1,4 +1,4 @@
-"""What tests of the doctor share."""
+"""Helpers for tests of the doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labelbeam.pipeline.runners.options import pipeline_options
 
 
 def case_of(*beam_flags: str, offline: bool = False, **options: object) -> Case:
-    """A run that is not to be; what is not given is nowhere."""
+    """Return a planned run; input, output and model do not exist unless given."""
     root = "gs://nowhere/" if "--runner=DataflowRunner" in beam_flags else ""
     nowhere = {"input": f"{root}nowhere.txt", "output": f"{root}nowhere", "model": "nowhere/model"}
     flags = {name: str(value) for name, value in {**nowhere, **options}.items()}
@@ -18,17 +18,17 @@ def case_of(*beam_flags: str, offline: bool = False, **options: object) -> Case:
 
 
 def find(name: str, case: Case) -> list[Finding]:
-    """What the check of a name finds; nothing if it does not apply."""
+    """Return the findings of a check; none if it does not apply."""
     (check,) = (check for check in CHECKS if check.name == name)
     return examine(check, case) if check.applies(case) else []
 
 
 def find_one(name: str, case: Case) -> tuple[str, str]:
-    """The level and the text of the one thing that a check finds."""
+    """Return level and text of the only finding of a check."""
     (finding,) = find(name, case)
-    return finding.level.value, f"{finding.what} {finding.remedy}"
+    return finding.level.value, f"{finding.text} {finding.remedy}"
 
 
 def levels_of(findings: list[Finding]) -> list[str]:
-    """How bad things are."""
+    """Return the levels of findings."""
     return [finding.level.value for finding in findings]

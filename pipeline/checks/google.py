@@ -9,6 +9,7 @@ from typing import Any
 import google.auth
 import requests
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from google.api_core import exceptions as api
 from google.auth import environment_vars, impersonated_credentials
@@ -79,21 +80,17 @@ class ApiError(Exception):
 
 
 def call_api(case: Case, url: str, body: Any = None, **options: Any) -> dict[str, Any]:
-    """Get a resource, or post a body to it, with the user's credentials.
-
-    Raises:
-      ApiError: The API refused, or did not respond.
-    """
-    method = "GET" if body is None else "POST"
+    """Get a resource, or post a body to it, with the user's credentials; raises ApiError."""
     try:
         session = AuthorizedSession(case.credentials)
-        response = session.request(method, url, json=body, timeout=_LIMITS, **options)
+        response = session.request("POST" if body else "GET", url, json=body, timeout=_LIMITS, **options)
         answer = response.json()
     except (requests.RequestException, GoogleAuthError, ValueError) as e:
         raise ApiError(0, f"{url.partition('?')[0]} gave no answer: {e}"[:300]) from e
     if not response.ok:
-        reason = answer.get("error") if isinstance(answer, dict) else None
-        raise ApiError(response.status_code, reason["message"] if reason else response.reason)
+        problem = answer.get("error") if isinstance(answer, dict) else None
+        message = problem.get("message") if isinstance(problem, dict) else response.reason
+        raise ApiError(response.status_code, str(message))
     return answer
 
 
@@ -137,6 +134,13 @@ def _check_credentials(case: Case) -> Iterator[Finding]:
         yield ok(f"the credentials work ({getattr(credentials, 'service_account_email', 'a user account')}).")
 
 
+def staging_folders(options: PipelineOptions) -> list[str]:
+    """Return the values of --temp_location and --staging_location that Beam accepts."""
+    cloud, validator = options.view_as(GoogleCloudOptions), PipelineOptionsValidator(options, None)
+    names = ("temp_location", "staging_location")
+    return [getattr(cloud, name) for name in names if not validator.validate_gcs_path(cloud, name)]
+
+
 def _check_project(case: Case) -> Iterator[Finding]:
     cloud = case.options.view_as(GoogleCloudOptions)
     case.region = cloud.region or DataflowRunner().get_default_gcp_region()
@@ -146,8 +150,8 @@ def _check_project(case: Case) -> Iterator[Finding]:
         yield error("--region is missing.", "Set --region to the region of your buckets.")
     if cloud.project and case.region:
         yield ok(f"the job runs in project {cloud.project}, region {case.region}.")
-    if not cloud.temp_location and not cloud.staging_location:
-        text = "--temp_location is missing: Beam makes a bucket and keeps it."
+    if not staging_folders(case.options):
+        text = f"--temp_location={cloud.temp_location} is no folder in a bucket, so Beam makes a bucket."
         yield warning(text, "Set --temp_location=gs://BUCKET/FOLDER.")
 
 
@@ -201,16 +205,14 @@ def _check_account(case: Case) -> Iterator[Finding]:
     try:
         case.worker_account = email or get_compute(case, "").get("defaultServiceAccount")
         if not case.worker_account:
-            text = "the project has no default service account for workers."
-            yield error(text, "Set --service_account_email.")
+            yield error("the project has no default service account.", "Set --service_account_email.")
             return
         url = f"{IAM}/projects/-/serviceAccounts/{case.worker_account}"
         account = call_api(case, url)
         granted = call_api(case, f"{url}:testIamPermissions", {"permissions": [_ACT_AS]})
     except ApiError as e:
         if e.status == 404 and case.worker_account:
-            text = f"there is no service account {case.worker_account}."
-            yield error(text, "Check --service_account_email.")
+            yield error(f"there is no account {case.worker_account}.", "Check --service_account_email.")
             case.worker_account = None
         else:
             yield e.warning("the workers' service account", "iam.serviceAccounts.get, roles/compute.viewer")
@@ -273,11 +275,9 @@ def _uses_buckets(case: Case) -> bool:
     return bool(_bucket_uses(case))
 
 
-def _uses_google(case: Case) -> bool:
-    return case.on_dataflow or _uses_buckets(case)
-
-
-CREDENTIALS = Check("credentials", _check_credentials, _uses_google, always)
+CREDENTIALS = Check(
+    "credentials", _check_credentials, lambda case: case.on_dataflow or _uses_buckets(case), always
+)
 PROJECT = Check("project", _check_project, on_dataflow)
 BUCKETS = Check("buckets", _check_buckets, _uses_buckets, always, _lacks_credentials)
 # The same for buckets of images, which are only known after the input was read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from labelbeam.pipeline.checks.findings import Case, Check, Finding, error, ok, try_connection, warning
+from labelbeam.pipeline.checks.google import staging_folders
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.plan import failure_budget
 from labelbeam.pipeline.runners.options import (
@@ -46,8 +48,8 @@ def _without_effects(config: RunConfig) -> PipelineOptions:
     options.view_as(TestOptions).dry_run = True
     cloud = options.view_as(GoogleCloudOptions)
     # Placeholders, because the check `project` reports these options if they are missing.
-    if not cloud.staging_location:
-        cloud.temp_location = cloud.temp_location or "gs://none/none"
+    if not staging_folders(options):
+        cloud.temp_location = "gs://none/none"
     cloud.project, cloud.region = cloud.project or "no-project", cloud.region or "no-region"
     return options
 
@@ -63,7 +65,10 @@ def _check_runner(case: Case) -> Iterator[Finding]:
     if not endpoint and case.runner == "PrismRunner":
         location = case.options.view_as(PrismRunnerOptions).prism_location
         remedy = "Set --prism_location to a local copy."
-        yield ok(f"Prism is {location}.") if location else warning("Beam downloads Prism first.", remedy)
+        if not location:
+            yield warning("Beam downloads Prism when the run starts.", remedy)
+        elif "://" in location or os.path.isfile(location):  # the check `options` reports a missing file
+            yield ok(f"Prism is {location}.")
     if case.runner in ("FlinkRunner", "SparkRunner") and option != "--job_endpoint":
         java = shutil.which("java")
         remedy = "Install Java, or set --job_endpoint to a job server."

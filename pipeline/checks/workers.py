@@ -28,7 +28,7 @@ _OCI, _DOCKER = "application/vnd.oci.image", "application/vnd.docker.distributio
 _MANIFESTS = f"{_OCI}.index.v1+json, {_OCI}.manifest.v1+json, {_DOCKER}.list.v2+json, {_DOCKER}.v2+json"
 
 
-class Pool(NamedTuple):
+class _Pool(NamedTuple):
     """Workers of one kind: machine type, and type and count of accelerators, by Compute Engine's names."""
 
     machine: str
@@ -41,26 +41,21 @@ class Pool(NamedTuple):
         return f"{machine} with {self.card_count} x {self.card}" if self.card else machine
 
 
-def worker_pools(case: Case) -> list[Pool]:
-    """Return the kinds of workers of a job.
-
-    Raises:
-      UserError: An option for accelerators is malformed.
-    """
+def _worker_pools(case: Case) -> list[_Pool]:
     machine = case.options.view_as(WorkerOptions).machine_type or ""
     for_all = [*beam.worker_accelerators(case.options), *beam.accelerators_for_all(case.options)]
     pools = [_read_pool(option.partition("=")[2], machine) for option in for_all]
     # A hint for one step starts workers beside those of the other steps.
     hint = case.config.predict.accelerator_hint
-    return (pools or [Pool(machine)]) + ([_read_pool(hint, machine)] if hint else [])
+    return (pools or [_Pool(machine)]) + ([_read_pool(hint, machine)] if hint else [])
 
 
-def _read_pool(text: str, machine: str) -> Pool:
+def _read_pool(text: str, machine: str) -> _Pool:
     parts = {part.partition(":")[0]: part.partition(":")[2] for part in text.split(";")}
     card, count = parts.get("type", ""), parts.get("count", "1")
     if not card or not count.isdecimal() or int(count) < 1:
         raise UserError(f"{text!r} names no accelerator. Write it as type:nvidia-l4;count:1;{_DRIVER}.")
-    return Pool(parts.get("machine_type") or machine, card, int(count), _DRIVER in parts)
+    return _Pool(parts.get("machine_type") or machine, card, int(count), _DRIVER in parts)
 
 
 def _location(case: Case) -> str:
@@ -70,7 +65,7 @@ def _location(case: Case) -> str:
 
 
 def _check_machines(case: Case) -> Iterator[Finding]:
-    for pool in worker_pools(case):
+    for pool in _worker_pools(case):
         if not pool.has_driver:
             text = f"{pool}: NVIDIA's driver is missing, so TensorFlow would not see the accelerator."
             yield warning(text, f"Add ;{_DRIVER} to the option.")
@@ -80,7 +75,7 @@ def _check_machines(case: Case) -> Iterator[Finding]:
             yield e.warning(f"zones with {pool}", _VIEWER)
 
 
-def _find_pool(case: Case, pool: Pool) -> Finding:
+def _find_pool(case: Case, pool: _Pool) -> Finding:
     zones: set[str] | None = None
     for kind, name in (("machineTypes", pool.machine), ("acceleratorTypes", pool.card)):
         if not name:
@@ -112,7 +107,7 @@ def _list_by_zone(case: Case, kind: str, name: str) -> dict[str, dict[str, Any]]
         params["pageToken"] = token
 
 
-def _misfit(case: Case, pool: Pool, resource: dict[str, Any]) -> Finding | None:
+def _misfit(case: Case, pool: _Pool, resource: dict[str, Any]) -> Finding | None:
     """Return the contradiction between a kind of workers and a machine type or accelerator type.
 
     Machine types without accelerators of their own pass, because the API does not list what they accept.
@@ -146,15 +141,17 @@ def _check_quota(case: Case) -> Iterator[Finding]:
         return
     quotas = {quota["metric"]: quota for answer in answers for quota in answer.get("quotas", ())}
     needs: Counter[str] = Counter()
-    for pool in worker_pools(case):
+    for pool in _worker_pools(case):
         # The larger need counts, because all kinds of workers share the limit of --max_num_workers.
         needs |= _quota_needs(case, pool, quotas)
     for metric, each in needs.items():
         if metric in quotas:
             yield _compare_quota(quotas[metric], each, limit)
+        elif not metric.endswith("_ALL_REGIONS"):
+            yield warning(f"Compute Engine lists no quota {metric} in {region}.", "See the console.")
 
 
-def _quota_needs(case: Case, pool: Pool, quotas: dict[str, Any]) -> Counter[str]:
+def _quota_needs(case: Case, pool: _Pool, quotas: dict[str, Any]) -> Counter[str]:
     """Return the amount of each quota that one worker uses."""
     # Metrics are named after the family or type: N2_CPUS, NVIDIA_L4_GPUS, NVIDIA_T4_GPUS (nvidia-tesla-t4).
     family = f"{pool.machine.partition('-')[0].upper()}_CPUS"
@@ -210,7 +207,6 @@ def _image_labels(case: Case, image: str) -> dict[str, str]:
     url = f"{_REGISTRY.format(host=name['host'])}/v2/{name['path']}"
     reference, headers = name["digest"] or name["tag"] or "latest", {"Accept": _MANIFESTS}
     manifest = call_api(case, f"{url}/manifests/{reference}", headers=headers)
-    # An image for several processors is a list of manifests.
     for entry in manifest.get("manifests", ()):
         if entry["platform"]["architecture"] == "amd64":
             manifest = call_api(case, f"{url}/manifests/{entry['digest']}", headers=headers)

@@ -1,4 +1,4 @@
-"""What the doctor asks of Google besides Cloud Storage: Compute Engine, IAM and a registry, on loopback."""
+"""Stub of Google's APIs that the doctor uses: Compute Engine, IAM and a container registry, on loopback."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ WORKER = "123-compute@developer.gserviceaccount.com"
 
 
 class ComputeStub:
-    """One project's answers; tests change what it answers.
+    """A project's resources, which tests can change.
 
     Attributes:
       quotas: Limit and usage of the region's quotas, by metric.
-      project_quotas: The same of the whole project.
-      zones: Where there is what, by `machineTypes` or `acceleratorTypes`, and name.
-      cores: Of machine types, by name.
-      accounts: The service accounts, by e-mail.
-      may_act: Whether one may start workers as them.
-      access: What is told of a permission on a resource, where they are not granted.
-      images: Configurations of container images, by `path:tag`; they are listed for two processors.
-      answers: Status and body by path, before anything else.
-      requests: How often each path was asked for.
+      project_quotas: Limit and usage of the project's quotas.
+      zones: Zones that have a resource, by kind (`machineTypes` or `acceleratorTypes`) and name.
+      cores: Cores of machine types, by name.
+      built_in: Accelerators of machine types, by name.
+      accounts: Service accounts, by e-mail.
+      may_act: Whether the user may use the accounts.
+      access: State of permissions by resource and permission; others are granted.
+      images: Configurations of container images, by `path:tag`; each is listed for two processors.
+      answers: Status and body by path; they replace all other answers.
+      requests: Number of requests by path.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,11 @@ class ComputeStub:
         everywhere = [f"{REGION}-a", f"{REGION}-b", "europe-west4-a"]
         self.cores = {f"{family}-standard-{n}": n for family in ("n1", "n2", "g2") for n in (4, 8)}
         self.cores["a2-highgpu-1g"] = 12
+        self.built_in = {
+            "g2-standard-4": "nvidia-l4",
+            "g2-standard-8": "nvidia-l4",
+            "a2-highgpu-1g": "nvidia-tesla-a100",
+        }
         self.zones = {
             "machineTypes": dict.fromkeys(self.cores, everywhere),
             "acceleratorTypes": {
@@ -65,7 +71,7 @@ class ComputeStub:
         self._server.server_close()
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
-        """Status and body for a request."""
+        """Return status and body for a request."""
         parts = path.strip("/").split("/")
         if path in self.answers:
             return self.answers[path]
@@ -86,11 +92,15 @@ class ComputeStub:
         return 404, _error(404, f"no {path}")
 
     def _list(self, kind: str, name: str, query: dict[str, list[str]]) -> dict[str, Any]:
-        """A page for each zone."""
+        """Return one page for each zone."""
         zones = self.zones[kind].get(name, ())
         n = int(query.get("pageToken", ["0"])[0])
         more = {"nextPageToken": str(n + 1)} if n + 1 < len(zones) else {}
-        item = {"name": name, "guestCpus": self.cores.get(name, 0)}
+        item: dict[str, Any] = {"name": name, "maximumCardsPerInstance": 8}
+        if kind == "machineTypes":
+            item = {"name": name, "guestCpus": self.cores.get(name, 0)}
+        if card := self.built_in.get(name):
+            item["accelerators"] = [{"guestAcceleratorType": card, "guestAcceleratorCount": 1}]
         items: dict[str, Any] = {"zones/nowhere-a": {"warning": {"code": "NO_RESULTS_ON_PAGE"}}}
         items |= {f"zones/{zone}": {kind: [item]} for zone in zones[n : n + 1]}
         return {"items": items, **more}

@@ -52,12 +52,6 @@ class GcsEmulator:
         bucket, _, name = uri.removeprefix("gs://").partition("/")
         return self._client.bucket(bucket).blob(name).download_as_bytes()
 
-    def place(self, bucket: str, location: str) -> None:
-        """Says where a bucket is."""
-        found = self._client.bucket(bucket)
-        found._patch_property("location", location)
-        found.patch()
-
     def names(self, uri: str) -> list[str]:
         bucket, _, prefix = uri.removeprefix("gs://").partition("/")
         return sorted(blob.name for blob in self._client.list_blobs(bucket, prefix=prefix))

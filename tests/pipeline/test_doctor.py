@@ -1,4 +1,4 @@
-"""The doctor on this machine: options, runner, input, output, model, images; and the whole command."""
+"""The doctor on this machine: options, runner, input, output, model, images, and the whole command."""
 
 import re
 import socket
@@ -43,7 +43,7 @@ def test_examine__a_check_raises__keeps_what_it_found_and_tells_what_was_raised(
 
     first, second = examine(Check("some", find_and_fail), case_of())
     assert first == ok("so far.")
-    assert (second.level, second.what) == ("error", "the check itself failed: RuntimeError: two lines.")
+    assert (second.level, second.text) == ("error", "the check itself failed: RuntimeError: two lines.")
 
 
 def test_examine__a_users_mistake__is_told_as_it_is():
@@ -52,7 +52,7 @@ def test_examine__a_users_mistake__is_told_as_it_is():
         raise UserError("x=1 is not allowed. Leave it out.")
 
     findings = examine(Check("some", refuse), case_of())
-    assert [f.what for f in findings] == ["so far.", "x=1 is not allowed. Leave it out."]
+    assert [f.text for f in findings] == ["so far.", "x=1 is not allowed. Leave it out."]
     assert levels_of(findings) == ["ok", "error"]
 
 
@@ -66,8 +66,8 @@ def test_examine__a_remote_check_takes_too_long__is_given_up():
     check = Check("some", wait, is_remote=lambda case: True, limit_sec=0.05)
     first, second = examine(check, case_of())
     over.set()
-    assert first.what == "so far."
-    assert (second.level, second.what) == ("error", "no answer within 0.05 s.")
+    assert first.text == "so far."
+    assert (second.level, second.text) == ("error", "no answer within 0.05 s.")
 
 
 def test_examine__a_remote_check_raises__is_an_error_all_the_same():
@@ -76,7 +76,7 @@ def test_examine__a_remote_check_raises__is_an_error_all_the_same():
         yield
 
     (finding,) = examine(Check("some", fail, is_remote=lambda case: True), case_of())
-    assert (finding.level, finding.what) == ("error", "the check itself failed: KeyError: 'quotas'.")
+    assert (finding.level, finding.text) == ("error", "the check itself failed: KeyError: 'quotas'.")
 
 
 def test_examine__offline_or_something_missing__is_left_out():
@@ -88,15 +88,15 @@ def test_examine__offline_or_something_missing__is_left_out():
     offline = examine(remote, case_of(offline=True))
     lacking = examine(remote, case_of())
     assert levels_of(offline + lacking) == ["skipped", "skipped"]
-    assert "--offline was said" in offline[0].what and "needs credentials" in lacking[0].what
+    assert "--offline is set" in offline[0].text and "needs credentials" in lacking[0].text
 
 
 # Options
 
 
 def test_options__that_go_together__are_ok():
-    assert find_one("options", case_of()) == ("ok", "go together, for FnApiRunner. ")
-    assert find("options", case_of(*DATAFLOW))[0].what == "go together, for DataflowRunner."
+    assert find_one("options", case_of()) == ("ok", "the options are valid for FnApiRunner. ")
+    assert find("options", case_of(*DATAFLOW))[0].text == "the options are valid for DataflowRunner."
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_options__that_go_together__are_ok():
 def test_options__that_contradict_each_other__are_errors(flags, options, said):
     (finding,) = find("options", case_of(*flags, **options))
     assert finding.level == "error"
-    assert re.search(said, finding.what), finding.what
+    assert re.search(said, finding.text), finding.text
 
 
 def test_options__several_mistakes__are_all_told():
@@ -133,8 +133,8 @@ def test_options__dataflow_without_staging__asks_for_no_bucket_and_makes_none(mo
     monkeypatch.setattr(gcsio, "get_or_create_default_gcs_bucket", refuse)
     monkeypatch.setattr(gcsio, "GcsIO", refuse)
     assert find_one("options", case_of(*DATAFLOW))[0] == "ok"
-    assert find_one("options", case_of(*DATAFLOW, "--temp_location=gs://b/t"))[0] == "ok"
-    assert find_one("options", case_of(*DATAFLOW, "--temp_location=/tmp"))[0] == "ok"  # another check tells
+    assert find_one("options", case_of(*DATAFLOW, "--temp_location=gs://bucket/t"))[0] == "ok"
+    assert find_one("options", case_of(*DATAFLOW, "--temp_location=/tmp"))[0] == "ok"  # see `project`
 
 
 # Runner
@@ -161,7 +161,7 @@ def test_runner__local__is_not_looked_at():
 def test_runner__endpoint__answers_or_does_not(listening, option):
     runner, endpoint = option.split()
     level, told = find_one("runner", case_of(runner, f"{endpoint}127.0.0.1:{listening}"))
-    assert level == "ok" and "answers" in told
+    assert level == "ok" and "accepts connections" in told
     port = closed_port()
     level, told = find_one("runner", case_of(runner, f"{endpoint}localhost:{port}"))
     assert level == "error" and f"--job_endpoint='localhost:{port}' does not answer" in told
@@ -172,7 +172,7 @@ def test_runner__endpoint__answers_or_does_not(listening, option):
 
 def test_runner__portable_without_endpoint__is_an_error():
     level, told = find_one("runner", case_of("--runner=PortableRunner"))
-    assert level == "error" and "Give --job_endpoint" in told
+    assert level == "error" and "Set --job_endpoint" in told
 
 
 def test_runner__endpoint_elsewhere__is_left_out_offline(listening):
@@ -206,7 +206,7 @@ def test_runner__flink__cluster_and_java_are_looked_for(tmp_path, monkeypatch, l
     found = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=http://localhost:{listening}"))
     assert levels_of(found) == ["ok", "ok"]
     found = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=localhost:{closed_port()}"))
-    assert levels_of(found) == ["error", "ok"] and "--flink_master" in found[0].what
+    assert levels_of(found) == ["error", "ok"] and "--flink_master" in found[0].text
 
 
 # Output
@@ -215,7 +215,7 @@ def test_runner__flink__cluster_and_java_are_looked_for(tmp_path, monkeypatch, l
 def test_output__nothing_there__is_ok_and_left_as_it_was(tmp_path):
     output = tmp_path / "deep" / "out"
     level, told = find_one("output", case_of(output=output))
-    assert level == "ok" and "nothing is there yet" in told
+    assert level == "ok" and "is writable and empty" in told
     assert list(tmp_path.iterdir()) == []
     output.mkdir(parents=True)
     assert find_one("output", case_of(output=output))[0] == "ok"
@@ -235,7 +235,7 @@ def test_output__in_a_bucket__is_probed_and_left_empty(gcs):
     case = case_of(output="gs://doctored/out")
     assert find_one("output", case) == (
         "skipped",
-        "left out: it needs an answer from the bucket 'doctored'. ",
+        "skipped: the check needs the bucket 'doctored'. ",
     )
     case.buckets.add("doctored")
     assert find_one("output", case)[0] == "ok"
@@ -252,7 +252,7 @@ def test_output__rows_there__tells_how_many_and_of_which_model(tmp_path, tiny):
     run_pipeline(max_failure_rate=1, **options)
     before = snapshot(output)
     level, told = find_one("output", case_of(**options))
-    assert level == "ok" and f"it holds 3 predictions, 1 failures of model {tiny}" in told
+    assert level == "ok" and f"holds 3 predictions, 1 failures, labelled with {tiny}" in told
     assert snapshot(output) == before
 
 
@@ -260,7 +260,7 @@ def test_output__a_run_is_at_work_there__is_a_warning(tmp_path):
     output = tmp_path / "out"
     with locked(str(output)):
         level, told = find_one("output", case_of(output=output))
-    assert level == "warning" and "a run is at work there" in told
+    assert level == "warning" and "another run is writing to" in told
     assert find_one("output", case_of(output=output))[0] == "ok"
 
 
@@ -271,7 +271,7 @@ def test_input__folder__first_rows_are_shown(tmp_path):
     images = make_images(tmp_path / "in", good=12)
     case = case_of(input=images)
     (finding,) = find("input", case)
-    assert finding.level == "ok" and "can be read as images" in finding.what
+    assert finding.level == "ok" and "is readable as images" in finding.text
     assert finding.details == tuple(str(images / f"0000{n}.jpg") for n in range(3))
     assert len(case.rows) == 10
 
@@ -305,7 +305,7 @@ def test_input__that_is_not_there_or_not_so__is_an_error(tmp_path, name, options
 def test_input__partitioned_by_no_column__is_an_error_beside_the_rows(tmp_path):
     (tmp_path / "list.csv").write_text("uri,price\na.jpg,1.5\n")
     found = find("input", case_of(input=tmp_path / "list.csv", partition_by="prize"))
-    assert levels_of(found) == ["ok", "error"] and "partition_by='prize'" in found[1].what
+    assert levels_of(found) == ["ok", "error"] and "partition_by='prize'" in found[1].text
 
 
 # Model, and what it labels
@@ -336,7 +336,7 @@ def test_model__that_does_not_fit__is_an_error(tiny, options, said):
 def test_model__doubtful__is_a_warning_beside_its_facts(tmp_path):
     model = save_tiny_model(tmp_path / "m", size_px=16, gain=0.0)
     found = find("model", case_of(model=model))
-    assert levels_of(found) == ["ok", "warning"] and "equal outputs for all 57" in found[1].what
+    assert levels_of(found) == ["ok", "warning"] and "equal outputs for all 57" in found[1].text
     assert found[0].details[0].startswith("range: 0,1 (assumed") and found[0].details[1].startswith(
         "outputs: "
     )
@@ -344,7 +344,7 @@ def test_model__doubtful__is_a_warning_beside_its_facts(tmp_path):
 
 def test_model__for_gpus_that_are_elsewhere__is_tried_plain(tiny):
     found = find("model", case_of(*DATAFLOW, model=tiny, precision="float16"))
-    assert levels_of(found) == ["ok", "warning"] and "float16 is for GPUs" in found[1].what
+    assert levels_of(found) == ["ok", "warning"] and "float16 is for GPUs" in found[1].text
 
 
 def test_model__no_way_to_its_server__is_an_error_without_a_download(monkeypatch, cache_dir):
@@ -352,12 +352,12 @@ def test_model__no_way_to_its_server__is_an_error_without_a_download(monkeypatch
     monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
     model = f"http://127.0.0.1:{closed_port()}/model.tar.gz"
     level, told = find_one("model", case_of(model=model))
-    assert level == "error" and "there is no way to the model: 127.0.0.1:" in told
+    assert level == "error" and "the model's server cannot be reached: 127.0.0.1:" in told
     assert find_one("model", case_of(model=model, offline=True))[0] == "skipped"
 
 
 def looked_at(*beam_flags: str, **options) -> object:
-    """A case after all that its table and images need."""
+    """Return a case after the checks that `table` and `images` need."""
     case = case_of(*beam_flags, **options)
     for name in ("output", "input", "model"):
         find(name, case)
@@ -366,14 +366,14 @@ def looked_at(*beam_flags: str, **options) -> object:
 
 def test_table__same_or_other_model__goes_on_or_is_refused(tmp_path, tiny):
     options = {"input": make_images(tmp_path / "in", good=2), "output": tmp_path / "out", "model": tiny}
-    assert find_one("table", looked_at(**options)) == ("ok", "the run starts a new one. ")
+    assert find_one("table", looked_at(**options)) == ("ok", "the run starts a new table. ")
     run_pipeline(**options)
     level, told = find_one("table", looked_at(**options))
-    assert level == "ok" and "goes on from them" in told
+    assert level == "ok" and "continues from them" in told
     level, told = find_one("table", looked_at(**options, top_k=1))
     assert level == "error" and "top_k (5 there, 1 now)" in told and "--replace" in told
     level, told = find_one("table", looked_at(**options, top_k=1, replace=True))
-    assert level == "warning" and "will go" in told
+    assert level == "warning" and "deletes the rows" in told
 
 
 def test_table__no_model__is_left_out(tmp_path):
@@ -392,21 +392,21 @@ def test_doctor__whose_report_nobody_reads_to_its_end__has_no_traceback(tmp_path
     assert process.wait() == 1
 
 
-def test_reach__places_of_this_machine__are_errors_on_dataflow_alone(tmp_path, tiny):
+def test_paths__of_this_machine__are_errors_on_dataflow_alone(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=1)
     options = {"input": images, "output": tmp_path / "out", "model": tiny}
     case = looked_at(*DATAFLOW, **options)
-    found = find("reach", case)
-    assert levels_of(found) == ["warning"] and "model=" in found[0].what
-    told = [f.what for f in find("options", case)]
+    found = find("paths", case)
+    assert levels_of(found) == ["warning"] and "model=" in found[0].text
+    told = [f.text for f in find("options", case)]
     assert len(told) == 1 and "--input=" in told[0]  # a run tells the first, and so does the doctor
     assert find_one("output", case)[0] == "skipped"
     (tmp_path / "list.txt").write_text(str(images / "00000.jpg"))
-    found = find("reach", looked_at(*DATAFLOW, **{**options, "input": tmp_path / "list.txt"}))
-    assert levels_of(found) == ["warning", "error"] and str(images / "00000.jpg") in found[1].what
+    found = find("paths", looked_at(*DATAFLOW, **{**options, "input": tmp_path / "list.txt"}))
+    assert levels_of(found) == ["warning", "error"] and str(images / "00000.jpg") in found[1].text
     far = {"input": "gs://b/l.txt", "output": "gs://b/o", "model": "efficientnet-b0"}
-    assert find_one("reach", case_of(*DATAFLOW, **far))[0] == "ok"
-    assert find("reach", looked_at(**options)) == []
+    assert find_one("paths", case_of(*DATAFLOW, **far))[0] == "ok"
+    assert find("paths", looked_at(**options)) == []
 
 
 @pytest.mark.parametrize(
@@ -423,10 +423,10 @@ def test_reach__places_of_this_machine__are_errors_on_dataflow_alone(tmp_path, t
         (("--flink_master=[local]", "--environment_type=DOCKER"), True),
     ],
 )
-def test_reach__places_of_this_machine__are_warnings_on_a_cluster_with_other_disks(tmp_path, flags, applies):
+def test_paths__of_this_machine__are_warnings_on_a_cluster_with_other_disks(tmp_path, flags, applies):
     cluster = ("--runner=FlinkRunner", "--flink_master=localhost:8081")
     options = {"input": tmp_path / "in", "output": tmp_path / "out", "model": "efficientnet-b0"}
-    found = find("reach", case_of(*cluster, *flags, **options))
+    found = find("paths", case_of(*cluster, *flags, **options))
     assert levels_of(found) == (["warning"] * 2 if applies else [])
     assert all("mount this disk there" in f.remedy for f in found)
 
@@ -434,7 +434,7 @@ def test_reach__places_of_this_machine__are_warnings_on_a_cluster_with_other_dis
 def test_images__all_good__ten_are_labelled_and_shown(tmp_path, tiny):
     case = looked_at(input=make_images(tmp_path / "in", good=12), model=tiny, output=tmp_path / "out")
     (finding,) = find("images", case)
-    assert (finding.level, finding.what) == ("ok", "10 of the first 10 images labelled here.")
+    assert (finding.level, finding.text) == ("ok", "10 of the first 10 images were labelled.")
     for n, line in enumerate(finding.details):
         assert line.startswith(f"{tmp_path / 'in' / f'{n:05d}.jpg'}: class ")
     assert len(finding.details) == 10
@@ -447,7 +447,7 @@ def test_images__some_fail__is_a_warning_that_tells_which_and_why(tmp_path, tiny
     options = {"input": tmp_path / "list.txt", "model": tiny, "output": tmp_path / "out"}
     (finding,) = find("images", looked_at(**options))
     assert finding.level == "warning"
-    assert finding.what == "1 of the first 3 images labelled here; failed: not_found (1), bad_uri (1)."
+    assert finding.text == "1 of the first 3 images were labelled; failed: not_found (1), bad_uri (1)."
     assert [line.split(": ")[0] for line in finding.details] == [good, missing, silent]
     assert "fetch, not_found" in finding.details[1]
     assert levels_of(find("images", looked_at(**options, offline=True))) == ["skipped"]
@@ -457,15 +457,15 @@ def test_images__all_fail__is_an_error(tmp_path, tiny):
     (tmp_path / "list.csv").write_text("uri,n\nmissing.jpg,1\nb\n")
     bad = tmp_path / "list.csv"
     (finding,) = find("images", looked_at(input=bad, model=tiny, output=tmp_path / "out"))
-    assert finding.level == "error" and "0 of the first 2 images" in finding.what
-    assert "not_found (1)" in finding.what and "bad_row (1)" in finding.what
+    assert finding.level == "error" and "0 of the first 2 images" in finding.text
+    assert "not_found (1)" in finding.text and "bad_row (1)" in finding.text
 
 
 def test_images__of_a_model_without_classes__gives_embeddings(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=1, bad=1)
     options = {"input": images, "model": tiny, "output": tmp_path / "out", "outputs": "embedding"}
     (finding,) = find("images", looked_at(**options))
-    assert finding.level == "warning" and "not_an_image (1)" in finding.what
+    assert finding.level == "warning" and "not_an_image (1)" in finding.text
     assert "an embedding" in finding.details[0] and "decode, not_an_image" in finding.details[1]
 
 
@@ -485,8 +485,8 @@ def test_doctor__sample_photos_and_embedded_model__are_well(tmp_path, lite0_dir)
     assert [line.split()[:2] for line in lines[:-1]] == [
         ["ok", name] for name in ("options", "output", "input", "model", "table", "images")
     ]
-    assert lines[-1] == "0 errors, 0 warnings, 6 ok, 0 left out."
-    assert "10 of the first 10 images labelled here" in done.stdout
+    assert lines[-1] == "0 errors, 0 warnings, 6 ok, 0 skipped."
+    assert "10 of the first 10 images were labelled" in done.stdout
     assert not output.exists()
 
 
@@ -500,7 +500,7 @@ def test_doctor__an_error__is_status_1_and_keeps_no_check_from_running(tmp_path,
         "output": "error",
         "table": "skipped",
     }
-    assert done.stdout.splitlines()[-1] == "1 error, 0 warnings, 4 ok, 1 left out."
+    assert done.stdout.splitlines()[-1] == "1 error, 0 warnings, 4 ok, 1 skipped."
 
 
 @pytest.mark.parametrize(
