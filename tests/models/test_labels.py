@@ -207,7 +207,7 @@ def test_read_labels__text_that_looks_like_more__only_prefixes_of_all_lines_are_
         ("l.csv", 'id,name\n0,a\n1,"b\n', "line 3 is no CSV"),
         ("l.csv", "id,name\n0,a\n1.0,b\n", "line 3 has the class id '1.0'"),
         ("l.csv", "id,name\n0,a\n0,b\n", "class id 0 occurs twice: 'a' .line 2. and 'b' .line 3."),
-        ("l.csv", "name\n" + "a" * 200_000, "line 2 is no CSV: field larger"),
+        ("l.csv", "name\n" + "a" * 2_000_000, "line 2 is no CSV: field larger"),
         # Text.
         ("l.txt", "a\n\nb\n", "line 2 is blank"),
         ("l.txt", "\na\nb\n", "line 1 is blank"),
