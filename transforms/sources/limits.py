@@ -22,10 +22,10 @@ class Limits:
       connections: Size of each store's connection pool; one per thread that fetches.
     """
 
-    connect_timeout_sec: float
-    total_timeout_sec: float
-    max_bytes: int
-    connections: int
+    connect_timeout_sec: float = 10.0
+    total_timeout_sec: float = 60.0
+    max_bytes: int = 64_000_000
+    connections: int = 32
 
 
 class Fetched(NamedTuple):

@@ -1,0 +1,128 @@
+"""Labels of a small corpus as an Arrow table, for notebooks: no runner, no files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from labelbeam.pipeline.config import DecodeConfig, PredictConfig, ReadConfig
+from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.transforms.elements import Failure, ImageRef, Prediction, id_of_uri
+from labelbeam.transforms.label import label_images
+from labelbeam.transforms.models.devices import BatchSize, load_models
+from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
+from labelbeam.transforms.models.optimise import Optimisation
+from labelbeam.transforms.models.presets import EMBEDDING
+from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.runtime import load_tensorflow
+from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
+from labelbeam.transforms.process import available_cores
+from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.table.rows import (
+    RowFacts,
+    failure_row,
+    failures_schema,
+    prediction_row,
+    predictions_schema,
+    to_record_batch,
+)
+
+StrPath = str | os.PathLike[str]
+
+
+def label(
+    images: StrPath | Iterable[StrPath],
+    model: str = "efficientnet-lite0",
+    *,
+    top_k: int = 5,
+    threshold: float = DEFAULT_THRESHOLD,
+    keep_outputs: bool = False,
+    batch_size: BatchSize = None,
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
+    max_megapixels: float = DecodeConfig().max_megapixels,
+    **options: Any,
+) -> pa.Table:
+    """Label images in this process, and return a table with a row for each, in their order.
+
+    The model is understood as by `labelbeam run`: read, or tried on the sample photos. Doubts about it are
+    Python warnings. All rows are in memory at the end, so a corpus of millions is for `labelbeam run`.
+
+    Args:
+      images: Paths and URIs; or one, as `--input` takes it: a folder, a glob or a list.
+      model: Preset, address or folder, as `--model` takes it.
+      top_k: Largest number of labels per image.
+      threshold: Least score of a label, in [0, 1]; for multi-label models alone.
+      keep_outputs: Whether rows have the model's outputs for every class.
+      batch_size: Images in a batch; by default computed from the device, `auto` by trial.
+      limits: Limits of one request.
+      max_megapixels: Largest image, in millions of pixels.
+      options: Further options of the model, as `ModelOptions` has them: `labels`, `input_range`, `outputs`, …
+
+    Returns:
+      The columns of `predictions/` and of `failures/` (docs/output.md). `reason` is null where an image was
+      labelled, and the columns of labels are null where it failed.
+
+    Raises:
+      UserError: The input or the model cannot be used; the message has the remedy.
+      RunError: A list is damaged, or the model does not return.
+    """
+    rows, columns = _rows_of(images)
+    load_tensorflow()
+    spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
+    for doubt in spec.doubts:
+        warnings.warn(doubt, stacklevel=2)
+    models = load_models(spec, top_k, batch_size, Optimisation(), available_cores(), require_gpu=False)
+    keep_outputs = keep_outputs or spec.outputs == EMBEDDING
+    results = label_images(
+        rows,
+        models.classifiers[0],
+        Stores(limits),
+        max_pixels=round(max_megapixels * 1e6),
+        threads=limits.connections,
+        callers=models.callers,
+        keep_outputs=keep_outputs,
+        threshold=threshold,
+    )
+    return _to_table(list(results), spec, columns, keep_outputs)
+
+
+def _rows_of(
+    images: StrPath | Iterable[StrPath],
+) -> tuple[Iterable[ImageRef | Failure], tuple[tuple[str, pa.DataType], ...]]:
+    if isinstance(images, str | os.PathLike):
+        corpus = find_corpus(ReadConfig(input=os.fspath(images)))
+        return list_rows(corpus), output_columns(corpus)
+    uris = (os.fspath(image) for image in images)
+    return (ImageRef(id_of_uri(uri), uri) for uri in uris), ()
+
+
+def _to_table(
+    results: list[Prediction | Failure],
+    spec: ModelSpec,
+    columns: tuple[tuple[str, pa.DataType], ...],
+    keep_outputs: bool,
+) -> pa.Table:
+    outputs = (spec.outputs, spec.length) if keep_outputs else None
+    facts = RowFacts("", spec.model_fingerprint, spec.preprocessing_fingerprint, columns, outputs)
+    labelled = {n: prediction_row(one, facts) for n, one in enumerate(results) if isinstance(one, Prediction)}
+    failed = {n: failure_row(one, facts) for n, one in enumerate(results) if isinstance(one, Failure)}
+    table = pa.concat_tables(
+        [
+            _table_of(labelled.values(), predictions_schema(facts)),
+            _table_of(failed.values(), failures_schema(facts)),
+        ],
+        promote_options="default",
+    )
+    return table.take(np.argsort([*labelled, *failed])).drop_columns("run_id")
+
+
+def _table_of(rows: Collection[tuple], schema: pa.Schema) -> pa.Table:
+    # Nullable, because each of the two tables has columns that the other one has not.
+    schema = pa.schema([field.with_nullable(True) for field in schema])
+    return pa.Table.from_batches([to_record_batch(list(rows), schema)] if rows else [], schema)

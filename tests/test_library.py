@@ -1,0 +1,145 @@
+"""The Python API: `label`, the names of the package, and the examples of docs/library.md."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import warnings
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import labelbeam
+from labelbeam import ImageRef, UserError, label
+from labelbeam.transforms.photos import photo_paths
+from tests.pipeline.test_cli import make_images
+from tests.tiny_model import save_tiny_model
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = re.findall(
+    r"^## (.+?)$.*?^```python\n(.+?)^```", (ROOT / "docs/library.md").read_text(), re.M | re.S
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16))
+
+
+def label_quietly(*args, **options) -> pa.Table:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return label(*args, **options)
+
+
+def test_label__paths_in_any_state__have_a_row_each_in_their_order(tmp_path, tiny):
+    names = sorted(make_images(tmp_path / "in", 40).iterdir())
+    images = [*names[:20], tmp_path / "nowhere.jpg", *names[20:], tmp_path / "text.jpg"]
+    (tmp_path / "text.jpg").write_text("no image")
+    table = label_quietly(iter(images), tiny, top_k=2)
+    assert table["uri"].to_pylist() == [str(image) for image in images]
+    reasons = [None] * 20 + ["not_found"] + [None] * 20 + ["not_an_image"]
+    assert table["reason"].to_pylist() == reasons
+    for row in table.to_pylist():
+        assert (row["label"] is None) == (row["labels"] is None) == (row["reason"] is not None)
+        assert row["labels"] is None or len(row["labels"]) == 2
+
+
+def test_label__any_thread_and_any_batch_size__gives_the_same_table(tmp_path, tiny):
+    names = sorted(make_images(tmp_path / "in", 7).iterdir())
+    tables: list[pa.Table] = []
+
+    def run(size: int) -> None:
+        tables.append(label_quietly(names, tiny, batch_size=size, keep_outputs=True))
+
+    for size in (1, 2, 16):
+        thread = threading.Thread(target=run, args=[size])
+        thread.start()
+        thread.join()
+    assert (
+        tables[0]["logits"].type.list_size > 0 and tables[0].equals(tables[1]) and tables[0].equals(tables[2])
+    )
+
+
+def test_label__folder_list_and_nothing__are_read_as_by_run(tmp_path, tiny):
+    names = sorted(make_images(tmp_path / "in", 3).iterdir())
+    (tmp_path / "list.csv").write_text(
+        "".join(["uri,price\n", *(f"{name},7\n" for name in names), "short\n"])
+    )
+    folder, listed = (
+        label_quietly(str(tmp_path / "in"), tiny),
+        label_quietly(str(tmp_path / "list.csv"), tiny),
+    )
+    assert sorted(folder["uri"].to_pylist()) == sorted(map(str, names))
+    assert listed["price"].to_pylist() == ["7", "7", "7", None]
+    assert listed["reason"].to_pylist() == [None, None, None, "bad_row"]
+    empty = label_quietly([], tiny)
+    assert empty.num_rows == 0 and empty.schema.names == folder.schema.names
+
+
+def test_label__mistakes__are_user_errors_and_doubts_are_warnings(tmp_path, tiny):
+    with pytest.raises(UserError, match="matches nothing"):
+        label(str(tmp_path / "none.txt"), tiny)
+    with pytest.raises(UserError, match="nowhere"):
+        label([], "nowhere")
+    with pytest.raises(TypeError, match="inptu_range"):
+        label([], tiny, inptu_range=(0, 1))
+    with pytest.warns(UserWarning):
+        label([], tiny, channel_std=(1e9, 1e9, 1e9))
+
+
+def test_package__every_name__is_there_and_nothing_heavy_is_imported_before():
+    for name in labelbeam.__all__:
+        assert getattr(labelbeam, name).__name__ == name
+    assert labelbeam.ImageRef is ImageRef and not hasattr(labelbeam, "Nothing")
+    code = "import sys, labelbeam; print({'apache_beam', 'tensorflow', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_package__beside_modules_of_the_same_names__is_not_disturbed(tmp_path):
+    """A user's own `pipeline` and `transforms` hide ours no more."""
+    for name in ("pipeline", "transforms"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong module')")
+    done = subprocess.run(
+        [sys.executable, "-m", "labelbeam", "--help"],
+        **{"cwd": tmp_path, "env": {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"}},
+        **{"capture_output": True, "text": True},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("title", "code"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
+def test_examples__as_they_are_printed__run(tmp_path, monkeypatch, lite0_dir, capsys, title, code):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name, photo in zip(("cat.jpg", "dog.jpg"), photo_paths(), strict=False):
+        shutil.copy(photo, tmp_path / "photos" / name)
+    lines = [
+        f'{{"sku": "{n}", "photo": "photos/{name}", "price": {n}}}'
+        for n, name in enumerate(("cat.jpg", "none.jpg"))
+    ]
+    (tmp_path / "products.jsonl").write_text("\n".join(lines))
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(tmp_path / "photos", "photos")
+    save_tiny_model(tmp_path / "my_model", size_px=16)
+    (tmp_path / "my_labels.txt").write_text("red\ngreen\nblue\n")
+    exec(compile(code, title, "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out + "".join(p.read_text() for p in sorted(tmp_path.glob("*-of-*")))
+    assert all(word in printed for word in EXPECTED[title]), printed
+
+
+EXPECTED = {
+    "A notebook": ("photos/cat.jpg", "photos/dog.jpg", "'score': 0."),
+    "A JSONL pipeline": ('{"sku": "0", "price": 0, "label": ', "1: not_found"),
+    "A source of your own": ("photos/cat.jpg,", "photos/dog.jpg,"),
+    "Two models": ("photos/cat.jpg: {", "'lite0': ", "'mine': "),
+}
+
+
+def test_examples__all__are_expected():
+    assert [title for title, _ in EXAMPLES] == list(EXPECTED)
