@@ -22,7 +22,13 @@ from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
 from labelbeam.transforms.sources import Limits, Stores
 from labelbeam.transforms.stage import write_staged
-from labelbeam.transforms.table.rows import FAILURES, RowFacts, failure_row, failures_schema, to_record_batch
+from labelbeam.transforms.table.rows import (
+    FAILURES,
+    RowMetadata,
+    failure_row,
+    failures_schema,
+    to_record_batch,
+)
 from tests.eager import RUNNERS, eagerly
 from tests.results import list_published
 
@@ -307,9 +313,9 @@ COLUMNS = (("price", pa.float64()), ("day", pa.date32()))
 
 def publish_failures(output, *files: list[Failure]) -> None:
     """An output folder whose manifest lists files of failures, and predictions that are not there."""
-    schema = failures_schema(facts := RowFacts("r", "m", "p", COLUMNS))
+    schema = failures_schema(metadata := RowMetadata("r", "m", "p", COLUMNS))
     written = [
-        write_staged(FAILURES, to_record_batch([failure_row(f, facts) for f in file], schema), str(output))
+        write_staged(FAILURES, to_record_batch([failure_row(f, metadata) for f in file], schema), str(output))
         for file in files
     ]
     list_published(output, written)
