@@ -119,7 +119,7 @@ def test_write_staged__rows__zstd_dictionaries_and_metadata(
     assert [p for p in dictionaries if "RLE_DICTIONARY" not in columns[p]["encodings"]] == []
     assert [p for p in plain if "RLE_DICTIONARY" in columns[p]["encodings"]] == []
     assert parquet.schema_arrow.equals(schema)
-    assert parquet.schema_arrow.metadata == {k.encode(): v.encode() for k, v in METADATA.metadata.items()}
+    assert parquet.schema_arrow.metadata == {k.encode(): v.encode() for k, v in METADATA.file_metadata.items()}
     assert parquet.read().equals(pa.Table.from_batches([batch]))
 
 
