@@ -74,6 +74,7 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
         self._decode_usec = Metrics.distribution(DecodeImages, "decode_usec")
 
     def submit(self, image: EncodedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
+        # Both sizes, because a task holds the encoded bytes until it has run, and then the pixels.
         task = functools.partial(decode, image, self._rule, self._max_pixels)
         future = self._pool.submit(attempt, "decode", image.ref, task)
         return future, len(image.data) + self._pixel_bytes

@@ -41,8 +41,8 @@ def read_done_ids(
     if not keep_whole(source):
         return
     failures = source.file.table == FAILURES
-    # Rows that failed because their input was bad are always selected again, because the user may have
-    # fixed the line.
+    # Rows that failed because of a bad line are always selected again, because the user may have fixed the
+    # line. Staged failures of other kinds are not, because the run that resumes has just tried them.
     redo = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
     extra = ["uri"] if uris else []
     extra += ["reason"] if failures else ["version", "sha256"] if versions else []
@@ -102,6 +102,7 @@ class ReadDoneIds(beam.PTransform):
             pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
             | "ListFiles" >> beam.ParDo(_ListFn(self)).with_output_types(Source)
+            # A reshuffle, because one worker would read every file if listing and reading were fused.
             | "Spread" >> beam.Reshuffle()
             | "ReadIds" >> beam.ParDo(_ReadFn(self)).with_output_types(DoneIds)
         )

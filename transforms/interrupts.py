@@ -36,6 +36,7 @@ def ending_signals_handled(
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # Read before any is replaced, because the handlers must be restored even if the body fails.
     handlers = {number: signal.getsignal(number) for number in numbers}
     handle_ending_signals(handler, numbers)
     try:

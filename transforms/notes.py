@@ -51,6 +51,7 @@ class Notes:
 
     def _add(self, kind: str, name: str, tally: _Tally) -> None:
         names = self._kinds[kind]
+        # New names beyond the bound are summed up, because a column of free text has as many names as rows.
         if name not in names and len(names) >= _MOST_NAMES_HELD:
             name = OTHER
         names[name] = names.get(name, _Tally()).plus(*tally)

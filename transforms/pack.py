@@ -80,6 +80,7 @@ class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
         self._packed_bytes = Metrics.distribution(HandOverImages, "packed_bytes")
 
     def submit(self, image: DecodedImage) -> tuple[Future[Timed[PackedImage | Failure]], int]:
+        # Twice the pixels, because pixels that don't compress are packed in as many bytes.
         task = functools.partial(pack_image, image)
         return self._pool.submit(attempt, "decode", image.ref, task), 2 * self._pixel_bytes
 

@@ -230,6 +230,7 @@ def commit(
         folders = {path.rpartition("/")[0] for path in merged.paths if path.startswith(f"{table}/")}
         check_fan_out(folders, publication.partitioning)
     staged = layout.merged(publication.run_id)
+    # Each table has a file, because a reader of a table without files would find no schema.
     for table in set(TABLES) - {file.table for file in merged.files}:
         merged.add(write_empty(table, f"{name}-99999", publication.row_metadata, staged))
     manifest = make_manifest(publication, name, merged, counts, old, notes or {})

@@ -82,6 +82,8 @@ class ReadImageRefs(beam.PTransform):
     corpus: Corpus
 
     def expand(self, pipeline: beam.Pipeline) -> ReadOutcomes:
+        # Each "Spread" is a reshuffle, because Beam would fuse listing with reading otherwise, and one worker
+        # would read every file. A folder needs none: its listing gives the rows themselves.
         once = beam.Create([None], reshuffle=False)
         if self.corpus.kind == "images":
             return _read_rows(pipeline | "Once" >> once, "ListImages", _ListImagesFn(self.corpus))

@@ -102,6 +102,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
     Args:
       bucket: Rows of the input and done ids, in any order.
     """
+    # All rows of the bucket are merged before done ids are looked up, because a bucket has no order.
     merged: dict[str, _Merged] = {}
     parts: list[DoneIds] = []
     for row in bucket:
@@ -127,6 +128,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
             selection.rows.append(replace(row, known_version=version))
         else:
             selection.counts[KEPT] += 1
+    # Ids that are retried count as well, because their rows stay in the tables if the input lacks them.
     selection.counts[OTHER] = len(in_tables - merged.keys())
     return selection
 

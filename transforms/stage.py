@@ -35,8 +35,8 @@ from labelbeam.transforms.table.rows import (
 )
 from labelbeam.transforms.window import images_in_flight
 
-# Most bytes of model outputs in a staged file. A bound of its own, because an output can take 1,000 times a
-# label's bytes.
+# Most bytes of model outputs in a staged file. Bounded beside the rows, because a row with outputs can be
+# many times as long as one without.
 _MAX_BYTES = 64 << 20
 
 
@@ -121,6 +121,8 @@ class Stager:
             return self._write()
 
     def _is_due(self) -> bool:
+        # Checked when a row comes, not by a timer, because rows may be written on a bundle's thread alone:
+        # the files' elements must leave through a bundle. A bundle that ends flushes the rest.
         now = time.monotonic()
         self._oldest = now if self._oldest is None else self._oldest
         rows = max(map(len, self._rows.values()))

@@ -29,7 +29,7 @@ VERSIONS = {f"id{n}": None if n % 2 else f"v{n}" for n in NUMBERS}
 
 
 def write(folder, results: list, published: bool = True) -> Source:
-    """Writes results of one kind as a file of their table."""
+    """Write results of one kind as a file of their table."""
     table, to_row = (
         (FAILURES, failure_row) if isinstance(results[0], Failure) else (PREDICTIONS, prediction_row)
     )

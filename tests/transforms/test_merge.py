@@ -41,14 +41,14 @@ def write(folder, table, results, published=False) -> Source:
 
 
 def superseded_ids(sources, parts=1) -> list[tuple[str, str]]:
-    """The table and id of each row that another supersedes, in any part."""
-    found = []
+    """Return the table and id of each superseded row, of all parts."""
+    superseded = []
     for part in range(parts):
         for path, rows in find_superseded(sources, part, parts).items():
             (table,) = {s.file.table for s in sources if s.file.path == path}
             ids = pq.read_table(path)["id"].to_pylist()
-            found += [(table, ids[n]) for n in rows]
-    return sorted(found)
+            superseded += [(table, ids[n]) for n in rows]
+    return sorted(superseded)
 
 
 def test_find_superseded__ids_are_unique__nothing(tmp_path):
@@ -66,8 +66,8 @@ def test_find_superseded__every_kind_of_conflict__the_better_row_stays(tmp_path,
     new = write(tmp_path, PREDICTIONS, [prediction(n) for n in (3, 12, 30, 31)])
     again = write(tmp_path, PREDICTIONS, [prediction(31)])
     new_failures = write(tmp_path, FAILURES, [failure(n) for n in (5, 13, 30)])
-    found = superseded_ids([old, old_failures, new, again, new_failures], parts)
-    assert found == sorted(
+    superseded = superseded_ids([old, old_failures, new, again, new_failures], parts)
+    assert superseded == sorted(
         [
             (PREDICTIONS, "id3"),  # published, labelled again
             (FAILURES, "id12"),  # published failure, now labelled

@@ -21,7 +21,7 @@ def image(n: int) -> DecodedImage:
 
 
 def values_of(one: DecodedImage) -> tuple:
-    """All of an image, so that it can be compared."""
+    """Return all values of an image for a comparison."""
     return one.ref, one.metadata, one.pixels.dtype, one.pixels.shape, one.pixels.tobytes()
 
 

@@ -37,7 +37,7 @@ def staging(output, every_rows=1000, every_sec=1e9, budget=UNLIMITED) -> Staging
 
 
 def ids_of(files, table: str) -> list[str]:
-    """The ids in files of a table, which are where and what they are said to be."""
+    """Return the ids in files of a table, after a check of the files' rows and sizes."""
     ids = []
     for file in files:
         if file.table == table:
@@ -47,7 +47,7 @@ def ids_of(files, table: str) -> list[str]:
 
 
 def staged(output) -> list:
-    """The files that others find in the run's folder."""
+    """Return the files of the run's folder."""
     return [source.file for source in staged_sources(str(output), ["run"])]
 
 
@@ -119,7 +119,9 @@ def test_write_staged__rows__zstd_dictionaries_and_metadata(
     assert [p for p in dictionaries if "RLE_DICTIONARY" not in columns[p]["encodings"]] == []
     assert [p for p in plain if "RLE_DICTIONARY" in columns[p]["encodings"]] == []
     assert parquet.schema_arrow.equals(schema)
-    assert parquet.schema_arrow.metadata == {k.encode(): v.encode() for k, v in METADATA.file_metadata.items()}
+    assert parquet.schema_arrow.metadata == {
+        k.encode(): v.encode() for k, v in METADATA.file_metadata.items()
+    }
     assert parquet.read().equals(pa.Table.from_batches([batch]))
 
 
@@ -221,7 +223,7 @@ def test_stager_of__the_same_staging__is_one_stager(tmp_path):
 
 
 class StageFrom(StageResults):
-    """Takes predictions and failures from one list."""
+    """The step, with predictions and failures from one list."""
 
     def expand(self, results):
         return super().expand(
