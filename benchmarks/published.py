@@ -49,8 +49,10 @@ def stage(plan: Plan, ids: Sequence[str], uri: str) -> None:
     staging = plan.staging
     for start in range(0, len(ids), staging.every_rows):
         predictions = make_up(ids[start : start + staging.every_rows], uri, plan.model.labels)
-        rows = [prediction_row(prediction, staging.facts) for prediction in predictions]
-        write_staged(PREDICTIONS, to_record_batch(rows, predictions_schema(staging.facts)), staging.folder)
+        rows = [prediction_row(prediction, staging.row_metadata) for prediction in predictions]
+        write_staged(
+            PREDICTIONS, to_record_batch(rows, predictions_schema(staging.row_metadata)), staging.folder
+        )
 
 
 def make_up(ids: Sequence[str], uri: str, labels: Sequence[str]) -> Iterator[Prediction]:
@@ -70,7 +72,7 @@ def publish(plan: Plan, rows: int) -> None:
     listing = list_sources(publication)
     tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)
     folder = Layout(plan.output).merged(publication.run_id)
-    merged = [merge_files(task, publication.facts, folder, publication.partitioning) for task in tasks]
+    merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
     commit(publication, listing.name, merged, {LISTED: rows, LABELLED: rows})
 
 

@@ -33,7 +33,7 @@ from labelbeam.transforms.fetch import FetchImages
 from labelbeam.transforms.predict import PredictLabels
 from labelbeam.transforms.read import ReadImageRefs
 from labelbeam.transforms.select import SelectUnlabelled
-from labelbeam.transforms.table.rows import PREDICTIONS, RowFacts, prediction_row, predictions_schema
+from labelbeam.transforms.table.rows import PREDICTIONS, RowMetadata, prediction_row, predictions_schema
 
 SIZE = (160, 120)
 TARGET = 1.03
@@ -42,8 +42,8 @@ TARGET = 1.03
 def label_straight(pipe: beam.Pipeline, plan: Plan) -> None:
     """The pipeline's steps up to the labels, then Beam's sink: nothing is staged, counted or published."""
     max_pixels = round(plan.config.decode.max_megapixels * 1e6)
-    predict, facts = plan.config.predict, plan.staging.facts
-    schema = predictions_schema(facts)
+    predict, metadata = plan.config.predict, plan.staging.row_metadata
+    schema = predictions_schema(metadata)
     rows = pipe | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
     done = pipe | "ReadDoneIds" >> plan.done
     images = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
@@ -54,7 +54,7 @@ def label_straight(pipe: beam.Pipeline, plan: Plan) -> None:
     )
     _ = (
         predictions.ok
-        | "AsDicts" >> beam.Map(as_dict, schema.names, facts).with_output_types(dict)
+        | "AsDicts" >> beam.Map(as_dict, schema.names, metadata).with_output_types(dict)
         | "Write"
         >> beam.io.WriteToParquet(
             f"{plan.output}/{PREDICTIONS}/part", schema, codec="zstd", file_name_suffix=".parquet"
@@ -62,9 +62,9 @@ def label_straight(pipe: beam.Pipeline, plan: Plan) -> None:
     )
 
 
-def as_dict(prediction: Prediction, names: list[str], facts: RowFacts) -> dict:
+def as_dict(prediction: Prediction, names: list[str], metadata: RowMetadata) -> dict:
     """A row as Beam's sink takes it."""
-    return dict(zip(names, prediction_row(prediction, facts), strict=True))
+    return dict(zip(names, prediction_row(prediction, metadata), strict=True))
 
 
 def straight(corpus: str, output: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from labelbeam.transforms.errors import UserError, told_by
+from labelbeam.transforms.errors import UserError, describe_error
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 from labelbeam.transforms.models.scaling import RANGE_NAMES
 
@@ -436,7 +436,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     try:
         document = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as e:
-        raise UserError(f"--config={path!r} cannot be read: {told_by(e)}. Check its name.") from e
+        raise UserError(f"--config={path!r} cannot be read: {describe_error(e)}. Check its name.") from e
     except yaml.YAMLError as e:
         raise UserError(f"--config={path!r} is not YAML: {' '.join(str(e).split())}.") from e
     if not isinstance(document, dict):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.config import ReadConfig
-from labelbeam.transforms.errors import RunError, UserError, told_by
+from labelbeam.transforms.errors import RunError, UserError, describe_error
 from labelbeam.transforms.files import FILE_ERRORS, escape_glob, is_local
 from labelbeam.transforms.images.suffixes import IMAGES, READ
 from labelbeam.transforms.inputs.compression import FORMATS
@@ -80,7 +80,7 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
         return _find_corpus(config, known_types or {})
     except FILE_ERRORS as e:
         raise UserError(
-            f"input={config.input!r} cannot be read: {told_by(e)}. Check its name and rights."
+            f"input={config.input!r} cannot be read: {describe_error(e)}. Check its name and rights."
         ) from e
     except RunError as e:  # a folder may not be listed, or a list is damaged
         raise UserError(str(e)) from e

@@ -14,7 +14,7 @@ from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.table.folder import Layout, read_manifest
 from labelbeam.transforms.table.manifest import FORMAT, LabelledWith, Manifest
-from labelbeam.transforms.table.rows import RowFacts
+from labelbeam.transforms.table.rows import RowMetadata
 
 
 def new_run_id() -> str:
@@ -22,7 +22,7 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
-def labelled_with(model: ModelSpec, rows: RowFacts, predict: PredictConfig) -> LabelledWith:
+def labelled_with(model: ModelSpec, rows: RowMetadata, predict: PredictConfig) -> LabelledWith:
     """Return the settings that rows of one table must have in common."""
     return LabelledWith(
         model=model.model_fingerprint,
@@ -67,7 +67,7 @@ def recorded_config(
     return make_config(values, "manifest.json: config.", flags, (*map(str, recorded_beam_flags), *beam_flags))
 
 
-def manifest_facts(config: RunConfig, model: ModelSpec, rows: RowFacts) -> dict[str, Any]:
+def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> dict[str, Any]:
     """Return the keys of the manifest that do not depend on counts."""
     return {
         "format": FORMAT,

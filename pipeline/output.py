@@ -14,7 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.config import WriteConfig
 from labelbeam.pipeline.manifest import new_run_id
-from labelbeam.transforms.errors import UserError, told_by
+from labelbeam.transforms.errors import UserError, describe_error
 from labelbeam.transforms.files import FILE_ERRORS, MEND, delete_files, is_local, make_folder, write_file
 from labelbeam.transforms.table.folder import (
     Layout,
@@ -116,7 +116,7 @@ def _explained(output: str) -> Iterator[None]:
         yield
     except FILE_ERRORS as e:
         raise UserError(
-            f"output={output!r} cannot be written: {told_by(e)}. Check its name and rights."
+            f"output={output!r} cannot be written: {describe_error(e)}. Check its name and rights."
         ) from e
 
 

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.corpus import find_corpus, output_columns
-from labelbeam.pipeline.manifest import labelled_with, manifest_facts, new_run_id
+from labelbeam.pipeline.manifest import labelled_with, manifest_fields, new_run_id
 from labelbeam.pipeline.output import OutputState, folder_of, locked, open_output
 from labelbeam.pipeline.runners.options import is_local, threads_of_process
 from labelbeam.transforms.budget import FailureBudget
@@ -35,7 +35,7 @@ from labelbeam.transforms.stage import Staging
 from labelbeam.transforms.table.folder import Layout, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 from labelbeam.transforms.table.merge import Partitioning
-from labelbeam.transforms.table.rows import RowFacts
+from labelbeam.transforms.table.rows import RowMetadata
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Plan:
     @property
     def keeps_outputs(self) -> bool:
         """Whether rows get what the model gives itself."""
-        return self.staging.facts.outputs is not None
+        return self.staging.row_metadata.outputs is not None
 
     @property
     def early_staging(self) -> Staging:
@@ -172,10 +172,10 @@ def optimisation(config: RunConfig) -> Optimisation:
 
 def facts_of_rows(
     config: RunConfig, model: ModelSpec, columns: tuple[tuple[str, pa.DataType], ...]
-) -> RowFacts:
+) -> RowMetadata:
     """What the rows of a new run have in common."""
     prints = (model.model_fingerprint, model.preprocessing_fingerprint)
-    return RowFacts(new_run_id(), *prints, columns, _outputs_column(config, model))
+    return RowMetadata(new_run_id(), *prints, columns, _outputs_column(config, model))
 
 
 def _outputs_column(config: RunConfig, model: ModelSpec) -> tuple[str, int] | None:
@@ -196,10 +196,10 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
     )
 
 
-def _staging(config: RunConfig, rows: RowFacts, budget: FailureBudget) -> Staging:
+def _staging(config: RunConfig, rows: RowMetadata, budget: FailureBudget) -> Staging:
     return Staging(
         folder=Layout(folder_of(config.write.output)).run(rows.run_id),
-        facts=rows,
+        row_metadata=rows,
         every_rows=config.write.stage_rows,
         every_sec=config.write.stage_sec,
         budget=budget,
@@ -228,12 +228,12 @@ def limits_of(config: RunConfig) -> Limits:
 
 
 def _publication(
-    config: RunConfig, model: ModelSpec, rows: RowFacts, state: OutputState, partitioning: Partitioning
+    config: RunConfig, model: ModelSpec, rows: RowMetadata, state: OutputState, partitioning: Partitioning
 ) -> Publication:
     return Publication(
         output=folder_of(config.write.output),
-        facts=rows,
-        manifest_facts=manifest_facts(config, model, rows),
+        row_metadata=rows,
+        manifest_fields=manifest_fields(config, model, rows),
         follows=state.follows,
         resumes=state.resumes,
         keeps_rows=state.keeps_rows,

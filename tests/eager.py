@@ -1,8 +1,10 @@
-"""An eager pipeline: a transform over a list, as lists."""
+"""An eager pipeline: apply a transform to a list, and return lists."""
 
 from __future__ import annotations
 
+import pickle
 import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,13 @@ RUNNERS = ("FnApiRunner", "BundleBasedDirectRunner")
 def eagerly(
     transform: beam.PTransform, elements: Sequence | None = None, runner: str = "FnApiRunner", *flags: str
 ) -> Any:
-    """Applies a transform; gives a list, or a tuple of lists where it has several outputs.
+    """Apply a transform to elements, and return a list, or a tuple of lists for several outputs.
 
     Args:
-      transform: What to apply; to the pipeline itself if there are no elements.
-      elements: The input.
-      runner: Beam's runner by name.
-      flags: More pipeline options.
+      transform: The transform.
+      elements: Input; without elements the transform is applied to the pipeline itself.
+      runner: Name of Beam's runner.
+      flags: Further pipeline options.
     """
     with tempfile.TemporaryDirectory() as folder:
         pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *flags]))
@@ -37,18 +39,14 @@ def eagerly(
 
 
 class _KeepFn(beam.DoFn):
+    # Elements go through files, because a runner may copy the DoFn or run it in another process.
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
 
     def process(self, element: Any) -> None:
-        import pickle
-        import uuid
-
         self._folder.mkdir(exist_ok=True)
         (self._folder / uuid.uuid4().hex).write_bytes(pickle.dumps(element))
 
 
 def _read(folder: Path) -> list:
-    import pickle
-
     return [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("*"))]

@@ -20,7 +20,7 @@ from labelbeam.transforms.table.documents import write_document
 from labelbeam.transforms.table.folder import Layout
 from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
 from labelbeam.transforms.table.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
-from labelbeam.transforms.table.rows import FAILURES, RowFacts
+from labelbeam.transforms.table.rows import FAILURES, RowMetadata
 
 LABELLED_WITH = LabelledWith(
     model="model-1",
@@ -33,8 +33,8 @@ LABELLED_WITH = LabelledWith(
 )
 
 
-def facts_of(run_id: str) -> RowFacts:
-    return RowFacts(run_id, "model-1", "pre-1", (("price", pa.float64()),))
+def row_metadata_of(run_id: str) -> RowMetadata:
+    return RowMetadata(run_id, "model-1", "pre-1", (("price", pa.float64()),))
 
 
 def prediction(n: int, class_id: int | None = None, price: float | None = None) -> Prediction:
@@ -59,7 +59,7 @@ def stage(output: Path | str, run_id: str, results: list, every_rows: int = 7) -
 
 def add_staged(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
     folder = Layout(str(output)).run(run_id)
-    stager = Stager(Staging(folder, facts_of(run_id), every_rows, 1e9, FailureBudget()))
+    stager = Stager(Staging(folder, row_metadata_of(run_id), every_rows, 1e9, FailureBudget()))
     for result in results:
         stager.add(result)
     stager.flush()
@@ -69,7 +69,7 @@ def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Public
     """Opens an output folder as a run does, and says what that run is to publish."""
     keep = settings.get("keep_generations", 1)
     state = open_output(WriteConfig(output=str(output), keep_generations=keep), run_id, LABELLED_WITH)
-    facts = {
+    fields = {
         "format": 1,
         "labelbeam": "1.2.3",
         "run_id": run_id,
@@ -81,8 +81,8 @@ def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Public
     }
     defaults = {
         "output": str(output),
-        "facts": facts_of(run_id),
-        "manifest_facts": facts,
+        "row_metadata": row_metadata_of(run_id),
+        "manifest_fields": fields,
         "follows": state.follows,
         "resumes": state.resumes,
     }
@@ -112,5 +112,5 @@ def publish(publication: Publication, counts: dict[str, int] | None = None) -> M
             superseded[path].append(rows)
     tasks = plan_merge(sources, superseded, listing.name, publication.target_bytes)
     folder = Layout(publication.output).merged(publication.run_id)
-    merged = [merge_files(task, publication.facts, folder, publication.partitioning) for task in tasks]
+    merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
     return commit(publication, listing.name, merged, counts or {})

@@ -96,6 +96,8 @@ class BudgetWatch:
         Raises:
           RunError: Too many images have failed.
         """
+        # Under a lock, because bundles on several threads share the watch, and a count that is lost would
+        # shift the rate.
         with self._lock:
             self._images += 1
             if not isinstance(result, Failure):

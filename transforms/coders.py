@@ -100,6 +100,7 @@ class RowOfBucketCoder(beam.coders.Coder):
 
     def __init__(self) -> None:
         self._coders: tuple[Any, ...] = (ImageRefCoder(), FailureCoder(), DoneIdsCoder())
+        # Numbers, not names, because a corpus has billions of rows. They need not last longer than a run.
         self._tags = {coder.element: n for n, coder in enumerate(self._coders)}
 
     def encode(self, value: ImageRef | Failure | DoneIds) -> bytes:

@@ -1,4 +1,4 @@
-"""Decoding: from encoded bytes to the pixels the model wants."""
+"""Decoding: from encoded bytes to pixels of the model's input size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
     """
     decoded = decode_image(encoded.data, rule, max_pixels)
     if decoded.format == "TIFF" and is_raw(encoded.ref.uri):
-        # The first picture of such a TIFF file is a preview of some hundred pixels, not the photo.
+        # An error, because the first picture of such a file is a preview of some hundred pixels, not the
+        # photo.
         raise ImageError(Reason.UNSUPPORTED, "a camera raw photo is not read; export it to JPEG or PNG")
     metadata = ImageMetadata(
         width_px=decoded.width_px,
@@ -43,14 +44,14 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
 
 @dataclass
 class DecodeImages(beam.PTransform):
-    """Decodes each image to `[size, size, 3] uint8` on a few threads.
+    """The step that decodes images to `[size, size, 3] uint8`, on a few threads.
 
     Input: `EncodedImage`. Output: `DecodedImage`. Failures: `decode`.
     Metrics: `decode_usec`.
 
     Attributes:
-      rule: How the image is cropped and resized.
-      max_pixels: Larger images are refused before they are decoded.
+      rule: Crop and size of the result.
+      max_pixels: Largest image in pixels; larger images fail before they are decoded.
       threads: Threads that compute in a process, for this and other steps; by default one per core.
       max_window_bytes: Most bytes in flight in one bundle.
     """
@@ -61,7 +62,6 @@ class DecodeImages(beam.PTransform):
     max_window_bytes: int = 256 << 20
 
     def expand(self, images: beam.PCollection[EncodedImage]) -> Outcomes:
-        """Applies the step."""
         return Outcomes(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
 
 
@@ -74,6 +74,7 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
         self._decode_usec = Metrics.distribution(DecodeImages, "decode_usec")
 
     def submit(self, image: EncodedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
+        # Both sizes, because a task holds the encoded bytes until it has run, and then the pixels.
         task = functools.partial(decode, image, self._rule, self._max_pixels)
         future = self._pool.submit(attempt, "decode", image.ref, task)
         return future, len(image.data) + self._pixel_bytes

@@ -1,4 +1,4 @@
-"""Done ids: those that have a row already, read from staged and published files."""
+"""Done ids: ids that have a row already, read from staged and published files."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from labelbeam.transforms.table.rows import FAILURES
 def read_done_ids(
     source: Source, redo: frozenset[str], versions: bool, uris: bool = False
 ) -> Iterator[DoneIds]:
-    """Read the ids of one file, and no other column that is not requested.
+    """Read the ids of one file, and of the other columns only requested ones.
 
-    The file's bytes are compared with its digest first. A staged file that is damaged has no ids:
-    it is deleted, and its rows are labelled again.
+    The file's bytes are compared with its digest first. A damaged staged file is deleted and has no ids, so
+    that its rows are labelled again.
 
     Args:
       source: The file.
-      redo: Reasons whose published failures are to be tried again.
-      versions: Whether to read the images' versions; an image's digest stands for one it hasn't.
+      redo: Reasons for which published failures are tried again.
+      versions: Whether to read the versions of images, or digests of images without a version.
       uris: Whether to read digests of the URIs.
 
     Yields:
@@ -41,38 +41,38 @@ def read_done_ids(
     if not keep_whole(source):
         return
     failures = source.file.table == FAILURES
-    # Rows that failed because their input was bad are always selected again, because the user may have
-    # fixed the line.
-    again = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
+    # Rows that failed because of a bad line are always selected again, because the user may have fixed the
+    # line. Staged failures of other kinds are not, because the run that resumes has just tried them.
+    redo = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
     extra = ["uri"] if uris else []
     extra += ["reason"] if failures else ["version", "sha256"] if versions else []
     for batch in read_batches(source, GATHERED_ROWS, ["id", *extra]):
         ids = batch["id"].to_pylist()
-        its_versions = None
-        its_again = [False] * len(ids)
+        row_versions = None
+        retries = [False] * len(ids)
         if failures:
-            its_again = [reason in again for reason in batch["reason"].to_pylist()]
+            retries = [reason in redo for reason in batch["reason"].to_pylist()]
         elif versions:
             digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
-            its_versions = pc.coalesce(batch["version"], digests).to_pylist()
-        its_uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if uris else None
-        yield from _by_bucket(ids, its_versions, its_again, source.published, its_uris)
+            row_versions = pc.coalesce(batch["version"], digests).to_pylist()
+        row_uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if uris else None
+        yield from _by_bucket(ids, row_versions, retries, source.published, row_uris)
 
 
 def _by_bucket(
     ids: list[str],
     versions: list[str | None] | None,
-    again: list[bool],
+    retries: list[bool],
     published: bool,
     uris: list[bytes] | None,
 ) -> Iterator[DoneIds]:
     rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for n, image_id in enumerate(ids):
-        rows[bucket_of(image_id), again[n]].append(n)
-    for (_, its_again), numbers in rows.items():
-        its_versions = tuple(versions[n] for n in numbers) if versions else ()
-        its_uris = b"".join(uris[n] for n in numbers) if uris else b""
-        yield DoneIds(tuple(ids[n] for n in numbers), its_versions, published, its_again, its_uris)
+        rows[bucket_of(image_id), retries[n]].append(n)
+    for (_, retry), numbers in rows.items():
+        bucket_versions = tuple(versions[n] for n in numbers) if versions else ()
+        bucket_uris = b"".join(uris[n] for n in numbers) if uris else b""
+        yield DoneIds(tuple(ids[n] for n in numbers), bucket_versions, published, retry, bucket_uris)
 
 
 @dataclass
@@ -82,11 +82,11 @@ class ReadDoneIds(beam.PTransform):
     Input: the pipeline. Output: `DoneIds`, each of one bucket. Metrics: `ids_done`.
 
     Attributes:
-      output: The output folder.
+      output: The table folder.
       resumes: Unfinished runs whose staged rows count.
-      published: Whether what is published counts.
-      redo: Reasons whose published failures are to be tried again.
-      versions: Whether to read the images' versions.
+      published: Whether published rows count.
+      redo: Reasons for which published failures are tried again.
+      versions: Whether to read the versions of images.
       uris: Whether to read digests of the URIs, which only ids of the user's own need.
     """
 
@@ -98,11 +98,11 @@ class ReadDoneIds(beam.PTransform):
     uris: bool = False
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[DoneIds]:
-        """Apply the step."""
         return (
             pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
             | "ListFiles" >> beam.ParDo(_ListFn(self)).with_output_types(Source)
+            # A reshuffle, because one worker would read every file if listing and reading were fused.
             | "Spread" >> beam.Reshuffle()
             | "ReadIds" >> beam.ParDo(_ReadFn(self)).with_output_types(DoneIds)
         )

@@ -67,6 +67,8 @@ class Unchanged:
     checked: bool = True
 
 
+# Without `__eq__`, here and in `DecodedImage`, because arrays don't compare to a bool and megabytes are slow
+# to.
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
     """An image in its file's encoding.

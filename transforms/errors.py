@@ -70,7 +70,7 @@ class RunError(LabelbeamError):
     """A run that cannot go on, or that does not account for every input."""
 
 
-def told_by(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return the message of an error without number, type and final stop."""
     if details := getattr(error, "exception_details", None):  # a BeamIOError has one error per path
         error = next(iter(details.values()))

@@ -18,7 +18,7 @@ from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.sources import Limits, Stores
 from labelbeam.transforms.window import OverlappedFn, Window
 
-# A guess at an image's length until some have been seen.
+# Assumed length of an image until the mean is known.
 _FIRST_GUESS_BYTES = 1 << 20
 
 
@@ -31,49 +31,45 @@ class FetchOutcomes(NamedTuple):
 
 
 def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage | Unchanged:
-    """Fetches the bytes of one image, unless it is still of its known version.
-
-    An image that has labels keeps them if it cannot be fetched, because a disk may not be mounted, and a
-    label would be lost to a failure.
+    """Fetch the bytes of one image, unless its version is unchanged.
 
     Raises:
-      ImageError: The store refuses, fails, is too slow, or the image is too large.
+      ImageError: The image is too large, or cannot be fetched.
     """
-    known = ref.known_version or ""
+    version = ref.known_version or ""
     try:
-        fetched = stores.fetch(ref.uri, None if known.startswith(DIGEST) else ref.known_version)
+        response = stores.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
     except ImageError:
+        # Labels are kept, because a disk that is not mounted or a host that is down for a day doesn't make
+        # them wrong, and a failure would replace them.
         if ref.known_version is not None:
             return Unchanged(ref, checked=False)
         raise
-    if fetched is None:
+    if response is None:
         return Unchanged(ref)
-    sha256 = hashlib.sha256(fetched.data).hexdigest()
-    return (
-        Unchanged(ref)
-        if known == DIGEST + sha256
-        else EncodedImage(ref, fetched.data, sha256, fetched.version)
-    )
+    sha256 = hashlib.sha256(response.data).hexdigest()
+    if version == DIGEST + sha256:
+        return Unchanged(ref)
+    return EncodedImage(ref, response.data, sha256, response.version)
 
 
 @dataclass
 class FetchImages(beam.PTransform):
-    """Fetches each image with many requests at once.
+    """The step that fetches images, with many requests at once.
 
-    Input: `ImageRef`. Output: `EncodedImage`; `Unchanged` where the known version
-    is still the present one. Failures: `fetch`.
+    Input: `ImageRef`. Output: `EncodedImage`, or `Unchanged` for an image that keeps its labels.
+    Failures: `fetch`.
     Metrics: `fetch_usec`, `image_bytes`.
 
     Attributes:
       limits: Time limits and byte cap of one request; `limits.connections` requests run at once.
-      max_window_bytes: Most bytes in flight in one bundle, by the mean length seen so far.
+      max_window_bytes: Most bytes in flight in one bundle, by the mean length of the images so far.
     """
 
     limits: Limits
     max_window_bytes: int = 256 << 20
 
     def expand(self, refs: beam.PCollection[ImageRef]) -> FetchOutcomes:
-        """Applies the step."""
         return FetchOutcomes(**par_do("Fetch", refs, _FetchImagesFn(self), EncodedImage, Failure, Unchanged))
 
 
@@ -100,6 +96,8 @@ class _FetchImagesFn(OverlappedFn[ImageRef, Timed[EncodedImage | Unchanged | Fai
         self._pool = _pool(self._limits.connections)
 
     def open_window(self) -> Window[Timed[EncodedImage | Unchanged | Failure]]:
+        # Four times the requests that run at once, because a slow image would otherwise leave threads idle:
+        # responses behind it wait in the window, too.
         return Window(4 * self._limits.connections, self._max_window_bytes)
 
     def submit(self, ref: ImageRef) -> tuple[Future[Timed[EncodedImage | Unchanged | Failure]], int]:
@@ -111,5 +109,7 @@ class _FetchImagesFn(OverlappedFn[ImageRef, Timed[EncodedImage | Unchanged | Fai
         if isinstance(timed.value, EncodedImage):
             size_bytes = len(timed.value.data)
             self._image_bytes.update(size_bytes)
+            # A moving mean, because the length must be estimated before the response comes, and varies along
+            # the corpus.
             self._mean_bytes += (size_bytes - self._mean_bytes) // 8
         return timed.value

@@ -18,7 +18,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadat
 from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import GoogleAPIError
 
-from labelbeam.transforms.errors import RunError, told_by
+from labelbeam.transforms.errors import RunError, describe_error
 
 _CHUNK_BYTES = 1 << 20
 
@@ -111,7 +111,7 @@ def open_parquet(path: str, remedy: str = MEND) -> Iterator[pq.ParquetFile]:
         # Arrow raises OSError for damaged bytes, too, but without a number. A disk's errors have one.
         if getattr(e, "errno", None) not in (None, errno.ENOENT, errno.EISDIR):
             raise
-        raise RunError(f"{path} is damaged: {told_by(e)}. {remedy}") from e
+        raise RunError(f"{path} is damaged: {describe_error(e)}. {remedy}") from e
 
 
 def list_files(folder: str) -> list[FileMetadata]:

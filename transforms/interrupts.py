@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: SIGINT (Ctrl-C), SIGTERM, and SIGHUP, which a closed terminal sends."""
+"""Signals that end a process: SIGINT (Ctrl-C), SIGTERM, and SIGHUP, which a closed terminal sends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def handle_ending_signals(handler: Handler, numbers: tuple[int, ...] = ENDING_SIGNALS) -> None:
-    """Install a handler; a signal that the parent process had ignored stays ignored, as under `nohup`."""
+    """Install a handler, but keep ignoring signals that the parent process ignores, as under `nohup`."""
     for number in numbers:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, handler)
@@ -24,18 +24,19 @@ def handle_ending_signals(handler: Handler, numbers: tuple[int, ...] = ENDING_SI
 def ending_signals_handled(
     handler: Handler, numbers: tuple[int, ...] = ENDING_SIGNALS, if_ignored: Handler | None = None
 ) -> Iterator[None]:
-    """Handle signals while the body runs, and put the handlers from before back.
+    """Handle signals while the body runs, then restore the handlers.
 
-    Nothing happens in other threads than the main one, where Python allows no handler.
+    Does nothing outside the main thread, because Python allows handlers there alone.
 
     Args:
       handler: The handler.
       numbers: The signals.
-      if_ignored: The handler of a signal that was ignored before; by default none.
+      if_ignored: Handler of signals that were ignored before; by default they stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # Read before any is replaced, because the handlers must be restored even if the body fails.
     handlers = {number: signal.getsignal(number) for number in numbers}
     handle_ending_signals(handler, numbers)
     try:
@@ -45,15 +46,15 @@ def ending_signals_handled(
         yield
     finally:
         for number, before in handlers.items():
-            if before is not None:  # None: a handler that C code installed, and that Python left alone
+            if before is not None:  # None is a handler of C code, which Python cannot install again
                 signal.signal(number, before)
 
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Hold signals back while the body runs, and raise KeyboardInterrupt behind it.
+    """Hold signals back while the body runs, and raise KeyboardInterrupt afterwards.
 
-    For imports of C++ libraries, because an exception inside the initialisers of TensorFlow aborts the
+    Used around imports of C++ libraries, because an exception within TensorFlow's initialisers aborts the
     process.
     """
     received: list[int] = []

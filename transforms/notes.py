@@ -1,4 +1,4 @@
-"""Notes: what a run reports about its input beside the rows."""
+"""Notes: counts about the input that are no rows, such as files left out of a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 
-# Files of a folder that are no images, by suffix.
+# Files of a folder that are not images, by suffix.
 LEFT_OUT: Final = "left_out"
 # Values of a CSV that are not of their column's declared type, by column.
 UNPARSED: Final = "unparsed"
@@ -28,12 +28,12 @@ class _Tally(NamedTuple):
     examples: tuple[str, ...] = ()
 
     def plus(self, total: int, examples: tuple[str, ...]) -> _Tally:
-        # The smallest examples, because bundles are merged in any order.
+        # The smallest examples, because bundles are merged in any order and a rerun must give the same ones.
         return _Tally(self.total + total, tuple(sorted({*self.examples, *examples})[:_MOST_EXAMPLES]))
 
 
 class Notes:
-    """Counts by kind and name, each with a few examples; bounded in size."""
+    """Counts by kind and name, each with a few examples; bounded in size, because inputs choose the names."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, _Tally]] = defaultdict(dict)
@@ -51,6 +51,7 @@ class Notes:
 
     def _add(self, kind: str, name: str, tally: _Tally) -> None:
         names = self._kinds[kind]
+        # New names beyond the bound are summed up, because a column of free text has as many names as rows.
         if name not in names and len(names) >= _MOST_NAMES_HELD:
             name = OTHER
         names[name] = names.get(name, _Tally()).plus(*tally)
@@ -80,10 +81,9 @@ def _as_json(tally: _Tally) -> Any:
 
 @dataclass
 class SumNotes(beam.PTransform):
-    """Merge the notes of all bundles. Input: `Notes`. Output: one `Notes.to_json()`."""
+    """The step that merges the notes of all bundles. Input: `Notes`. Output: one `Notes.to_json()`."""
 
     def expand(self, notes: beam.PCollection[Notes]) -> beam.PCollection[dict]:
-        """Apply the step."""
         return notes | beam.CombineGlobally(_MergeFn())
 
 

@@ -1,4 +1,4 @@
-"""Handing over: decoded images cross a shuffle, from the workers that decode to those that infer."""
+"""Handing over: decoded images cross a shuffle, from workers that decode to workers that infer."""
 
 from __future__ import annotations
 
@@ -18,29 +18,26 @@ from labelbeam.transforms.window import PixelsFn
 
 
 def pack_image(image: DecodedImage) -> PackedImage:
-    """Make a decoded image small."""
+    """Compress the pixels of an image, without loss."""
     return PackedImage(image.ref, pack_pixels(image.pixels), image.metadata)
 
 
 def unpack_image(packed: PackedImage) -> DecodedImage:
-    """Return the decoded image, equal to the pixel."""
+    """Restore a packed image."""
     return DecodedImage(packed.ref, unpack_pixels(packed.data), packed.metadata)
 
 
 @dataclass
 class HandOverImages(beam.PTransform):
-    """Hands each image over to other workers, packed while it crosses the shuffle.
+    """The step that hands images over to other workers, packed while they cross the shuffle.
 
-    Input: `DecodedImage`. Output: `DecodedImage`, the same.
-    Metrics: `pack_usec`, `unpack_usec`, `packed_bytes`.
-    Guarantees: images cross one shuffle, between packing and unpacking, also with hints,
-    which are on all that reads from it. `beam.Reshuffle` can't promise that: with hints it
-    would be cut off from what packs, without them from what unpacks.
+    Input: `DecodedImage`. Output: equal `DecodedImage`. Metrics: `pack_usec`, `unpack_usec`, `packed_bytes`.
+    Guarantees: images cross exactly one shuffle, between packing and unpacking.
 
     Attributes:
       size_px: Width and height of the images.
       threads: Threads that compute in a process, for this and other steps; by default one per core.
-      hints: Beam's resource hints for what follows the shuffle.
+      hints: Beam's resource hints of the steps behind the shuffle.
       max_window_bytes: Most bytes in flight in one bundle.
     """
 
@@ -50,7 +47,10 @@ class HandOverImages(beam.PTransform):
     max_window_bytes: int = 256 << 20
 
     def expand(self, images: beam.PCollection[DecodedImage]) -> beam.PCollection[DecodedImage]:
-        """Applies the step."""
+        # A GroupByKey with hints on its consumers, not `beam.Reshuffle`, because Beam fuses only steps whose
+        # hints are equal, and a Reshuffle has steps on both sides of its shuffle: with hints its first step
+        # would be cut off from "Pack", without hints its last one from "Unpack", and images would be written
+        # to disk once more.
         take = beam.FlatMap(_images_of).with_output_types(PackedImage)
         unpack = beam.ParDo(_UnpackImagesFn(self)).with_output_types(DecodedImage)
         return (
@@ -64,7 +64,7 @@ class HandOverImages(beam.PTransform):
 
 
 def _keyed(packed: PackedImage) -> tuple[int, PackedImage]:
-    """Gives each image a key of its own, the same in every attempt."""
+    # Not a random key, because a bundle that runs twice must send an image to the same place.
     return hash_of(packed.ref.id), packed
 
 
@@ -80,6 +80,7 @@ class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
         self._packed_bytes = Metrics.distribution(HandOverImages, "packed_bytes")
 
     def submit(self, image: DecodedImage) -> tuple[Future[Timed[PackedImage | Failure]], int]:
+        # Twice the pixels, because pixels that don't compress are packed in as many bytes.
         task = functools.partial(pack_image, image)
         return self._pool.submit(attempt, "decode", image.ref, task), 2 * self._pixel_bytes
 

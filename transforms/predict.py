@@ -30,10 +30,10 @@ from labelbeam.transforms.outcomes import Outcomes, failure_of, par_do
 from labelbeam.transforms.process import available_cores, compute_pool
 from labelbeam.transforms.window import OverlappedFn, Window, alarm
 
-# Images whose labels a process remembers for others of the same bytes: some 100 MB, of 1.5 KB each, and no
-# more where they have outputs as well.
+# Predictions that a process keeps for images of the same bytes, and the size of one without outputs: 100 MB
+# in all.
 _MAX_RECENT, _RECENT_BYTES = 1 << 16, 1536
-# Time between two looks at the calls of the model.
+# Time between two checks of the model's calls.
 _WATCH_SEC = 5.0
 
 
@@ -52,11 +52,11 @@ def predict_labels(
       threshold: Least score of a label, in [0, 1]; for multi-label heads alone.
 
     Returns:
-      For each image its labels or its failure.
+      Labels or failure of each image, in the order of the images.
     """
     results = classifier.classify([image.pixels for image in images])
     labels = classifier.spec.labels
-    # Rounded to float32 as scores are, so that a score equal to the threshold reaches it.
+    # Rounded to float32, because scores are: a score equal to the threshold reaches it.
     least = float(np.float32(threshold)) if classifier.spec.head.kind == MULTILABEL else 0.0
     return [
         _row_of(image, result, labels, keep_outputs, least)
@@ -84,26 +84,26 @@ def _row_of(
 
 @dataclass
 class PredictLabels(beam.PTransform):
-    """Labels each image; one model per process and device, loaded once, runs full batches.
+    """The step that labels images, with one model per process and device, in full batches.
 
     Input: `DecodedImage`. Output: `Prediction`. Failures: `predict`.
-    Metrics: what `labelbeam.transforms.models.meter` counts.
-    Guarantees: an image on which the model fails costs itself only; padding is never seen.
-    The process has one queue of full batches, from which every device takes when it is free.
-    With `reuse`, images of the same bytes are inferred once per process, as long as it
-    remembers them: its last 65,536, fewer with outputs.
+    Metrics: the counts of `labelbeam.transforms.models.meter`.
+    Guarantees: an image on which the model fails costs itself only; padding reaches no row.
+    A process has one queue of full batches, from which each free device takes.
+    With `reuse`, images of the same bytes are inferred once per process, among its last 65,536 different
+    images (fewer with outputs).
 
     Attributes:
       model: The model to load.
-      top_k: Classes to give for an image.
+      top_k: Labels of an image.
       batch_size: Images in a full batch; by default computed from the device, `auto` by trial.
-      threads: Cores a process may use; by default all.
+      threads: Cores that a process uses; by default all.
       reuse: Whether images of the same bytes share one inference.
       require_gpu: Whether a process without a GPU is an error.
-      optimisation: How the model may be made faster.
+      optimisation: Permitted ways to make the model faster.
       keep_outputs: Whether rows get the model's outputs: logits, probabilities or embedding.
       threshold: Least score of a label, in [0, 1]; for multi-label heads alone.
-      timeout_sec: Longest time of one call of the model; after it the run ends.
+      timeout_sec: Longest time of one call of the model; a longer call ends the run.
     """
 
     model: ModelSpec
@@ -118,12 +118,11 @@ class PredictLabels(beam.PTransform):
     timeout_sec: float = 600.0
 
     def expand(self, images: beam.PCollection[DecodedImage]) -> Outcomes:
-        """Apply the step."""
         return Outcomes(**par_do("Predict", images, _PredictLabelsFn(self), Prediction))
 
 
 class _Labeler:
-    """The parts that a process shares: the model on each device, and the queue in front of them."""
+    """The model on each device and the queue in front, which all bundles of a process share."""
 
     def __init__(self, step: PredictLabels) -> None:
         self._threads = step.threads or available_cores()
@@ -139,8 +138,9 @@ class _Labeler:
             for _ in range(self.models.callers)
             for classifier in self.models.classifiers
         ]
-        # More than one batch waits while each caller runs one, so that a full window always moves; on a CPU
-        # they wait behind what is being decoded.
+        # Room for two batches beside those that callers run, because the queue must hold a full batch
+        # whenever a caller becomes free; and for images that wait behind decoding, because on a CPU both
+        # share threads.
         self.window_items = (len(callers) + 2) * batch_size + 8 * self._threads
         self.window_bytes = self.window_items * 3 * step.model.resize.size_px**2
         self.batcher: Batcher[DecodedImage, Prediction | Failure] = Batcher(
@@ -158,6 +158,7 @@ class _Labeler:
 
     def take_counts(self) -> dict[str, int]:
         """Return the counts of the process's model since the last call."""
+        # Taken, not read, because each bundle adds its share to counters that Beam sums.
         usec = round(1e6 * self.batcher.open_sec())
         at_once, meter = self.models.at_once * len(self.models.classifiers), self.models.meter
         meter.add(**{WALL_USEC: usec, OPEN_USEC: at_once * usec, CORE_USEC: self._threads * usec})
@@ -173,11 +174,9 @@ class _Labeler:
 
 
 def _watch_calls(batcher: Batcher, step: PredictLabels) -> None:
-    """Start a thread that ends every wait of the process once a call of the model takes too long.
-
-    A thread, because the bundle's own may wait for images that are decoded on the same threads as the model.
-    """
-    # Weak, so that the thread ends with the model, after the last bundle.
+    """Start a thread that ends every wait of the process once a call of the model takes too long."""
+    # A thread, because bundles' threads may themselves wait, in another step, for threads that such calls
+    # hold. A weak reference, because the thread must end when the last bundle drops the model.
     weak = weakref.ref(batcher)
 
     def watch() -> None:
@@ -196,7 +195,7 @@ def _most_recent(step: PredictLabels) -> int:
 
 
 def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Failure:
-    """Make labels of an image from those of another with the same bytes."""
+    """Turn the result of another image of the same bytes into the result of an image."""
     if isinstance(result, Failure):
         return replace(result, ref=image.ref, host=host_of_uri(image.ref.uri))
     return replace(result, ref=image.ref, metadata=image.metadata, reused=True)
@@ -204,7 +203,9 @@ def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Fa
 
 class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction | Failure]):
     def __init__(self, step: PredictLabels) -> None:
-        self._make = functools.partial(_Labeler, replace(step))  # without what Beam assigned to it
+        # A copy of the step, because Beam has assigned attributes to the step, which would be pickled, too.
+        self._make = functools.partial(_Labeler, replace(step))
+        # `Shared`, because the process then drops the model, and its GPU memory, with the last DoFn.
         self._shared = Shared()
         self._counters = {name: Metrics.counter(PredictLabels, name) for name in COUNTS}
 

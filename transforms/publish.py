@@ -1,4 +1,4 @@
-"""Publishing: staged rows become the next generation of the tables that readers see."""
+"""Publishing: staged rows become the next generation of the published tables."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ from labelbeam.transforms.table.merge import (
     plan_merge,
     write_empty,
 )
-from labelbeam.transforms.table.rows import RowFacts
+from labelbeam.transforms.table.rows import RowMetadata
 
-_TOP = 20
+# Hosts and labels in the manifest.
+_MOST_RANKED = 20
 # Longest URI and message of an example in the manifest.
 _EXAMPLE_CHARS = 300
 
@@ -51,21 +52,21 @@ class Publication:
     """Plan of a new generation.
 
     Attributes:
-      output: The output folder.
-      facts: The files' metadata; its run id names them.
-      manifest_facts: Fields of the manifest beside counts and files.
-      follows: Run id of the generation it is made from; None if there is none.
-      resumes: Unfinished runs whose staged rows go in too.
-      keeps_rows: Whether that generation's rows stay in the tables.
-      keeps_files: Whether its files may stay as they are.
-      target_bytes: How large files are to be.
-      keep_generations: How many older generations to keep.
-      partitioning: How rows are dealt to folders.
+      output: The table folder.
+      row_metadata: Columns that are equal in every row of this run; the run id names files.
+      manifest_fields: Fields of the manifest beside counts and files.
+      follows: Run id of the current generation; None if there is none.
+      resumes: Unfinished runs whose staged rows are published, too.
+      keeps_rows: Whether rows of the current generation stay in the tables.
+      keeps_files: Whether files of the current generation may stay as they are.
+      target_bytes: Desired size of a file.
+      keep_generations: Number of older generations to keep.
+      partitioning: Assignment of rows to folders.
     """
 
     output: str
-    facts: RowFacts
-    manifest_facts: dict[str, Any]
+    row_metadata: RowMetadata
+    manifest_fields: dict[str, Any]
     follows: str | None = None
     resumes: tuple[str, ...] = ()
     keeps_rows: bool = True
@@ -76,12 +77,12 @@ class Publication:
 
     @property
     def run_id(self) -> str:
-        """The run that publishes."""
-        return self.facts.run_id
+        """Id of the run that publishes."""
+        return self.row_metadata.run_id
 
     @property
     def merges(self) -> tuple[str, ...]:
-        """The runs whose staged rows go in."""
+        """Ids of the runs whose staged rows are published."""
         return (*self.resumes, self.run_id)
 
 
@@ -90,8 +91,8 @@ class Listing:
     """Input of a publication.
 
     Attributes:
-      sources: The files.
-      name: Of this publication, and what its files' names begin with: a graph may be run twice.
+      sources: Files.
+      name: Name of the publication and prefix of its files' names. Random, because a graph may run twice.
     """
 
     sources: list[Source]
@@ -102,23 +103,24 @@ def list_sources(publication: Publication, written: Iterable[TableFile] = ()) ->
     """List the files that the new generation is made from.
 
     Args:
-      publication: What is to be made.
-      written: Files that this run has staged. Files are listed from the folder, because files of bundle
-        attempts that failed count, too.
+      publication: Plan of the new generation.
+      written: Files that this run has staged.
 
     Raises:
-      RunError: Staged files or runs whose rows go in were deleted during the run.
+      RunError: Staged files, or a run to resume, were deleted during the run.
     """
+    # From the folder, not from `written`, because files of failed bundle attempts count, too.
     manifest = read_manifest(publication.output)
-    # A run that is merged already has no folder any more where a graph is run twice.
+    # Runs that are merged already are not missed, because a graph that runs twice finds their folders
+    # deleted.
     merged = manifest.merged_runs if manifest else ()
     _check_runs(publication, merged)
     published = published_sources(publication.output, manifest if publication.keeps_rows else None)
     staged = staged_sources(publication.output, publication.merges)
-    there = {source.file.path for source in staged}
-    gone = next((file.path for file in written if file.path not in there), None)
-    if gone and publication.run_id not in merged:
-        raise RunError(deleted_meanwhile(gone))
+    paths = {source.file.path for source in staged}
+    missing = next((file.path for file in written if file.path not in paths), None)
+    if missing and publication.run_id not in merged:
+        raise RunError(deleted_meanwhile(missing))
     return Listing(published + staged, f"{publication.run_id}-{secrets.token_hex(2)}")
 
 
@@ -126,8 +128,9 @@ def _check_runs(publication: Publication, merged: Collection[str]) -> None:
     announced = {run_id for run_id, is_announced in staged_runs(publication.output).items() if is_announced}
     for run_id in publication.merges:
         if run_id not in announced and run_id not in merged:
-            # Rows staged since then are whole, and the next run needs `run.json` to take them.
-            announce(publication.output, publication.run_id, publication.manifest_facts["labelled_with"])
+            # Announced again, because rows staged since the deletion are whole, and the next run needs
+            # `run.json` to take them.
+            announce(publication.output, publication.run_id, publication.manifest_fields["labelled_with"])
             raise RunError(deleted_meanwhile(Layout(publication.output).run_facts(run_id)))
 
 
@@ -142,17 +145,16 @@ def make_manifest(
     """Describe a finished run and the tables after it.
 
     Args:
-      publication: What was to be made.
-      name: Of this publication.
-      merged: What was made.
-      counts: Rows of the input by what became of them, and `other` rows of the tables.
-      old: The manifest before.
-      notes: Further facts about the input, as `Notes.to_json` returns them.
+      publication: Plan of the new generation.
+      name: Name of the publication.
+      merged: Merged files.
+      counts: Rows of the input by kind, and `other` rows of the tables.
+      old: Manifest of the current generation.
+      notes: Counts about the input, as `Notes.to_json` returns them.
 
     Returns:
-      The manifest. `balanced` is whether each row that was listed is a
-      prediction, a failure, a duplicate or kept, and whether the tables' files
-      hold a row for each of these but duplicates.
+      The manifest. `balanced` is true if each listed row is a prediction, a failure, a duplicate or kept, and
+      if the tables' files hold a row for each of these but duplicates.
     """
     counts = {kind: counts.get(kind, 0) for kind in KINDS}
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
@@ -163,7 +165,7 @@ def make_manifest(
     )
     same_files = old is not None and old.files == files
     return Manifest(
-        **publication.manifest_facts,
+        **publication.manifest_fields,
         publication=name,
         generation=old.generation + (not same_files) if old else 1,
         balanced=counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
@@ -171,7 +173,7 @@ def make_manifest(
         **(notes or {}),
         rows=rows,
         failures_by_reason=dict(_most_first(merged.reasons)),
-        failures_by_host=dict(_most_first(merged.hosts)[:_TOP]),
+        failures_by_host=dict(_most_first(merged.hosts)[:_MOST_RANKED]),
         top_labels=top_labels(merged.labels),
         files=files,
         merged_runs=publication.merges,
@@ -183,8 +185,8 @@ def make_manifest(
 
 
 def top_labels(labels: Mapping[tuple[int, str], int]) -> tuple[TopLabel, ...]:
-    """Return the labels that most rows have first."""
-    return tuple(TopLabel(class_id, label, n) for (class_id, label), n in _most_first(labels)[:_TOP])
+    """Return the most frequent labels."""
+    return tuple(TopLabel(class_id, label, n) for (class_id, label), n in _most_first(labels)[:_MOST_RANKED])
 
 
 def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
@@ -198,14 +200,14 @@ def commit(
     counts: Mapping[str, int],
     notes: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Make merged files the generation that readers see, and return its manifest.
+    """Publish merged files as the new generation, and return its manifest.
 
     Args:
-      publication: What was to be made.
-      name: Of this publication; one that was made already is only tidied up after.
-      results: The files.
-      counts: Rows of the input by what became of them.
-      notes: Further facts about the input.
+      publication: Plan of the new generation.
+      name: Name of the publication.
+      results: Merged files.
+      counts: Rows of the input by kind.
+      notes: Counts about the input.
 
     Raises:
       RunError: Another run has published meanwhile, or the tables would be too scattered.
@@ -213,6 +215,8 @@ def commit(
     layout = Layout(publication.output)
     old = read_manifest(publication.output)
     if old and old.publication == name:
+        # Beam repeats a bundle whose result it lost. The earlier attempt has published, but may have been
+        # killed before it deleted old files.
         tidy(publication.output, publication.keep_generations)
         return old
     merged = Merged()
@@ -226,46 +230,48 @@ def commit(
         folders = {path.rpartition("/")[0] for path in merged.paths if path.startswith(f"{table}/")}
         check_fan_out(folders, publication.partitioning)
     staged = layout.merged(publication.run_id)
+    # Each table has a file, because a reader of a table without files would find no schema.
     for table in set(TABLES) - {file.table for file in merged.files}:
-        merged.add(write_empty(table, f"{name}-99999", publication.facts, staged))
+        merged.add(write_empty(table, f"{name}-99999", publication.row_metadata, staged))
     manifest = make_manifest(publication, name, merged, counts, old, notes or {})
     moves = {
         file.path: path
         for path, file in zip(merged.paths, merged.files, strict=True)
         if file.path.startswith(staged)
     }
-    follows = (publication.follows, publication.run_id)  # its own where the graph is run again
+    # The run's own id, too, because a graph that runs again follows itself.
+    follows = (publication.follows, publication.run_id)
     switch(publication.output, manifest, moves, follows, publication.keep_generations)
     return manifest
 
 
 @dataclass
 class PublishResults(beam.PTransform):
-    """Merges what is staged with what is published, and switches readers over.
+    """The step that merges staged with published rows, and switches readers to the result.
 
     Input: `TableFile` of `StageResults`, `(kind, count)`, and the notes of `SumNotes`. Output: the manifest.
-    Guarantees: each id has one row in one of the tables; readers of the manifest
-    see the tables as they were or as they are now; a publication that breaks
-    off is done again by the next run. Files are merged in parallel, each task
-    in bounded memory.
+    Guarantees: each id has one row in one of the tables; readers of the manifest see the old tables or the
+    new ones, whole; the next run repeats a publication that was cut off. Files are merged in parallel, each
+    task in bounded memory.
 
     Attributes:
-      publication: What to make.
+      publication: Plan of the new generation.
     """
 
     publication: Publication
 
     def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[Manifest]:
-        """Apply the step."""
         staged, counts, notes = results
         sources = (
             staged.pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
-            # The side input is a barrier, too: nothing is listed before all is staged.
+            # `staged` is a side input, because Beam computes a side input wholly before its first consumer
+            # runs: a barrier, without which files would be listed while others are still being written.
             | "ListSources" >> beam.ParDo(_ListFn(self.publication), beam.pvalue.AsIter(staged))
         )
         superseded = (
             sources
+            # Ids are compared in parts, because all ids of a large table fit in no worker's memory.
             | "DealParts" >> beam.ParDo(_DealPartsFn())
             | "SpreadParts" >> beam.Reshuffle()
             | "FindSuperseded" >> beam.ParDo(_FindSupersededFn(), beam.pvalue.AsSingleton(sources))
@@ -276,6 +282,7 @@ class PublishResults(beam.PTransform):
             | "SpreadTasks" >> beam.Reshuffle()
             | "MergeFiles" >> beam.ParDo(_MergeFilesFn(self.publication))
         )
+        # Side inputs are barriers here, too, because readers may be switched only when every file is merged.
         return sources | "Commit" >> beam.ParDo(
             _CommitFn(self.publication),
             beam.pvalue.AsIter(merged),
@@ -307,8 +314,8 @@ class _FindSupersededFn(beam.DoFn):
 class _PlanMergeFn(_PublicationFn):
     def process(self, listing: Listing, superseded: Iterable) -> Iterator[MergeTask]:
         rows = defaultdict(list)
-        for path, its_rows in superseded:
-            rows[path].append(its_rows)
+        for path, numbers in superseded:
+            rows[path].append(numbers)
         publication = self._publication
         yield from plan_merge(
             listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files
@@ -318,7 +325,7 @@ class _PlanMergeFn(_PublicationFn):
 class _MergeFilesFn(_PublicationFn):
     def process(self, task: MergeTask) -> Iterator[Merged]:
         folder = Layout(self._publication.output).merged(self._publication.run_id)
-        yield merge_files(task, self._publication.facts, folder, self._publication.partitioning)
+        yield merge_files(task, self._publication.row_metadata, folder, self._publication.partitioning)
 
 
 class _CommitFn(_PublicationFn):

@@ -26,8 +26,8 @@ class ReadOutcomes(NamedTuple):
     """The outputs of `ReadImageRefs`.
 
     Attributes:
-      ok: `ImageRef`, one for each readable row.
-      failures: `Failure`, one for each row that cannot be read.
+      ok: `ImageRef`, one per readable row.
+      failures: `Failure`, one per row that cannot be read.
       notes: `Notes` about the input.
     """
 
@@ -37,14 +37,14 @@ class ReadOutcomes(NamedTuple):
 
 
 def list_rows(corpus: Corpus, most_files: int | None = None) -> Iterator[ImageRef | Failure]:
-    """List a corpus of `lines`, `csv` or `images` in one process, as `ReadImageRefs` does on many.
+    """List a corpus of `lines`, `csv` or `images` in one process, as `ReadImageRefs` does on many workers.
 
     Args:
       corpus: The corpus.
-      most_files: Largest number of a bucket's objects to look for; by default all.
+      most_files: Largest number of objects to list in a bucket; by default all.
 
     Yields:
-      Its rows, file by file.
+      Rows, file by file.
 
     Raises:
       RunError: A file is not the one that was planned, or is cut or damaged.
@@ -68,12 +68,12 @@ def _rows_of(piece: Piece, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | 
 
 @dataclass
 class ReadImageRefs(beam.PTransform):
-    """Lists a corpus.
+    """The step that lists a corpus.
 
     Input: the pipeline. Output: `ImageRef`. Failures: `read` (lines that cannot be read).
     Notes: files of a folder that are left out, values that are not of their column's type.
     Metrics: `rows_in`.
-    Guarantees: the files of a list are those that were planned, and whole, or the run ends.
+    Guarantees: each file of a list is whole and unchanged since the plan, or the run ends.
 
     Attributes:
       corpus: The corpus.
@@ -82,7 +82,8 @@ class ReadImageRefs(beam.PTransform):
     corpus: Corpus
 
     def expand(self, pipeline: beam.Pipeline) -> ReadOutcomes:
-        """Apply the step."""
+        # Each "Spread" is a reshuffle, because Beam would fuse listing with reading otherwise, and one worker
+        # would read every file. A folder needs none: its listing gives the rows themselves.
         once = beam.Create([None], reshuffle=False)
         if self.corpus.kind == "images":
             return _read_rows(pipeline | "Once" >> once, "ListImages", _ListImagesFn(self.corpus))

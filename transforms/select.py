@@ -1,4 +1,4 @@
-"""Selecting what is to be labelled: each id once, and none that is done."""
+"""Selecting: from all references, each id once and no id that is done."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class SelectOutcomes(NamedTuple):
 
     Attributes:
       ok: `ImageRef`, each id once.
-      failures: `Failure`, rows that can't be read and ids that stand for several URIs.
-      counts: `(kind, rows)`: `duplicate` rows, `kept` ids that are done, `other` ids
-        that are done and not in the input, `other_uri` ids that are done under another URI.
+      failures: `Failure`, for rows that can't be read and ids of several URIs.
+      counts: `(kind, rows)`: `duplicate` rows, `kept` ids that are done, `other` ids that are done and not in
+        the input, `other_uri` ids that are done under another URI.
     """
 
     ok: beam.PCollection
@@ -39,10 +39,10 @@ class SelectOutcomes(NamedTuple):
 
 @dataclass
 class Selection:
-    """What is selected of some rows.
+    """The selected rows of a bucket.
 
     Attributes:
-      rows: What is to be labelled, or has failed.
+      rows: References to label, and failures.
       counts: Rows by kind, as in `SelectOutcomes`.
     """
 
@@ -52,11 +52,11 @@ class Selection:
 
 @dataclass
 class _Merged:
-    """The rows of one id; which of them stands for all does not depend on their order.
+    """The rows of one id, merged independently of their order, because a shuffle has no order.
 
     Attributes:
-      first: The row of the smallest URI; a row that cannot be read only if no other is there.
-      last: The row of the largest URI, likewise.
+      first: Row of the smallest URI; a row that cannot be read only if there is no other.
+      last: Row of the largest URI, likewise.
       rows: Number of rows.
     """
 
@@ -89,18 +89,20 @@ def _rank_from_behind(row: Row) -> tuple[bool, str, str]:
 
 
 def id_of(row: Row) -> str:
-    """Return the id that a row is about."""
+    """Return the id of a row."""
     return row.ref.id if isinstance(row, Failure) else row.id
 
 
 def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
-    """Merge rows of the same id, and take out those that are done.
+    """Merge rows of the same id, and remove ids that are done.
+
+    A done id with a version is selected with that version as its `known_version`. A done id with another URI
+    is selected without, because its labels are labels of another image.
 
     Args:
-      bucket: Rows of the input and what is done, in any order. A done id with a version
-        is selected all the same, with that version as its `known_version`; one that is done under
-        another URI, without, because its labels are those of another image.
+      bucket: Rows of the input and done ids, in any order.
     """
+    # All rows of the bucket are merged before done ids are looked up, because a bucket has no order.
     merged: dict[str, _Merged] = {}
     parts: list[DoneIds] = []
     for row in bucket:
@@ -126,20 +128,22 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
             selection.rows.append(replace(row, known_version=version))
         else:
             selection.counts[KEPT] += 1
+    # Ids that are retried count as well, because their rows stay in the tables if the input lacks them.
     selection.counts[OTHER] = len(in_tables - merged.keys())
     return selection
 
 
 def _is_of_another_uri(row: Row, digest: bytes | None) -> bool:
-    """Return whether a row contradicts the URI of its id's row in the table; None if nobody compares."""
+    """Return whether a row contradicts the URI digest of the id's row in the table, if there is one."""
     if isinstance(row, Failure):
-        # The table's row would be the label of one of the URIs. It gives way to the failure.
+        # The failure replaces the table's row, because that row would label only one of the id's URIs.
         return row.reason == Reason.AMBIGUOUS_ID
     return digest not in (None, digest_of_uri(row.uri))
 
 
 def merge_done(parts: Iterable[DoneIds]) -> dict[str, str | None]:
-    """Return the version of each id that is done; that of its staged row where it has one."""
+    """Return the version of each done id; of its staged row if there is one."""
+    # Published parts first, because staged rows are newer and must win.
     done: dict[str, str | None] = {}
     for part in sorted(parts, key=lambda part: not part.published):
         done.update(zip(part.ids, part.versions or (None,) * len(part.ids), strict=True))
@@ -147,10 +151,10 @@ def merge_done(parts: Iterable[DoneIds]) -> dict[str, str | None]:
 
 
 def merge_uris(parts: Iterable[DoneIds]) -> dict[str, bytes]:
-    """Return the digest of the URI of each id that is done, of its staged row where it has one.
+    """Return the URI digest of each done id; of its staged row if there is one.
 
-    Ids with staged rows of several URIs get an empty digest, which no URI has: which of the rows is
-    published depends on the runs' order, so the image is labelled again.
+    Ids with staged rows of several URIs get an empty digest, which no URI has, because the order of the runs
+    decides which of the rows is published. Their images are labelled again.
     """
     merged: dict[str, bytes] = {}
     staged: set[str] = set()
@@ -166,17 +170,18 @@ def merge_uris(parts: Iterable[DoneIds]) -> dict[str, bytes]:
 
 @dataclass
 class SelectUnlabelled(beam.PTransform):
-    """Selects what is to be labelled, in the pipeline's one shuffle of references.
+    """The step that selects references to label, in the pipeline's one shuffle of references.
 
     Input: `Outcomes` of `ReadImageRefs` and `DoneIds` of `ReadDoneIds`. Output: `ImageRef`.
-    Failures: `select`, and those of the input, each once.
-    Guarantees: an id leaves once, from one of the outputs, or is counted as
-    kept; fusion is broken here.
+    Failures: `select`, and failures of the input, each once.
+    Guarantees: an id leaves once, from one of the outputs, or is counted as kept; fusion is broken here.
     """
 
     def expand(self, inputs: tuple[Outcomes, beam.PCollection]) -> SelectOutcomes:
-        """Apply the step."""
         listed, done = inputs
+        # A join by shuffle, not a side input of done ids, because the ids of a billion rows fit in no
+        # worker's memory. The shuffle also deals references anew, because a list's lines start on few
+        # workers.
         packed = tuple(
             rows | f"Pack{name}" >> beam.ParDo(_PackFn()).with_output_types(tuple[int, bytes])
             for name, rows in (("Refs", listed.ok), ("BadRows", listed.failures), ("Done", done))
@@ -186,7 +191,7 @@ class SelectUnlabelled(beam.PTransform):
 
 
 class _PackFn(beam.DoFn):
-    """Gathers rows and packs those of one bucket: a tenth of the elements and bytes in the shuffle."""
+    """A DoFn that packs gathered rows by bucket, because packs are a tenth of the elements and bytes."""
 
     def start_bundle(self) -> None:
         self._rows: dict[int, list[bytes]] = defaultdict(list)
@@ -210,7 +215,7 @@ class _PackFn(beam.DoFn):
 
 _CODER = RowOfBucketCoder()
 _LIST_CODER = beam.coders.IterableCoder(beam.coders.BytesCoder())
-# The least effort: URIs of one corpus resemble each other.
+# Least effort, because it is enough: URIs of one corpus resemble each other.
 _ZLIB_LEVEL = 1
 
 

@@ -1,4 +1,4 @@
-"""Staging: finished rows become small immutable Parquet files while the run goes."""
+"""Staging: finished rows become small immutable Parquet files during the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from labelbeam.transforms.table.folder import staged_name
 from labelbeam.transforms.table.rows import (
     FAILURES,
     PREDICTIONS,
-    RowFacts,
+    RowMetadata,
     failure_row,
     parquet_options,
     prediction_row,
@@ -35,25 +35,27 @@ from labelbeam.transforms.table.rows import (
 )
 from labelbeam.transforms.window import images_in_flight
 
-# Most bytes of the model's outputs that gather before they are staged.
+# Most bytes of model outputs in a staged file. Bounded beside the rows, because a row with outputs can be
+# many times as long as one without.
 _MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """Where finished rows go, and how often.
+    """Destination and size of staged files.
 
     Attributes:
-      folder: Of this run alone; its files' names are unique.
-      facts: What every row carries.
-      every_rows: A file is closed with this many rows,
-      every_sec: or when its first row is this old and another row comes.
-      budget: How many images may fail.
-      side: Of the split layout; each has a stager, and is held to the budget, by itself.
+      folder: Folder of this run alone.
+      row_metadata: Columns that are equal in every row.
+      every_rows: Largest number of rows in a file.
+      every_sec: Largest age of a file's first row when another row comes.
+      budget: Largest share of images that may fail.
+      side: Side of the split layout. Each side has its own stager and budget watch, because a process may run
+        both.
     """
 
     folder: str
-    facts: RowFacts
+    row_metadata: RowMetadata
     every_rows: int
     every_sec: float
     budget: FailureBudget
@@ -61,10 +63,9 @@ class Staging:
 
 
 def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
-    """Write rows as one file of a table, under a name that holds its digest and their number.
-
-    Two attempts that write the same bytes write the same file.
-    """
+    """Write rows as one file of a table."""
+    # Named by digest and number of rows, because two attempts that write the same bytes then write one file,
+    # and because readers of the folder need both for every file.
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_batches([batch]), sink, **parquet_options(batch.schema))
     data = sink.getvalue()
@@ -75,11 +76,10 @@ def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
 
 
 class Stager:
-    """Gathers the finished rows of all threads and bundles of a process into files.
+    """A buffer of finished rows, shared by all threads and bundles of a process.
 
-    A row stays true whatever becomes of the bundle it came from, so that
-    rows of several bundles may share a file; a bundle that ends has them all
-    written. Safe to call from several threads.
+    Rows of several bundles may share a file, because a row stays true even if its bundle fails. Safe to call
+    from several threads.
     """
 
     def __init__(self, staging: Staging) -> None:
@@ -90,18 +90,20 @@ class Stager:
         self._oldest: float | None = None
 
     def add(self, result: Prediction | Failure) -> list[TableFile]:
-        """Add a row, and return the files that were written.
+        """Add a row, and return files that were written.
 
         Raises:
           RunError: Too many images have failed; all rows are written.
         """
         with self._lock:
-            facts = self._staging.facts
+            metadata = self._staging.row_metadata
             if isinstance(result, Prediction):
-                self._rows[PREDICTIONS].append(prediction_row(result, facts))
+                self._rows[PREDICTIONS].append(prediction_row(result, metadata))
             else:
-                self._rows[FAILURES].append(failure_row(result, facts))
+                self._rows[FAILURES].append(failure_row(result, metadata))
             written = self._write() if self._is_due() else []
+        # After the row was added, because rows of a run that stops must reach staging: the next run keeps
+        # them.
         try:
             self._watch.count(result)
         except RunError:
@@ -110,26 +112,28 @@ class Stager:
         return written
 
     def pass_on(self, image: DecodedImage) -> None:
-        """Count an image that has not failed and goes on to other workers."""
+        """Count an image that has not failed and goes to other workers."""
         self._watch.count(image)
 
     def flush(self) -> list[TableFile]:
-        """Write the rows that have gathered."""
+        """Write the rows of the buffer."""
         with self._lock:
             return self._write()
 
     def _is_due(self) -> bool:
+        # Checked when a row comes, not by a timer, because rows may be written on a bundle's thread alone:
+        # the files' elements must leave through a bundle. A bundle that ends flushes the rest.
         now = time.monotonic()
         self._oldest = now if self._oldest is None else self._oldest
         rows = max(map(len, self._rows.values()))
-        most = min(self._staging.every_rows, _MAX_BYTES // max(1, self._staging.facts.outputs_bytes))
+        most = min(self._staging.every_rows, _MAX_BYTES // max(1, self._staging.row_metadata.outputs_bytes))
         return rows >= most or now - self._oldest >= self._staging.every_sec
 
     def _write(self) -> list[TableFile]:
         written = []
         for table, rows in self._rows.items():
             if rows:
-                batch = to_record_batch(rows, schema_of(table, self._staging.facts))
+                batch = to_record_batch(rows, schema_of(table, self._staging.row_metadata))
                 written.append(write_staged(table, batch, self._staging.folder))
                 rows.clear()
         self._oldest = None
@@ -138,31 +142,30 @@ class Stager:
 
 @once_per_process
 def stager_of(staging: Staging) -> Stager:
-    """Return the process's stager; code that stops a process flushes it."""
+    """Return the process's stager, which code that ends a process must flush."""
     return Stager(staging)
 
 
 @dataclass
 class StageResults(beam.PTransform):
-    """Writes finished rows to files that nobody reads until they are published.
+    """The step that writes finished rows to files, which no reader sees until they are published.
 
-    Input: one or several collections of `Prediction` or `Failure`, and of `DecodedImage` where
-    images go on to other workers: they have no rows, and count as such that did not fail.
+    Input: one or several collections of `Prediction` or `Failure`, and of `DecodedImage` that go to other
+    workers: such an image has no row, and counts as one that has not failed.
     Output: `TableFile`.
     Metrics: `TABLE_rows`, `TABLE_file_bytes`, `write_usec`.
-    Guarantees: when a bundle ends its rows are in files, and at most `every_rows` or
-    `every_sec` of work is not while it goes. A bundle that ran twice has its rows twice.
+    Guarantees: rows of a finished bundle are in files; a crash within a bundle loses at most `every_rows`
+    rows or `every_sec` of work. A bundle that ran twice leaves its rows twice.
 
     Attributes:
-      staging: Where rows go, and how often.
+      staging: Destination and size of the files.
     """
 
     staging: Staging
 
     def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[TableFile]:
-        """Apply the step."""
-        # Each collection by itself: a flatten before the write would end the stage on some
-        # runners, and failures would wait for it.
+        # Each collection by itself, because a flatten before the write would break fusion on some runners,
+        # and failures would wait behind it.
         return [
             results | f"Write{n}" >> beam.ParDo(_StageFn(self.staging)).with_output_types(TableFile)
             for n, results in enumerate(collections)
@@ -188,16 +191,16 @@ class _StageFn(beam.DoFn):
         if files := self._stager.add(result):
             self._write_usec.update(usec_since(start))
         for file in files:
-            yield self._seen(file)
+            yield self._count(file)
 
     def finish_bundle(self) -> Iterator:
         start = time.perf_counter()
         files = self._stager.flush()
         self._write_usec.update(usec_since(start))
         for file in files:
-            yield GlobalWindows.windowed_value(self._seen(file))
+            yield GlobalWindows.windowed_value(self._count(file))
 
-    def _seen(self, file: TableFile) -> TableFile:
+    def _count(self, file: TableFile) -> TableFile:
         self._rows[file.table].inc(file.rows)
         self._bytes[file.table].update(file.size_bytes)
         return file

@@ -11,19 +11,21 @@ _T = TypeVar("_T")
 
 
 class NoAnswerError(Exception):
-    """There was no answer in time."""
+    """A call that did not return in time."""
 
 
 def within(seconds: float, call: Callable[[], _T]) -> _T:
-    """Make a call that may never return, in a thread of its own; signals get through meanwhile.
+    """Make a call that may never return.
 
     Args:
-      seconds: Longest wait. A call that takes longer goes on, and its result is dropped.
-      call: The call. Its errors are raised here.
+      seconds: Longest wait. A slower call goes on in its thread, and its result is dropped.
+      call: The call. Errors are raised here.
 
     Raises:
-      NoAnswerError: There was no answer in time.
+      NoAnswerError: The call did not return in time.
     """
+    # In a thread of its own, because a thread inside C code can't be stopped, and because the main thread
+    # must stay free for signals.
     future = start_call(call)
     if not wait([future], seconds).done:
         raise NoAnswerError(f"it did not answer within {seconds:g} s")
@@ -31,14 +33,14 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
 
 
 def start_call(call: Callable[[], _T]) -> Future[_T]:
-    """Start a call in a thread of its own, which does not keep the process alive."""
+    """Start a call in a daemon thread, which does not keep the process alive."""
     future: Future[_T] = Future()
 
-    def answer() -> None:
+    def run() -> None:
         try:
             future.set_result(call())
         except BaseException as e:
             future.set_exception(e)
 
-    threading.Thread(target=answer, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     return future

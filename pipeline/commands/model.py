@@ -9,7 +9,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.config import PredictConfig
 from labelbeam.pipeline.config import options as known_options
-from labelbeam.transforms.errors import LabelbeamError, UserError, told_by
+from labelbeam.transforms.errors import LabelbeamError, UserError, describe_error
 from labelbeam.transforms.files import FILE_ERRORS, list_files, write_file
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.cache import resolve_model
@@ -146,5 +146,7 @@ def mirror_model(handle: str, target: str) -> str:
         for name, file in kind_of(path).list_files(path).items():
             write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
     except FILE_ERRORS as e:
-        raise UserError(f"{target!r} cannot be written: {told_by(e)}. Check its name and rights.") from e
+        raise UserError(
+            f"{target!r} cannot be written: {describe_error(e)}. Check its name and rights."
+        ) from e
     return FileSystems.join(folder, path.name) if path.is_file() else folder

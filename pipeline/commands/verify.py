@@ -15,14 +15,14 @@ from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
 from labelbeam.pipeline.output import folder_of
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
-from labelbeam.transforms.errors import told_by
+from labelbeam.transforms.errors import describe_error
 from labelbeam.transforms.files import FILE_ERRORS, list_files, open_parquet
 from labelbeam.transforms.publish import top_labels
 from labelbeam.transforms.table.folder import Source, published_sources
 from labelbeam.transforms.table.integrity import damage_of
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.merge import Merged, count_rows, find_superseded, parts_of
-from labelbeam.transforms.table.rows import RowFacts, schema_of
+from labelbeam.transforms.table.rows import RowMetadata, schema_of
 
 # Findings of one kind that are listed one by one.
 _MOST_LISTED = 10
@@ -63,13 +63,13 @@ def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str
         with open_parquet(source.file.path) as parquet:
             yield from _check_content(parquet, source, name, manifest)
     except FILE_ERRORS as e:
-        yield f"{name}: cannot be read: {told_by(e)}"
+        yield f"{name}: cannot be read: {describe_error(e)}"
 
 
-def _facts_of(manifest: Manifest) -> RowFacts:
+def _facts_of(manifest: Manifest) -> RowMetadata:
     labelled_with = manifest.labelled_with
     prints = (labelled_with.model, labelled_with.preprocessing)
-    return RowFacts(manifest.run_id, *prints, labelled_with.column_types, labelled_with.outputs_column)
+    return RowMetadata(manifest.run_id, *prints, labelled_with.column_types, labelled_with.outputs_column)
 
 
 def _check_content(parquet: pq.ParquetFile, source: Source, name: str, manifest: Manifest) -> Iterator[str]:

@@ -33,7 +33,7 @@ def test_excess__up_to_the_rate__is_none(limits, images, reasons):
 
 
 @pytest.mark.parametrize(
-    ("limits", "reasons", "said"),
+    ("limits", "reasons", "message"),
     [
         (
             FailureBudget(0.1),
@@ -51,20 +51,20 @@ def test_excess__up_to_the_rate__is_none(limits, images, reasons):
         (FailureBudget(0.0), {"timeout": 1}, "1 of 1,000 images failed (0.1%)"),
     ],
 )
-def test_excess__over_a_rate__says_which_and_the_worst_reasons(limits, reasons, said):
-    assert limits.excess(1000, reasons, {}).startswith(said)
+def test_excess__over_a_rate__names_the_rate_and_the_worst_reasons(limits, reasons, message):
+    assert limits.excess(1000, reasons, {}).startswith(message)
 
 
 def test_excess__many_reasons_and_hosts__names_the_three_worst_of_each():
     reasons = {"a": 1, "b": 9, "c": 9, "d": 20}
     hosts = {"x": 2, "": 1000, "w": 3, "y": 2}
-    said = FailureBudget(0.0).excess(1100, reasons, hosts)
-    assert said.endswith("Most often: d (20), b (9), c (9); at local files (1,000), w (3), x (2).")
+    message = FailureBudget(0.0).excess(1100, reasons, hosts)
+    assert message.endswith("Most often: d (20), b (9), c (9); at local files (1,000), w (3), x (2).")
 
 
 def test_excess__local_files_alone__names_no_host():
-    said = FailureBudget(0.0).excess(9, {"empty": 9}, {"": 9})
-    assert said.endswith("Most often: empty (9).")
+    message = FailureBudget(0.0).excess(9, {"empty": 9}, {"": 9})
+    assert message.endswith("Most often: empty (9).")
 
 
 def test_watch__below_its_floor__lets_all_fail_and_then_none():
@@ -89,7 +89,7 @@ def test_watch__predictions__count_as_images_and_never_raise():
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_watch__within_budget_by_a_tenth__never_stops(rate):
-    """Failures overtake the images under way, and parts of an input differ by chance."""
+    """Failures overtake images in flight, and parts of an input differ by chance."""
     for seed in range(20):
         chance, late = random.Random(seed), collections.deque()
         watch = BudgetWatch(FailureBudget(rate, floor=100), lambda: 300)

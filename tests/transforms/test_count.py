@@ -27,13 +27,13 @@ UNCHANGED = Unchanged(ImageRef("1", "a", (), "v"))
         (("duplicate", 7), count_as_is, {"duplicate": 7}),
     ],
 )
-def test_count_of__any_element__is_what_became_of_it(element, count_of, counts):
+def test_count_of__any_element__counts_its_outcome(element, count_of, counts):
     assert dict(count_of(element)) == counts and counts.keys() <= set(KINDS)
 
 
 @dataclasses.dataclass
 class CountAll(beam.PTransform):
-    """What the graph does with results in two collections, and with what a step has counted."""
+    """The counts of the graph: results in two collections, and counts of an earlier step."""
 
     listener: Tally
 

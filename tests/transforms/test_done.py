@@ -20,20 +20,20 @@ from labelbeam.transforms.table.rows import (
 )
 from tests.damage import flip
 from tests.eager import RUNNERS, eagerly
-from tests.results import facts_of, failure, list_published, prediction
+from tests.results import failure, list_published, prediction, row_metadata_of
 
-FACTS = facts_of("r")
+METADATA = row_metadata_of("r")
 # So many ids that some of them share one of the 4,096 buckets.
 NUMBERS = range(2000)
 VERSIONS = {f"id{n}": None if n % 2 else f"v{n}" for n in NUMBERS}
 
 
 def write(folder, results: list, published: bool = True) -> Source:
-    """Writes results of one kind as a file of their table."""
+    """Write results of one kind as a file of their table."""
     table, to_row = (
         (FAILURES, failure_row) if isinstance(results[0], Failure) else (PREDICTIONS, prediction_row)
     )
-    batch = to_record_batch([to_row(result, FACTS) for result in results], schema_of(table, FACTS))
+    batch = to_record_batch([to_row(result, METADATA) for result in results], schema_of(table, METADATA))
     return Source(write_staged(table, batch, str(folder)), published)
 
 

@@ -1,4 +1,4 @@
-"""Files: listing, and what is deleted."""
+"""Files: listing and deletion."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files of lists: lines, pieces, and ends that are checked."""
+"""Files of lists: lines, pieces, and checks of their ends."""
 
 import bz2
 import gzip
@@ -39,7 +39,7 @@ def lines_of(path) -> list:
 
 @pytest.fixture(params=PACKED)
 def packed(request, tmp_path):
-    """A path, and the whole bytes that belong there."""
+    """Return a path and the whole bytes of the file."""
     return tmp_path / f"list.txt{request.param}", PACKED[request.param]
 
 

@@ -1,4 +1,4 @@
-"""Signals while nothing may be interrupted, and before anything was started."""
+"""Signals during calls that must not be interrupted, and before a command has started."""
 
 import ast
 import os
@@ -64,7 +64,7 @@ main()
 
 
 def test_main__imports_before_its_handlers__are_few(number):
-    """Each takes time in which Ctrl-C would be a traceback."""
+    """Each import takes time in which Ctrl-C would end in a traceback."""
     code = (
         "import sys; before = set(sys.modules); import labelbeam.__main__; print(set(sys.modules) - before)"
     )

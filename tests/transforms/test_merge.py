@@ -28,27 +28,27 @@ from labelbeam.transforms.table.rows import (
     schema_of,
     to_record_batch,
 )
-from tests.results import facts_of, failure, prediction
+from tests.results import failure, prediction, row_metadata_of
 
-FACTS = facts_of("run")
+METADATA = row_metadata_of("run")
 
 
 def write(folder, table, results, published=False) -> Source:
     to_row = prediction_row if table == PREDICTIONS else failure_row
-    rows = [to_row(result, FACTS) for result in results]
-    file = write_staged(table, to_record_batch(rows, schema_of(table, FACTS)), str(folder))
+    rows = [to_row(result, METADATA) for result in results]
+    file = write_staged(table, to_record_batch(rows, schema_of(table, METADATA)), str(folder))
     return Source(file, published)
 
 
 def superseded_ids(sources, parts=1) -> list[tuple[str, str]]:
-    """The table and id of each row that another supersedes, in any part."""
-    found = []
+    """Return the table and id of each superseded row, of all parts."""
+    superseded = []
     for part in range(parts):
         for path, rows in find_superseded(sources, part, parts).items():
             (table,) = {s.file.table for s in sources if s.file.path == path}
             ids = pq.read_table(path)["id"].to_pylist()
-            found += [(table, ids[n]) for n in rows]
-    return sorted(found)
+            superseded += [(table, ids[n]) for n in rows]
+    return sorted(superseded)
 
 
 def test_find_superseded__ids_are_unique__nothing(tmp_path):
@@ -66,8 +66,8 @@ def test_find_superseded__every_kind_of_conflict__the_better_row_stays(tmp_path,
     new = write(tmp_path, PREDICTIONS, [prediction(n) for n in (3, 12, 30, 31)])
     again = write(tmp_path, PREDICTIONS, [prediction(31)])
     new_failures = write(tmp_path, FAILURES, [failure(n) for n in (5, 13, 30)])
-    found = superseded_ids([old, old_failures, new, again, new_failures], parts)
-    assert found == sorted(
+    superseded = superseded_ids([old, old_failures, new, again, new_failures], parts)
+    assert superseded == sorted(
         [
             (PREDICTIONS, "id3"),  # published, labelled again
             (FAILURES, "id12"),  # published failure, now labelled
@@ -143,7 +143,7 @@ def test_merge_files__some_rows_dropped__the_others_are_there_counted_and_digest
     monkeypatch.setattr(merge, "_ROWS_PER_GROUP", 30)
     sources = [write(tmp_path, PREDICTIONS, map(prediction, range(n, n + 40))) for n in (0, 100)]
     (task,) = plan_merge(sources, {sources[0].file.path: [np.array([0, 15, 16, 39])]}, "RUN", 10**9)
-    merged = merge_files(task, FACTS, str(tmp_path / "merged"), NOT_PARTITIONED)
+    merged = merge_files(task, METADATA, str(tmp_path / "merged"), NOT_PARTITIONED)
     kept = [n for n in [*range(40), *range(100, 140)] if n not in (0, 15, 16, 39)]
     assert sorted(row["id"] for row in merged_rows(merged)) == sorted(f"id{n}" for n in kept)
     assert merged.labels == {(c, "abc"[c]): sum(n % 3 == c for n in kept) for c in range(3)}
@@ -152,14 +152,14 @@ def test_merge_files__some_rows_dropped__the_others_are_there_counted_and_digest
     parquet = pq.ParquetFile(written.path)
     groups = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
     assert sum(groups) == len(kept) and all(rows >= 30 for rows in groups[:-1])
-    assert parquet.schema_arrow.equals(schema_of(PREDICTIONS, FACTS))
+    assert parquet.schema_arrow.equals(schema_of(PREDICTIONS, METADATA))
     assert parquet.schema_arrow.metadata[b"labelbeam.model_fingerprint"] == b"model-1"
 
 
 def test_merge_files__one_that_stays__is_only_counted(tmp_path):
     source = write(tmp_path, FAILURES, map(failure, range(5)), published=True)
     (task,) = plan_merge([source], {}, "RUN", 1)
-    merged = merge_files(task, FACTS, str(tmp_path / "merged"), NOT_PARTITIONED)
+    merged = merge_files(task, METADATA, str(tmp_path / "merged"), NOT_PARTITIONED)
     assert merged.files == [source.file] and not (tmp_path / "merged").exists()
     assert merged.reasons == {"timeout": 5} and merged.hosts == {"h0": 3, "h1": 2}
 
@@ -167,7 +167,7 @@ def test_merge_files__one_that_stays__is_only_counted(tmp_path):
 def test_merge_files__all_rows_dropped__writes_no_file(tmp_path):
     source = write(tmp_path, FAILURES, map(failure, range(2)))
     (task,) = plan_merge([source], {source.file.path: [np.array([0, 1])]}, "RUN", 1)
-    assert merge_files(task, FACTS, str(tmp_path / "merged"), NOT_PARTITIONED).files == []
+    assert merge_files(task, METADATA, str(tmp_path / "merged"), NOT_PARTITIONED).files == []
 
 
 def one_task(tmp_path, results):
@@ -181,7 +181,7 @@ def test_merge_files__by_column__one_folder_a_value_and_one_for_null(tmp_path):
         prediction(10), ref=dataclasses.replace(prediction(10).ref, columns=(None,))
     )
     merged = merge_files(
-        one_task(tmp_path, [*results, nothing]), FACTS, str(tmp_path / "m"), Partitioning("price")
+        one_task(tmp_path, [*results, nothing]), METADATA, str(tmp_path / "m"), Partitioning("price")
     )
     folders = ("by_price=0.0", "by_price=1.0", "by_price=__HIVE_DEFAULT_PARTITION__")
     assert sorted(merged.paths) == [f"predictions/{folder}/RUN-00000.parquet" for folder in folders]
@@ -198,7 +198,7 @@ def test_merge_files__by_hash__deals_every_id_to_the_same_folder(tmp_path):
     by_hash, dealt = Partitioning(buckets=16), []
     for name in "ab":
         merged = merge_files(
-            one_task(tmp_path, map(prediction, range(100))), FACTS, str(tmp_path / name), by_hash
+            one_task(tmp_path, map(prediction, range(100))), METADATA, str(tmp_path / name), by_hash
         )
         dealt.append({p: ids_of(f.path) for p, f in zip(merged.paths, merged.files, strict=True)})
     assert len(dealt[0]) == 16 and "predictions/by_hash=07/RUN-00000.parquet" in dealt[0]
@@ -212,7 +212,7 @@ def ids_of(path: str) -> list[str]:
 def test_merge_files__too_many_folders__is_refused_with_a_remedy(tmp_path):
     task = one_task(tmp_path, map(prediction, range(10)))
     with pytest.raises(RunError, match=r"partition_by=price would make more than max_partitions=3 .*hash:64"):
-        merge_files(task, FACTS, str(tmp_path / "m"), Partitioning("price", max_folders=3))
+        merge_files(task, METADATA, str(tmp_path / "m"), Partitioning("price", max_folders=3))
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, 300])
@@ -234,7 +234,7 @@ def test_partitioning__long_values_of_one_beginning__have_folders_of_their_own()
 def test_merge_files__empty_cells_in_the_column__are_read_as_the_document_says(tmp_path, prices):
     refs = [dataclasses.replace(prediction(n).ref, columns=(price,)) for n, price in enumerate(prices)]
     results = [dataclasses.replace(prediction(n), ref=ref) for n, ref in enumerate(refs)]
-    merge_files(one_task(tmp_path, results), FACTS, str(tmp_path / "m"), Partitioning("price"))
+    merge_files(one_task(tmp_path, results), METADATA, str(tmp_path / "m"), Partitioning("price"))
     folder = str(tmp_path / "m" / PREDICTIONS)
     reads = [
         pq.read_table(folder, partitioning=None)["price"].to_pylist(),

@@ -20,14 +20,14 @@ def image(n: int) -> DecodedImage:
     return DecodedImage(ref, pixels, metadata)
 
 
-def facts_of(one: DecodedImage) -> tuple:
-    """All of an image, so that it can be compared."""
+def values_of(one: DecodedImage) -> tuple:
+    """Return all values of an image for a comparison."""
     return one.ref, one.metadata, one.pixels.dtype, one.pixels.shape, one.pixels.tobytes()
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_unpack_image__packed__is_the_same_image(n):
-    assert facts_of(unpack_image(pack_image(image(n)))) == facts_of(image(n))
+    assert values_of(unpack_image(pack_image(image(n)))) == values_of(image(n))
 
 
 def test_packed_image__through_its_coder__is_the_same():
@@ -57,7 +57,7 @@ def _noting(method, into):
 def test_hand_over_images__any_bundles__every_image_arrives_once(runner, threads):
     images = [image(n) for n in range(50)]
     arrived = eagerly(HandOverImages(SIZE_PX, threads), images, runner)
-    assert sorted(map(facts_of, arrived), key=repr) == sorted(map(facts_of, images), key=repr)
+    assert sorted(map(values_of, arrived), key=repr) == sorted(map(values_of, images), key=repr)
 
 
 def test_hand_over_images__keys_that_collide__lose_no_image(monkeypatch):

@@ -1,4 +1,4 @@
-"""Publishing, and what a publication that breaks off leaves."""
+"""Publishing, and publications that are cut off."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ RUN_1, RUN_2, RUN_3, RUN_4 = (f"20260101T00000{n}-0000000{n}" for n in range(1, 
 
 
 def rows_of(output: Path) -> dict[str, str]:
-    """Label or reason by id, as a plain read of the folders gives them; ids must be unique."""
+    """Return label or reason by id from all files of the folders; ids must be unique."""
     predictions, failures = (
         ds.dataset(output / t).to_table().to_pylist() for t in ("predictions", "failures")
     )
@@ -41,7 +41,7 @@ def rows_of(output: Path) -> dict[str, str]:
 
 
 def rows_by_manifest(output: Path) -> dict[str, str] | None:
-    """The same, of the files that the manifest lists; None where nothing was published."""
+    """Return label or reason by id from the files of the manifest; None if nothing was published."""
     manifest = read_manifest(str(output))
     if manifest is None:
         return None
@@ -197,7 +197,7 @@ def test_publish_results__on_a_runner__gives_what_the_pure_functions_give(tmp_pa
 
 
 class Published(PublishResults):
-    """Takes counts alone, with nothing staged by this run."""
+    """The step, with counts alone and no file staged by this run."""
 
     def expand(self, counts):
         import apache_beam as beam

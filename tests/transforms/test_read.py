@@ -22,7 +22,13 @@ from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
 from labelbeam.transforms.sources import Limits, Stores
 from labelbeam.transforms.stage import write_staged
-from labelbeam.transforms.table.rows import FAILURES, RowFacts, failure_row, failures_schema, to_record_batch
+from labelbeam.transforms.table.rows import (
+    FAILURES,
+    RowMetadata,
+    failure_row,
+    failures_schema,
+    to_record_batch,
+)
 from tests.eager import RUNNERS, eagerly
 from tests.results import list_published
 
@@ -37,7 +43,7 @@ CORPUS = Corpus(
 
 
 def planned(corpus: Corpus) -> Corpus:
-    """The corpus as planning completes it."""
+    """Return the corpus as planning completes it."""
     is_list = corpus.kind in ("lines", "csv")
     return dataclasses.replace(corpus, files=match_files(corpus.pattern) if is_list else ())
 
@@ -61,7 +67,7 @@ def test_parse_row__id_column__is_the_id():
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("a.jpg,1", "has 2 fields where the header has 3"),
         ("a.jpg,1,2026-01-01,x", "has 4 fields"),
@@ -69,10 +75,10 @@ def test_parse_row__id_column__is_the_id():
         ('"a.jpg,1,2026-01-01', "quoted line breaks can't be read"),
     ],
 )
-def test_parse_row__bad_line__says_what_is_wrong(line, said):
+def test_parse_row__bad_line__names_the_fault(line, message):
     with pytest.raises(ImageError) as e:
         parse_row(line, CORPUS, Notes())
-    assert said in str(e.value) and e.value.reason == "bad_row"
+    assert message in str(e.value) and e.value.reason == "bad_row"
 
 
 @pytest.mark.parametrize("line", [b"", b"  \t"])
@@ -82,17 +88,17 @@ def test_parse_line__blank__is_no_row(line, corpus):
 
 
 @pytest.mark.parametrize(
-    ("line", "corpus", "columns", "said"),
+    ("line", "corpus", "columns", "message"),
     [
         (b"\xff.jpg", Corpus("list.txt", "lines"), (), "is not UTF-8"),
         (b"\xff.jpg,1,", CORPUS, (None, None), "is not UTF-8"),
         (b"a.jpg,1", CORPUS, (None, None), "has 2 fields"),
     ],
 )
-def test_parse_line__unreadable__is_a_failure_under_an_id_of_its_own(line, corpus, columns, said):
+def test_parse_line__unreadable__is_a_failure_under_an_id_of_its_own(line, corpus, columns, message):
     ((row,), (other,)) = (list(parse_line(one, corpus, Notes())) for one in (line, b"\xfe" + line))
     assert (row.stage, row.reason, row.ref.columns) == ("read", "bad_row", columns)
-    assert row.ref.uri == line.decode("utf-8", "backslashreplace") and said in row.message
+    assert row.ref.uri == line.decode("utf-8", "backslashreplace") and message in row.message
     assert len({row.ref.id, other.ref.id, id_of_uri(row.ref.uri)}) == 3
 
 
@@ -202,7 +208,7 @@ def test_read_image_refs__folder__takes_its_images_in_depth(tmp_path):
 
 @pytest.fixture
 def linked(tmp_path):
-    """A folder with links: to files, to nothing, to itself, to folders inside and outside, in a circle."""
+    """Make a folder with links to files, nothing, itself, folders inside and outside, and in a circle."""
     for name in ("in/deep/a.jpg", "out/b.jpg", "out/deep/c.jpg", "out/d.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"image")
@@ -306,10 +312,10 @@ COLUMNS = (("price", pa.float64()), ("day", pa.date32()))
 
 
 def publish_failures(output, *files: list[Failure]) -> None:
-    """An output folder whose manifest lists files of failures, and predictions that are not there."""
-    schema = failures_schema(facts := RowFacts("r", "m", "p", COLUMNS))
+    """Make a table folder whose manifest lists files of failures, and of predictions that do not exist."""
+    schema = failures_schema(metadata := RowMetadata("r", "m", "p", COLUMNS))
     written = [
-        write_staged(FAILURES, to_record_batch([failure_row(f, facts) for f in file], schema), str(output))
+        write_staged(FAILURES, to_record_batch([failure_row(f, metadata) for f in file], schema), str(output))
         for file in files
     ]
     list_published(output, written)
@@ -366,7 +372,7 @@ def test_parse_row__value_of_another_type__is_null_and_noted(line, columns, unpa
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda path: path.unlink(), "cannot be read any more"),
         (lambda path: path.write_bytes(b""), "has changed since"),
@@ -376,15 +382,15 @@ def test_parse_row__value_of_another_type__is_null_and_noted(line, columns, unpa
     ],
 )
 def test_read_image_refs__one_of_three_lists_changed_since_planning__ends_with_its_name(
-    tmp_path, runner, change, told
+    tmp_path, runner, change, message
 ):
     for n in range(3):
         (tmp_path / f"{n}.txt").write_bytes(b"a.jpg\nb.jpg\n")
     corpus = planned(Corpus(f"{tmp_path}/*.txt", "lines"))
     change(tmp_path / "1.txt")
-    with pytest.raises((RunError, RuntimeError), match=rf"1\.txt.*{told}"):
+    with pytest.raises((RunError, RuntimeError), match=rf"1\.txt.*{message}"):
         eagerly(ReadImageRefs(corpus), None, runner)
-    with pytest.raises(RunError, match=rf"1\.txt.*{told}"):
+    with pytest.raises(RunError, match=rf"1\.txt.*{message}"):
         list(list_rows(corpus))
 
 

@@ -22,7 +22,7 @@ BAD = Failure(ImageRef("1", "A line", (None,)), "read", "bad_row", "no UTF-8", 1
 
 
 def selected_in_any_order(rows: list):
-    """What is selected, which must be the same in every order; and its counts, but zeros."""
+    """Return the selection, which must be equal in every order, and the counts above zero."""
     selections = [select_unlabelled(order) for order in itertools.permutations(rows)]
     (picked,) = {tuple(sorted(s.rows, key=repr)) for s in selections}
     (counts,) = {tuple(sorted((kind, n) for kind, n in s.counts.items() if n)) for s in selections}
@@ -93,18 +93,18 @@ def test_select_unlabelled__done_with_a_version__is_selected_to_be_compared():
 
 
 @pytest.mark.parametrize(
-    ("staged", "known"),
+    ("staged", "version"),
     [(DoneIds(("1",), ("new",), False), "new"), (DoneIds(("1",), (), False), None)],
     ids=["a prediction", "a failure"],
 )
-def test_select_unlabelled__staged_and_published__goes_by_what_is_staged(staged, known):
+def test_select_unlabelled__staged_and_published__goes_by_the_staged_row(staged, version):
     rows = [ImageRef("1", "a"), DoneIds(("0", "1"), ("old", "old"), True), staged]
-    expected = ([ImageRef("1", "a", (), known)], {"other": 1}) if known else ([], {"kept": 1, "other": 1})
+    expected = ([ImageRef("1", "a", (), version)], {"other": 1}) if version else ([], {"kept": 1, "other": 1})
     assert selected_in_any_order(rows) == expected
 
 
 class SelectFrom(SelectUnlabelled):
-    """Takes rows, failures and what is done from one list."""
+    """The step, with references, failures and done ids from one list."""
 
     def expand(self, rows):
         def of(kind: type) -> beam.PCollection:

@@ -19,25 +19,25 @@ from labelbeam.transforms.table.rows import (
     FAILURES,
     PREDICTIONS,
     RESERVED_COLUMNS,
-    RowFacts,
+    RowMetadata,
     failure_row,
     prediction_row,
     schema_of,
     to_record_batch,
 )
 from tests.eager import RUNNERS, eagerly
-from tests.results import facts_of, failure, prediction
+from tests.results import failure, prediction, row_metadata_of
 
-FACTS = facts_of("run")
+METADATA = row_metadata_of("run")
 UNLIMITED = FailureBudget()
 
 
 def staging(output, every_rows=1000, every_sec=1e9, budget=UNLIMITED) -> Staging:
-    return Staging(Layout(str(output)).run("run"), FACTS, every_rows, every_sec, budget)
+    return Staging(Layout(str(output)).run("run"), METADATA, every_rows, every_sec, budget)
 
 
 def ids_of(files, table: str) -> list[str]:
-    """The ids in files of a table, which are where and what they are said to be."""
+    """Return the ids in files of a table, after a check of the files' rows and sizes."""
     ids = []
     for file in files:
         if file.table == table:
@@ -47,13 +47,13 @@ def ids_of(files, table: str) -> list[str]:
 
 
 def staged(output) -> list:
-    """The files that others find in the run's folder."""
+    """Return the files of the run's folder."""
     return [source.file for source in staged_sources(str(output), ["run"])]
 
 
 def test_row__prediction__fits_the_schema():
-    schema = schema_of(PREDICTIONS, FACTS)
-    batch = to_record_batch([prediction_row(prediction(n), FACTS) for n in range(3)], schema)
+    schema = schema_of(PREDICTIONS, METADATA)
+    batch = to_record_batch([prediction_row(prediction(n), METADATA) for n in range(3)], schema)
     batch.validate(full=True)
     assert batch.to_pylist()[1] == {
         **{"id": "id1", "uri": "gs://b/1.jpg", "label": "b", "score": 0.5},
@@ -69,7 +69,7 @@ def test_row__prediction__fits_the_schema():
 
 
 def test_row__failure__fits_the_schema():
-    batch = to_record_batch([failure_row(failure(1), FACTS)], schema_of(FAILURES, FACTS))
+    batch = to_record_batch([failure_row(failure(1), METADATA)], schema_of(FAILURES, METADATA))
     batch.validate(full=True)
     assert batch.to_pylist() == [
         {
@@ -83,9 +83,9 @@ def test_row__failure__fits_the_schema():
 
 def test_schemas__own_columns__are_the_only_names_not_reserved():
     for table in (PREDICTIONS, FAILURES):
-        assert set(schema_of(table, FACTS).names) - RESERVED_COLUMNS == {"price"}
-        assert schema_of(table, FACTS).field("price").type == pa.float64()
-        assert set(schema_of(table, RowFacts("", "", "")).names) <= RESERVED_COLUMNS
+        assert set(schema_of(table, METADATA).names) - RESERVED_COLUMNS == {"price"}
+        assert schema_of(table, METADATA).field("price").type == pa.float64()
+        assert set(schema_of(table, RowMetadata("", "", "")).names) <= RESERVED_COLUMNS
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_schemas__own_columns__are_the_only_names_not_reserved():
 def test_write_staged__rows__zstd_dictionaries_and_metadata(
     tmp_path, table, to_row, results, dictionaries, plain
 ):
-    schema = schema_of(table, FACTS)
-    batch = to_record_batch([to_row(result, FACTS) for result in results], schema)
+    schema = schema_of(table, METADATA)
+    batch = to_record_batch([to_row(result, METADATA) for result in results], schema)
     file = write_staged(table, batch, str(tmp_path))
     parquet = pq.ParquetFile(file.path)
     columns = {c["path_in_schema"]: c for c in parquet.metadata.row_group(0).to_dict()["columns"]}
@@ -119,7 +119,9 @@ def test_write_staged__rows__zstd_dictionaries_and_metadata(
     assert [p for p in dictionaries if "RLE_DICTIONARY" not in columns[p]["encodings"]] == []
     assert [p for p in plain if "RLE_DICTIONARY" in columns[p]["encodings"]] == []
     assert parquet.schema_arrow.equals(schema)
-    assert parquet.schema_arrow.metadata == {k.encode(): v.encode() for k, v in FACTS.metadata.items()}
+    assert parquet.schema_arrow.metadata == {
+        k.encode(): v.encode() for k, v in METADATA.file_metadata.items()
+    }
     assert parquet.read().equals(pa.Table.from_batches([batch]))
 
 
@@ -221,7 +223,7 @@ def test_stager_of__the_same_staging__is_one_stager(tmp_path):
 
 
 class StageFrom(StageResults):
-    """Takes predictions and failures from one list."""
+    """The step, with predictions and failures from one list."""
 
     def expand(self, results):
         return super().expand(

@@ -1,4 +1,4 @@
-"""Calls that answer, fail, or never do."""
+"""Calls that return, fail, or never return."""
 
 import threading
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
-from labelbeam.transforms.errors import RunError, told_by
+from labelbeam.transforms.errors import RunError, describe_error
 from labelbeam.transforms.files import FILE_ERRORS, is_local, open_file
 from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
 from labelbeam.transforms.inputs.globs import list_paths
@@ -212,7 +212,7 @@ def _read_errors_explained(path: str) -> Iterator[None]:
         yield
     except FILE_ERRORS as e:
         raise RunError(
-            f"{path} cannot be read any more: {told_by(e)}. Check it, and run the same command again."
+            f"{path} cannot be read any more: {describe_error(e)}. Check it, and run the same command again."
         ) from e
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labelbeam.transforms.errors import UserError, told_by
+from labelbeam.transforms.errors import UserError, describe_error
 from labelbeam.transforms.models.label_formats import parse_labels
 
 IMAGENET = "imagenet"
@@ -48,7 +48,7 @@ def read_labels(source: str) -> tuple[str, ...]:
         data = _read(source)
     except (OSError, ValueError) as e:
         raise UserError(
-            f"labels={source!r} cannot be read: {told_by(e)}. Give {IMAGENET!r} or a file, local or gs://."
+            f"labels={source!r} cannot be read: {describe_error(e)}. Give {IMAGENET!r} or a file, local or gs://."
         ) from e
     try:
         return parse_labels(Path(source).suffix.lower(), data)

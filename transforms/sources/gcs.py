@@ -13,7 +13,7 @@ from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 
-from labelbeam.transforms.errors import ImageError, Reason, UserError, told_by
+from labelbeam.transforms.errors import ImageError, Reason, UserError, describe_error
 from labelbeam.transforms.sources.limits import Fetched, Limits, timed_out, too_large
 
 _FEW_CONNECTIONS = 4
@@ -59,7 +59,7 @@ def list_objects(prefix: str) -> list[storage.Blob]:
         return list(make_client(_FEW_CONNECTIONS).list_blobs(bucket, prefix=name, retry=_RETRY))
     except _REFUSED as e:
         raise UserError(
-            f"{prefix!r} cannot be listed: {told_by(e)}. Check the name and your credentials."
+            f"{prefix!r} cannot be listed: {describe_error(e)}. Check the name and your credentials."
         ) from e
 
 

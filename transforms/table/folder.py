@@ -23,7 +23,7 @@ from typing import NamedTuple
 from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.transforms.elements import TableFile
-from labelbeam.transforms.errors import RunError, UserError, told_by
+from labelbeam.transforms.errors import RunError, UserError, describe_error
 from labelbeam.transforms.files import (
     FILE_ERRORS,
     delete_files,
@@ -123,7 +123,7 @@ def read_manifest(output: str) -> Manifest | None:
         raise UserError(f"{path} is damaged: a folder is in its place. {MEND_MANIFEST}") from e
     except FILE_ERRORS as e:
         raise UserError(
-            f"{path!r} cannot be read: {told_by(e)}. Check the folder's name and your credentials."
+            f"{path!r} cannot be read: {describe_error(e)}. Check the folder's name and your credentials."
         ) from e
     return None if data is None else parse_manifest(data, path)
 

@@ -26,7 +26,7 @@ from labelbeam.transforms.files import FileSink
 from labelbeam.transforms.table.folder import Source
 from labelbeam.transforms.table.integrity import check_source, read_batches
 from labelbeam.transforms.table.manifest import TABLES
-from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowFacts, parquet_options, schema_of
+from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowMetadata, parquet_options, schema_of
 
 # Ids that are compared at once, by 8 bytes each.
 IDS_PER_PART = 16_000_000
@@ -281,12 +281,12 @@ def _pack_rows(rows: Sequence[np.ndarray]) -> bytes:
     return np.sort(np.concatenate(rows)).astype("<i8").tobytes() if rows else b""
 
 
-def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Partitioning) -> Merged:
+def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitioning: Partitioning) -> Merged:
     """Carry a task out.
 
     Args:
       task: Which files become one.
-      facts: The new file's metadata.
+      metadata: The new file's metadata.
       folder: Where it goes.
       partitioning: How rows are dealt to folders.
 
@@ -297,7 +297,7 @@ def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Par
     for source in task.sources:
         check_source(source)
     if not task.name:
-        return count_rows(task.sources[0], facts)
+        return count_rows(task.sources[0], metadata)
     merged = Merged()
     writers: dict[str, _Writer] = {}
     for source, dropped in zip(task.sources, task.dropped, strict=True):
@@ -307,7 +307,7 @@ def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Par
                 if name not in writers:
                     check_fan_out({*writers, name}, partitioning)
                     path = f"{folder}/{table}/{name}{task.name}.parquet"
-                    writers[name] = _Writer(path, schema_of(table, facts))
+                    writers[name] = _Writer(path, schema_of(table, metadata))
                 writers[name].write(rows)
     for name, writer in writers.items():
         merged.files.append(writer.close(table))
@@ -315,19 +315,19 @@ def merge_files(task: MergeTask, facts: RowFacts, folder: str, partitioning: Par
     return merged
 
 
-def count_rows(source: Source, facts: RowFacts) -> Merged:
+def count_rows(source: Source, metadata: RowMetadata) -> Merged:
     """Count the rows of a file that stays as it is."""
     table = source.file.table
     merged = Merged(files=[source.file], paths=[""])
-    columns = [name for name in _COUNTED_COLUMNS[table] if name in schema_of(table, facts).names]
+    columns = [name for name in _COUNTED_COLUMNS[table] if name in schema_of(table, metadata).names]
     for batch in read_batches(source, _ROWS_PER_BATCH, columns):
         _count(table, batch, merged)
     return merged
 
 
-def write_empty(table: str, name: str, facts: RowFacts, folder: str) -> Merged:
+def write_empty(table: str, name: str, metadata: RowMetadata, folder: str) -> Merged:
     """Write a file without rows: a table that readers can open."""
-    writer = _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, facts))
+    writer = _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, metadata))
     return Merged(files=[writer.close(table)], paths=[f"{table}/{name}.parquet"])
 
 

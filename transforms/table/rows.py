@@ -24,7 +24,7 @@ DICTIONARY_COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class RowFacts:
+class RowMetadata:
     """What every row of a run carries.
 
     Attributes:
@@ -52,7 +52,7 @@ class RowFacts:
         return self.outputs is None or self.outputs[0] != EMBEDDING
 
     @property
-    def metadata(self) -> dict[str, str]:
+    def file_metadata(self) -> dict[str, str]:
         """What every file's schema carries."""
         return {
             "labelbeam.run_id": self.run_id,
@@ -61,7 +61,7 @@ class RowFacts:
         }
 
 
-def predictions_schema(facts: RowFacts) -> pa.Schema:
+def predictions_schema(metadata: RowMetadata) -> pa.Schema:
     """Return the schema of `predictions/`; `label` and `score` are the best of `labels`."""
     labels = [
         # Null where no class of a multi-label model reaches the threshold.
@@ -69,12 +69,12 @@ def predictions_schema(facts: RowFacts) -> pa.Schema:
         pa.field("score", pa.float32()),
         pa.field("labels", _LABELS, nullable=False),
     ]
-    outputs = [pa.field(name, pa.list_(pa.float32(), n), nullable=False) for name, n in _outputs_of(facts)]
+    outputs = [pa.field(name, pa.list_(pa.float32(), n), nullable=False) for name, n in _outputs_of(metadata)]
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
-            *(labels if facts.labelled else []),
+            *(labels if metadata.labelled else []),
             *outputs,
             pa.field("width_px", pa.int32(), nullable=False),
             pa.field("height_px", pa.int32(), nullable=False),
@@ -84,17 +84,17 @@ def predictions_schema(facts: RowFacts) -> pa.Schema:
             pa.field("size_bytes", pa.int64(), nullable=False),
             pa.field("sha256", pa.string(), nullable=False),
             pa.field("version", pa.string()),
-            *_common_fields(facts),
+            *_common_fields(metadata),
         ],
-        facts.metadata,
+        metadata.file_metadata,
     )
 
 
-def _outputs_of(facts: RowFacts) -> list[tuple[str, int]]:
-    return [facts.outputs] if facts.outputs else []
+def _outputs_of(metadata: RowMetadata) -> list[tuple[str, int]]:
+    return [metadata.outputs] if metadata.outputs else []
 
 
-def failures_schema(facts: RowFacts) -> pa.Schema:
+def failures_schema(metadata: RowMetadata) -> pa.Schema:
     """Return the schema of `failures/`; `reason` is a value of `labelbeam.transforms.errors.Reason`."""
     return pa.schema(
         [
@@ -105,19 +105,19 @@ def failures_schema(facts: RowFacts) -> pa.Schema:
             pa.field("message", pa.string(), nullable=False),
             pa.field("attempts", pa.int32(), nullable=False),
             pa.field("host", pa.string(), nullable=False),
-            *_common_fields(facts),
+            *_common_fields(metadata),
         ],
-        facts.metadata,
+        metadata.file_metadata,
     )
 
 
-def schema_of(table: str, facts: RowFacts) -> pa.Schema:
+def schema_of(table: str, metadata: RowMetadata) -> pa.Schema:
     """Return the schema of a table by its name."""
-    return predictions_schema(facts) if table == PREDICTIONS else failures_schema(facts)
+    return predictions_schema(metadata) if table == PREDICTIONS else failures_schema(metadata)
 
 
-def _common_fields(facts: RowFacts) -> list[pa.Field]:
-    own = [pa.field(name, kind) for name, kind in facts.columns]
+def _common_fields(metadata: RowMetadata) -> list[pa.Field]:
+    own = [pa.field(name, kind) for name, kind in metadata.columns]
     names = ("model_fingerprint", "preprocessing_fingerprint", "run_id")
     return [*(pa.field(name, pa.string(), nullable=False) for name in names), *own]
 
@@ -130,22 +130,22 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 # The names that a user's column can't have.
 RESERVED_COLUMNS = frozenset(
-    name for schema in (predictions_schema, failures_schema) for name in schema(RowFacts("", "", "")).names
+    name for schema in (predictions_schema, failures_schema) for name in schema(RowMetadata("", "", "")).names
 ) | frozenset(get_args(Outputs))
 
 
 _metadata_values = attrgetter(*(field.name for field in fields(ImageMetadata)))
 
 
-def prediction_row(prediction: Prediction, facts: RowFacts) -> tuple:
+def prediction_row(prediction: Prediction, metadata: RowMetadata) -> tuple:
     """Return the values of a row of `predictions/`, in the schema's order."""
     return (
         prediction.ref.id,
         prediction.ref.uri,
-        *(_labels_of(prediction) if facts.labelled else ()),
-        *((prediction.outputs,) if facts.outputs else ()),
+        *(_labels_of(prediction) if metadata.labelled else ()),
+        *((prediction.outputs,) if metadata.outputs else ()),
         *_metadata_values(prediction.metadata),
-        *_common_values(facts),
+        *_common_values(metadata),
         *prediction.ref.columns,
     )
 
@@ -155,7 +155,7 @@ def _labels_of(prediction: Prediction) -> tuple[str | None, float | None, list[t
     return (labels[0][1], labels[0][2], labels) if labels else (None, None, labels)
 
 
-def failure_row(failure: Failure, facts: RowFacts) -> tuple:
+def failure_row(failure: Failure, metadata: RowMetadata) -> tuple:
     """Return the values of a row of `failures/`, in the schema's order."""
     return (
         failure.ref.id,
@@ -165,13 +165,13 @@ def failure_row(failure: Failure, facts: RowFacts) -> tuple:
         failure.message,
         failure.attempts,
         failure.host,
-        *_common_values(facts),
+        *_common_values(metadata),
         *failure.ref.columns,
     )
 
 
-def _common_values(facts: RowFacts) -> tuple[str, str, str]:
-    return facts.model_fingerprint, facts.preprocessing_fingerprint, facts.run_id
+def _common_values(metadata: RowMetadata) -> tuple[str, str, str]:
+    return metadata.model_fingerprint, metadata.preprocessing_fingerprint, metadata.run_id
 
 
 def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
