@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,10 +59,12 @@ def require_google_access(config: RunConfig, options: PipelineOptions) -> None:
       UserError: The credentials do not work, or a bucket does not exist.
     """
     case = Case(config, options)
-    for check in (CREDENTIALS, BUCKETS) if case.on_dataflow else ():
-        for finding in examine(check, case):
-            if finding.level is Level.ERROR:
-                raise UserError(f"{finding.text[:1].upper()}{finding.text[1:]} {finding.remedy}")
+    with warnings.catch_warnings(action="ignore"):  # google.auth warns about logins that work
+        checks = (CREDENTIALS, BUCKETS) if case.on_dataflow else ()
+        findings = [finding for check in checks for finding in examine(check, case)]
+    for finding in findings:
+        if finding.level is Level.ERROR:
+            raise UserError(f"{finding.text[:1].upper()}{finding.text[1:]} {finding.remedy}")
 
 
 class ApiError(Exception):
@@ -88,9 +91,8 @@ def call_api(case: Case, url: str, body: Any = None, **options: Any) -> dict[str
     except (requests.RequestException, GoogleAuthError, ValueError) as e:
         raise ApiError(0, f"{url.partition('?')[0]} gave no answer: {e}"[:300]) from e
     if not response.ok:
-        problem = answer.get("error") if isinstance(answer, dict) else None
-        message = problem.get("message") if isinstance(problem, dict) else response.reason
-        raise ApiError(response.status_code, str(message))
+        fault = answer.get("error") if isinstance(answer, dict) else None
+        raise ApiError(response.status_code, fault["message"] if isinstance(fault, dict) else response.reason)
     return answer
 
 

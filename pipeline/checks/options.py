@@ -64,9 +64,8 @@ def _check_runner(case: Case) -> Iterator[Finding]:
         yield error("--job_endpoint is missing for PortableRunner.", "Set --job_endpoint=HOST:PORT.")
     if not endpoint and case.runner == "PrismRunner":
         location = case.options.view_as(PrismRunnerOptions).prism_location
-        remedy = "Set --prism_location to a local copy."
         if not location:
-            yield warning("Beam downloads Prism when the run starts.", remedy)
+            yield warning("Beam downloads Prism when the run starts.", "Set --prism_location to a copy.")
         elif "://" in location or os.path.isfile(location):  # the check `options` reports a missing file
             yield ok(f"Prism is {location}.")
     if case.runner in ("FlinkRunner", "SparkRunner") and option != "--job_endpoint":

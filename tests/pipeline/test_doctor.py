@@ -36,7 +36,7 @@ def make_images(folder: Path, good: int, bad: int = 0) -> Path:
 # How a check is run
 
 
-def test_examine__a_check_raises__keeps_what_it_found_and_tells_what_was_raised():
+def test_examine__a_check_raises__keeps_its_findings_and_reports_the_exception():
     def find_and_fail(case):
         yield ok("so far.")
         raise RuntimeError("two\nlines")
@@ -46,7 +46,7 @@ def test_examine__a_check_raises__keeps_what_it_found_and_tells_what_was_raised(
     assert (second.level, second.text) == ("error", "the check itself failed: RuntimeError: two lines.")
 
 
-def test_examine__a_users_mistake__is_told_as_it_is():
+def test_examine__a_users_mistake__is_reported_unchanged():
     def refuse(case):
         yield ok("so far.")
         raise UserError("x=1 is not allowed. Leave it out.")
@@ -100,7 +100,7 @@ def test_options__that_go_together__are_ok():
 
 
 @pytest.mark.parametrize(
-    ("flags", "options", "said"),
+    ("flags", "options", "expected"),
     [
         ((), {"precision": "bfloat16", "xla": "force"}, "can't be had at once"),
         ((), {"precision": "bfloat16", "require_accelerator": True}, "precision=bfloat16 is for CPUs"),
@@ -112,13 +112,13 @@ def test_options__that_go_together__are_ok():
         (("--runner=NoRunner",), {}, "Beam says: .*NoRunner"),
     ],
 )
-def test_options__that_contradict_each_other__are_errors(flags, options, said):
+def test_options__that_contradict_each_other__are_errors(flags, options, expected):
     (finding,) = find("options", case_of(*flags, **options))
     assert finding.level == "error"
-    assert re.search(said, finding.text), finding.text
+    assert re.search(expected, finding.text), finding.text
 
 
-def test_options__several_mistakes__are_all_told():
+def test_options__several_mistakes__are_all_reported():
     flags = (*DATAFLOW, f"--dataflow_service_options={L4}", "--job_name=Not_A_Name")
     findings = find("options", case_of(*flags, precision="bfloat16", xla="force"))
     assert levels_of(findings) == ["error"] * 3
@@ -151,28 +151,28 @@ def closed_port() -> int:
         return server.getsockname()[1]
 
 
-def test_runner__local__is_not_looked_at():
+def test_runner__local__is_not_checked():
     assert find("runner", case_of()) == []
 
 
 @pytest.mark.parametrize(
     "option", ["--runner=PortableRunner --job_endpoint=", "--runner=FlinkRunner --job_endpoint="]
 )
-def test_runner__endpoint__answers_or_does_not(listening, option):
+def test_runner__endpoint__is_ok_if_it_accepts_connections(listening, option):
     runner, endpoint = option.split()
-    level, told = find_one("runner", case_of(runner, f"{endpoint}127.0.0.1:{listening}"))
-    assert level == "ok" and "accepts connections" in told
+    level, text = find_one("runner", case_of(runner, f"{endpoint}127.0.0.1:{listening}"))
+    assert level == "ok" and "accepts connections" in text
     port = closed_port()
-    level, told = find_one("runner", case_of(runner, f"{endpoint}localhost:{port}"))
-    assert level == "error" and f"--job_endpoint='localhost:{port}' does not answer" in told
+    level, text = find_one("runner", case_of(runner, f"{endpoint}localhost:{port}"))
+    assert level == "error" and f"--job_endpoint='localhost:{port}' does not answer" in text
     for nonsense in ("localhost", "[::1", "localhost:port"):
-        level, told = find_one("runner", case_of(runner, f"{endpoint}{nonsense}", offline=True))
-        assert level == "error" and "HOST:PORT" in told
+        level, text = find_one("runner", case_of(runner, f"{endpoint}{nonsense}", offline=True))
+        assert level == "error" and "HOST:PORT" in text
 
 
 def test_runner__portable_without_endpoint__is_an_error():
-    level, told = find_one("runner", case_of("--runner=PortableRunner"))
-    assert level == "error" and "Set --job_endpoint" in told
+    level, text = find_one("runner", case_of("--runner=PortableRunner"))
+    assert level == "error" and "Set --job_endpoint" in text
 
 
 def test_runner__endpoint_elsewhere__is_left_out_offline(listening):
@@ -191,22 +191,22 @@ def test_runner__prism__is_at_its_location(tmp_path):
     assert find_one("runner", elsewhere)[0] == "ok"
     nowhere = case_of("--runner=PrismRunner", f"--prism_location={prism}x")
     assert not find("runner", nowhere) and find_one("options", nowhere)[0] == "error"
-    level, told = find_one("runner", case_of("--runner=PrismRunner"))
-    assert level == "warning" and "--prism_location" in told
+    level, text = find_one("runner", case_of("--runner=PrismRunner"))
+    assert level == "warning" and "--prism_location" in text
 
 
-def test_runner__flink__cluster_and_java_are_looked_for(tmp_path, monkeypatch, listening):
+def test_runner__flink__cluster_and_java_are_checked(tmp_path, monkeypatch, listening):
     monkeypatch.setenv("PATH", str(tmp_path))
-    level, told = find_one("runner", case_of("--runner=FlinkRunner"))
-    assert level == "error" and "Install Java" in told
+    level, text = find_one("runner", case_of("--runner=FlinkRunner"))
+    assert level == "error" and "Install Java" in text
     java = tmp_path / "java"
     java.write_text("#!/bin/sh\n")
     java.chmod(0o755)
     assert find_one("runner", case_of("--runner=FlinkRunner"))[0] == "ok"
-    found = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=http://localhost:{listening}"))
-    assert levels_of(found) == ["ok", "ok"]
-    found = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=localhost:{closed_port()}"))
-    assert levels_of(found) == ["error", "ok"] and "--flink_master" in found[0].text
+    findings = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=http://localhost:{listening}"))
+    assert levels_of(findings) == ["ok", "ok"]
+    findings = find("runner", case_of("--runner=FlinkRunner", f"--flink_master=localhost:{closed_port()}"))
+    assert levels_of(findings) == ["error", "ok"] and "--flink_master" in findings[0].text
 
 
 # Output
@@ -214,8 +214,8 @@ def test_runner__flink__cluster_and_java_are_looked_for(tmp_path, monkeypatch, l
 
 def test_output__nothing_there__is_ok_and_left_as_it_was(tmp_path):
     output = tmp_path / "deep" / "out"
-    level, told = find_one("output", case_of(output=output))
-    assert level == "ok" and "is writable and empty" in told
+    level, text = find_one("output", case_of(output=output))
+    assert level == "ok" and "is writable and empty" in text
     assert list(tmp_path.iterdir()) == []
     output.mkdir(parents=True)
     assert find_one("output", case_of(output=output))[0] == "ok"
@@ -223,11 +223,11 @@ def test_output__nothing_there__is_ok_and_left_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output", "said"), [("/proc/none", "cannot be written"), ("s3://b/out", "a local folder or gs://")]
+    ("output", "expected"), [("/proc/none", "cannot be written"), ("s3://b/out", "a local folder or gs://")]
 )
-def test_output__that_cannot_be_written__is_an_error(output, said):
-    level, told = find_one("output", case_of(output=output))
-    assert level == "error" and said in told
+def test_output__that_cannot_be_written__is_an_error(output, expected):
+    level, text = find_one("output", case_of(output=output))
+    assert level == "error" and expected in text
 
 
 def test_output__in_a_bucket__is_probed_and_left_empty(gcs):
@@ -246,21 +246,21 @@ def snapshot(folder: Path) -> list:
     return sorted((p, p.read_bytes()) for p in folder.rglob("*") if p.is_file())
 
 
-def test_output__rows_there__tells_how_many_and_of_which_model(tmp_path, tiny):
+def test_output__with_rows__reports_number_and_model(tmp_path, tiny):
     images, output = make_images(tmp_path / "in", good=3, bad=1), tmp_path / "out"
     options = {"input": images, "output": output, "model": tiny}
     run_pipeline(max_failure_rate=1, **options)
     before = snapshot(output)
-    level, told = find_one("output", case_of(**options))
-    assert level == "ok" and f"holds 3 predictions, 1 failures, labelled with {tiny}" in told
+    level, text = find_one("output", case_of(**options))
+    assert level == "ok" and f"holds 3 predictions, 1 failures, labelled with {tiny}" in text
     assert snapshot(output) == before
 
 
 def test_output__a_run_is_at_work_there__is_a_warning(tmp_path):
     output = tmp_path / "out"
     with locked(str(output)):
-        level, told = find_one("output", case_of(output=output))
-    assert level == "warning" and "another run is writing to" in told
+        level, text = find_one("output", case_of(output=output))
+    assert level == "warning" and "another run is writing to" in text
     assert find_one("output", case_of(output=output))[0] == "ok"
 
 
@@ -286,26 +286,26 @@ def test_input__csv__columns_and_bad_rows_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "expected"),
     [
         ("nowhere.txt", {}, "matches nothing"),
         ("empty.txt", {}, "lists no images"),
         ("list.csv", {"uri_column": "link"}, "uri_column='link' is no column"),
     ],
 )
-def test_input__that_is_not_there_or_not_so__is_an_error(tmp_path, name, options, said):
+def test_input__that_is_not_there_or_not_so__is_an_error(tmp_path, name, options, expected):
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "list.csv").write_text("uri,price\na.jpg,1.5\n")
     case = case_of(input=tmp_path / name, **options)
-    level, told = find_one("input", case)
-    assert level == "error" and said in told
+    level, text = find_one("input", case)
+    assert level == "error" and expected in text
     assert case.corpus is None
 
 
 def test_input__partitioned_by_no_column__is_an_error_beside_the_rows(tmp_path):
     (tmp_path / "list.csv").write_text("uri,price\na.jpg,1.5\n")
-    found = find("input", case_of(input=tmp_path / "list.csv", partition_by="prize"))
-    assert levels_of(found) == ["ok", "error"] and "partition_by='prize'" in found[1].text
+    findings = find("input", case_of(input=tmp_path / "list.csv", partition_by="prize"))
+    assert levels_of(findings) == ["ok", "error"] and "partition_by='prize'" in findings[1].text
 
 
 # Model, and what it labels
@@ -313,50 +313,50 @@ def test_input__partitioned_by_no_column__is_an_error_beside_the_rows(tmp_path):
 
 def test_model__that_fits__is_loaded(tiny):
     case = case_of(model=tiny)
-    level, told = find_one("model", case)
-    assert level == "ok" and f"{tiny} loads: 16 px, 3 classes, fingerprint " in told
+    level, text = find_one("model", case)
+    assert level == "ok" and f"{tiny} loads: 16 px, 3 classes, fingerprint " in text
     assert case.spec and case.classifier and case.classifier.spec is case.spec
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"labels": "imagenet"}, "has 3 classes, and its label map has 1000"),
         ({"model": "nowhere"}, "is no SavedModel"),
         ({"require_accelerator": True}, "TensorFlow sees no GPU"),
     ],
 )
-def test_model__that_does_not_fit__is_an_error(tiny, options, said):
+def test_model__that_does_not_fit__is_an_error(tiny, options, expected):
     case = case_of(**{"model": tiny, **options})
-    level, told = find_one("model", case)
-    assert level == "error" and said in told
+    level, text = find_one("model", case)
+    assert level == "error" and expected in text
     assert find("images", case)[0].level == "skipped"
 
 
 def test_model__doubtful__is_a_warning_beside_its_facts(tmp_path):
     model = save_tiny_model(tmp_path / "m", size_px=16, gain=0.0)
-    found = find("model", case_of(model=model))
-    assert levels_of(found) == ["ok", "warning"] and "equal outputs for all 57" in found[1].text
-    assert found[0].details[0].startswith("range: 0,1 (assumed") and found[0].details[1].startswith(
+    findings = find("model", case_of(model=model))
+    assert levels_of(findings) == ["ok", "warning"] and "equal outputs for all 57" in findings[1].text
+    assert findings[0].details[0].startswith("range: 0,1 (assumed") and findings[0].details[1].startswith(
         "outputs: "
     )
 
 
 def test_model__for_gpus_that_are_elsewhere__is_tried_plain(tiny):
-    found = find("model", case_of(*DATAFLOW, model=tiny, precision="float16"))
-    assert levels_of(found) == ["ok", "warning"] and "float16 is for GPUs" in found[1].text
+    findings = find("model", case_of(*DATAFLOW, model=tiny, precision="float16"))
+    assert levels_of(findings) == ["ok", "warning"] and "float16 is for GPUs" in findings[1].text
 
 
 def test_model__no_way_to_its_server__is_an_error_without_a_download(monkeypatch, cache_dir):
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
     model = f"http://127.0.0.1:{closed_port()}/model.tar.gz"
-    level, told = find_one("model", case_of(model=model))
-    assert level == "error" and "the model's server cannot be reached: 127.0.0.1:" in told
+    level, text = find_one("model", case_of(model=model))
+    assert level == "error" and "the model's server cannot be reached: 127.0.0.1:" in text
     assert find_one("model", case_of(model=model, offline=True))[0] == "skipped"
 
 
-def looked_at(*beam_flags: str, **options) -> object:
+def checked_case(*beam_flags: str, **options) -> object:
     """Return a case after the checks that `table` and `images` need."""
     case = case_of(*beam_flags, **options)
     for name in ("output", "input", "model"):
@@ -366,23 +366,23 @@ def looked_at(*beam_flags: str, **options) -> object:
 
 def test_table__same_or_other_model__goes_on_or_is_refused(tmp_path, tiny):
     options = {"input": make_images(tmp_path / "in", good=2), "output": tmp_path / "out", "model": tiny}
-    assert find_one("table", looked_at(**options)) == ("ok", "the run starts a new table. ")
+    assert find_one("table", checked_case(**options)) == ("ok", "the run starts a new table. ")
     run_pipeline(**options)
-    level, told = find_one("table", looked_at(**options))
-    assert level == "ok" and "continues from them" in told
-    level, told = find_one("table", looked_at(**options, top_k=1))
-    assert level == "error" and "top_k (5 there, 1 now)" in told and "--replace" in told
-    level, told = find_one("table", looked_at(**options, top_k=1, replace=True))
-    assert level == "warning" and "deletes the rows" in told
+    level, text = find_one("table", checked_case(**options))
+    assert level == "ok" and "continues from them" in text
+    level, text = find_one("table", checked_case(**options, top_k=1))
+    assert level == "error" and "top_k (5 there, 1 now)" in text and "--replace" in text
+    level, text = find_one("table", checked_case(**options, top_k=1, replace=True))
+    assert level == "warning" and "deletes the rows" in text
 
 
 def test_table__no_model__is_left_out(tmp_path):
-    case = looked_at(input=make_images(tmp_path / "in", good=1), output=tmp_path / "out")
-    level, told = find_one("table", case)
-    assert level == "skipped" and "needs the model" in told
+    case = checked_case(input=make_images(tmp_path / "in", good=1), output=tmp_path / "out")
+    level, text = find_one("table", case)
+    assert level == "skipped" and "needs the model" in text
 
 
-def test_doctor__whose_report_nobody_reads_to_its_end__has_no_traceback(tmp_path):
+def test_doctor__closed_pipe__has_no_traceback(tmp_path):
     command = [sys.executable, "-m", "labelbeam", "doctor", "--input=nowhere", "--model=nowhere"]
     process = subprocess.Popen(
         [*command, f"--output={tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -395,18 +395,18 @@ def test_doctor__whose_report_nobody_reads_to_its_end__has_no_traceback(tmp_path
 def test_paths__of_this_machine__are_errors_on_dataflow_alone(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=1)
     options = {"input": images, "output": tmp_path / "out", "model": tiny}
-    case = looked_at(*DATAFLOW, **options)
-    found = find("paths", case)
-    assert levels_of(found) == ["warning"] and "model=" in found[0].text
-    told = [f.text for f in find("options", case)]
-    assert len(told) == 1 and "--input=" in told[0]  # a run tells the first, and so does the doctor
+    case = checked_case(*DATAFLOW, **options)
+    findings = find("paths", case)
+    assert levels_of(findings) == ["warning"] and "model=" in findings[0].text
+    text = [f.text for f in find("options", case)]
+    assert len(text) == 1 and "--input=" in text[0]  # the rule that a run stops at
     assert find_one("output", case)[0] == "skipped"
     (tmp_path / "list.txt").write_text(str(images / "00000.jpg"))
-    found = find("paths", looked_at(*DATAFLOW, **{**options, "input": tmp_path / "list.txt"}))
-    assert levels_of(found) == ["warning", "error"] and str(images / "00000.jpg") in found[1].text
+    findings = find("paths", checked_case(*DATAFLOW, **{**options, "input": tmp_path / "list.txt"}))
+    assert levels_of(findings) == ["warning", "error"] and str(images / "00000.jpg") in findings[1].text
     far = {"input": "gs://b/l.txt", "output": "gs://b/o", "model": "efficientnet-b0"}
     assert find_one("paths", case_of(*DATAFLOW, **far))[0] == "ok"
-    assert find("paths", looked_at(**options)) == []
+    assert find("paths", checked_case(**options)) == []
 
 
 @pytest.mark.parametrize(
@@ -426,13 +426,13 @@ def test_paths__of_this_machine__are_errors_on_dataflow_alone(tmp_path, tiny):
 def test_paths__of_this_machine__are_warnings_on_a_cluster_with_other_disks(tmp_path, flags, applies):
     cluster = ("--runner=FlinkRunner", "--flink_master=localhost:8081")
     options = {"input": tmp_path / "in", "output": tmp_path / "out", "model": "efficientnet-b0"}
-    found = find("paths", case_of(*cluster, *flags, **options))
-    assert levels_of(found) == (["warning"] * 2 if applies else [])
-    assert all("mount this disk there" in f.remedy for f in found)
+    findings = find("paths", case_of(*cluster, *flags, **options))
+    assert levels_of(findings) == (["warning"] * 2 if applies else [])
+    assert all("mount this disk there" in f.remedy for f in findings)
 
 
 def test_images__all_good__ten_are_labelled_and_shown(tmp_path, tiny):
-    case = looked_at(input=make_images(tmp_path / "in", good=12), model=tiny, output=tmp_path / "out")
+    case = checked_case(input=make_images(tmp_path / "in", good=12), model=tiny, output=tmp_path / "out")
     (finding,) = find("images", case)
     assert (finding.level, finding.text) == ("ok", "10 of the first 10 images were labelled.")
     for n, line in enumerate(finding.details):
@@ -440,23 +440,23 @@ def test_images__all_good__ten_are_labelled_and_shown(tmp_path, tiny):
     assert len(finding.details) == 10
 
 
-def test_images__some_fail__is_a_warning_that_tells_which_and_why(tmp_path, tiny, web):
+def test_images__some_fail__is_a_warning_with_uris_and_reasons(tmp_path, tiny, web):
     web.files["/a.jpg"] = jpeg_bytes()
     good, missing, silent = web.uri("/a.jpg"), web.uri("/b.jpg"), "ftp://host/a.jpg"
     (tmp_path / "list.txt").write_text(f"{good}\n{missing}\n{silent}\n")
     options = {"input": tmp_path / "list.txt", "model": tiny, "output": tmp_path / "out"}
-    (finding,) = find("images", looked_at(**options))
+    (finding,) = find("images", checked_case(**options))
     assert finding.level == "warning"
     assert finding.text == "1 of the first 3 images were labelled; failed: not_found (1), bad_uri (1)."
     assert [line.split(": ")[0] for line in finding.details] == [good, missing, silent]
     assert "fetch, not_found" in finding.details[1]
-    assert levels_of(find("images", looked_at(**options, offline=True))) == ["skipped"]
+    assert levels_of(find("images", checked_case(**options, offline=True))) == ["skipped"]
 
 
 def test_images__all_fail__is_an_error(tmp_path, tiny):
     (tmp_path / "list.csv").write_text("uri,n\nmissing.jpg,1\nb\n")
     bad = tmp_path / "list.csv"
-    (finding,) = find("images", looked_at(input=bad, model=tiny, output=tmp_path / "out"))
+    (finding,) = find("images", checked_case(input=bad, model=tiny, output=tmp_path / "out"))
     assert finding.level == "error" and "0 of the first 2 images" in finding.text
     assert "not_found (1)" in finding.text and "bad_row (1)" in finding.text
 
@@ -464,7 +464,7 @@ def test_images__all_fail__is_an_error(tmp_path, tiny):
 def test_images__of_a_model_without_classes__gives_embeddings(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=1, bad=1)
     options = {"input": images, "model": tiny, "output": tmp_path / "out", "outputs": "embedding"}
-    (finding,) = find("images", looked_at(**options))
+    (finding,) = find("images", checked_case(**options))
     assert finding.level == "warning" and "not_an_image (1)" in finding.text
     assert "an embedding" in finding.details[0] and "decode, not_an_image" in finding.details[1]
 
@@ -504,7 +504,7 @@ def test_doctor__an_error__is_status_1_and_keeps_no_check_from_running(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "expected"),
     [
         ([], "--input is missing"),
         (["--config=nowhere.yaml"], "--config='nowhere.yaml' cannot be read"),
@@ -512,9 +512,9 @@ def test_doctor__an_error__is_status_1_and_keeps_no_check_from_running(tmp_path,
         (["--input=i", "--output=o", "--model=m", "--top_k=0"], "--top_k='0' is not allowed"),
     ],
 )
-def test_doctor__a_mistake_in_the_command__is_one_line_and_status_2(args, said):
+def test_doctor__a_mistake_in_the_command__is_one_line_and_status_2(args, expected):
     done = labelbeam("doctor", *args)
-    assert done.returncode == 2 and said in done.stderr
+    assert done.returncode == 2 and expected in done.stderr
     assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
 
 
