@@ -259,7 +259,7 @@ def test_web__cannot_be_had__says_why_and_what_to_do(cache, web, handle, said):
 
 @pytest.mark.parametrize("handle", ["http://127.0.0.1:9/model/1", "http://127.0.0.1:9/m.tgz"])
 def test_web__no_network__says_so(cache, handle):
-    with pytest.raises(UserError, match="no way to the server.*SavedModel folder"):
+    with pytest.raises(UserError, match="The server can't be reached.*SavedModel folder"):
         resolve_model(handle)
 
 
@@ -297,7 +297,7 @@ def test_kept__who_brought_it_was_killed__the_next_one_does(cache, archive):
 def test_resolve__cache_cannot_be_written__says_so(archive, monkeypatch):
     monkeypatch.setenv("LABELBEAM_CACHE_DIR", "/proc/none")
     for handle in (str(archive), "embedded:efficientnet-lite0"):
-        with pytest.raises(UserError, match="cannot be kept in /proc/none.*LABELBEAM_CACHE_DIR"):
+        with pytest.raises(UserError, match="cannot be cached in /proc/none.*LABELBEAM_CACHE_DIR"):
             resolve_model(handle)
 
 

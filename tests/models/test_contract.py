@@ -259,7 +259,7 @@ def test_classify__memory_is_short_for_a_fixed_batch__ends_the_run(tmp_path):
     model = Classifier(resolve_spec(ModelOptions(str(folder))), 1, 8)
     starve(model, most=2)
     with pytest.raises(
-        RunError, match="Memory does not suffice for a batch of 3, which model .* is made for"
+        RunError, match="Memory is too short for a batch of 3, the only size that model .* takes"
     ):
         model.classify(images(RED))
 

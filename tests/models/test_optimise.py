@@ -47,8 +47,8 @@ def lite0(lite0_dir):
         (Optimisation(xla="on"), True, None),
         (Optimisation(xla="on"), False, "11 times slower"),
         (Optimisation(xla="force"), False, None),
-        (Optimisation(precision="bfloat16", xla="force"), False, "can't be had at once"),
-        (Optimisation(precision="float16", xla="on"), True, "can't be had at once"),
+        (Optimisation(precision="bfloat16", xla="force"), False, "can't be combined"),
+        (Optimisation(precision="float16", xla="on"), True, "can't be combined"),
     ],
 )
 def test_unfit__precision_and_xla__are_for_devices_that_have_them(how, on_gpu, says):

@@ -153,7 +153,8 @@ def test_understand__imagenet_model__has_the_range_that_labels_photos_rightly(tm
     spec = understand(model, labels="imagenet")
     assert (spec.scaling.name, spec.scaling_from) == (name, "probed")
     if name == "torch":  # 26 of 27 right, and 25 with -1,1: too near for the photos to decide
-        assert "do not tell --input_range torch (26 of 27 right) from -1,1 (25 right)" in spec.doubts[0]
+        doubt = "do not decide between --input_range torch (26 of 27 right) and -1,1 (25 right)"
+        assert doubt in spec.doubts[0]
     else:
         assert spec.doubts == ()
     if name == "caffe":
@@ -267,7 +268,7 @@ def test_classifier__head__gives_its_scores(tmp_path, kind):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: tf.reduce_mean(colours(x), axis=0, keepdims=True), "must return a row for each"),
+        (lambda x: tf.reduce_mean(colours(x), axis=0, keepdims=True), "must return one row per image"),
         (lambda x: colours(x) - tf.reduce_mean(colours(x), axis=0), "training=False"),
     ],
 )

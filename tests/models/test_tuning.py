@@ -37,11 +37,11 @@ def classifier(tmp_path, monkeypatch):
     return Classifier(resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "tiny", 16)))), 1, 1)
 
 
-def test_tuned_batch_size__asked_again__is_remembered(classifier, tmp_path, monkeypatch):
+def test_tuned_batch_size__called_again__is_cached(classifier, tmp_path, monkeypatch):
     size = tuned_batch_size(classifier, 2, 8, {"device": "this one"})
     assert size in (1, 2, 4, 8)
     (file,) = (tmp_path / "cache" / "batch-sizes").iterdir()
-    assert json.loads(file.read_text())["answer"] == {"batch_size": size}
+    assert json.loads(file.read_text())["result"] == {"batch_size": size}
     monkeypatch.setattr(tuning, "best_batch_size", lambda *_: (99, True))
     assert tuned_batch_size(classifier, 2, 8, {"device": "this one"}) == size
     assert tuned_batch_size(classifier, 2, 8, {"device": "another"}) == 99
@@ -54,7 +54,7 @@ def test_tuned_batch_size__half_a_file__is_tried_again(classifier, tmp_path, mon
     file.write_text('{"batch')
     monkeypatch.setattr(tuning, "best_batch_size", lambda *_: (2, True))
     assert tuned_batch_size(classifier, 1, 8, {}) == 2
-    assert json.loads(file.read_text())["answer"] == {"batch_size": 2}
+    assert json.loads(file.read_text())["result"] == {"batch_size": 2}
 
 
 def test_tuned_batch_size__cache_that_cannot_be_written__costs_only_the_memory(classifier, tmp_path):

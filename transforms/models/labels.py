@@ -27,7 +27,7 @@ def read_labels(source: str) -> tuple[str, ...]:
 
     Args:
       source: `imagenet`, or the path of a UTF-8 file, local or `gs://`, of one of these formats:
-        Text: one label per line, by class id. Class ids in front of all labels (`0: tench`), counted
+        Text: one label per line, by class id. Class ids before all labels (`0: tench`), counted
         from 0, are removed, as are WordNet ids (`n01440764 tench`).
         `.json`: a list of labels; an object from class id to label, or from label to class id; a list of
         objects with an `id` (or `class_id`, `index`) and a `name` (or `label`, `class_name`,
