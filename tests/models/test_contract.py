@@ -89,7 +89,7 @@ def test_saved_model__input_type__is_given(tmp_path, dtype):
     assert spec.scaling.input_range == ((0, 1) if dtype == tf.float16 else (0, 255))
     assert top_1(folder, RED, BLUE) == [0, 2]
     if dtype != tf.float16:
-        with pytest.raises(UserError, match="which is 0,255"):
+        with pytest.raises(UserError, match="range must be 0,255"):
             resolve_spec(ModelOptions(str(folder), input_range=(0, 1)))
 
 

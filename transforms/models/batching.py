@@ -60,6 +60,7 @@ class Batcher(Generic[E, T]):
         """Queue an item; its batch starts when it is full."""
         future: Future[T] = Future()
         with self._lock:
+            # Set at the first item only, because the time counts from there to the next `open_sec`.
             self._opened = self._opened or time.perf_counter()
             self._under_way += 1
             self._waiting.append((item, future))
@@ -77,6 +78,7 @@ class Batcher(Generic[E, T]):
         """Return the time since the last call in which there was work, s; 0 if there was none."""
         now = time.perf_counter()
         with self._lock:
+            # The next interval starts now if items are under way, because the model has work without a pause.
             opened, self._opened = self._opened, now if self._under_way else None
         return now - opened if opened else 0.0
 
@@ -90,6 +92,8 @@ class Batcher(Generic[E, T]):
             try:
                 results = run([item for item, _ in batch])
             finally:
+                # Put back before the results are set, because callbacks of the futures take time, and the
+                # next batch can run meanwhile.
                 self._free.put(run)
                 with self._lock:
                     self._under_way -= len(batch)

@@ -78,6 +78,7 @@ def _resolve(handle: str) -> Path:
         return _cached_model(handle, "", functools.partial(fetch, handle))
     path = Path(unquote(urlsplit(handle).path) if scheme == "file" else handle)
     if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file():
+        # Time and size instead of a digest, because an archive of 10 GB would be read at every start.
         status = path.stat()
         version = f"{status.st_mtime_ns}-{status.st_size}"
         return _cached_model(str(path.resolve()), version, functools.partial(_unpack, path, handle))
@@ -155,6 +156,7 @@ def _fetch_again(handle: str, version: str, fetch: Fetch, index: Path, kept: Pat
 def _fetch(handle: str, version: str, fetch: Fetch, index: Path) -> Path:
     models = cache_folder() / "models"
     models.mkdir(parents=True, exist_ok=True)
+    # In the same folder as the target, because a rename is only atomic within a file system.
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=models) as temporary:
         try:
             path = fetch(Path(temporary))
@@ -170,6 +172,7 @@ def _fetch(handle: str, version: str, fetch: Fetch, index: Path) -> Path:
             except OSError:  # a process with another handle of the same model was faster
                 if not _is_whole(entry):
                     raise
+    # Written last and renamed, because an index must never name a model that is not there, or be half a file.
     index.with_suffix(".tmp").write_text(json.dumps(entry, indent=2), "utf-8")
     index.with_suffix(".tmp").replace(index)
     return target
@@ -256,6 +259,7 @@ def _resolve_gcs(handle: str) -> Path:
     ]  # markers of folders that a user made in the console
     if not objects:
         raise UserError(f"model={handle!r} holds no objects. Check the bucket and the folder's name.")
+    # Generations, because an upload changes them even if names and sizes stay.
     version = hashlib.sha256("\n".join(f"{o.name} {o.generation}" for o in objects).encode()).hexdigest()
     prefix = handle.removeprefix("gs://").partition("/")[2]
 

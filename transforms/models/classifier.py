@@ -223,6 +223,7 @@ class Classifier:
         import tensorflow as tf
 
         size = next(size for size in self.sizes if size >= len(images))
+        # Padded, because each new shape would be traced and compiled. Results of the padding are cut off.
         padded = np.zeros((size, *images[0].shape), np.uint8)
         np.stack(images, out=padded[: len(images)])
         with tf.device(self._device):

@@ -86,6 +86,7 @@ def load_models(
     configure_tensorflow(at_once, threads)
     size_px = spec.resize.size_px
     images = choose_batch_size(None if batch_size == "auto" else batch_size, size_px, on_gpu)
+    # The first device is loaded and tried alone, because its frozen graph and batch size serve the others.
     first, *others = model_devices()
     classifier = Classifier(spec, top_k, images, optimisation, first, on_gpu)
     if batch_size == "auto" and not spec.contract.batch:

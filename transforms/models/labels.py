@@ -82,6 +82,7 @@ def fit_labels(labels: tuple[str, ...], classes: int, model: str) -> tuple[str, 
     Raises:
       UserError: The numbers differ otherwise.
     """
+    # Labels are shifted, never classes, because class ids in the tables must be the model's own indices.
     if len(labels) == classes + 1 and labels[0].lower() == BACKGROUND:
         return labels[1:]
     if len(labels) + 1 == classes == IMAGENET_WITH_BACKGROUND:

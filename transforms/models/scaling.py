@@ -36,6 +36,7 @@ class Scaling:
     @property
     def name(self) -> str:
         """Value of --input_range that selects this rule, with the channel flags if the rule needs them."""
+        # Compared by value, because numbers on the command line may be equal to a named rule.
         named = next((name for name, scaling in NAMED_SCALINGS.items() if scaling == self), None)
         return named or " ".join([_numbers(self.input_range), *self._flags()])
 

@@ -166,6 +166,7 @@ def read_model(options: ModelOptions) -> Reading:
     handle = preset.handle if preset else options.model
     path = resolve_model(handle)
     contract = kind_of(path).read_contract(path, options.signature, options.output_name)
+    # The preset before the contract, because the file of a preset may accept any size.
     size_px = options.image_size or (preset.image_size_px if preset else contract.size_px)
     resize = ResizeRule(
         _checked_size(size_px, contract, options.model),
@@ -229,7 +230,7 @@ def usual_scaling(reading: Reading) -> tuple[Scaling, Origin]:
         if configured and dataclasses.replace(configured, order="rgb") != BYTES:
             raise UserError(
                 f"--input_range {configured.name}: model {options.model!r} takes {contract.input_dtype}, so "
-                "0,255 without means and deviations. Remove these options."
+                "the range must be 0,255, without means and deviations. Remove these options."
             )
         return configured or BYTES, "given" if configured else "read"
     if configured:
@@ -267,6 +268,8 @@ def _configured_scaling(options: ModelOptions, reading: Reading) -> Scaling | No
 
 def _decide_scaling(reading: Reading, evidence: Evidence | None) -> tuple[Scaling, Origin]:
     scaling, origin = usual_scaling(reading)
+    # Evidence replaces an assumption only, because few photos prove less than an option, a preset or the
+    # model's layers. A contradiction becomes a doubt instead.
     confirmed = evidence.best_scaling() if evidence and origin == "assumed" else None
     return (confirmed, "probed") if confirmed else (scaling, origin)
 
