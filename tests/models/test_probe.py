@@ -54,7 +54,7 @@ def understand(model, timeout_sec=60.0, **options):
         (colours, {"outputs": "embedding"}, Head("embedding", "embedding"), "given"),
     ],
 )
-def test_understand__head__is_probed_unless_given(tmp_path, function, options, head, origin):
+def test_understand__head__is_probed_unless_configured(tmp_path, function, options, head, origin):
     spec = understand(save(tmp_path / "m", function), **options)
     assert (spec.head, spec.head_from, spec.doubts) == (head, origin, ())
     assert len(spec.labels) == head.classes(spec.length)
@@ -158,9 +158,9 @@ def test_understand__imagenet_model__has_the_range_that_labels_photos_rightly(tm
     else:
         assert spec.doubts == ()
     if name == "caffe":
-        given = understand(model, labels="imagenet", input_range=(0.0, 255.0))
-        assert given.scaling.name == "0,255" and given.scaling_from == "given"
-        assert "24 of 27" in given.doubts[0] and "Give --input_range caffe" in given.doubts[0]
+        spec = understand(model, labels="imagenet", input_range=(0.0, 255.0))
+        assert spec.scaling.name == "0,255" and spec.scaling_from == "given"
+        assert "24 of 27" in spec.doubts[0] and "Give --input_range caffe" in spec.doubts[0]
         assert "Give --labels imagenet" in understand(model).doubts[0]
 
 

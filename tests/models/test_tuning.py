@@ -14,20 +14,20 @@ from tests.tiny_model import save_tiny_model
     [
         ([10, 20, 40, 41, 41, 41], 8, 6),  # 41 is a fortieth more than 40, the next ones are not
         ([10, 20, 19, 18, 90], 2, 4),  # two worse ones end it
-        ([10, 20, 19, 30, None, 90], 8, 5),  # one worse one does not; want of memory does
+        ([10, 20, 19, 30, None, 90], 8, 5),  # one worse one does not; short memory does
         ([None, 90], 1, 1),
         ([10, 10.1, 10.1], 1, 3),  # not worth its latency
     ],
 )
 def test_best_batch_size__rates__the_best_one_that_fits(rates, best, tried):
-    asked = []
+    tried_sizes = []
 
     def rate_of(size):
-        asked.append(size)
-        return rates[len(asked) - 1]
+        tried_sizes.append(size)
+        return rates[len(tried_sizes) - 1]
 
     assert best_batch_size([1, 2, 4, 8, 16, 32][: len(rates)], rate_of) == (best, None not in rates[:tried])
-    assert asked == [1, 2, 4, 8, 16, 32][:tried]
+    assert tried_sizes == [1, 2, 4, 8, 16, 32][:tried]
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
       timeout_sec: Longest time of one call of the model.
 
     Raises:
-      UserError: The model can't be had or used.
+      UserError: The model can't be fetched or used.
       RunError: A call of the model took too long.
     """
     reading = read_model(options)

@@ -135,7 +135,7 @@ class ModelSpec:
             "labels": self.labels,
             "outputs": self.outputs,
         }
-        # Added for this head only, because its labels and outputs may equal those of a single-label head.
+        # Added, because a multi-label head may have the labels and outputs of a single-label head.
         if self.head.kind == MULTILABEL:
             facts["kind"] = self.head.kind
         return _fingerprint(facts)
@@ -150,7 +150,7 @@ def resolve_spec(options: ModelOptions) -> ModelSpec:
     """Bring a model to this machine and resolve it without a probe.
 
     Raises:
-      UserError: The model can't be had or does not fit its label map, or its input size or number of
+      UserError: The model can't be fetched or does not fit its label map, or its input size or number of
         classes is unknown.
     """
     return decide_spec(read_model(options))
@@ -160,7 +160,7 @@ def read_model(options: ModelOptions) -> Reading:
     """Bring a model to this machine and read it.
 
     Raises:
-      UserError: The model can't be had or used, or its input size is unknown.
+      UserError: The model can't be fetched or used, or its input size is unknown.
     """
     preset = find_preset(options.model)
     handle = preset.handle if preset else options.model
