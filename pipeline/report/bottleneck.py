@@ -138,7 +138,7 @@ def describe_work(work: Work, config: RunConfig) -> list[str]:
     """Tells what limits a run, unless it was too short to tell, what it tried out, and what went wrong."""
     counts = work.counts
     lines = []
-    if counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC and counts[meter.PLACES_RUN]:
+    if counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC and counts[meter.SLOTS_RUN]:
         lines += [_limit(work, config), *_times(work)]
     lines += [*_found(counts, config), *_warnings(counts)]
     return ["", *lines] if lines else []
@@ -163,8 +163,8 @@ def _times(work: Work) -> list[str]:
         total / 1000 / max(1, n) for total, n in (work.times_usec[k] for k in ("fetch", "decode"))
     )
     model, write = (usec / 1000 / images for usec in (counts[meter.BUSY_USEC], work.times_usec["write"][0]))
-    waited, fill = max(0.0, 1 - _model_share(work)), images / counts[meter.FULL_PLACES]
-    padding = 1 - images / counts[meter.PLACES_RUN]
+    waited, fill = max(0.0, 1 - _model_share(work)), images / counts[meter.FULL_SLOTS]
+    padding = 1 - images / counts[meter.SLOTS_RUN]
     return [
         f"  an image took {fetch:.1f} ms to fetch, {decode:.1f} to decode, {model:.1f} in the model, "
         f"{write:.2f} to write",

@@ -1,4 +1,4 @@
-"""The model store: what it brings, keeps, mends and refuses."""
+"""The model cache: fetched, kept, damaged and refused models."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models import cache as store
+from labelbeam.transforms.models import cache as model_cache
 from labelbeam.transforms.models.cache import resolve_model
 from labelbeam.transforms.models.kinds import digest_model
 from labelbeam.transforms.models.presets import PRESETS
@@ -93,13 +93,13 @@ def damaged(path, how) -> None:
 
 @pytest.mark.parametrize("how", ["remove", "flip", "cut"])
 @pytest.mark.parametrize("file", FILES)
-def test_kept__damaged__is_brought_again(cache, archive, tiny, file, how):
+def test_kept__damaged__is_fetched_again(cache, archive, tiny, file, how):
     path = resolve_model(str(archive))
     damaged(path / file, how)
     assert resolve_model(str(archive)) == path and digest_model(path) == digest_model(tiny)
 
 
-def test_kept__emptied__is_brought_again(cache, archive, tiny):
+def test_kept__emptied__is_fetched_again(cache, archive, tiny):
     path = resolve_model(str(archive))
     shutil.rmtree(path)
     assert resolve_model(str(archive)) == path and digest_model(path) == digest_model(tiny)
@@ -179,7 +179,7 @@ def test_local__keras_file_is_no_archive__is_refused(tmp_path, content):
         resolve_model(str(tmp_path / "m.keras"))
 
 
-def test_kept__index_damaged__is_brought_again(cache, archive):
+def test_kept__index_damaged__is_fetched_again(cache, archive):
     path = resolve_model(str(archive))
     (index,) = (cache / "handles").glob("*.json")
     index.write_text("{")
@@ -187,21 +187,21 @@ def test_kept__index_damaged__is_brought_again(cache, archive):
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "words"),
     [
         ("variables/variables.index", "missing in .*variables: variables.index"),
         ("variables/variables.data-00000-of-00001", "missing in .*variables: 1 of 1 data files"),
         ("saved_model.pb", "is no SavedModel"),
     ],
 )
-def test_local__not_whole__says_what_is_missing(tiny, tmp_path, missing, said):
+def test_local__not_whole__names_the_missing_file(tiny, tmp_path, missing, words):
     folder = shutil.copytree(tiny, tmp_path / "m")
     (folder / missing).unlink()
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=words):
         resolve_model(str(folder))
 
 
-def test_gcs__folder_archive_and_keras_file__are_brought(cache, tiny, archive, gcs, tmp_path):
+def test_gcs__folder_archive_and_keras_file__are_fetched(cache, tiny, archive, gcs, tmp_path):
     upload(gcs, tiny, "gs://models/tiny")
     gcs.put("gs://models/m.tar.gz", archive.read_bytes())
     inputs = tf.keras.Input((16, 16, 3))
@@ -242,7 +242,7 @@ def test_hub__users_own_cache__is_looked_into_and_mended(cache, tiny, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("handle", "said"),
+    ("handle", "words"),
     [
         ("/status/403/m.tar.gz", r"The server refuses \(403\).*Kaggle address"),
         ("/status/404/m.tar.gz", r"no such model \(404\)"),
@@ -250,41 +250,41 @@ def test_hub__users_own_cache__is_looked_into_and_mended(cache, tiny, tmp_path, 
         ("/page.tar.gz", "cannot be downloaded"),
     ],
 )
-def test_web__cannot_be_had__says_why_and_what_to_do(cache, web, handle, said):
+def test_web__cannot_be_fetched__names_the_reason_and_the_remedy(cache, web, handle, words):
     web.files["/page.tar.gz"] = b"<html>"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=words):
         resolve_model(web.uri(handle))
     assert not list((cache / "models").iterdir())
 
 
 @pytest.mark.parametrize("handle", ["http://127.0.0.1:9/model/1", "http://127.0.0.1:9/m.tgz"])
-def test_web__no_network__says_so(cache, handle):
-    with pytest.raises(UserError, match="no way to the server.*SavedModel folder"):
+def test_web__no_network__is_reported(cache, handle):
+    with pytest.raises(UserError, match="The server can't be reached.*SavedModel folder"):
         resolve_model(handle)
 
 
-def test_kept__disk_full__says_so(cache, archive, monkeypatch):
+def test_kept__disk_full__is_reported(cache, archive, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store, "_unpack", full)
+    monkeypatch.setattr(model_cache, "_unpack", full)
     with pytest.raises(UserError, match="The disk is full.*LABELBEAM_CACHE_DIR"):
         resolve_model(str(archive))
 
 
-def test_kept__many_ask_at_once__it_is_brought_once(cache, archive, web):
+def test_kept__many_processes_at_once__it_is_fetched_once(cache, archive, web):
     web.files["/m.tgz"] = archive.read_bytes()
     with ThreadPoolExecutor(8) as pool:
         paths = set(pool.map(lambda _: resolve_model(web.uri("/m.tgz")), range(8)))
     assert len(paths) == 1 and web.requests["/m.tgz"] == 1
 
 
-def test_kept__who_brought_it_was_killed__the_next_one_does(cache, archive):
+def test_kept__fetching_process_was_killed__the_next_one_fetches(cache, archive):
     """The killed process holds the lock and leaves half a model under a temporary name."""
     script = (
-        "import os, sys, time; from labelbeam.transforms.models import cache as store;"
+        "import os, sys, time; from labelbeam.transforms.models import cache;"
         "hold = lambda *_: (print('holds', flush=True), time.sleep(600));"
-        "store._unpack = hold; store.resolve_model(sys.argv[1])"
+        "cache._unpack = hold; cache.resolve_model(sys.argv[1])"
     )
     command = [sys.executable, "-c", script, str(archive)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -294,10 +294,10 @@ def test_kept__who_brought_it_was_killed__the_next_one_does(cache, archive):
     assert resolve_model(str(archive)).is_dir()
 
 
-def test_resolve__cache_cannot_be_written__says_so(archive, monkeypatch):
+def test_resolve__cache_cannot_be_written__is_reported(archive, monkeypatch):
     monkeypatch.setenv("LABELBEAM_CACHE_DIR", "/proc/none")
     for handle in (str(archive), "embedded:efficientnet-lite0"):
-        with pytest.raises(UserError, match="cannot be kept in /proc/none.*LABELBEAM_CACHE_DIR"):
+        with pytest.raises(UserError, match="cannot be cached in /proc/none.*LABELBEAM_CACHE_DIR"):
             resolve_model(handle)
 
 

@@ -44,7 +44,7 @@ def top_1(model, *images, **options) -> list[int]:
     ]
 
 
-def test_saved_model__other_names__are_found(tmp_path):
+def test_saved_model__other_names__are_read(tmp_path):
     folder = save(tmp_path / "m", {"serving_default": lambda x: {"scores": colours(x)}})
     assert read_contract(folder) == Contract("serving_default", "pixels", "float32", None, 16, "scores", 3)
     assert top_1(folder, RED, GREEN, BLUE) == [0, 1, 2]
@@ -83,13 +83,13 @@ def test_saved_model__one_batch_size__is_kept_to(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [tf.uint8, tf.int32, tf.float16])
-def test_saved_model__input_type__is_given(tmp_path, dtype):
+def test_saved_model__input_type__is_kept(tmp_path, dtype):
     folder = save(tmp_path / "m", {"serving_default": lambda x: {"y": colours(x)}}, dtype=dtype)
     spec = resolve_spec(ModelOptions(str(folder)))
     assert spec.scaling.input_range == ((0, 1) if dtype == tf.float16 else (0, 255))
     assert top_1(folder, RED, BLUE) == [0, 2]
     if dtype != tf.float16:
-        with pytest.raises(UserError, match="which is 0,255"):
+        with pytest.raises(UserError, match="range must be 0,255"):
             resolve_spec(ModelOptions(str(folder), input_range=(0, 1)))
 
 
@@ -200,7 +200,7 @@ LOST = tf.errors.InternalError(None, None, "the device is lost")
 
 
 class Scarce:
-    """A graph that fails for want of memory above a batch size, and on images of some colour."""
+    """A graph that runs out of memory above a batch size, and on images of some colour."""
 
     def __init__(self, function, most: int, error: Exception = OOM) -> None:
         self.function, self.most, self.error = function, most, error
@@ -259,7 +259,7 @@ def test_classify__memory_is_short_for_a_fixed_batch__ends_the_run(tmp_path):
     model = Classifier(resolve_spec(ModelOptions(str(folder))), 1, 8)
     starve(model, most=2)
     with pytest.raises(
-        RunError, match="Memory does not suffice for a batch of 3, which model .* is made for"
+        RunError, match="Memory is too short for a batch of 3, the only size that model .* takes"
     ):
         model.classify(images(RED))
 
@@ -310,7 +310,7 @@ def test_classify__device_is_lost__is_no_images_fault(model):
         (tf.errors.InvalidArgumentError(None, None, "shape"), False),
     ],
 )
-def test_is_out_of_memory__what_tensorflow_says__is_known(error, expected):
+def test_is_out_of_memory__messages_of_tensorflow__are_recognised(error, expected):
     assert is_out_of_memory(error) is expected
 
 

@@ -160,7 +160,7 @@ def test_load_errors__any__are_one_line_with_a_remedy(tmp_path, kind, error, mes
 def test_load_errors__of_a_kept_model__name_what_to_delete(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELBEAM_CACHE_DIR", str(tmp_path))
     kept = tmp_path / "models" / "0"
-    message = f"Delete {kept}, so that the next run brings it again"
+    message = f"Delete {kept}, so that the next run fetches it again"
     with pytest.raises(RunError, match=message), load_errors_explained(kept, RunError):
         raise ValueError("x")
 

@@ -36,7 +36,7 @@ def lite0(lite0_dir):
 
 
 @pytest.mark.parametrize(
-    ("how", "on_gpu", "says"),
+    ("how", "on_gpu", "words"),
     [
         (Optimisation(), False, None),
         (Optimisation(), True, None),
@@ -47,13 +47,13 @@ def lite0(lite0_dir):
         (Optimisation(xla="on"), True, None),
         (Optimisation(xla="on"), False, "11 times slower"),
         (Optimisation(xla="force"), False, None),
-        (Optimisation(precision="bfloat16", xla="force"), False, "can't be had at once"),
-        (Optimisation(precision="float16", xla="on"), True, "can't be had at once"),
+        (Optimisation(precision="bfloat16", xla="force"), False, "can't be combined"),
+        (Optimisation(precision="float16", xla="on"), True, "can't be combined"),
     ],
 )
-def test_unfit__precision_and_xla__are_for_devices_that_have_them(how, on_gpu, says):
+def test_unfit__precision_and_xla__are_for_devices_that_have_them(how, on_gpu, words):
     unfit = how.unfit(on_gpu)
-    assert unfit is None if says is None else says in unfit
+    assert unfit is None if words is None else words in unfit
 
 
 def test_compare__outputs__counts_best_classes_and_measures_the_change():
@@ -75,8 +75,8 @@ def test_build_graph__bfloat16__is_checked_on_photos_and_changes_little(lite0, p
     pixels = photo_pixels(lite0.resize)
     plain = build_graph(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3].numpy()
     graph = build_graph(lite0, 5, BFLOAT16, 8)
-    given = graph.function(tf.constant(pixels))[3].numpy()
-    same, photos, change = compare(plain, given)
+    outputs = graph.function(tf.constant(pixels))[3].numpy()
+    same, photos, change = compare(plain, outputs)
     assert graph.frozen and graph.optimised == (change > 0)  # no change on a processor that has no bfloat16
     assert same >= 0.95 * photos and change < 0.1
 

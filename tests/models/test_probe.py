@@ -54,7 +54,7 @@ def understand(model, timeout_sec=60.0, **options):
         (colours, {"outputs": "embedding"}, Head("embedding", "embedding"), "given"),
     ],
 )
-def test_understand__head__is_probed_unless_given(tmp_path, function, options, head, origin):
+def test_understand__head__is_probed_unless_configured(tmp_path, function, options, head, origin):
     spec = understand(save(tmp_path / "m", function), **options)
     assert (spec.head, spec.head_from, spec.doubts) == (head, origin, ())
     assert len(spec.labels) == head.classes(spec.length)
@@ -153,13 +153,14 @@ def test_understand__imagenet_model__has_the_range_that_labels_photos_rightly(tm
     spec = understand(model, labels="imagenet")
     assert (spec.scaling.name, spec.scaling_from) == (name, "probed")
     if name == "torch":  # 26 of 27 right, and 25 with -1,1: too near for the photos to decide
-        assert "do not tell --input_range torch (26 of 27 right) from -1,1 (25 right)" in spec.doubts[0]
+        doubt = "do not decide between --input_range torch (26 of 27 right) and -1,1 (25 right)"
+        assert doubt in spec.doubts[0]
     else:
         assert spec.doubts == ()
     if name == "caffe":
-        given = understand(model, labels="imagenet", input_range=(0.0, 255.0))
-        assert given.scaling.name == "0,255" and given.scaling_from == "given"
-        assert "24 of 27" in given.doubts[0] and "Give --input_range caffe" in given.doubts[0]
+        spec = understand(model, labels="imagenet", input_range=(0.0, 255.0))
+        assert spec.scaling.name == "0,255" and spec.scaling_from == "given"
+        assert "24 of 27" in spec.doubts[0] and "Give --input_range caffe" in spec.doubts[0]
         assert "Give --labels imagenet" in understand(model).doubts[0]
 
 
@@ -267,7 +268,7 @@ def test_classifier__head__gives_its_scores(tmp_path, kind):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: tf.reduce_mean(colours(x), axis=0, keepdims=True), "must return a row for each"),
+        (lambda x: tf.reduce_mean(colours(x), axis=0, keepdims=True), "must return one row per image"),
         (lambda x: colours(x) - tf.reduce_mean(colours(x), axis=0), "training=False"),
     ],
 )

@@ -43,7 +43,7 @@ def test_apply__named_rule__is_that_of_keras(name, mode):
         (Scaling(std=STD), "0,1 --channel_std 0.229,0.224,0.225"),
     ],
 )
-def test_name__every_rule__is_how_it_is_given(scaling, name):
+def test_name__every_rule__is_the_value_of_the_option(scaling, name):
     assert scaling.name == name
 
 

@@ -34,7 +34,7 @@ def test_presets__efficientnets__have_their_native_sizes():
         "https://www.kaggle.com/models/tensorflow/efficientnet/tensorFlow2/b7-classification/1",
     ],
 )
-def test_find_preset__name_or_handle__is_found(model):
+def test_find_preset__name_or_handle__has_its_preset(model):
     assert find_preset(model).name == "efficientnet-b7"
 
 
@@ -64,16 +64,16 @@ def test_fingerprints__what_matters__changes_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "words"),
     [
         (lambda f: (f / "saved_model.pb").unlink(), "is no SavedModel"),
         (lambda f: (f / "saved_model.pb").write_bytes(b"\xff" * 50), "is damaged"),
     ],
 )
-def test_resolve_spec__damaged_folder__says_so(tmp_path, damage, said):
+def test_resolve_spec__damaged_folder__is_refused(tmp_path, damage, words):
     folder = save_tiny_model(tmp_path / "m", size_px=16)
     damage(folder)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=words):
         resolve_spec(ModelOptions(str(folder)))
 
 

@@ -14,20 +14,20 @@ from tests.tiny_model import save_tiny_model
     [
         ([10, 20, 40, 41, 41, 41], 8, 6),  # 41 is a fortieth more than 40, the next ones are not
         ([10, 20, 19, 18, 90], 2, 4),  # two worse ones end it
-        ([10, 20, 19, 30, None, 90], 8, 5),  # one worse one does not; want of memory does
+        ([10, 20, 19, 30, None, 90], 8, 5),  # one worse one does not; short memory does
         ([None, 90], 1, 1),
         ([10, 10.1, 10.1], 1, 3),  # not worth its latency
     ],
 )
 def test_best_batch_size__rates__the_best_one_that_fits(rates, best, tried):
-    asked = []
+    tried_sizes = []
 
     def rate_of(size):
-        asked.append(size)
-        return rates[len(asked) - 1]
+        tried_sizes.append(size)
+        return rates[len(tried_sizes) - 1]
 
     assert best_batch_size([1, 2, 4, 8, 16, 32][: len(rates)], rate_of) == (best, None not in rates[:tried])
-    assert asked == [1, 2, 4, 8, 16, 32][:tried]
+    assert tried_sizes == [1, 2, 4, 8, 16, 32][:tried]
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def classifier(tmp_path, monkeypatch):
     return Classifier(resolve_spec(ModelOptions(str(save_tiny_model(tmp_path / "tiny", 16)))), 1, 1)
 
 
-def test_tuned_batch_size__asked_again__is_remembered(classifier, tmp_path, monkeypatch):
+def test_tuned_batch_size__called_again__is_cached(classifier, tmp_path, monkeypatch):
     size = tuned_batch_size(classifier, 2, 8, {"device": "this one"})
     assert size in (1, 2, 4, 8)
     (file,) = (tmp_path / "cache" / "batch-sizes").iterdir()
-    assert json.loads(file.read_text())["answer"] == {"batch_size": size}
+    assert json.loads(file.read_text())["result"] == {"batch_size": size}
     monkeypatch.setattr(tuning, "best_batch_size", lambda *_: (99, True))
     assert tuned_batch_size(classifier, 2, 8, {"device": "this one"}) == size
     assert tuned_batch_size(classifier, 2, 8, {"device": "another"}) == 99
@@ -54,7 +54,7 @@ def test_tuned_batch_size__half_a_file__is_tried_again(classifier, tmp_path, mon
     file.write_text('{"batch')
     monkeypatch.setattr(tuning, "best_batch_size", lambda *_: (2, True))
     assert tuned_batch_size(classifier, 1, 8, {}) == 2
-    assert json.loads(file.read_text())["answer"] == {"batch_size": 2}
+    assert json.loads(file.read_text())["result"] == {"batch_size": 2}
 
 
 def test_tuned_batch_size__cache_that_cannot_be_written__costs_only_the_memory(classifier, tmp_path):

@@ -102,7 +102,7 @@ def test_options__that_go_together__are_ok():
 @pytest.mark.parametrize(
     ("flags", "options", "expected"),
     [
-        ((), {"precision": "bfloat16", "xla": "force"}, "can't be had at once"),
+        ((), {"precision": "bfloat16", "xla": "force"}, "can't be combined"),
         ((), {"precision": "bfloat16", "require_accelerator": True}, "precision=bfloat16 is for CPUs"),
         ((), {"accelerator_hint": "type:nvidia-l4"}, "needs --layout=split"),
         ((*DATAFLOW, f"--dataflow_service_options={L4}"), {}, "no_use_multiple_sdk_containers"),

@@ -38,8 +38,8 @@ def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **cou
         meter.OPEN_USEC: callers * sec * SECOND,
         meter.BUSY_USEC: round(model * callers * sec * SECOND),
         meter.IMAGES_RUN: 950,
-        meter.PLACES_RUN: 1000,
-        meter.FULL_PLACES: 1900,
+        meter.SLOTS_RUN: 1000,
+        meter.FULL_SLOTS: 1900,
         meter.LOADED: 1,
         meter.ON_GPU: int(on_gpu),
     }
@@ -136,7 +136,7 @@ def test_work_of__a_run__counts_every_image_of_all_processes(tmp_path, flags):
     seen = finished.work
     processes = 2 if flags else 1
     assert seen.counts[meter.IMAGES_RUN] == finished.manifest.counts["labelled"]
-    assert seen.counts[meter.PLACES_RUN] >= seen.counts[meter.IMAGES_RUN]
+    assert seen.counts[meter.SLOTS_RUN] >= seen.counts[meter.IMAGES_RUN]
     assert 1 <= seen.counts[meter.LOADED] <= processes and seen.counts[meter.NOT_FROZEN] == 0
     assert 0 < seen.counts[meter.BUSY_USEC] <= seen.counts[meter.OPEN_USEC]
     assert seen.times_usec["decode"][1] >= 11 and seen.times_usec["write"][1] >= 1

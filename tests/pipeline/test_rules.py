@@ -93,7 +93,7 @@ BROKEN = [
         (DATAFLOW,),
         "--require_accelerator on Dataflow needs workers that have one. Give --dataflow_service_options=",
     ),
-    ("_optimisation", {"precision": "bfloat16", "xla": "force"}, (), "can't be had at once"),
+    ("_optimisation", {"precision": "bfloat16", "xla": "force"}, (), "can't be combined"),
     ("_optimisation", {"precision": "bfloat16", "require_accelerator": True}, (), "is for CPUs. Use --prec"),
     *(
         ("_optimisation", options, (DATAFLOW, *flags), says)

@@ -1,4 +1,4 @@
-"""Full batches from single requests."""
+"""Full batches from single items."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ T = TypeVar("T")
 
 
 def batch_sizes(largest: int) -> tuple[int, ...]:
-    """The few sizes batches are padded to: powers of two, and the largest."""
+    """Return the sizes that batches are padded to: powers of two, and the largest.
+
+    Few sizes, because TensorFlow, cuDNN and XLA prepare kernels and memory for each shape they meet.
+    """
     powers = [1 << n for n in range(largest.bit_length()) if 1 << n < largest]
     return (*powers, largest)
 
 
 class Batcher(Generic[E, T]):
-    """Merges the requests of all threads and bundles of a process into full batches.
+    """A queue that merges the items of all threads and bundles of a process into full batches.
 
-    A full batch is run as soon as the executor has a thread for it, by the first caller
-    that is free. Whoever has nothing more to submit calls `flush` before waiting.
+    A full batch runs as soon as the executor has a thread for it, on the first free caller. A thread that has
+    nothing more to submit calls `flush` before it waits, because a part of a batch would wait forever.
     """
 
     def __init__(
@@ -32,15 +35,18 @@ class Batcher(Generic[E, T]):
         batch_size: int,
         executor: Executor | None = None,
     ) -> None:
-        """Makes a batcher.
+        """Make a batcher.
 
         Args:
-          callers: Each is called with 1 to `batch_size` items, such as by the model of one device, and gives
-            one result per item, in order. It runs one batch at a time; one that is named twice runs two.
+          callers: Functions that run a batch, such as the model on one device. Each takes 1 to `batch_size`
+            items and returns one result per item, in order. A caller runs one batch at a time; if it is in
+            the list twice, two.
           batch_size: Items in a full batch.
-          executor: Whose threads they are called on; by default each has one.
+          executor: Executor that runs the callers; by default one thread per caller.
         """
         self._batch_size = batch_size
+        # Callers are taken and put back, because a caller runs one batch at a time, and whichever is free may
+        # run the next batch: a fast device thereby takes more batches than a slow one.
         self._free: queue.SimpleQueue[Callable[[Sequence[E]], Sequence[T]]] = queue.SimpleQueue()
         for caller in callers:
             self._free.put(caller)
@@ -51,9 +57,10 @@ class Batcher(Generic[E, T]):
         self._under_way = 0
 
     def submit(self, item: E) -> Future[T]:
-        """Queues an item; the batch starts when it is full."""
+        """Queue an item; its batch starts when it is full."""
         future: Future[T] = Future()
         with self._lock:
+            # Set at the first item only, because the time counts from there to the next `open_sec`.
             self._opened = self._opened or time.perf_counter()
             self._under_way += 1
             self._waiting.append((item, future))
@@ -62,15 +69,16 @@ class Batcher(Generic[E, T]):
         return future
 
     def flush(self) -> None:
-        """Starts a batch of what is waiting, full or not."""
+        """Start a batch of the waiting items, full or not."""
         with self._lock:
             if self._waiting:
                 self._start()
 
     def open_sec(self) -> float:
-        """The seconds since this was last asked in which there was work; 0 if there was none."""
+        """Return the time since the last call in which there was work, s; 0 if there was none."""
         now = time.perf_counter()
         with self._lock:
+            # The next interval starts now if items are under way, because the model has work without a pause.
             opened, self._opened = self._opened, now if self._under_way else None
         return now - opened if opened else 0.0
 
@@ -84,12 +92,14 @@ class Batcher(Generic[E, T]):
             try:
                 results = run([item for item, _ in batch])
             finally:
+                # Put back before the results are set, because callbacks of the futures take time, and the
+                # next batch can run meanwhile.
                 self._free.put(run)
                 with self._lock:
                     self._under_way -= len(batch)
             for (_, future), result in zip(batch, results, strict=True):
                 future.set_result(result)
-        except BaseException as e:  # handed to whoever waits, who raises it
+        except BaseException as e:  # raised again by the callers that wait for the futures
             for _, future in batch:
                 if not future.done():
                     future.set_exception(e)

@@ -1,9 +1,9 @@
-"""The model store: from a handle to a model on this machine.
+"""Model cache: a model on this machine for a handle.
 
-A model that comes from elsewhere is kept by its content, in a folder named by its digest, and an index
-maps each handle to its content. A model is brought under another name, checked, and renamed, because a
-process may be killed meanwhile. A lock that the system frees with its process keeps others from bringing
-the same model too.
+A model from elsewhere is kept in a folder named by its digest. An index maps each handle to such a folder,
+because several handles may have the same content. A model is fetched under another name, checked, and then
+renamed, because the process may be killed meanwhile. A file lock per handle stops others from fetching
+the same model; the system frees the lock when its process ends.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ _LOG = logging.getLogger(__name__)
 EMBEDDED = "embedded:efficientnet-lite0"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
-# A model of 10 GB at 10 MB/s; whoever brings one has this long.
+# Longest wait for the lock: a model of 10 GB at 10 MB/s takes half of it.
 _LONGEST_WAIT_SEC = 1800
 
-Bring = Callable[[Path], Path]
+# Fetches a model into an empty folder and returns its path there.
+Fetch = Callable[[Path], Path]
 
 
 def resolve_model(handle: str) -> Path:
-    """Bring a model to this machine.
+    """Fetch a model to this machine.
 
     Args:
       handle: A SavedModel folder, a `.keras` file or a `.tar.gz` of either: local, `file://`, `gs://`
@@ -54,13 +55,13 @@ def resolve_model(handle: str) -> Path:
       A local SavedModel folder, or a `.keras` file.
 
     Raises:
-      UserError: There is no such model, it cannot be had, or it is not whole.
+      UserError: There is no such model, it can't be fetched, or it is damaged.
     """
     try:
         return _resolve(handle)
     except OSError as e:
         raise UserError(
-            f"model={handle!r} cannot be kept in {cache_folder()}: {e}. Set LABELBEAM_CACHE_DIR."
+            f"model={handle!r} cannot be cached in {cache_folder()}: {e}. Set another LABELBEAM_CACHE_DIR."
         ) from e
 
 
@@ -73,19 +74,20 @@ def _resolve(handle: str) -> Path:
     if scheme == "gs":
         return _resolve_gcs(handle.rstrip("/"))
     if scheme in ("http", "https"):
-        bring = _bring_archive if handle.endswith(ARCHIVE_SUFFIXES) else _bring_from_hub
-        return _keep_model(handle, "", functools.partial(bring, handle))
+        fetch = _fetch_archive if handle.endswith(ARCHIVE_SUFFIXES) else _fetch_from_hub
+        return _cached_model(handle, "", functools.partial(fetch, handle))
     path = Path(unquote(urlsplit(handle).path) if scheme == "file" else handle)
     if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file():
+        # Time and size instead of a digest, because an archive of 10 GB would be read at every start.
         status = path.stat()
         version = f"{status.st_mtime_ns}-{status.st_size}"
-        return _keep_model(str(path.resolve()), version, functools.partial(_unpack, path, handle))
+        return _cached_model(str(path.resolve()), version, functools.partial(_unpack, path, handle))
     check_model(path, handle)
     return path
 
 
 def is_here(handle: str) -> bool:
-    """Return whether a model can be had without asking any server."""
+    """Return whether a model is on this machine, so that no server is needed."""
     scheme = urlsplit(handle).scheme
     if scheme not in ("gs", "http", "https"):
         return True
@@ -93,8 +95,8 @@ def is_here(handle: str) -> bool:
     return scheme != "gs" and entry is not None and _is_whole(entry)
 
 
-def _keep_model(handle: str, version: str, bring: Bring) -> Path:
-    """Return the model of a handle; bring it if none is kept, or a damaged one, or another version."""
+def _cached_model(handle: str, version: str, fetch: Fetch) -> Path:
+    """Return the cached model of a handle. Fetch it if the cache has none, a damaged or another version."""
     index = _index_of(handle)
     index.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -102,11 +104,11 @@ def _keep_model(handle: str, version: str, bring: Bring) -> Path:
             entry = _look_up(index)
             if entry and (not version or entry["version"] == version) and _is_whole(entry):
                 return Path(entry["path"])
-            return _bring_again(handle, version, bring, index, Path(entry["path"]) if entry else None)
+            return _fetch_again(handle, version, fetch, index, Path(entry["path"]) if entry else None)
     except Timeout as e:
         raise UserError(
             f"model={handle!r}: another process has been downloading it for "
-            f"{_LONGEST_WAIT_SEC // 60} minutes. Stop it, or give a copy of the model."
+            f"{_LONGEST_WAIT_SEC // 60} minutes. Stop it, or give a local copy of the model."
         ) from e
 
 
@@ -123,9 +125,10 @@ def _look_up(index: Path) -> dict | None:
 
 
 def _is_whole(entry: dict) -> bool:
-    """Return whether a kept model has the digest in its name.
+    """Return whether a cached model has the digest in its name.
 
-    Caches of machines are often half emptied, and a flipped bit changes neither size nor time of a file.
+    The whole content is digested, because users often delete a part of a cache, and a flipped bit changes
+    neither size nor time of a file.
     """
     path = Path(entry["path"])
     try:
@@ -138,43 +141,45 @@ def _kept_name(path: Path) -> str:
     return digest_model(path)[:32] + kind_of(path).SUFFIX
 
 
-def _bring_again(handle: str, version: str, bring: Bring, index: Path, kept: Path | None) -> Path:
-    """Bring a model, and name the kept copy that won't do if there is no other to be had."""
+def _fetch_again(handle: str, version: str, fetch: Fetch, index: Path, kept: Path | None) -> Path:
+    """Fetch a model. If that fails and a damaged copy is in the cache, report the copy, too."""
     try:
-        return _bring(handle, version, bring, index)
+        return _fetch(handle, version, fetch, index)
     except UserError as e:
         if version or kept is None or not kept.exists():
             raise
         raise UserError(
-            f"The copy of model {handle!r} in {kept} is damaged, and no other can be had: {e}"
+            f"The copy of model {handle!r} in {kept} is damaged, and no other can be fetched: {e}"
         ) from e
 
 
-def _bring(handle: str, version: str, bring: Bring, index: Path) -> Path:
+def _fetch(handle: str, version: str, fetch: Fetch, index: Path) -> Path:
     models = cache_folder() / "models"
     models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bringing-", dir=models) as temporary:
+    # In the same folder as the target, because a rename is only atomic within a file system.
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=models) as temporary:
         try:
-            brought = bring(Path(temporary))
+            path = fetch(Path(temporary))
         except (OSError, EOFError, ValueError, RuntimeError, GoogleAPICallError, tarfile.TarError) as e:
             _explain(handle, e)
-        check_model(brought, handle)
-        target = models / _kept_name(brought)
+        check_model(path, handle)
+        target = models / _kept_name(path)
         entry = {"handle": handle, "version": version, "path": str(target)}
         if not _is_whole(entry):
             shutil.rmtree(target, ignore_errors=True)
             try:
-                brought.rename(target)
-            except OSError:  # another handle of the same model was quicker
+                path.rename(target)
+            except OSError:  # a process with another handle of the same model was faster
                 if not _is_whole(entry):
                     raise
+    # Written last and renamed, because an index must never name a model that is not there, or be half a file.
     index.with_suffix(".tmp").write_text(json.dumps(entry, indent=2), "utf-8")
     index.with_suffix(".tmp").replace(index)
     return target
 
 
 def _explain(handle: str, error: Exception) -> NoReturn:
-    """Raise the error that explains why a model cannot be had, with a remedy."""
+    """Raise an error with the reason why a model can't be fetched, and a remedy."""
     status = getattr(error, "code", None)
     copy = "or download it once elsewhere and give that SavedModel folder (local or gs://)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -183,29 +188,31 @@ def _explain(handle: str, error: Exception) -> NoReturn:
         )
     elif status in (401, 403):
         remedy = (
-            f"The server refuses ({status}). TF Hub's models are on Kaggle now, where some want a "
-            f"licence to be accepted: try the model's Kaggle address, {copy}"
+            f"The server refuses ({status}). TF Hub's models are on Kaggle now, where some require "
+            f"that you accept a licence: try the model's Kaggle address, {copy}"
         )
     elif status == 404:
         remedy = f"There is no such model (404): check the address, {copy}"
     elif isinstance(error, urllib.error.URLError) and status is None:
-        remedy = f"There is no way to the server: check the network, {copy}"
+        remedy = f"The server can't be reached: check the network, {copy}"
     else:
         remedy = f"Check the address and the network, {copy}"
     raise UserError(f"model={handle!r} cannot be downloaded: {error}. {remedy}.") from error
 
 
-def _bring_from_hub(handle: str, folder: Path) -> Path:
-    """Download a model with `tensorflow_hub`, past a broken copy in its own cache."""
+def _fetch_from_hub(handle: str, folder: Path) -> Path:
+    """Download a model with `tensorflow_hub`."""
     import tensorflow_hub as hub
 
     own_cache = os.environ.get("TFHUB_CACHE_DIR")
     try:
+        # First from the cache of tensorflow_hub, if the user has one, then into an empty one, because
+        # tensorflow_hub returns a broken copy from its cache unchecked.
         for cache in filter(None, (own_cache, str(folder / "hub"))):
             os.environ["TFHUB_CACHE_DIR"] = cache
-            found = Path(hub.resolve(handle))
-            if find_kind(found):
-                return Path(shutil.copytree(found, folder / "model"))
+            path = Path(hub.resolve(handle))
+            if find_kind(path):
+                return Path(shutil.copytree(path, folder / "model"))
     finally:
         os.environ.pop("TFHUB_CACHE_DIR", None)
         if own_cache is not None:
@@ -213,7 +220,7 @@ def _bring_from_hub(handle: str, folder: Path) -> Path:
     raise ValueError("its content is no SavedModel")
 
 
-def _bring_archive(handle: str, folder: Path) -> Path:
+def _fetch_archive(handle: str, folder: Path) -> Path:
     """Download an archive and unpack it."""
     import urllib.request
 
@@ -238,22 +245,25 @@ def _find_model(folder: Path, handle: str) -> Path:
 
 
 def _resolve_gcs(handle: str) -> Path:
-    """Return a model in a bucket; if the bucket can't be listed, the copy that was brought last."""
+    """Return a model in a bucket; if the bucket can't be listed, the copy that was fetched last."""
     from labelbeam.transforms.sources.gcs import list_objects
 
     is_file = handle.endswith((*FILE_SUFFIXES, *ARCHIVE_SUFFIXES))
     try:
         objects = list_objects(handle if is_file else f"{handle}/")
     except UserError as e:
-        _LOG.info("%s; taking the copy that is here, if there is one", e)
-        return _keep_model(handle, "", functools.partial(_raise, e))
-    objects = [o for o in objects if not o.name.endswith("/")]  # a folder that somebody made by hand
+        _LOG.info("%s; the copy in the model cache is used, if there is one", e)
+        return _cached_model(handle, "", functools.partial(_raise, e))
+    objects = [
+        o for o in objects if not o.name.endswith("/")
+    ]  # markers of folders that a user made in the console
     if not objects:
         raise UserError(f"model={handle!r} holds no objects. Check the bucket and the folder's name.")
+    # Generations, because an upload changes them even if names and sizes stay.
     version = hashlib.sha256("\n".join(f"{o.name} {o.generation}" for o in objects).encode()).hexdigest()
     prefix = handle.removeprefix("gs://").partition("/")[2]
 
-    def bring(folder: Path) -> Path:
+    def fetch(folder: Path) -> Path:
         for o in objects:
             target = folder / "model" / (o.name.removeprefix(prefix).strip("/") or Path(prefix).name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -263,7 +273,7 @@ def _resolve_gcs(handle: str) -> Path:
             return _unpack(first, handle, folder)
         return first if is_file else folder / "model"
 
-    return _keep_model(handle, version, bring)
+    return _cached_model(handle, version, fetch)
 
 
 def _raise(error: Exception, _folder: Path) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Checks of a model's calls: a row for each image, whatever the rest of the batch is, and in time."""
+"""Checks of a model's calls: one row per image, the same row in every batch, and an end in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from labelbeam.transforms.within import start_call
 
 T = TypeVar("T")
 
-
 # Largest change of an image's outputs between two batches, in units of their spread. Another batch size
 # changes logits by rounding alone: by up to 4e-6 in float32, and by some hundredths in float16 and bfloat16.
 # Batch normalisation that was exported for training changes them by about 1.
@@ -26,9 +25,9 @@ MAX_CHANGE = 0.1
 def change_of(outputs: np.ndarray, others: np.ndarray) -> float:
     """Return the change between two outputs, `[length] float32`: root mean square, in units of their spread.
 
-    The spread is the standard deviation, or a tenth of the largest output where the outputs are nearly
-    equal. One output alone has no deviation: its spread is at least half a logit or half of [0, 1], because
-    rounding in bfloat16 is a large share of a small output. Outputs that are not finite are not compared.
+    The spread is the standard deviation, or a tenth of the largest output if the outputs are nearly equal. A
+    single output has no deviation: its spread is at least 0.5, because rounding in bfloat16 is a large share
+    of a small output. The change is 0 if an output is not finite.
     """
     if not (np.isfinite(outputs).all() and np.isfinite(others).all()):
         return 0.0
@@ -40,7 +39,7 @@ def change_of(outputs: np.ndarray, others: np.ndarray) -> float:
 def wrong_rows(handle: str, shape: tuple[int, ...], images: int) -> str:
     """Return the message for outputs that are not one row per image."""
     return (
-        f"Model {handle!r} returns {list(shape)} for {images} images; it must return a row for each. "
+        f"Model {handle!r} returns {list(shape)} for {images} images; it must return one row per image. "
         "Export it with a batch dimension of None, or choose an output [N, classes] with --output_name."
     )
 
@@ -61,7 +60,7 @@ class CallClock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Note that this thread is inside a call of the model."""
+        """Record that this thread is inside a call of the model."""
         thread = threading.get_ident()
         self._starts[thread] = time.perf_counter()
         try:
@@ -70,28 +69,30 @@ class CallClock:
             del self._starts[thread]
 
     def longest_sec(self) -> float:
-        """Return the time since the oldest of these calls began; 0 if there is none."""
+        """Return the time since the start of the oldest call, s; 0 if there is none."""
+        # A copy, because other threads add and remove calls meanwhile.
         starts = self._starts.copy().values()
         return time.perf_counter() - min(starts) if starts else 0.0
 
 
-# One for the process, because a thread that is inside a call which never returns can't be stopped.
+# One for the process, because a call that never returns holds its thread and must be seen from any other one.
 model_calls = CallClock()
-# Time between two looks at the clock.
-_LOOK_SEC = 0.5
+# Time between two checks of the clock.
+_CHECK_SEC = 0.5
 
 
 def run_in_time(handle: str, timeout_sec: float, task: Callable[[], T]) -> T:
-    """Run a task that calls a model, and give it up once a call takes too long.
+    """Run a task that loads and calls a model, and abandon it when one call takes too long.
 
-    The whole task runs in one other thread, not each call, because threads have heaps of their own in
-    glibc: with the load in one and the first call in another, B7 took 1.5 GB more.
+    The whole task runs in one other thread, not each call, because each thread has its own heap in glibc,
+    and freed memory of one heap doesn't serve another: with the load in one thread and the first call in
+    another, EfficientNet-B7 took 1.5 GB more.
 
     Raises:
       RunError: A call did not return in time.
     """
     future = start_call(task)
-    while not wait([future], min(_LOOK_SEC, timeout_sec)).done:
+    while not wait([future], min(_CHECK_SEC, timeout_sec)).done:
         if model_calls.longest_sec() > timeout_sec:
             raise never_returns(handle, timeout_sec)
     return future.result()

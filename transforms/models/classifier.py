@@ -1,4 +1,4 @@
-"""The model as workers run it: batches in, top-k out, whatever memory allows."""
+"""The model on one device of a worker: batches in, top-k out, in sizes that memory allows."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from labelbeam.transforms.models.call_checks import (
 )
 from labelbeam.transforms.models.meter import (
     BUSY_USEC,
-    FULL_PLACES,
+    FULL_SLOTS,
     IMAGES_RUN,
     OOM_SPLITS,
-    PLACES_RUN,
+    SLOTS_RUN,
     Meter,
 )
 from labelbeam.transforms.models.optimise import Graph, Optimisation, build_graph, wrong_length
 from labelbeam.transforms.models.spec import ModelSpec
 
-# Messages of TensorFlow, cuDNN and XLA where memory is short and no `ResourceExhaustedError` is raised.
+# Messages of TensorFlow, cuDNN and XLA that stand for a `ResourceExhaustedError`, which they don't raise.
 _NO_MEMORY = (
     "oom when allocating",
     "out of memory",
@@ -40,7 +40,7 @@ _NO_MEMORY = (
     "cublas_status_alloc_failed",
     "failed to get convolution algorithm",
 )
-# Images that a model which never worked may fail on, one by one, before the run is given up.
+# Number of single images that fail before a model that has never worked ends the run.
 _HOPELESS = 16
 
 
@@ -48,7 +48,7 @@ class TopK(NamedTuple):
     """Results of a model for one image.
 
     Attributes:
-      class_ids: `[k] int32`, best first; none of an embedding.
+      class_ids: `[k] int32`, best first; empty for an embedding.
       scores: `[k] float32`, in [0, 1].
       outputs: `[length] float32`: the model's own logits, probabilities or embedding.
     """
@@ -61,16 +61,16 @@ class TopK(NamedTuple):
 class Classifier:
     """A loaded model on one device. Safe to call from several threads.
 
-    A batch that memory does not suffice for is halved, and no larger one is tried
-    again in this process. A batch that the model fails on is halved down to the
-    image that is at fault; what a device does wrong is raised.
+    If memory is short for a batch, the batch is halved, and no larger one is tried again in this process. If
+    the model fails on a batch, the batch is halved down to the image at fault. Errors of the
+    device are raised.
 
     Attributes:
-      spec: What was loaded.
-      graph: How it was loaded.
-      sizes: The batch sizes that calls are padded to, ascending.
-      largest: The largest of them that memory suffices for, as far as is known.
-      meter: Counts images, places in batches, time, and what memory did not suffice for.
+      spec: The model.
+      graph: The loaded model as a function.
+      sizes: Batch sizes that calls are padded to, ascending.
+      largest: Largest of these sizes for which memory has sufficed so far.
+      meter: Counts of images, slots in batches, time and splits.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Classifier:
         spec: ModelSpec,
         top_k: int,
         batch_size: int,
-        how: Optimisation = Optimisation(),  # noqa: B008  (frozen)
+        optimisation: Optimisation = Optimisation(),  # noqa: B008  (frozen)
         device: str | None = None,
         copies_ahead: bool = False,
         twin: Classifier | None = None,
@@ -86,18 +86,17 @@ class Classifier:
         """Load, freeze and warm up a model.
 
         Args:
-          spec: What to load.
-          top_k: Classes to give for an image.
-          batch_size: Images in a full batch; a model made for one batch size keeps to its own.
-          how: How it may be made faster.
-          device: TensorFlow's name of where it runs; by default TensorFlow chooses.
-          copies_ahead: Whether batches run one after another, the next one's pixels being
-            brought to the device meanwhile; by default those of several threads run at once.
-          twin: The same model on another device; a frozen graph is shared with it.
+          spec: Model to load.
+          top_k: Number of classes per image.
+          batch_size: Images in a full batch; ignored for a model that takes one batch size only.
+          optimisation: Precision and XLA.
+          device: TensorFlow's name of the device; by default TensorFlow chooses.
+          copies_ahead: Whether batches run one after another, while the pixels of the next batch are copied
+            to the device; by default, batches of several threads run at once.
+          twin: The same model on another device, which shares its meter and, if frozen, its graph.
 
         Raises:
-          RunError: The model changed since the run started, can't be loaded, or returns
-            something else than its label map is for.
+          RunError: The model changed since the run started, can't be loaded, or does not fit its label map.
         """
         self.spec = spec
         self.meter: Meter = twin.meter if twin else Meter()
@@ -107,31 +106,39 @@ class Classifier:
         self._failed_alone = 0
         self._lock = threading.Lock()
         sizes = (spec.contract.batch,) if spec.contract.batch else batch_sizes(batch_size)
-        self.graph = self._load(top_k, how, sizes[-1], twin)
-        gc.collect()  # the variables, which TensorFlow keeps in cycles: 3 GB of B7's 7.7
+        self.graph = self._load(top_k, optimisation, sizes[-1], twin)
+        # Frees the variables of a frozen graph, because TensorFlow keeps them in reference cycles: 3 of the
+        # 7.7 GB that EfficientNet-B7 takes.
+        gc.collect()
         self.warm_up(sizes)
 
-    def _load(self, top_k: int, how: Optimisation, batch_size: int, twin: Classifier | None) -> Graph:
+    def _load(
+        self, top_k: int, optimisation: Optimisation, batch_size: int, twin: Classifier | None
+    ) -> Graph:
         import tensorflow as tf
 
         if twin and twin.graph.frozen:
             return twin.graph
-        with tf.device(self._device):  # which holds the variables if they stay
-            return build_graph(self.spec, top_k, how, batch_size)
+        # On the device, because the variables of a model that can't be frozen stay where they are loaded.
+        with tf.device(self._device):
+            return build_graph(self.spec, top_k, optimisation, batch_size)
 
     def warm_up(self, sizes: Sequence[int]) -> None:
-        """Run a batch of each size, so that no image waits for a first time, and keep the sizes that fit.
+        """Run a batch of each size, and keep the sizes for which memory suffices.
+
+        A warm-up, because TensorFlow's first call of each size traces and compiles, and an image in it would
+        wait for seconds.
 
         Raises:
-          RunError: The model returns something else than a row for each image that is as long as the label
-            map and does not depend on the rest of the batch.
+          RunError: An image's outputs depend on the rest of its batch, or don't fit the label map.
         """
         self.sizes, self.largest = tuple(sizes), sizes[-1]
         first: TopK | None = None
         for batch in _warm_up_batches(sizes, self.spec.resize.size_px):
             if len(batch) > self.largest:
                 continue
-            # Below zero, because a model may fail on every image of the warm-up and still work on photos.
+            # The count of failures starts below 0, by as much as this batch can add, because a model may fail
+            # on every image of noise and still work on photos: the warm-up alone must never reach _HOPELESS.
             self._failed_alone = -len(batch)
             results = self._attempt(batch)
             for result in results:
@@ -139,6 +146,8 @@ class Classifier:
             first = self._compare_with_first(first, results[0])
         self._failed_alone = 0
         self.sizes = tuple(size for size in sizes if size <= self.largest) or self.sizes[:1]
+        # All counts are taken and the splits alone put back, because images of the warm-up are no images of
+        # the corpus, but a user should see in the report that memory was short.
         splits = self.meter.take()[OOM_SPLITS]
         self.meter.add(**{OOM_SPLITS: splits})
 
@@ -161,7 +170,7 @@ class Classifier:
           images: Each `[size, size, 3] uint8`, RGB, 0-255.
 
         Returns:
-          For each image the model's results, or the fault of this image alone.
+          Results, or the error of an image on which the model fails, in the order of the images.
 
         Raises:
           RunError: The model fails on every image.
@@ -183,6 +192,7 @@ class Classifier:
             if isinstance(e, _faults_of_the_device()) and not no_memory:
                 raise
             message = str(getattr(e, "message", e)).strip().rpartition("\n\n")[2]  # without the graph's stack
+        # Retried outside of `except`, because the exception's traceback keeps the tensors of the failed call.
         if no_memory:
             self._shrink(len(images))
         if no_memory and len(images) > 1:
@@ -194,16 +204,16 @@ class Classifier:
         if not self._works and self._failed_alone >= _HOPELESS:
             raise RunError(f"Model {self.spec.handle!r} fails on every image: {message}")
         if no_memory:
-            return [ImageError(Reason.MODEL_OOM, f"Memory does not suffice for one image: {message}"[:500])]
+            return [ImageError(Reason.MODEL_OOM, f"Memory is too short for one image: {message}"[:500])]
         return [ImageError(Reason.MODEL_ERROR, f"The model failed on this image: {message}"[:500])]
 
     def _shrink(self, images: int) -> None:
-        """Keep to smaller batches, because memory did not suffice for this one."""
+        """Limit batches to the sizes below one for which memory was short."""
         smaller = [size for size in self.sizes if size < images]
         if not smaller and self.sizes[0] > 1:
             raise RunError(
-                f"Memory does not suffice for a batch of {self.sizes[0]}, which model {self.spec.handle!r} "
-                "is made for. Export it for a smaller one, or for any."
+                f"Memory is too short for a batch of {self.sizes[0]}, the only size that model "
+                f"{self.spec.handle!r} takes. Export it for a smaller batch size, or for any."
             )
         with self._lock:
             self.meter.add(**{OOM_SPLITS: 1})
@@ -213,16 +223,19 @@ class Classifier:
         import tensorflow as tf
 
         size = next(size for size in self.sizes if size >= len(images))
+        # Padded, because each new shape would be traced and compiled. Results of the padding are cut off.
         padded = np.zeros((size, *images[0].shape), np.uint8)
         np.stack(images, out=padded[: len(images)])
         with tf.device(self._device):
-            pixels = tf.identity(tf.constant(padded))  # on its device before its turn
+            # `identity` runs on the device and thereby copies the pixels there: before the turn, because the
+            # copy then overlaps with the batch of another thread.
+            pixels = tf.identity(tf.constant(padded))
             with self._turn:
                 start = time.perf_counter()
                 with model_calls.running():
                     returned = [output.numpy() for output in self.graph.function(pixels)]
                 busy_usec = round(1e6 * (time.perf_counter() - start))
-        counts = {IMAGES_RUN: len(images), PLACES_RUN: size, FULL_PLACES: self.sizes[-1]}
+        counts = {IMAGES_RUN: len(images), SLOTS_RUN: size, FULL_SLOTS: self.sizes[-1]}
         self.meter.add(**{BUSY_USEC: busy_usec, **counts})
         if len(returned[-1]) != size:
             raise RunError(wrong_rows(self.spec.handle, returned[-1].shape, size))
@@ -230,9 +243,10 @@ class Classifier:
 
 
 def _warm_up_batches(sizes: Sequence[int], size_px: int) -> Iterator[list[np.ndarray]]:
-    """Yield a batch of each size, and another of a single size; all begin with the same image of noise.
+    """Yield a batch of each size. All begin with the same image, whose outputs must be equal in all batches.
 
-    Noise, because a model that normalises over the batch would return the same for equal images.
+    Its neighbours are another image, because a model that normalises over the batch returns the same for a
+    batch of equal images. If there is a single size, a second batch of it has other neighbours.
     """
     shape = (size_px, size_px, 3)
     first, neighbour = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
@@ -247,11 +261,11 @@ def _result_of(
 ) -> TopK | ImageError:
     if finite:
         return TopK(class_ids, scores, outputs)
-    return ImageError(Reason.MODEL_ERROR, "The model gave NaN or infinity for this image")
+    return ImageError(Reason.MODEL_ERROR, "The model returned NaN or infinity for this image")
 
 
 def _faults_of_the_device() -> tuple[type[Exception], ...]:
-    """Return errors that no image is to blame for: the bundle fails, and the runner tries it elsewhere."""
+    """Return errors of the device, which fail the bundle, because the runner then tries it elsewhere."""
     from tensorflow import errors
 
     return (
@@ -265,7 +279,7 @@ def _faults_of_the_device() -> tuple[type[Exception], ...]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that a smaller batch might do."""
+    """Return whether an error means that memory is short, so that a smaller batch may fit."""
     import tensorflow as tf
 
     text = str(error).lower()

@@ -1,4 +1,4 @@
-"""Doubts: where the evidence contradicts what a model's inputs and outputs are taken for."""
+"""Doubts: contradictions between the evidence and the spec of a model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def refuse_contradiction(spec: ModelSpec, evidence: Evidence, run: Run) -> None:
-    """Make sure that scores can be computed from a model's outputs.
+    """Refuse a model whose outputs can't be the kind of number in its spec.
 
     Raises:
-      UserError: The outputs can't be what they are taken for.
+      UserError: No scores can be computed from the outputs.
     """
-    # In every scaling, because a sigmoid also returns 1 for all photos where the range is far too large.
+    # Checked in every scaling, because a sigmoid also returns 1 for all photos if the range is far too large.
     ones = all(tried.equal and abs(tried.most - 1) < 1e-6 for tried in evidence.runs.values())
     if spec.length == 1 and ones:
         raise UserError(
@@ -39,9 +39,9 @@ def doubts_about(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]
     """Compare a spec with the evidence.
 
     Args:
-      spec: The model as it is going to be used.
-      evidence: All runs.
-      run: The run of the spec's scaling.
+      spec: The resolved model.
+      evidence: All runs of the probe.
+      run: The run with the spec's scaling.
 
     Yields:
       A warning with a remedy for each contradiction.
@@ -67,9 +67,9 @@ def _doubts_about_range(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterat
         )
     if spec.scaling_from == "probed" and (rival := evidence.rival()):
         yield (
-            f"The sample photos do not tell --input_range {spec.scaling.name} "
-            f"({run.right} of {evidence.photos} right) from {rival} ({evidence.runs[rival].right} right) for "
-            "certain. Give the range that the model was trained with as --input_range."
+            f"The sample photos do not decide between --input_range {spec.scaling.name} "
+            f"({run.right} of {evidence.photos} right) and {rival} ({evidence.runs[rival].right} right). "
+            "Give the range that the model was trained with as --input_range."
         )
     best = evidence.best_scaling()
     better = best.name if best and best != spec.scaling else None

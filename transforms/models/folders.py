@@ -1,4 +1,4 @@
-"""Folders on the local disk: the cache, and folders that are there when complete, or not there."""
+"""The cache folder, and folders that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """Return where models are kept: `$LABELBEAM_CACHE_DIR`, or the user's cache folder."""
+    """Return the folder of models and measurements: `$LABELBEAM_CACHE_DIR`, or the user's cache folder."""
     return Path(os.environ.get("LABELBEAM_CACHE_DIR") or platformdirs.user_cache_dir("labelbeam"))
 
 
 def make_folder_once(folder: Path, fill: Callable[[Path], object]) -> Path:
-    """Makes a folder with what `fill` writes into it, unless it is there.
-
-    It is filled under another name and renamed, so that nobody sees part of
-    it. Of two processes that race, the second keeps what the first made.
+    """Make a folder and fill it, unless it exists.
 
     Args:
       folder: The folder to make.
-      fill: Called with an empty folder beside it.
+      fill: Writes the content into an empty folder.
     """
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Filled under another name and renamed, because a process may be killed meanwhile, and no other process
+    # may see a part. If two processes race, the second rename fails and the first folder stays.
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         fill(temporary)

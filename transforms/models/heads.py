@@ -1,4 +1,4 @@
-"""Heads: the meaning of a model's outputs, and the way from outputs to scores."""
+"""Heads: the meaning of a model's outputs, and scores from outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 HeadKind = Literal["single_label", "multilabel", "binary", "embedding"]
-# The values of --outputs: a kind of number where each image has one class, or a kind of head.
+# Values of --outputs: a kind of number if each image has one class, or a kind of head.
 OutputsOption = Literal["logits", "probabilities", "multilabel", "embedding"]
 # Least score of a label of a multi-label head.
 DEFAULT_THRESHOLD = 0.5
@@ -23,10 +23,9 @@ class Head:
     """The last layer of a model.
 
     Attributes:
-      kind: `single_label`: one class is right, scores sum to 1. `multilabel`: each class is judged
-        by itself.
+      kind: `single_label`: one class is right, scores sum to 1. `multilabel`: each class is judged by itself.
         `binary`: one output, the score of the second of two classes. `embedding`: no classes.
-      values: What the outputs are: `logits`, `probabilities` or an `embedding`.
+      values: Kind of number in the outputs: `logits`, `probabilities` or an `embedding`.
     """
 
     kind: HeadKind

@@ -28,8 +28,7 @@ _GEOMETRY = (
 )
 _TRAINING_ONLY = ("Identity", "Dropout", "SpatialDropout2D", "GaussianNoise")
 _PREPARING = frozenset((*_ARITHMETIC, *_GEOMETRY, *_TRAINING_ONLY))
-# Class names of layers and operations that leave the values of an output as they are. A linear Activation
-# does, too.
+# Class names of layers and operations that keep the values of an output, as a linear Activation does.
 _KEEPING = frozenset(("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze"))
 _WITH_ACTIVATION = frozenset(("Activation", "Conv1D", "Conv2D", "Dense", "EinsumDense"))
 

@@ -1,4 +1,4 @@
-"""Formats of label maps: from the bytes of a file to labels by class id.
+"""Formats of label maps: labels by class id from the bytes of a file.
 
 Every parser raises `ValueError` with the offending entry and the remedy.
 """
@@ -62,7 +62,7 @@ def parse_labels(suffix: str, data: bytes) -> Labels:
     """Parse a label map.
 
     Args:
-      suffix: The file name's suffix in lower case, such as `.json`; text where it is none of the known ones.
+      suffix: The file name's suffix in lower case, such as `.json`; any other suffix means text.
       data: The file's bytes.
 
     Returns:
@@ -123,7 +123,7 @@ def _refuse_other_formats(lines: Sequence[str]) -> None:
 
 
 def _without_prefixes(lines: Sequence[str]) -> Sequence[str]:
-    """Remove what tools write before each label: its class id, then its WordNet id."""
+    """Remove the class id and the WordNet id that some tools write before each label."""
     if all(map(_NUMBERED_LINE.fullmatch, lines)):
         lines = _without_indices(lines)
     synsets = [_SYNSET_LINE.fullmatch(line) for line in lines]
@@ -172,7 +172,7 @@ def _parse_json(text: str) -> Labels:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that has a key twice, because `json` keeps the last value without a word."""
+    """Refuse an object that has a key twice, because `json` keeps the last value without an error."""
     key, times = next(iter(Counter(key for key, _ in pairs).most_common(1)), ("", 0))
     if times > 1:
         raise ValueError(f"the key {_quote(key)} occurs {times} times in one object. Keep one of them")

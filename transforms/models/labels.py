@@ -27,7 +27,7 @@ def read_labels(source: str) -> tuple[str, ...]:
 
     Args:
       source: `imagenet`, or the path of a UTF-8 file, local or `gs://`, of one of these formats:
-        Text: one label per line, by class id. Class ids in front of all labels (`0: tench`), counted
+        Text: one label per line, by class id. Class ids before all labels (`0: tench`), counted
         from 0, are removed, as are WordNet ids (`n01440764 tench`).
         `.json`: a list of labels; an object from class id to label, or from label to class id; a list of
         objects with an `id` (or `class_id`, `index`) and a `name` (or `label`, `class_name`,
@@ -82,6 +82,7 @@ def fit_labels(labels: tuple[str, ...], classes: int, model: str) -> tuple[str, 
     Raises:
       UserError: The numbers differ otherwise.
     """
+    # Labels are shifted, never classes, because class ids in the tables must be the model's own indices.
     if len(labels) == classes + 1 and labels[0].lower() == BACKGROUND:
         return labels[1:]
     if len(labels) + 1 == classes == IMAGENET_WITH_BACKGROUND:

@@ -1,9 +1,8 @@
-"""Reads weights that PyTorch saved in its legacy format, without PyTorch.
+"""Weights in PyTorch's legacy format, read without PyTorch.
 
-Such a file is a row of pickles (magic number, protocol, machine, the tensors
-by name, the storages' keys) with the storages' raw bytes behind. The
-unpickler knows four names and refuses all others, so that nothing a file
-holds is ever run.
+A file is a row of pickles (magic number, protocol, machine, tensors by name, keys of storages), followed by
+the raw bytes of the storages. The unpickler accepts four names and refuses all others, because a pickle may
+otherwise run any code.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        """The tensor, copied out of its storage's values."""
+        """Return the tensor, copied out of the values of its storage."""
         strides = [n * values.itemsize for n in self.strides]
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
 
@@ -57,7 +56,7 @@ _GLOBALS: dict[tuple[str, str], Callable | np.dtype] = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
-            raise pickle.UnpicklingError(f"the file names {module}.{name}, which weights don't need")
+            raise pickle.UnpicklingError(f"the file refers to {module}.{name}, which weights don't need")
         return _GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -68,7 +67,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a legacy PyTorch file.
+    """Read the tensors of a legacy PyTorch file.
 
     Args:
       path: A state dictionary, as `torch.save` wrote it before version 1.6.
@@ -88,8 +87,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_tensors(f: BinaryIO) -> dict[str, np.ndarray]:
     if (_Unpickler(f).load(), _Unpickler(f).load()) != (_MAGIC, _PROTOCOL):
-        raise ValueError("its magic number is another")
-    _Unpickler(f).load()  # what machine wrote it
+        raise ValueError("it has another magic number")
+    _Unpickler(f).load()  # facts of the machine that wrote the file
     tensors: dict[str, _Tensor] = _Unpickler(f).load()
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     values = {key: _read_storage(f, storages[key]) for key in _Unpickler(f).load()}

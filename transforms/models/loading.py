@@ -49,7 +49,7 @@ def scaled(model: Model, spec: ModelSpec) -> Model:
 
 
 def freeze(function: Any) -> Any:
-    """Turn the variables into constants, so that the runtime can fold and fuse."""
+    """Turn the variables into constants, because the runtime only folds and fuses constants."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     # Wrapped, because the frozen function fits no signature: at each call TensorFlow would first print the

@@ -1,4 +1,4 @@
-"""The model as one graph, and made faster where that leaves its labels as they are."""
+"""Graphs: pixels to top-k in one function, with lower precision or XLA if labels stay as they are."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.models.call_checks import model_calls
 from labelbeam.transforms.models.labels import first_class
 from labelbeam.transforms.models.loading import Model, freeze, load_model, scaled, with_signature
+from labelbeam.transforms.models.measurements import Measurement, cached_measurement
 from labelbeam.transforms.models.presets import EMBEDDING
-from labelbeam.transforms.models.remember import Answer, remembered
-from labelbeam.transforms.models.runtime import runtime_facts
+from labelbeam.transforms.models.runtime import runtime_conditions
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.photos import photo_pixels
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-# TensorFlow's graph optimisers that do it, for oneDNN on CPUs and for CUDA.
+# TensorFlow's graph optimisers that lower the precision, for oneDNN on CPUs and for CUDA.
 _PRECISION_REWRITES = {
     "bfloat16": "auto_mixed_precision_onednn_bfloat16",
     "float16": "auto_mixed_precision",
@@ -37,11 +37,11 @@ MIN_AGREEMENT, MAX_OUTPUT_CHANGE = 0.95, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Optimisation:
-    """How a model may be made faster than it is as a frozen graph.
+    """Ways to run a model faster than as a frozen graph in float32.
 
     Attributes:
-      precision: Of what its layers compute in: `bfloat16` on CPUs, `float16` on GPUs.
-      xla: Whether XLA compiles it: `on` on GPUs, `force` on CPUs, too.
+      precision: Type that layers compute in: `bfloat16` on CPUs, `float16` on GPUs.
+      xla: Whether XLA compiles the graph: `on` on GPUs, `force` on CPUs, too.
       otherwise: Action if outputs change by more than `MIN_AGREEMENT` and `MAX_OUTPUT_CHANGE` allow:
         `refuse` the run, or run the `plain` model.
     """
@@ -50,22 +50,23 @@ class Optimisation:
     xla: Literal["off", "on", "force"] = "off"
     otherwise: Literal["refuse", "plain"] = "refuse"
 
+    def __str__(self) -> str:
+        """Return the options as messages name them."""
+        return f"precision={self.precision} and xla={self.xla}"
+
     @property
     def is_none(self) -> bool:
-        """Whether nothing is asked for."""
+        """Whether the model runs plain."""
         return self.precision == "float32" and self.xla == "off"
 
     def contradiction(self) -> str | None:
-        """Explain why no device can run so; return None if one can."""
+        """Explain why no device can run a model so; return None if one can."""
         if self.precision != "float32" and self.xla != "off":
-            return (
-                f"precision={self.precision} and xla={self.xla} can't be had at once: what XLA compiles "
-                "stays float32. Leave one of them out."
-            )
+            return f"{self} can't be combined, because XLA compiles float32. Remove one of them."
         return None
 
     def unfit(self, on_gpu: bool) -> str | None:
-        """Explain why a device can't or should not run so; return None if it can."""
+        """Explain why a device can't or should not run a model so; return None if it can."""
         if on_gpu and self.precision == "bfloat16":
             return (
                 "precision=bfloat16 is for CPUs. Use --precision float16, which TensorFlow mixes in on GPUs."
@@ -75,17 +76,17 @@ class Optimisation:
         if not on_gpu and self.xla == "on":
             return (
                 "xla=on is for GPUs, and there is none; on a CPU, XLA makes EfficientNet 11 times slower "
-                "(measured). Leave --xla out, or insist with --xla force."
+                "(measured). Remove --xla, or use --xla force."
             )
         return self.contradiction()
 
 
 class Agreement(NamedTuple):
-    """How the outputs of two graphs for the same photos compare.
+    """Comparison of the outputs of two graphs for the same photos.
 
     Attributes:
-      same_top_1: Photos whose best class is the same.
-      photos: How many were compared.
+      same_top_1: Number of photos whose best class is the same.
+      photos: Number of photos that were compared.
       change: Root mean square of the differences, in standard deviations of the first outputs.
     """
 
@@ -98,12 +99,12 @@ class Graph(NamedTuple):
     """A loaded model.
 
     Attributes:
-      function: From pixels, `[N, size, size, 3] uint8`, to class ids `[N, k] int32` and scores `[N, k]
-        float32`, best first, whether outputs are finite `[N] bool`, and outputs `[N, length] float32`.
+      function: Function from pixels, `[N, size, size, 3] uint8`, to class ids `[N, k] int32` and scores
+        `[N, k] float32`, best first, flags of finite outputs `[N] bool`, and outputs `[N, length] float32`.
       frozen: Whether the variables could be turned into constants.
-      optimised: Whether it is as fast as was asked.
-      agreement: How it compares with the plain model, where it is not that.
-      keeps: What must live as long as the function.
+      optimised: Whether the requested precision and XLA are in effect.
+      agreement: Comparison with the plain model; empty for the plain model itself.
+      keeps: Reference to the model, because a function that is not frozen doesn't keep its variables alive.
     """
 
     function: Callable[[Any], tuple[Any, Any, Any, Any]]
@@ -113,76 +114,82 @@ class Graph(NamedTuple):
     keeps: Any = None
 
 
-def build_graph(spec: ModelSpec, top_k: int, how: Optimisation, batch_size: int) -> Graph:
-    """Load a model and make it as fast as may be.
+def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_size: int) -> Graph:
+    """Load a model and optimise it.
 
-    The precision holds for all that TensorFlow runs in this process from now on.
-    Whether photos keep their labels is found out once for a kind of device.
+    The precision applies to everything that TensorFlow runs in this process from now on. The comparison with
+    the plain model is made once for a kind of device and then cached.
 
     Args:
-      spec: What to load.
-      top_k: Classes to give for an image.
-      how: What may be done.
-      batch_size: Images that are compared at once.
+      spec: Model to load.
+      top_k: Number of classes per image.
+      optimisation: Precision and XLA.
+      batch_size: Number of photos that are compared at once.
 
     Raises:
-      RunError: The model can't be loaded, returns something else than it should, or
-        would return other labels if it were optimised.
+      RunError: The model can't be loaded, its outputs don't fit the label map, or the optimised model would
+        return other labels.
     """
+    # Reset first, because the setting belongs to the process and may be left over from another model.
     _set_precision("float32")
     plain = _plain(spec, top_k)
-    if how.is_none:
+    if optimisation.is_none:
         return plain
     from tensorflow.errors import OpError
 
-    function = _compiled(plain.function) if how.xla != "off" else plain.function
-    facts = {**runtime_facts(spec), "precision": how.precision, "xla": how.xla, "frozen": plain.frozen}
+    function = _compiled(plain.function) if optimisation.xla != "off" else plain.function
+    conditions = {
+        **runtime_conditions(spec),
+        "precision": optimisation.precision,
+        "xla": optimisation.xla,
+        "frozen": plain.frozen,
+    }
     try:
-        answer = remembered(
-            "agreements", facts, lambda: _compare_on_photos(plain, function, spec, how, batch_size)
+        measured = cached_measurement(
+            "agreements",
+            conditions,
+            lambda: _compare_on_photos(plain, function, spec, optimisation, batch_size),
         )
-        agreement = Agreement(**answer)
-        wrong = _disagreement(agreement, how, spec)
+        agreement = Agreement(**measured)
+        wrong = _disagreement(agreement, optimisation, spec)
     except OpError as e:
-        wrong = (
-            f"precision={how.precision} and xla={how.xla} fail with model {spec.handle!r}: {e.message}"[:500]
-            + "."
-        )
-    if wrong and how.otherwise == "refuse":
+        wrong = f"{optimisation} fail with model {spec.handle!r}: {e.message}"[:500] + "."
+    if wrong and optimisation.otherwise == "refuse":
         raise RunError(f"{wrong} {_REMEDY}")
     if wrong:
-        _LOG.warning("%s It runs plain.", wrong)
+        _LOG.warning("%s The plain model runs instead.", wrong)
         _set_precision("float32")
         return plain._replace(optimised=False)
-    _set_precision(how.precision)
-    # An optimiser that knows no better way for this processor, or for variables, leaves all as it was.
-    return Graph(function, plain.frozen, how.xla != "off" or agreement.change > 0, agreement, plain)
+    _set_precision(optimisation.precision)
+    # Outputs that don't change at all show a graph that TensorFlow left as it was: for this processor, or for
+    # variables, its optimiser has no faster operations.
+    return Graph(function, plain.frozen, optimisation.xla != "off" or agreement.change > 0, agreement, plain)
 
 
 def _compare_on_photos(
-    plain: Graph, function: Any, spec: ModelSpec, how: Optimisation, batch_size: int
-) -> tuple[Answer, bool]:
+    plain: Graph, function: Any, spec: ModelSpec, optimisation: Optimisation, batch_size: int
+) -> tuple[Measurement, bool]:
     pixels = photo_pixels(spec.resize)
     batch = spec.contract.batch or batch_size
     expected = _outputs_of(plain.function, pixels, batch)
-    _set_precision(how.precision)
+    _set_precision(optimisation.precision)
     return compare(expected, _outputs_of(function, pixels, batch))._asdict(), True
 
 
 def compare(expected: np.ndarray, actual: np.ndarray) -> Agreement:
-    """Compare outputs, `[N, length] float32` both."""
+    """Compare two arrays of outputs, `[N, length] float32`."""
     same = int(np.sum(expected.argmax(axis=1) == actual.argmax(axis=1)))
     change = float(np.sqrt(np.mean((actual - expected) ** 2)) / max(float(expected.std()), 1e-12))
     return Agreement(same, len(expected), change)
 
 
-def _disagreement(agreement: Agreement, how: Optimisation, spec: ModelSpec) -> str | None:
+def _disagreement(agreement: Agreement, optimisation: Optimisation, spec: ModelSpec) -> str | None:
     same, photos, change = agreement
     top_1_is_kept = spec.outputs == EMBEDDING or same >= MIN_AGREEMENT * photos
     if top_1_is_kept and change <= MAX_OUTPUT_CHANGE:  # false for NaN
         return None
     return (
-        f"precision={how.precision} and xla={how.xla} change the outputs of model {spec.handle!r}: "
+        f"{optimisation} change the outputs of model {spec.handle!r}: "
         f"the best class of {same} of {photos} sample photos stays (at least {MIN_AGREEMENT:.0%} must), and "
         f"outputs change by {change:.3g} standard deviations (at most {MAX_OUTPUT_CHANGE:g} is allowed)."
     )
@@ -209,8 +216,8 @@ def _outputs_of(function: Any, pixels: np.ndarray, batch: int) -> np.ndarray:
 
 
 def _plain(spec: ModelSpec, top_k: int) -> Graph:
-    """Return the whole graph; a model that can't be frozen is run as it is."""
-    model = scaled(load_model(spec), spec)  # holds the variables
+    """Return the whole graph. A model that can't be frozen runs with its variables."""
+    model = scaled(load_model(spec), spec)
     function = _top_k_function(model, spec, top_k)
     try:
         return Graph(freeze(function), True, True)
@@ -220,20 +227,20 @@ def _plain(spec: ModelSpec, top_k: int) -> Graph:
 
 
 def _compiled(function: Any) -> Any:
-    """Return the function, compiled by XLA for each batch size that it is called with."""
+    """Return the function, which XLA compiles at the first call with each batch size."""
     return with_signature(function, jit_compile=True)
 
 
 def wrong_length(spec: ModelSpec, shape: tuple[int | None, ...]) -> str:
     """Return the message for outputs that don't fit the label map."""
     return (
-        f"Model {spec.handle!r} gives {list(shape)}; its label map needs [batch, {spec.length}]. "
+        f"Model {spec.handle!r} returns {list(shape)}; its label map needs [batch, {spec.length}]. "
         "Give the model's own label map with --labels FILE."
     )
 
 
 def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
-    """Cast, scale, model, softmax, top-k as one graph."""
+    """Return scaling, model, head and top-k as one graph, because TensorFlow fuses within a graph only."""
     import tensorflow as tf
 
     size_px = spec.resize.size_px

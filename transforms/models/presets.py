@@ -1,4 +1,4 @@
-"""The presets: models whose size, preprocessing and label map are known."""
+"""Presets: models with a published input size, preprocessing and label map."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ EMBEDDING: Literal["embedding"] = "embedding"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What has to be known of a model to use it right.
+    """Published facts of a model.
 
     Attributes:
-      name: What `--model` takes.
-      handle: Where the model comes from; `embedded:` is converted from its weights package.
-      image_size_px: Width and height of the model's input.
-      resize: How an image is brought to that size.
-      input_range: What the colours 0 and 255 become.
-      outputs: What the model gives for each class.
-      labels: The label map, as `labelbeam.transforms.models.labels.read_labels` takes it.
-      source: Where these facts are published.
+      name: Value of `--model`.
+      handle: Address of the model; `embedded:` is converted from its weights package.
+      image_size_px: Width and height of the input.
+      resize: Rule that brings an image to that size.
+      input_range: Values of the colours 0 and 255.
+      outputs: Kind of number that the model returns for each class.
+      labels: Label map, a source of `labelbeam.transforms.models.labels.read_labels`.
+      source: Publication of these facts.
     """
 
     name: str
@@ -57,12 +57,12 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(model: str) -> Preset | None:
-    """The preset of this name or handle; a Kaggle address finds its TF Hub twin."""
-    wanted = model.rstrip("/").lower()
-    return next((p for p in PRESETS.values() if wanted in (p.name, p.handle, kaggle_handle(p).lower())), None)
+    """Return the preset of a name, a TF Hub handle or its Kaggle address; None if there is none."""
+    key = model.rstrip("/").lower()
+    return next((p for p in PRESETS.values() if key in (p.name, p.handle, kaggle_handle(p).lower())), None)
 
 
 def kaggle_handle(preset: Preset) -> str:
-    """Where Kaggle, which took over TF Hub's models, keeps a preset's."""
+    """Return the address of a preset's model on Kaggle, which took over the models of TF Hub."""
     family, variant = preset.name.split("-")
     return f"https://www.kaggle.com/models/tensorflow/{family}/TensorFlow2/{variant}-classification/1"

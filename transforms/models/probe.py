@@ -1,8 +1,7 @@
-"""The probe: a model is tried on the sample photos before a run, and the answer is remembered.
+"""Probe: trial of a model on the sample photos, because its file may not show its input range and head.
 
-A file does not always show what a model's numbers mean. What can be read is read by
-`labelbeam.transforms.models.contract`. The rest is concluded from outputs for real photos, some of known
-class.
+Facts in the file are read by `kinds`. The rest follows from outputs for real photos, some of known class. The
+evidence is cached.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from labelbeam.transforms.models.call_checks import (
 from labelbeam.transforms.models.evidence import IMAGENET_LENGTHS, Evidence, make_run
 from labelbeam.transforms.models.labels import IMAGENET_WITH_BACKGROUND
 from labelbeam.transforms.models.loading import load_model
-from labelbeam.transforms.models.remember import Answer, remembered
+from labelbeam.transforms.models.measurements import Measurement, cached_measurement
 from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
 from labelbeam.transforms.models.spec import (
     ModelOptions,
@@ -39,14 +38,14 @@ from labelbeam.transforms.models.spec import (
 )
 from labelbeam.transforms.photos import photo_pixels, right_classes
 
-# Longest time of a probe beside the load, and the share of it for the configured scaling. A slow model gets
-# fewer photos.
+# Longest time of a probe without the load, and the share of it for the configured scaling. A slow model runs
+# on fewer photos.
 _PROBE_SEC, _FIRST_SHARE = 30.0, 0.5
 # Fewest photos, however slow the model is, because one alone has nothing to be compared with.
 _FEWEST_PHOTOS = 3
 # Pixels of a batch: 8 images at 224 px, 1 at 600 px. Larger batches are slower on CPUs (docs/performance.md).
 _BATCH_PIXELS = 8 * 224 * 224
-# Raise this number when the evidence changes its form or meaning, so that remembered answers are forgotten.
+# Raise this number when the evidence changes its form or meaning, so that cached evidence is not used.
 _FORMAT = 3
 
 # A function from pixels, `[N, size, size, 3] uint8`, and a scaling to outputs, `[N, length] float32`.
@@ -54,17 +53,17 @@ Call = Callable[[np.ndarray, Scaling], np.ndarray]
 
 
 def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
-    """Bring a model to this machine, and find out what its inputs and outputs mean.
+    """Bring a model to this machine, and settle the meaning of its inputs and outputs.
 
-    Presets without other options are known and not run. Other models are read and probed, once for each
-    digest of a model.
+    A preset without other options is not run, because its facts are published. Other models are read and
+    probed, once for each digest.
 
     Args:
       options: The user's options.
       timeout_sec: Longest time of one call of the model.
 
     Raises:
-      UserError: The model can't be had or used.
+      UserError: The model can't be fetched or used.
       RunError: A call of the model took too long.
     """
     reading = read_model(options)
@@ -73,7 +72,7 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
         spec = decide_spec(reading)  # refuses a label map that does not fit before the model is loaded
         if spec.scaling_from == spec.head_from == "preset":
             return spec
-    facts = {
+    conditions = {
         "format": _FORMAT,
         "model": reading.digest,
         "contract": repr(reading.contract),
@@ -81,13 +80,18 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
         "scaling": scaling.describe(),
     }
 
-    def find_out() -> tuple[Answer, bool]:
+    def collect() -> tuple[Measurement, bool]:
         evidence = run_in_time(reading.handle, timeout_sec, lambda: probe(reading, scaling))
-        return evidence.as_json(), not evidence.untried  # a faster machine, or a later hour, may try them
+        return (
+            evidence.as_json(),
+            not evidence.untried,
+        )  # not cached then, because an idle machine may try more
 
-    answer = remembered("probes", facts, find_out)
-    gc.collect()  # frees the probed model, which TensorFlow keeps in cycles, before a worker's copy is loaded
-    return decide_spec(reading, Evidence.from_json(answer))
+    evidence = Evidence.from_json(cached_measurement("probes", conditions, collect))
+    # Frees the probed model before a worker's copy is loaded in the same process, because TensorFlow keeps
+    # models in reference cycles, and two copies of a large one may not fit into memory.
+    gc.collect()
+    return decide_spec(reading, evidence)
 
 
 def probe(reading: Reading, scaling: Scaling) -> Evidence:
@@ -95,7 +99,7 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
 
     Args:
       reading: The model.
-      scaling: The configured scaling; the named ones are tried, too, where they can show something.
+      scaling: Configured scaling. The named scalings are tried, too, if they can show something.
 
     Raises:
       UserError: The model fails, or its outputs for a photo depend on the other photos of a batch.
@@ -103,7 +107,8 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     call, batch = _load(reading), _batch_size(reading)
     pixels = photo_pixels(reading.resize)
     _check_batches(call, pixels, scaling, reading)
-    start = time.monotonic()  # behind the load and the trace, whose time shows nothing of the model's
+    # Started after the load and the trace, because their time is no measure of the model's speed.
+    start = time.monotonic()
     deadline = start + _PROBE_SEC
     outputs = _outputs(call, pixels, scaling, batch, start + _FIRST_SHARE * _PROBE_SEC)
     sec_a_photo = (time.monotonic() - start) / len(outputs)
@@ -146,7 +151,7 @@ def _load(reading: Reading) -> Call:
 
     try:
         model = load_model(reading)
-    except RunError as e:  # nothing runs yet
+    except RunError as e:  # a mistake of the user, because the run has not started
         raise UserError(str(e)) from e
     dtype = tf.dtypes.as_dtype(reading.contract.input_dtype)
 
@@ -179,7 +184,7 @@ def _batch_size(reading: Reading) -> int:
 def _outputs(
     call: Call, pixels: np.ndarray, scaling: Scaling, batch: int, deadline: float = math.inf
 ) -> np.ndarray:
-    """Run the model on photos until a deadline, and on a few of them in any case."""
+    """Run the model on photos until a deadline, but at least on `_FEWEST_PHOTOS`."""
     rows = [_call_padded(call, pixels[:batch], scaling, batch)]
     for first in range(batch, len(pixels), batch):
         if time.monotonic() > deadline and sum(map(len, rows)) >= _FEWEST_PHOTOS:
@@ -194,12 +199,13 @@ def _call_padded(call: Call, pixels: np.ndarray, scaling: Scaling, batch: int) -
 
 
 def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Reading) -> None:
-    """Make sure that a model returns a row for each image, whatever its neighbours are.
+    """Check that a model returns one row per image, and the same row in every batch.
 
     Raises:
-      UserError: It does not.
+      UserError: The model does not.
     """
-    size = reading.contract.batch or 2  # of a large model at 600 px, each image takes a gigabyte
+    # Two images, because a large model takes a gigabyte for each image at 600 px.
+    size = reading.contract.batch or 2
     mixed = pixels[np.arange(size) % len(pixels)]  # repeated, because a fixed batch may exceed the photos
     alone = np.repeat(pixels[:1], reading.contract.batch or 1, axis=0)
     rows = call(mixed, scaling)

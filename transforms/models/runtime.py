@@ -1,4 +1,4 @@
-"""TensorFlow in this process: how it is loaded, and the cores it gets."""
+"""TensorFlow in this process: import, environment variables, threads and devices."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _LOG = logging.getLogger(__name__)
 
 NO_GPU = "TensorFlow sees no GPU (check the driver, TensorFlow's CUDA libraries and CUDA_VISIBLE_DEVICES)"
 
-# What TensorFlow's users set to see no notices; it speaks before it has read it.
+# Environment variable that silences TensorFlow. TensorFlow logs before it reads the variable, hence
+# `_silent_stderr`.
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow with Keras 3, without start-up notices where `TF_CPP_MIN_LOG_LEVEL` is 3."""
+    """Import TensorFlow with Keras 3, without start-up notices if `TF_CPP_MIN_LOG_LEVEL` is 3."""
     # Set before TensorFlow is imported, because TensorFlow and Keras read both variables once. Another
     # backend can't run inside TensorFlow's graphs and may not be installed; KERAS_BACKEND also overrules
     # ~/.keras/keras.json. With TF_USE_LEGACY_KERAS, tf.keras is Keras 2, which can't read files of Keras 3.
@@ -35,38 +36,39 @@ def load_tensorflow() -> None:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Sends file descriptor 2 nowhere; what C++ writes is not Python's to catch."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    # Fd 2 itself is redirected, because TensorFlow's C++ code writes there directly, past `sys.stderr`.
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def configure_tensorflow(callers: int, threads: int) -> None:
-    """Shares the cores out, before TensorFlow's first operation in the process.
+    """Divide the cores among the callers, before TensorFlow's first operation in the process.
 
     Args:
-      callers: Threads that run the model at once.
-      threads: Cores this process may use; callers x intra-op threads don't exceed it.
+      callers: Number of threads that run the model at once.
+      threads: Cores that this process may use; callers times intra-op threads don't exceed them.
     """
     load_tensorflow()
     import tensorflow as tf
 
     try:
         for gpu in tf.config.list_physical_devices("GPU"):
+            # Growth, because TensorFlow otherwise reserves the whole GPU, and other processes get nothing.
             tf.config.experimental.set_memory_growth(gpu, True)
         tf.config.threading.set_inter_op_parallelism_threads(callers)
         tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // callers))
-    except RuntimeError:
+    except RuntimeError:  # TensorFlow fixes these settings at its first operation
         _LOG.info("TensorFlow was already running in this process; its threads stay as they are")
 
 
 def model_devices() -> list[str]:
-    """TensorFlow's names of what runs the model: every GPU it sees, or the CPU or what it was split into."""
+    """Return TensorFlow's names of the devices that run the model: all GPUs, or else all CPU devices."""
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -74,7 +76,7 @@ def model_devices() -> list[str]:
 
 
 def device_kind() -> str:
-    """The model of the first GPU, or of the processor."""
+    """Return the product name of the first GPU, or of the processor."""
     import tensorflow as tf
 
     if gpus := tf.config.list_physical_devices("GPU"):
@@ -87,8 +89,8 @@ def device_kind() -> str:
     return next(names, platform.machine())
 
 
-def runtime_facts(spec: ModelSpec) -> dict[str, str]:
-    """What measurements of a model in this process depend on."""
+def runtime_conditions(spec: ModelSpec) -> dict[str, str]:
+    """Return the conditions of every measurement of a model in this process."""
     import tensorflow as tf
 
     return {
@@ -100,7 +102,7 @@ def runtime_facts(spec: ModelSpec) -> dict[str, str]:
 
 
 def has_gpu() -> bool:
-    """Whether TensorFlow sees a GPU."""
+    """Return whether TensorFlow sees a GPU."""
     load_tensorflow()
     import tensorflow as tf
 

@@ -308,5 +308,5 @@ def _remedy(path: Path, error: str) -> str:
     if "Op type not registered" in error:
         return f"Remove the operation from the model, and {export}."
     if cache_folder() in path.parents:
-        return f"Delete {path}, so that the next run brings it again; if that does not help, {export}."
+        return f"Delete {path}, so that the next run fetches it again; if that does not help, {export}."
     return f"Copy it again from where it is whole; if that does not help, {export}."

@@ -35,7 +35,8 @@ class Scaling:
 
     @property
     def name(self) -> str:
-        """The value of --input_range that selects this rule, followed by flags where that is not enough."""
+        """Value of --input_range that selects this rule, with the channel flags if the rule needs them."""
+        # Compared by value, because numbers on the command line may be equal to a named rule.
         named = next((name for name, scaling in NAMED_SCALINGS.items() if scaling == self), None)
         return named or " ".join([_numbers(self.input_range), *self._flags()])
 
@@ -52,7 +53,7 @@ class Scaling:
         return {name: value for name, (value, default) in options.items() if value != default}
 
     def describe(self) -> dict[str, Any]:
-        """Return the rule as plain data; whatever changes the model's input changes it."""
+        """Return the rule as plain data, for fingerprints: rules with other results have other data."""
         return {"input_range": self.input_range, **self._channel_options()}
 
     def factors(self) -> tuple[list[float], list[float], list[int]]:

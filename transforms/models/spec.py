@@ -1,4 +1,4 @@
-"""Facts about a model that are settled before a worker loads the model."""
+"""Specs: all facts of a model that are settled before a worker loads the model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All that is known of a model without running it.
+    """Facts of a model that are read without a run of the model.
 
     Attributes:
       options: The user's options.
@@ -76,7 +76,7 @@ class Reading:
       handle: Address that each worker loads the model from.
       contract: Inputs and outputs.
       digest: SHA-256 of the model.
-      resize: How an image is brought to the model's input size.
+      resize: Rule that brings an image to the model's input size.
     """
 
     options: ModelOptions
@@ -89,11 +89,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A resolved model: all that a worker needs to load and use it.
+    """A resolved model, with all facts that a worker needs to load and use the model.
 
     Attributes:
       handle: Address that each worker loads the model from.
-      resize: How an image is brought to the model's input size.
+      resize: Rule that brings an image to the model's input size.
       scaling: How 8-bit colours become the model's input.
       head: Meaning of the outputs.
       labels: Labels by class index; none for an embedding.
@@ -102,7 +102,7 @@ class ModelSpec:
       contract: Inputs and outputs.
       scaling_from: Origin of the scaling.
       head_from: Origin of the head.
-      doubts: Warnings, for a person.
+      doubts: Warnings for the user.
       photos_known: Sample photos of known class that the model was probed with.
       photos_right: Number of these with the right class, by the name of the scaling.
     """
@@ -135,7 +135,8 @@ class ModelSpec:
             "labels": self.labels,
             "outputs": self.outputs,
         }
-        if self.head.kind == MULTILABEL:  # which has as many labels as a head of one class per image
+        # Added, because a multi-label head may have the labels and outputs of a single-label head.
+        if self.head.kind == MULTILABEL:
             facts["kind"] = self.head.kind
         return _fingerprint(facts)
 
@@ -146,10 +147,10 @@ class ModelSpec:
 
 
 def resolve_spec(options: ModelOptions) -> ModelSpec:
-    """Bring a model to this machine and resolve it without running it.
+    """Bring a model to this machine and resolve it without a probe.
 
     Raises:
-      UserError: The model can't be had or does not fit its label map, or its input size or number of
+      UserError: The model can't be fetched or does not fit its label map, or its input size or number of
         classes is unknown.
     """
     return decide_spec(read_model(options))
@@ -159,12 +160,13 @@ def read_model(options: ModelOptions) -> Reading:
     """Bring a model to this machine and read it.
 
     Raises:
-      UserError: The model can't be had or used, or its input size is unknown.
+      UserError: The model can't be fetched or used, or its input size is unknown.
     """
     preset = find_preset(options.model)
     handle = preset.handle if preset else options.model
     path = resolve_model(handle)
     contract = kind_of(path).read_contract(path, options.signature, options.output_name)
+    # The preset before the contract, because the file of a preset may accept any size.
     size_px = options.image_size or (preset.image_size_px if preset else contract.size_px)
     resize = ResizeRule(
         _checked_size(size_px, contract, options.model),
@@ -175,9 +177,9 @@ def read_model(options: ModelOptions) -> Reading:
 
 
 def decide_spec(reading: Reading, evidence: Evidence | None = None) -> ModelSpec:
-    """Decide what a model's inputs and outputs mean.
+    """Decide the meaning of a model's inputs and outputs.
 
-    An option decides first, then the preset, the model's own layers, the evidence, and last the usual case.
+    The first source with a fact decides: option, preset, the model's own layers, evidence, the usual case.
 
     Args:
       reading: The model.
@@ -217,26 +219,26 @@ def decide_spec(reading: Reading, evidence: Evidence | None = None) -> ModelSpec
 
 
 def usual_scaling(reading: Reading) -> tuple[Scaling, Origin]:
-    """Return a model's scaling as far as it is known without running the model.
+    """Return a model's scaling by options, preset and layers, without evidence.
 
     Raises:
       UserError: The options contradict each other or the model.
     """
     options, contract = reading.options, reading.contract
-    asked = _asked_scaling(options, reading)
+    configured = _configured_scaling(options, reading)
     if "int" in contract.input_dtype:
-        if asked and dataclasses.replace(asked, order="rgb") != BYTES:
+        if configured and dataclasses.replace(configured, order="rgb") != BYTES:
             raise UserError(
-                f"--input_range {asked.name}: model {options.model!r} takes {contract.input_dtype}, which is "
-                "0,255 without means and deviations. Remove these options."
+                f"--input_range {configured.name}: model {options.model!r} takes {contract.input_dtype}, so "
+                "the range must be 0,255, without means and deviations. Remove these options."
             )
-        return asked or BYTES, "given" if asked else "read"
-    if asked:
-        return asked, "given"
-    return _known_scaling(reading)
+        return configured or BYTES, "given" if configured else "read"
+    if configured:
+        return configured, "given"
+    return _default_scaling(reading)
 
 
-def _known_scaling(reading: Reading) -> tuple[Scaling, Origin]:
+def _default_scaling(reading: Reading) -> tuple[Scaling, Origin]:
     if reading.preset:
         return Scaling(reading.preset.input_range), "preset"
     if reading.contract.input_range:
@@ -244,7 +246,7 @@ def _known_scaling(reading: Reading) -> tuple[Scaling, Origin]:
     return UNIT, "assumed"
 
 
-def _asked_scaling(options: ModelOptions, reading: Reading) -> Scaling | None:
+def _configured_scaling(options: ModelOptions, reading: Reading) -> Scaling | None:
     channels = {
         "mean": options.channel_mean,
         "std": options.channel_std,
@@ -260,12 +262,14 @@ def _asked_scaling(options: ModelOptions, reading: Reading) -> Scaling | None:
         return NAMED_SCALINGS[options.input_range]
     if options.input_range is None and not channels:
         return None
-    usual = BYTES if "int" in reading.contract.input_dtype else _known_scaling(reading)[0]
+    usual = BYTES if "int" in reading.contract.input_dtype else _default_scaling(reading)[0]
     return Scaling(options.input_range or usual.input_range, **channels)  # type: ignore[arg-type]
 
 
 def _decide_scaling(reading: Reading, evidence: Evidence | None) -> tuple[Scaling, Origin]:
     scaling, origin = usual_scaling(reading)
+    # Evidence replaces an assumption only, because few photos prove less than an option, a preset or the
+    # model's layers. A contradiction becomes a doubt instead.
     confirmed = evidence.best_scaling() if evidence and origin == "assumed" else None
     return (confirmed, "probed") if confirmed else (scaling, origin)
 
@@ -273,16 +277,16 @@ def _decide_scaling(reading: Reading, evidence: Evidence | None) -> tuple[Scalin
 def _decide_head(
     reading: Reading, evidence: Evidence | None, run: Run | None, length: int | None
 ) -> tuple[Head, Origin]:
-    asked, preset, contract = reading.options.outputs, reading.preset, reading.contract
+    option, preset, contract = reading.options.outputs, reading.preset, reading.contract
     probed = evidence.head(run) if evidence and run else None
     values: Outputs = contract.outputs or (probed.values if probed else "logits")
     one_class: HeadKind = "binary" if length == 1 else "single_label"
-    if asked == EMBEDDING:
+    if option == EMBEDDING:
         return Head("embedding", "embedding"), "given"
-    if asked == MULTILABEL:
+    if option == MULTILABEL:
         return Head("multilabel", values), "given"
-    if asked:
-        return Head(one_class, asked), "given"
+    if option:
+        return Head(one_class, option), "given"
     if preset:
         return Head(one_class, preset.outputs), "preset"
     if contract.outputs:

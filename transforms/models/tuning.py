@@ -1,4 +1,4 @@
-"""The batch size by trial: what this device does best with this model."""
+"""The batch size at which a device labels most images per second, found by trial."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 import numpy as np
 
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.remember import Answer, remembered
+from labelbeam.transforms.models.measurements import Measurement, cached_measurement
 
-# A larger batch must be this much faster to be worth its memory and its latency.
+# Least gain in speed for a larger batch, because a larger batch takes more memory and waits longer.
 _WORTHWHILE = 1.02
-# Sizes that are tried beyond the best one.
+# Number of larger sizes without a gain after which the trial ends.
 _PATIENCE = 2
-# How long each size is tried, and at least how many batches by each caller.
+# Time for each size, and least number of batches of each caller.
 _TRIAL_SEC, _TRIAL_BATCHES = 0.5, 2
 
 
 def best_batch_size(sizes: Iterable[int], rate_of: Callable[[int], float | None]) -> tuple[int, bool]:
-    """The size whose rate is highest, trying no more of them than it takes.
+    """Return the size with the highest rate.
 
     Args:
-      sizes: Ascending.
-      rate_of: Images per second at a size; None where memory does not suffice.
+      sizes: Sizes, ascending.
+      rate_of: Returns images per second at a size; None if memory is short.
 
     Returns:
-      The size, and whether memory sufficed for all that were tried.
+      The size, and whether memory sufficed for all sizes that were tried.
     """
     best, best_rate, worse = 1, 0.0, 0
     for size in sizes:
@@ -44,29 +44,30 @@ def best_batch_size(sizes: Iterable[int], rate_of: Callable[[int], float | None]
     return best, True
 
 
-def tuned_batch_size(classifier: Classifier, callers: int, largest: int, facts: dict[str, Any]) -> int:
-    """The best batch size, found by trial once for a model on a kind of device, and remembered.
+def tuned_batch_size(classifier: Classifier, callers: int, largest: int, conditions: dict[str, Any]) -> int:
+    """Return the best batch size, tried once for a model on a kind of device and then cached.
 
-    It is not remembered where memory ended: others may use it at another time.
+    The result is not cached if memory was short, because other processes may use the memory at another time.
 
     Args:
-      classifier: What is tried; its sizes are other ones afterwards.
-      callers: Batches run at once.
-      largest: No larger one is tried.
-      facts: What the answer depends on beside the batches run at once.
+      classifier: Model to try; its batch sizes change.
+      callers: Number of batches that run at once.
+      largest: Largest size to try.
+      conditions: Everything else that the result depends on.
     """
 
-    def find_out() -> tuple[Answer, bool]:
+    def try_sizes() -> tuple[Measurement, bool]:
         sizes = [1 << n for n in range(largest.bit_length())]
         best, memory_sufficed = best_batch_size(sizes, lambda size: _rate(classifier, size, callers))
         return {"batch_size": best}, memory_sufficed
 
-    facts = {**facts, "callers": callers, "largest": largest}
-    return remembered("batch-sizes", facts, find_out)["batch_size"]
+    conditions = {**conditions, "callers": callers, "largest": largest}
+    return cached_measurement("batch-sizes", conditions, try_sizes)["batch_size"]
 
 
 def _rate(classifier: Classifier, size: int, callers: int) -> float | None:
-    """Images per second in full batches of a size; None where memory does not suffice."""
+    """Return images per second in full batches of a size; None if memory is short."""
+    # Also a batch of 1, because memory that is short for the tried size must leave a size to fall back to.
     classifier.warm_up(sorted({1, size}))
     if classifier.largest < size:
         return None

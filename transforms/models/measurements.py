@@ -1,0 +1,60 @@
+"""Measurements of a model on a kind of device, cached on disk for the next process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labelbeam.transforms.models.folders import cache_folder
+
+_LOG = logging.getLogger(__name__)
+
+Measurement = dict[str, Any]
+
+
+def cached_measurement(
+    name: str, conditions: dict[str, Any], measure: Callable[[], tuple[Measurement, bool]]
+) -> Measurement:
+    """Return a measurement from the cache; measure if there is none.
+
+    Args:
+      name: Name of the measurement, and of its folder in the cache.
+      conditions: Everything that the result depends on, as plain data.
+      measure: Returns the result, and whether the next process would get the same; only then it is cached.
+    """
+    file = cache_folder() / name / f"{_digest(conditions)[:32]}.json"
+    result = _read(file)
+    if result is None:
+        result, lasts = measure()
+        if lasts:
+            _write(file, {"conditions": conditions, "result": result, "sha256": _digest(result)})
+    return result
+
+
+def _read(file: Path) -> Measurement | None:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        return document["result"] if document["sha256"] == _digest(document["result"]) else None
+    except (OSError, ValueError, KeyError, TypeError):  # no file yet, or a damaged one
+        return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Written elsewhere and renamed, because several processes may measure at once.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
+            new = Path(folder) / file.name
+            new.write_text(json.dumps(document), "utf-8")
+            new.replace(file)
+    except OSError as e:  # the next process measures again
+        _LOG.warning("Results in %s can't be cached: %s", file.parent, e)
