@@ -15,7 +15,7 @@ from labelbeam.pipeline.output import locked
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.photos import PHOTOS
 from tests.doctor import case_of, find, find_one, levels_of
-from tests.graphs import run_pipeline
+from tests.graphs import PATIENCE_SEC, run_pipeline
 from tests.synthetic import HTML, jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
@@ -474,7 +474,7 @@ def test_images__of_a_model_without_classes__gives_embeddings(tmp_path, tiny):
 
 def labelbeam(*args: object) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", "labelbeam", *map(str, args)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SEC)
 
 
 def test_doctor__sample_photos_and_embedded_model__are_well(tmp_path, lite0_dir):

@@ -568,7 +568,7 @@ def test_run__no_login_and_a_silent_metadata_server__is_one_line_in_seconds(tmp_
         env |= {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path), "GCE_METADATA_IP": address}
         command = [sys.executable, "-m", "labelbeam", "run", *DATAFLOW, "--temp_location=gs://b/tmp"]
         command += ["--input=gs://b/l.csv", "--output=gs://b/out", "--model=efficientnet-b0"]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "labelbeam: There are no working credentials for Google Cloud: Your default credentials were not "

@@ -20,6 +20,7 @@ from labelbeam.transforms import stage
 from labelbeam.transforms.photos import PHOTOS
 from labelbeam.transforms.table.folder import staged_runs, staged_sources
 from tests.graphs import (
+    PATIENCE_SEC,
     TWO_PROCESSES,
     assert_sound,
     besides_progress,
@@ -71,7 +72,7 @@ class Run:
         """Starts it and kills it once `reached()`; gives the images it had labelled or failed."""
         before = set(self._scratch.iterdir())
         process = self._start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_SEC
         while not reached():
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
@@ -94,7 +95,7 @@ class Run:
     def finish(self) -> str:
         """Runs it to its end; gives what it printed."""
         process = self._start()
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=PATIENCE_SEC)
         assert (process.returncode, besides_progress(stderr)) == (0, []), stderr
         return stdout
 
@@ -180,12 +181,12 @@ def test_run__interrupted__keeps_all_that_is_labelled_and_says_how_to_go_on(
     never = ("--stage_rows=1000000", "--stage_sec=3600")
     run = Run(tmp_path, photos, str(tmp_path / "out"), *never)
     process = run._start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SEC
     while (worked := run.worked()) < 200:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and "run the same command again, and it goes on" in stderr
     assert worked <= run.staged_rows() < 2000
     assert f"{run.staged_rows():,} were done before" in run.finish()
