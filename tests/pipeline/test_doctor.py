@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from labelbeam.pipeline.checks.findings import Check, examine, ok
+from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands import doctor as command
 from labelbeam.pipeline.output import locked
 from labelbeam.transforms.errors import UserError
@@ -512,10 +513,12 @@ def test_doctor__an_error__is_status_1_and_keeps_no_check_from_running(tmp_path,
         (["--input=i", "--output=o", "--model=m", "--top_k=0"], "--top_k='0' is not allowed"),
     ],
 )
-def test_doctor__a_mistake_in_the_command__is_one_line_and_status_2(args, said):
-    done = labelbeam("doctor", *args)
-    assert done.returncode == 2 and said in done.stderr
-    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_doctor__a_mistake_in_the_command__is_one_line_and_status_2(args, said, capfd):
+    status = main(["doctor", *args])
+    out, err = capfd.readouterr()
+    assert status == 2 and said in err
+    assert len(err.splitlines()) == 1 and out == ""
 
 
 def test_doctor__checks__have_names_of_their_own():
