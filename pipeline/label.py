@@ -25,7 +25,7 @@ from labelbeam.transforms.process import available_cores
 from labelbeam.transforms.read import list_rows
 from labelbeam.transforms.sources import Limits, Stores
 from labelbeam.transforms.table.rows import (
-    RowFacts,
+    RowMetadata,
     failure_row,
     failures_schema,
     prediction_row,
@@ -109,13 +109,15 @@ def _to_table(
     keep_outputs: bool,
 ) -> pa.Table:
     outputs = (spec.outputs, spec.length) if keep_outputs else None
-    facts = RowFacts("", spec.model_fingerprint, spec.preprocessing_fingerprint, columns, outputs)
-    labelled = {n: prediction_row(one, facts) for n, one in enumerate(results) if isinstance(one, Prediction)}
-    failed = {n: failure_row(one, facts) for n, one in enumerate(results) if isinstance(one, Failure)}
+    metadata = RowMetadata("", spec.model_fingerprint, spec.preprocessing_fingerprint, columns, outputs)
+    labelled = {
+        n: prediction_row(one, metadata) for n, one in enumerate(results) if isinstance(one, Prediction)
+    }
+    failed = {n: failure_row(one, metadata) for n, one in enumerate(results) if isinstance(one, Failure)}
     table = pa.concat_tables(
         [
-            _table_of(labelled.values(), predictions_schema(facts)),
-            _table_of(failed.values(), failures_schema(facts)),
+            _table_of(labelled.values(), predictions_schema(metadata)),
+            _table_of(failed.values(), failures_schema(metadata)),
         ],
         promote_options="default",
     )

@@ -24,6 +24,9 @@ from labelbeam.transforms.sources import Limits, Stores
 from tests.synthetic import BAD_IMAGES, encoded, gradient
 
 LIMITS = Limits(5, 5, 10_000_000, 4)
+# Longest wait for a process or a thread. It is long, because the machine may be busy; only a test that fails
+# waits so long.
+PATIENCE_SEC = 240.0
 TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 

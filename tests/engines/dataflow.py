@@ -105,7 +105,7 @@ def run_staged(job: StubJob) -> None:
 def stay(job: StubJob) -> None:
     """The job runs until a client cancels it."""
     job.state = "JOB_STATE_RUNNING"
-    job.cancel_asked.wait(120)
+    job.cancel_asked.wait(300)
     job.state = "JOB_STATE_CANCELLING"
     time.sleep(0.2)
     job.state = _CANCELLED

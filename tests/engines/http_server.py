@@ -141,7 +141,7 @@ def _drip(handler, _argument: str) -> None:
 
 
 def _silent(handler, _argument: str) -> None:
-    time.sleep(30)
+    time.sleep(600)  # longer than any test waits, so that a client that waits for it is noticed
     handler.close_connection = True
 
 

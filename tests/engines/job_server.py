@@ -28,7 +28,7 @@ class JobServer:
         command = [sys.executable, "-m", f"apache_beam.{_SERVER}", f"--port_file={port_file}"]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, cwd=_ROOT, **silent)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not (port_file.exists() and port_file.read_text()):
             assert self._process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)

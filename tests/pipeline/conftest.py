@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from labelbeam.transforms.interrupts import ENDING_SIGNALS
 from labelbeam.transforms.models.presets import find_preset
 from tests.tiny_model import save_tiny_model
 
@@ -36,3 +38,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
         save_tiny_model(tmp_path / "hub" / name, size_px=preset.image_size_px, classes=1000)
 
     return put
+
+
+@pytest.fixture
+def own_signal_handlers() -> Iterator[None]:
+    """Undo what the command line does to this process's signals when a test calls it as a function."""
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -11,6 +11,7 @@ from labelbeam.transforms.photos import PHOTOS
 from tests.b7_model import save_b7
 from tests.graphs import assert_sound, read_tables
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 # Measured: 6.5 GB at its peak, while TensorFlow optimises the frozen graph; 3 GB afterwards.
 _MAX_RSS_BYTES = 8 << 30

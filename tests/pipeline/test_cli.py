@@ -12,8 +12,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.sample import score
-from tests.graphs import assert_sound, besides_progress
+from tests.graphs import PATIENCE_SEC, assert_sound, besides_progress
 from tests.synthetic import HTML, encoded, jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
@@ -23,7 +24,7 @@ COMMAND = (sys.executable, "-m", "labelbeam")
 
 def labelbeam(*args, **kwargs) -> subprocess.CompletedProcess:
     command = [*COMMAND, *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **kwargs)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SEC, **kwargs)
 
 
 def make_images(folder: Path, good: int, bad: int = 0) -> Path:
@@ -102,57 +103,76 @@ def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone
     assert sorted((p, p.read_bytes()) for p in (tmp_path / "out").rglob("*") if p.is_file()) == before
 
 
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        ([], "COMMAND"),
-        (["walk"], "invalid choice: 'walk'"),
-        (["run"], "--input is missing"),
-        (["run", "--top_k", "0"], "--top_k='0' is not allowed: it must be a whole number from 1 to 1,000"),
-        (["run", "--top_k"], "expected one argument"),
-        (["run", "--config", "nowhere.yaml"], "--config='nowhere.yaml' cannot be read"),
-        (["run", "IN", "OUT", "--model=nowhere/model"], "model='nowhere/model' is no SavedModel"),
-        (["run", "IN", "OUT", "MODEL", "--topk=3"], "Unknown flag --topk"),
-        (["run", "IN", "OUT", "MODEL", "stray"], "Unknown flag stray"),
-        (["run", "IN", "OUT", "MODEL", "--runner=NoRunner"], "NoRunner"),
-        (["run", "IN", "OUT", "MODEL", "--no_wait"], "--no_wait is not allowed with --runner=FnApiRunner"),
-        (["run", "IN", "OUT", "MODEL", "--direct_num_workers=two"], "--direct_num_workers"),
-        (["run", "--input=nowhere/*.jpg", "OUT", "MODEL"], "input='nowhere/*.jpg' matches nothing"),
-        (["run", "--input=nowhere.txt", "OUT", "MODEL"], "input='nowhere.txt' matches nothing"),
-        (["run", "--input=http://h/list.txt", "OUT", "MODEL"], "is an address"),
-        (["run", "IN", "--output=s3://b/out", "MODEL"], "output='s3://b/out' is not allowed: a local folder"),
-        (["verify", "s3://b/out"], "output='s3://b/out' is not allowed: a local folder"),
-        (["verify", "nowhere"], "'nowhere' holds no published results"),
-        (["verify", "nowhere", "--inptu=x"], "Unknown argument --inptu=x"),
-        (["rerun", "nowhere", "--only=timeout"], "'nowhere' holds no published results"),
-        (["model", "inspect", "nowhere"], "model='nowhere' is no SavedModel"),
-        (["run", "IN", "--output=/proc/none", "MODEL"], "output='/proc/none' cannot be written"),
-        (["run", "IN", "OUT", "MODEL", "--labels=nowhere.txt"], "labels='nowhere.txt' cannot be read"),
-        (["run", "IN", "OUT", "MODEL", "--require_accelerator"], "TensorFlow sees no GPU"),
-        (["run", "EMPTY", "OUT", "MODEL"], "holds no images"),
-        (["run", "IN", "OUT", "MODEL", "--labels=imagenet"], "has 3 classes, and its label map has 1000"),
-        (["run", "CSV", "OUT", "MODEL", "--uri_column=link"], "uri_column='link' is no column of"),
-        (["run", "CSV", "OUT", "MODEL", "--column_types=n=float99"], "n='float99' is not allowed: one of"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(tmp_path, tiny, args, said):
+MISTAKES = [
+    ([], "COMMAND"),
+    (["walk"], "invalid choice: 'walk'"),
+    (["run"], "--input is missing"),
+    (["run", "--top_k", "0"], "--top_k='0' is not allowed: it must be a whole number from 1 to 1,000"),
+    (["run", "--top_k"], "expected one argument"),
+    (["run", "--config", "nowhere.yaml"], "--config='nowhere.yaml' cannot be read"),
+    (["run", "IN", "OUT", "--model=nowhere/model"], "model='nowhere/model' is no SavedModel"),
+    (["run", "IN", "OUT", "MODEL", "--topk=3"], "Unknown flag --topk"),
+    (["run", "IN", "OUT", "MODEL", "stray"], "Unknown flag stray"),
+    (["run", "IN", "OUT", "MODEL", "--runner=NoRunner"], "NoRunner"),
+    (["run", "IN", "OUT", "MODEL", "--no_wait"], "--no_wait is not allowed with --runner=FnApiRunner"),
+    (["run", "IN", "OUT", "MODEL", "--direct_num_workers=two"], "--direct_num_workers"),
+    (["run", "--input=nowhere/*.jpg", "OUT", "MODEL"], "input='nowhere/*.jpg' matches nothing"),
+    (["run", "--input=nowhere.txt", "OUT", "MODEL"], "input='nowhere.txt' matches nothing"),
+    (["run", "--input=http://h/list.txt", "OUT", "MODEL"], "is an address"),
+    (["run", "IN", "--output=s3://b/out", "MODEL"], "output='s3://b/out' is not allowed: a local folder"),
+    (["verify", "s3://b/out"], "output='s3://b/out' is not allowed: a local folder"),
+    (["verify", "nowhere"], "'nowhere' holds no published results"),
+    (["verify", "nowhere", "--inptu=x"], "Unknown argument --inptu=x"),
+    (["rerun", "nowhere", "--only=timeout"], "'nowhere' holds no published results"),
+    (["model", "inspect", "nowhere"], "model='nowhere' is no SavedModel"),
+    (["run", "IN", "--output=/proc/none", "MODEL"], "output='/proc/none' cannot be written"),
+    (["run", "IN", "OUT", "MODEL", "--labels=nowhere.txt"], "labels='nowhere.txt' cannot be read"),
+    (["run", "IN", "OUT", "MODEL", "--require_accelerator"], "TensorFlow sees no GPU"),
+    (["run", "EMPTY", "OUT", "MODEL"], "holds no images"),
+    (["run", "IN", "OUT", "MODEL", "--labels=imagenet"], "has 3 classes, and its label map has 1000"),
+    (["run", "CSV", "OUT", "MODEL", "--uri_column=link"], "uri_column='link' is no column of"),
+    (["run", "CSV", "OUT", "MODEL", "--column_types=n=float99"], "n='float99' is not allowed: one of"),
+]
+
+
+@pytest.mark.parametrize(("args", "said"), MISTAKES, ids=str)
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(
+    tmp_path, tiny, monkeypatch, capfd, args, said
+):
+    monkeypatch.chdir(ROOT)
+    status = main(mistaken(tmp_path, tiny, args))
+    assert_mistake(status, *capfd.readouterr(), said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("args", "said"), [MISTAKES[0], MISTAKES[9], MISTAKES[-3]], ids=str)
+def test_command__a_users_mistake__is_one_line_and_status_2(tmp_path, tiny, args, said):
+    """As processes, because TensorFlow and Beam write to standard error when they are first imported."""
+    done = labelbeam(*mistaken(tmp_path, tiny, args))
+    assert_mistake(done.returncode, done.stdout, done.stderr, said)
+    assert not (tmp_path / "out").exists()
+
+
+def mistaken(tmp_path, tiny, args) -> list[str]:
+    """Return arguments with their placeholders replaced by files and folders that exist."""
     make_images(tmp_path / "in", good=1)
     (tmp_path / "list.csv").write_text("uri,n\na.jpg,1\n")
-    output = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     places = {
         "EMPTY": f"--input={tmp_path / 'empty'}",
         "IN": f"--input={tmp_path / 'in'}",
         "CSV": f"--input={tmp_path / 'list.csv'}",
-        "OUT": f"--output={output}",
+        "OUT": f"--output={tmp_path / 'out'}",
         "MODEL": f"--model={tiny}",
     }
-    done = labelbeam(*[places.get(arg, arg) for arg in args])
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
-    assert not output.exists()
+    return [places.get(arg, arg) for arg in args]
+
+
+def assert_mistake(status: int, out: str, err: str, said: str) -> None:
+    assert status == 2, err
+    assert said in err and "Traceback" not in err
+    assert len(err.splitlines()) == 1 and out == ""
 
 
 def test_help__run__tells_options_and_exit_statuses():
@@ -163,18 +183,18 @@ def test_help__run__tells_options_and_exit_statuses():
 
 
 def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:
-    """A run over images that take seconds each."""
+    """Start a run over images that do not come within the time of a test."""
     (tmp_path / "list.txt").write_text("\n".join(web.uri(f"/silent/{n}") for n in range(100)))
     args = ["run", f"--input={tmp_path / 'list.txt'}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]
     process = subprocess.Popen(
-        [*COMMAND, *args, "--fetch_threads=2", *flags],
+        [*COMMAND, *args, "--fetch_threads=2", "--fetch_timeout_sec=3600", *flags],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SEC
     while not web.requests:
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.05)
@@ -185,7 +205,7 @@ def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:
 def test_run__interrupted__ends_soon_with_130(tmp_path, tiny, web, sent):
     process = start_slow_run(tmp_path, tiny, web)
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130
     assert "Interrupted" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -195,7 +215,7 @@ def test_run__worker_process_killed__says_so_and_exits_with_1(tmp_path, tiny, we
     flags = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     process = start_slow_run(tmp_path, tiny, web, *flags)
     os.kill(youngest_worker(process.pid), signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 1, stderr
     assert "A worker process ended early" in stderr and "Traceback" not in stderr + stdout
     assert not (tmp_path / "out" / "manifest.json").exists()

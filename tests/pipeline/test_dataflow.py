@@ -21,7 +21,7 @@ from labelbeam.pipeline.report.bottleneck import namespace_of
 from labelbeam.pipeline.runners import jobs as follow
 from labelbeam.transforms.count import CountRows
 from tests.engines.dataflow import WORKFLOW_FAILED, DataflowStub, end_as, fail, ignore, run_staged, stay
-from tests.graphs import read_until, run_pipeline
+from tests.graphs import PATIENCE_SEC, read_until, run_pipeline
 from tests.synthetic import HTML, jpeg_bytes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -111,11 +111,11 @@ def test_submission__every_file__the_job_is_what_it_says(name, submit):
     assert not {"subnetwork", "network", "ipConfiguration"} & pool.keys()
     assert job.options["region"] == "us-central1" and job.options["project"] == "some-project"
     assert "save_main_session" not in {name for name, value in job.options.items() if value}
+    assert_labelling_alone_asks_for_an_accelerator(job.pipeline, expected.hint)
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_submission__every_file__labelling_alone_asks_for_an_accelerator_by_hint(name, submit):
-    hint, pipeline = JOBS[name].hint, submit(CONFIGS / f"{name}.yaml").pipeline
+def assert_labelling_alone_asks_for_an_accelerator(pipeline, hint: str | None) -> None:
+    """Check resource hints: they ask for an accelerator where steps label, if the file has a hint at all."""
     asked = dict(accelerators(pipeline))
     assert set(asked.values()) == {None, hint}
     labelling = (
@@ -322,7 +322,7 @@ def test_run__warnings_and_errors_of_the_service__are_shown_once_each(stub, argu
         job.state = "JOB_STATE_QUEUED"
         job.tell("DETAILED", "Fusing steps.")
         job.tell("WARNING", "The quota of L4 is used up.\nAsk for more.")
-        job.counts_told.wait(30)
+        job.counts_told.wait(PATIENCE_SEC)
         job.state = "JOB_STATE_CANCELLED"
 
     stub.play = play
@@ -340,7 +340,7 @@ def test_run__counts_of_the_job__become_share_rate_and_eta(stub, arguments, bris
             job.counts.update({(namespace_of(CountRows), kind): n for kind, n in counted.items()})
             job.counts_told.clear()
             for _ in range(3):
-                job.counts_told.wait(30)
+                job.counts_told.wait(PATIENCE_SEC)
                 job.counts_told.clear()
         job.state = "JOB_STATE_CANCELLED"
 
@@ -380,7 +380,7 @@ def test_run__ctrl_c__cancels_the_job_and_waits_until_it_has_ended(stub, gcs, co
     process = start(arguments)
     read_until(process.stderr, "The job is running.")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and stub.job.state == "JOB_STATE_CANCELLED"
     said, last = err.splitlines()[0], err.splitlines()[-1]
     assert said == "Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once."
@@ -390,7 +390,7 @@ def test_run__ctrl_c__cancels_the_job_and_waits_until_it_has_ended(stub, gcs, co
     assert "Traceback" not in err and link_of(stub.job) in out
     stub.play = run_staged
     process = start(arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 0 and "Labelled 3 of 4 images" in out, err
 
 
@@ -400,9 +400,9 @@ def test_run__ctrl_c_twice__leaves_at_once_and_says_that_the_job_may_run(stub, a
     read_until(process.stderr, "The job is running.")
     process.send_signal(signal.SIGINT)
     read_until(process.stderr, "Cancelling the job")
-    assert stub.job.cancel_asked.wait(30)
+    assert stub.job.cancel_asked.wait(PATIENCE_SEC)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and stub.job.state == "JOB_STATE_RUNNING"
     assert err.splitlines()[-1].startswith(
         f"Not waiting any longer: job {stub.job.id} ({link_of(stub.job)}) may"
@@ -415,7 +415,7 @@ def test_run__sigterm__leaves_the_job_alone(stub, arguments):
     process = start(arguments)
     read_until(process.stderr, "The job is running.")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and not stub.job.cancel_asked.is_set()
     assert "No longer following" in err and "which may run on" in err and "Traceback" not in err
 
@@ -425,17 +425,17 @@ def test_run__no_wait__the_job_publishes_when_the_command_has_long_ended(stub, g
     done = threading.Event()
 
     def play(job):
-        ended.wait(120)
+        ended.wait(PATIENCE_SEC)
         run_staged(job)
         done.set()
 
     stub.play = play
     process = start([*arguments, "--no_wait"])
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_SEC)
     assert (process.returncode, err, stub.job.state) == (0, "", "JOB_STATE_PENDING")
     assert link_of(stub.job) in out and f"labelbeam verify {corpus['output']}" in out
     ended.set()
-    assert done.wait(120) and stub.job.state == "JOB_STATE_DONE", stub.job.messages
+    assert done.wait(PATIENCE_SEC) and stub.job.state == "JOB_STATE_DONE", stub.job.messages
     manifest = manifest_of(gcs, corpus["output"])
     assert f"names the run {manifest['run_id']};" in out and manifest["balanced"]
     assert manifest["config"]["no_wait"] is True

@@ -20,6 +20,7 @@ from tests.engines.flink import FlinkCluster, workers_of
 from tests.graphs import TWO_PROCESSES, assert_same_rows, assert_sound, run_pipeline
 from tests.synthetic import BAD_IMAGES
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 LISTED_TWICE = 5
 

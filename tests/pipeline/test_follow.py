@@ -20,7 +20,7 @@ from labelbeam.pipeline.runners import jobs as follow
 from labelbeam.pipeline.runners.jobs import DataflowJob, FlinkJob, Job, PortableJob
 from labelbeam.transforms.errors import RunError
 from tests.engines.job_server import JobServer
-from tests.graphs import assert_sound, read_until
+from tests.graphs import PATIENCE_SEC, assert_sound, read_until
 from tests.pipeline.test_cli import ROOT, labelbeam, make_images, start_slow_run
 
 RUNNING, DONE, FAILED = PipelineState.RUNNING, PipelineState.DONE, PipelineState.FAILED
@@ -262,7 +262,7 @@ def test_run__job_server__ctrl_c_cancels_the_job(server, tmp_path, tiny, web):
     process = start_slow_run(tmp_path, tiny, web, *server.flags)
     read_until(process.stderr, "The job is running.")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
     assert "the job is cancelled. That is the job server's word" in err and "Traceback" not in err
 
@@ -284,12 +284,12 @@ def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SEC
     while not started.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
     assert err.startswith("Interrupted while the job was being submitted") and "Traceback" not in err
     assert not psutil.pid_exists(int(started.read_text()))
@@ -300,7 +300,7 @@ def test_run__job_server_dies__says_that_the_job_may_run(server, tmp_path, tiny,
     read_until(process.stderr, "The job is running.")
     server.kill()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
     assert "It could not be cancelled" in err and "may still run" in err and "Traceback" not in err
 
@@ -310,7 +310,7 @@ def test_run__job_server__no_wait__the_job_publishes_by_itself(server, tmp_path,
     args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
     done = labelbeam(*args, "--no_wait")
     assert (done.returncode, done.stderr) == (0, "") and "It publishes its results itself" in done.stdout
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SEC
     while not (tmp_path / "out" / "manifest.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -9,6 +9,7 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import with_absolute_paths
 from labelbeam.pipeline.runners.local import supervised
+from tests.graphs import PATIENCE_SEC
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_supervised__worker_processes__ignore_the_ctrl_c_that_a_terminal_sends_t
     with supervised():
         command = SubprocessSDKEnvironment.from_command_string(python).command_string
     assert SubprocessSDKEnvironment.from_command_string(python).command_string == before
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=PATIENCE_SEC)
     assert done.stdout == "SIG_IGN\n"
 
 
@@ -64,6 +65,6 @@ except local.RunError:
     print("a worker is lost", signal.getsignal(signal.SIGINT).name)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_SEC
     )
     assert done.stdout == ("a worker is lost SIG_IGN\n" if worker_error else "ignored SIG_IGN\n")

@@ -86,7 +86,7 @@ def test_shown__on_a_terminal__is_one_moving_line_that_goes_away(monkeypatch):
     monkeypatch.setattr(progress, "_TERMINAL_EVERY_SEC", 0.01)
     out = Terminal()
     with shown(lambda: {"listed": 3, "labelled": 2}, out):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while "2 of 3 images" not in out.getvalue():
             assert time.monotonic() < deadline
     assert "\n" not in out.getvalue() and out.getvalue().endswith("\r\x1b[K")
@@ -97,7 +97,7 @@ def test_shown__where_reading_is_dear__comes_back_after_a_line_that_stays_and_re
     out, readings = Terminal(), []
     with shown(lambda: readings.append(1) or {"listed": 3, "labelled": 2}, out, least_sec=60) as say:
         for _ in range(2):
-            deadline, before = time.monotonic() + 5, len(out.getvalue())
+            deadline, before = time.monotonic() + 30, len(out.getvalue())
             while "2 of 3 images" not in out.getvalue()[before:]:
                 assert time.monotonic() < deadline
             say("The job is running.")

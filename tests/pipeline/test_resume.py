@@ -20,6 +20,7 @@ from labelbeam.transforms import stage
 from labelbeam.transforms.photos import PHOTOS
 from labelbeam.transforms.table.folder import staged_runs, staged_sources
 from tests.graphs import (
+    PATIENCE_SEC,
     TWO_PROCESSES,
     assert_sound,
     besides_progress,
@@ -30,16 +31,16 @@ from tests.graphs import (
 from tests.synthetic import encoded
 
 ROOT = Path(__file__).parent.parent.parent
-STAGE_ROWS = 100
+IMAGES, STAGE_ROWS = 1000, 50
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """A list of 2,000 small images made of the photos, some that can't be read, and some listed twice."""
+    """A list of small images made of the photos, some that can't be read, and some listed twice."""
     folder = tmp_path_factory.mktemp("photos")
     originals = [Image.open(p).convert("RGB").resize((96, 72)) for p in sorted(PHOTOS.glob("*.webp"))]
     uris = []
-    for n in range(2000):
+    for n in range(IMAGES):
         path = folder / f"{n:05d}.jpg"
         turned = originals[n % len(originals)].rotate(n // len(originals))
         path.write_bytes(encoded(turned, "JPEG", quality=85) if n % 50 else b"no image")
@@ -71,7 +72,7 @@ class Run:
         """Starts it and kills it once `reached()`; gives the images it had labelled or failed."""
         before = set(self._scratch.iterdir())
         process = self._start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_SEC
         while not reached():
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
@@ -94,7 +95,7 @@ class Run:
     def finish(self) -> str:
         """Runs it to its end; gives what it printed."""
         process = self._start()
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=PATIENCE_SEC)
         assert (process.returncode, besides_progress(stderr)) == (0, []), stderr
         return stdout
 
@@ -143,16 +144,16 @@ def test_run__killed_at_several_moments__goes_on_and_ends_as_if_nothing_had_been
     run = Run(tmp_path, photos, str(output), *flags)
     run.kill_when(is_started(run))
     at_start = run.staged_rows()
-    for rows in (300, 900):
+    for rows in (3 * STAGE_ROWS, 9 * STAGE_ROWS):
         worked = run.kill_when(has_staged(run, rows))
         assert at_start + worked - run.staged_rows() <= (STAGE_ROWS + 1) * workers
         at_start = run.staged_rows()
     kept = at_start
     run.kill_when(is_publishing(run))
-    assert run.staged_rows() == 2000 or (output / "manifest.json").exists()
+    assert run.staged_rows() == IMAGES or (output / "manifest.json").exists()
     printed = run.finish()
-    assert "2,000 were done before" in printed and "Labelled 0 of 2,010 images" in printed
-    assert kept < 2000
+    assert f"{IMAGES:,} were done before" in printed and f"Labelled 0 of {IMAGES + 10:,} images" in printed
+    assert kept < IMAGES
     assert_sound(output)
     assert_same(read_tables(output), uninterrupted)
 
@@ -160,7 +161,7 @@ def test_run__killed_at_several_moments__goes_on_and_ends_as_if_nothing_had_been
 def test_run__killed_with_its_output_on_gcs__goes_on(tmp_path, photos, uninterrupted, gcs):
     gcs.put("gs://kept/here", b"")
     run = Run(tmp_path, photos, "gs://kept/out")
-    worked = run.kill_when(has_staged(run, 500))
+    worked = run.kill_when(has_staged(run, 5 * STAGE_ROWS))
     staged = run.staged_rows()
     assert worked - staged <= STAGE_ROWS + 1
     assert f"{staged:,} were done before" in run.finish()
@@ -180,14 +181,14 @@ def test_run__interrupted__keeps_all_that_is_labelled_and_says_how_to_go_on(
     never = ("--stage_rows=1000000", "--stage_sec=3600")
     run = Run(tmp_path, photos, str(tmp_path / "out"), *never)
     process = run._start()
-    deadline = time.monotonic() + 120
-    while (worked := run.worked()) < 200:
+    deadline = time.monotonic() + PATIENCE_SEC
+    while (worked := run.worked()) < 100:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and "run the same command again, and it goes on" in stderr
-    assert worked <= run.staged_rows() < 2000
+    assert worked <= run.staged_rows() < IMAGES
     assert f"{run.staged_rows():,} were done before" in run.finish()
     assert_sound(tmp_path / "out")
 

@@ -74,5 +74,5 @@ def test_main__imports_before_its_handlers__are_few(number):
 
 def test_main__signal_before_the_command_line_is_imported__is_one_line(number):
     command = [sys.executable, "-c", _INTERRUPTED_IMPORT, str(int(number))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (130, "Interrupted. Nothing was started.\n")
