@@ -59,7 +59,7 @@ class ModelKind(Protocol):
         """Yield signatures and the number of parameters, each with a heading, for a person."""
 
 
-# Modules satisfy a protocol, because mypy checks their functions against it.
+# Modules and no classes, because a kind has no state. mypy checks their functions against the protocol.
 KINDS: tuple[ModelKind, ...] = (saved_model, keras_file)
 FILE_SUFFIXES = tuple(kind.SUFFIX for kind in KINDS if kind.SUFFIX)
 

@@ -53,7 +53,7 @@ Call = Callable[[np.ndarray, Scaling], np.ndarray]
 
 
 def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
-    """Bring a model to this machine, and settle the meaning of its inputs and outputs.
+    """Find or fetch a model, and settle the meaning of its inputs and outputs.
 
     A preset without other options is not run, because its facts are published. Other models are read and
     probed, once for each digest.

@@ -147,7 +147,7 @@ class ModelSpec:
 
 
 def resolve_spec(options: ModelOptions) -> ModelSpec:
-    """Bring a model to this machine and resolve it without a probe.
+    """Find or fetch a model and resolve it without a probe.
 
     Raises:
       UserError: The model can't be fetched or does not fit its label map, or its input size or number of
@@ -157,7 +157,7 @@ def resolve_spec(options: ModelOptions) -> ModelSpec:
 
 
 def read_model(options: ModelOptions) -> Reading:
-    """Bring a model to this machine and read it.
+    """Find or fetch a model and read it.
 
     Raises:
       UserError: The model can't be fetched or used, or its input size is unknown.
