@@ -19,13 +19,18 @@ from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline import GO_ON
 from labelbeam.pipeline.checks.google import require_google_access
-from labelbeam.pipeline.commands.model import describe_head, describe_scaling, has_no_names
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.graph import build_graph
 from labelbeam.pipeline.output import folder_of
 from labelbeam.pipeline.plan import Plan, failure_budget, planned
 from labelbeam.pipeline.report import progress
 from labelbeam.pipeline.report.bottleneck import Work, counters_of, describe_work, query_metrics, work_of
+from labelbeam.pipeline.report.model import (
+    describe_head,
+    describe_missing_names,
+    describe_scaling,
+    has_no_names,
+)
 from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
 from labelbeam.pipeline.runners.errors import cause_of_error, own_error, own_words
 from labelbeam.pipeline.runners.jobs import follow, job_of
@@ -112,7 +117,7 @@ def _announce(model: ModelSpec) -> None:
         scaling, head = describe_scaling(model), describe_head(model)
         print(f"Model: input range {scaling}; outputs {head}.", flush=True)
     if has_no_names(model):
-        print("There is no label map, so labels are 'class 0' and so on. Give one with --labels.", flush=True)
+        print(describe_missing_names(model), flush=True)
     for doubt in model.doubts:
         print(f"labelbeam: warning: {doubt}", file=sys.stderr, flush=True)
 

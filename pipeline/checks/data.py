@@ -24,7 +24,6 @@ from labelbeam.pipeline.checks.findings import (
     try_connection,
     warning,
 )
-from labelbeam.pipeline.commands.model import describe_head, describe_photos, describe_scaling
 from labelbeam.pipeline.corpus import find_corpus, output_columns
 from labelbeam.pipeline.manifest import labelled_with
 from labelbeam.pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
@@ -36,6 +35,7 @@ from labelbeam.pipeline.plan import (
     optimisation,
     partitioning_of,
 )
+from labelbeam.pipeline.report.model import describe_head, describe_photos, describe_scaling
 from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
 from labelbeam.transforms.decode import decode
 from labelbeam.transforms.elements import EncodedImage, Failure, ImageRef, Prediction

@@ -9,16 +9,23 @@ from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.config import PredictConfig
 from labelbeam.pipeline.config import options as known_options
+from labelbeam.pipeline.report.model import (
+    describe_crop,
+    describe_head,
+    describe_photos,
+    describe_scaling,
+    describe_use,
+    has_no_names,
+)
 from labelbeam.transforms.errors import LabelbeamError, UserError, describe_error
 from labelbeam.transforms.files import FILE_ERRORS, list_files, write_file
-from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.cache import resolve_model
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.kinds import digest_model, kind_of
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.runtime import load_tensorflow
-from labelbeam.transforms.models.spec import ModelOptions, ModelSpec, Origin
+from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 
 
 def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
@@ -51,10 +58,10 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
         return True, "\n".join(
             [*lines, f"fits          perhaps: {spec.doubts[0]}", *_further(spec.doubts[1:])]
         )
-    what = "an image classifier" if spec.labels else f"gives embeddings of length {spec.length:,}"
+    condition = ""
     if spec.scaling_from == "assumed":
-        what += f", if it expects the input range {spec.scaling.name}, which is assumed"
-    return True, "\n".join([*lines, f"fits          yes, {what}"])
+        condition = f", if it expects the input range {spec.scaling.name}, which is assumed"
+    return True, "\n".join([*lines, f"fits          yes, {describe_use(spec)}{condition}"])
 
 
 def _describe_spec(spec: ModelSpec) -> list[str]:
@@ -73,46 +80,6 @@ def _describe_spec(spec: ModelSpec) -> list[str]:
 
 def _remark_on_labels(spec: ModelSpec) -> str:
     return " (there is no label map: give one with --labels)" if has_no_names(spec) else ""
-
-
-def has_no_names(spec: ModelSpec) -> bool:
-    """Return whether labels are numbers of classes alone, because there is no label map."""
-    return spec.labels[:1] == ("class 0",)
-
-
-def describe_crop(rule: ResizeRule) -> str:
-    """Describe the part of an image that a model sees."""
-    if rule.mode == "stretch":
-        return "the whole image, stretched to a square (stretch)"
-    share = rule.size_px / (rule.size_px + rule.crop_padding_px)
-    return f"the central square, {share:.0%} of the shorter side (center_crop)"
-
-
-def describe_scaling(spec: ModelSpec) -> str:
-    """Describe a model's input range and its origin."""
-    return f"{spec.scaling.name} ({_ORIGINS[spec.scaling_from]})"
-
-
-def describe_head(spec: ModelSpec) -> str:
-    """Describe the meaning of a model's outputs and its origin."""
-    return f"{spec.head} ({_ORIGINS[spec.head_from]})"
-
-
-def describe_photos(spec: ModelSpec) -> str:
-    """Describe how many photos of known class are right, in each input range."""
-    right = dict(spec.photos_right)
-    others = ", ".join(f"{n} with {name}" for name, n in right.items() if name != spec.scaling.name)
-    mine = f"{right[spec.scaling.name]} of {spec.photos_known} of known class are right"
-    return f"{mine}; {others}" if others else mine
-
-
-_ORIGINS: dict[Origin, str] = {
-    "given": "given",
-    "preset": "of the preset",
-    "read": "read from the model",
-    "probed": "probed: the sample photos show it",
-    "assumed": "assumed: neither the model nor the sample photos show it",
-}
 
 
 def _describe_graph(classifier: Classifier) -> list[str]:
@@ -146,7 +113,5 @@ def mirror_model(handle: str, target: str) -> str:
         for name, file in kind_of(path).list_files(path).items():
             write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
     except FILE_ERRORS as e:
-        raise UserError(
-            f"{target!r} cannot be written: {describe_error(e)}. Check its name and rights."
-        ) from e
+        raise UserError(f"{target!r} cannot be written: {describe_error(e)}. Check its name and rights.") from e
     return FileSystems.join(folder, path.name) if path.is_file() else folder

@@ -1,4 +1,4 @@
-"""What limits a run: fetching, decoding or the model, and what would help."""
+"""The bottleneck of a run: fetching, decoding or the model, and remedies."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from labelbeam.transforms.stage import StageResults
 
 _LOG = logging.getLogger(__name__)
 
-# Runs in which images were on their way for less than this tell nothing.
+# Least time with images under way. Shorter runs get no bottleneck, because start-up dominates their shares.
 _SHORTEST_SEC = 5.0
-# From this share of the time on, something is busy.
+# Share of the time from which on a step counts as busy.
 _BUSY = 0.85
 
-# What would help; a phrase that begins with an option is left out where that is given.
-_ADVICE = {
+# Remedies by bottleneck. One that begins with an option is left out of the advice if the option is set.
+_REMEDIES = {
     "fetching": ("more --fetch_threads", "more workers", "workers near the images"),
     "decoding": ("--decoding fast", "more cores or workers", "smaller images"),
     "unpacking": ("more cores a labelling worker", "more labelling workers"),
@@ -33,11 +33,11 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run's processes did, summed up.
+    """Totals over a run's worker processes.
 
     Attributes:
-      counts: What `labelbeam.transforms.models.meter` counts, by name.
-      times_usec: Microseconds by step, and the number of times it was done.
+      counts: Counters of `labelbeam.transforms.models.meter`, by name.
+      times_usec: Microseconds spent in a step and the number of calls, by name of the step.
     """
 
     counts: Counter[str]
@@ -45,84 +45,87 @@ class Work:
 
 
 def work_of(result: Any) -> Work | None:
-    """Reads a finished run's metrics.
+    """Read the metrics of a finished run.
 
     Args:
-      result: What its runner gave.
+      result: The runner's result.
 
     Returns:
-      None where the runner does not tell: the run is done, whatever becomes of its metrics.
+      None if the runner has no metrics.
     """
     try:
-        found = query_metrics(result)
-    except Exception as e:  # runners raise anything
-        _LOG.info("The runner gives no metrics: %r", e)
+        metrics = query_metrics(result)
+    except Exception as e:  # any type, because each runner has its own; a finished run must not fail here
+        _LOG.info("The runner returned no metrics: %r", e)
         return None
     times = {
-        "fetch": _sum(found, FetchImages, "fetch_usec"),
-        "decode": _sum(found, DecodeImages, "decode_usec"),
-        "write": _sum(found, StageResults, "write_usec"),
+        "fetch": _sum(metrics, FetchImages, "fetch_usec"),
+        "decode": _sum(metrics, DecodeImages, "decode_usec"),
+        "write": _sum(metrics, StageResults, "write_usec"),
     }
-    return Work(counters_of(found, PredictLabels), times)
+    return Work(counters_of(metrics, PredictLabels), times)
 
 
 def query_metrics(result: Any) -> dict:
-    """The metrics of a job as they are now.
+    """Query the present metrics of a job.
 
     Args:
-      result: What its runner gave.
+      result: The runner's result.
     """
     if getattr(result, "_metrics", None):
-        result._metrics = None  # Beam's portable runners ask a job once, and give that answer ever after
+        # Reset, because Beam's portable runners cache the first response and would return it for ever.
+        result._metrics = None
     return result.metrics().query()
 
 
-def counters_of(found: dict, transform: type) -> Counter[str]:
-    """What a step has counted, by name.
+def counters_of(metrics: dict, transform: type) -> Counter[str]:
+    """Return a step's counters by name.
 
     Args:
-      found: What a query of a runner's metrics gave.
+      metrics: The result of `query_metrics`.
       transform: The step.
     """
     counts: Counter[str] = Counter()
-    for counter in found["counters"]:
+    for counter in metrics["counters"]:
         if counter.key.metric.namespace == namespace_of(transform):
+            # Attempted values count bundles that failed, too, but not every runner has committed ones.
             counts[counter.key.metric.name] += counter.committed or counter.attempted or 0
     return counts
 
 
 def namespace_of(transform: type) -> str:
-    """What a step's metrics are filed under."""
+    """Return the namespace of a step's metrics."""
     return f"{transform.__module__}.{transform.__qualname__}"
 
 
-def _sum(found: dict, transform: type, name: str) -> tuple[int, int]:
+def _sum(metrics: dict, transform: type, name: str) -> tuple[int, int]:
     total = count = 0
-    for distribution in found["distributions"]:
-        metric, seen = distribution.key.metric, distribution.committed or distribution.attempted
-        if seen and (metric.namespace, metric.name) == (namespace_of(transform), name):
-            total, count = total + seen.sum, count + seen.count
+    for distribution in metrics["distributions"]:
+        metric, values = distribution.key.metric, distribution.committed or distribution.attempted
+        if values and (metric.namespace, metric.name) == (namespace_of(transform), name):
+            total, count = total + values.sum, count + values.count
     return total, count
 
 
-def find_limit(work: Work, split: bool = False) -> str:
-    """What the rest waited for: `fetching`, `decoding`, `unpacking`, `model` or `model on GPU`.
+def find_bottleneck(work: Work, split: bool = False) -> str:
+    """Return the slowest step: `fetching`, `decoding`, `unpacking`, `model` or `model on GPU`.
 
     Args:
-      work: What was done.
-      split: Whether the model had workers of its own, which wait for nothing but unpacking.
+      work: Totals of the run.
+      split: Whether the model had workers of its own, which only wait for unpacking.
     """
     on_gpu = work.counts[meter.ON_GPU] > 0
     model, decode = _model_share(work), _decode_share(work)
-    the_model = "model on GPU" if on_gpu else "model"
+    model_name = "model on GPU" if on_gpu else "model"
     if model >= _BUSY:
-        return the_model
+        return model_name
     if split:
         return "unpacking"
     if decode >= _BUSY:
         return "decoding"
-    if not on_gpu and model + decode >= _BUSY:  # they share the cores
-        return the_model if model >= decode else "decoding"
+    # Shares are added on CPUs only, because there the model and the decoders compete for the same cores.
+    if not on_gpu and model + decode >= _BUSY:
+        return model_name if model >= decode else "decoding"
     return "fetching"
 
 
@@ -135,28 +138,28 @@ def _decode_share(work: Work) -> float:
 
 
 def describe_work(work: Work, config: RunConfig) -> list[str]:
-    """Tells what limits a run, unless it was too short to tell, what it tried out, and what went wrong."""
+    """Describe a run's bottleneck, unless the run was too short, its automatic choices, and its troubles."""
     counts = work.counts
     lines = []
     if counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC and counts[meter.SLOTS_RUN]:
-        lines += [_limit(work, config), *_times(work)]
-    lines += [*_found(counts, config), *_warnings(counts)]
+        lines += [_describe_bottleneck(work, config), *_describe_times(work)]
+    lines += [*_describe_choices(counts, config), *_warnings(counts)]
     return ["", *lines] if lines else []
 
 
-def _limit(work: Work, config: RunConfig) -> str:
+def _describe_bottleneck(work: Work, config: RunConfig) -> str:
     split = config.predict.layout == "split"
-    limit, where = find_limit(work, split), "the labelling side" if split else "this run"
-    given = {
+    bottleneck, where = find_bottleneck(work, split), "the labelling side" if split else "this run"
+    is_set = {
         "--precision": config.predict.precision != "float32",
         "--batch_size": config.predict.batch_size is not None,
         "--decoding": config.model.decoding == "fast",
     }
-    *some, last = [phrase for phrase in _ADVICE[limit] if not given.get(phrase.split()[0])]
-    return f"What limits {where}: {limit}. What helps: {', '.join(some)} or {last}."
+    *some, last = [remedy for remedy in _REMEDIES[bottleneck] if not is_set.get(remedy.split()[0])]
+    return f"Bottleneck of {where}: {bottleneck}. Remedies: {', '.join(some)} or {last}."
 
 
-def _times(work: Work) -> list[str]:
+def _describe_times(work: Work) -> list[str]:
     counts = work.counts
     images = max(1, counts[meter.IMAGES_RUN])
     fetch, decode = (
@@ -173,10 +176,10 @@ def _times(work: Work) -> list[str]:
     ]
 
 
-def _found(counts: Counter[str], config: RunConfig) -> list[str]:
+def _describe_choices(counts: Counter[str], config: RunConfig) -> list[str]:
     lines = []
     if config.predict.batch_size == "auto" and counts[meter.LOADED]:
-        lines.append(f"  --batch_size auto found {counts[meter.BATCH_SIZE] / counts[meter.LOADED]:,.0f}")
+        lines.append(f"  --batch_size auto chose {counts[meter.BATCH_SIZE] / counts[meter.LOADED]:,.0f}")
     if counts[meter.COMPARED]:
         kept = counts[meter.AGREED] / counts[meter.COMPARED]
         lines.append(f"  the faster model keeps the best class of {kept:.1%} of the sample photos")
@@ -184,10 +187,11 @@ def _found(counts: Counter[str], config: RunConfig) -> list[str]:
 
 
 def _warnings(counts: Counter[str]) -> list[str]:
-    loaded = counts[meter.LOADED]
-    said = {
-        meter.OOM_SPLITS: "batches were split for want of memory: a smaller --batch_size avoids that",
-        meter.NOT_FROZEN: f"of {loaded} models could not be frozen, and are slower (--verbose tells why)",
-        meter.NOT_OPTIMISED: f"of {loaded} models run without --precision or --xla (--verbose tells why)",
+    loaded, splits = counts[meter.LOADED], counts[meter.OOM_SPLITS]
+    troubles = {
+        meter.OOM_SPLITS: f"{'batch was' if splits == 1 else 'batches were'} split because memory ran out: "
+        "set a smaller --batch_size",
+        meter.NOT_FROZEN: f"of {loaded} models could not be frozen and ran slower: see the log (--verbose)",
+        meter.NOT_OPTIMISED: f"of {loaded} models ran without --precision or --xla: see the log (--verbose)",
     }
-    return [f"  {counts[name]:,} {words}" for name, words in said.items() if counts[name]]
+    return [f"  {counts[name]:,} {text}" for name, text in troubles.items() if counts[name]]

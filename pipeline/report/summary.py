@@ -1,4 +1,4 @@
-"""The summary: what a person wants to know when a run has ended."""
+"""The summary of a finished run, and commands to try next."""
 
 from __future__ import annotations
 
@@ -33,32 +33,37 @@ _LONGEST_EXAMPLE = 200
 def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     """Describe how a run went, from its manifest."""
     counts = manifest.counts
-    whole = " in the tables" if sum(manifest.rows.values()) > counts[LABELLED] + counts[FAILED] else ""
-    said = [
+    scope = " in the tables" if sum(manifest.rows.values()) > counts[LABELLED] + counts[FAILED] else ""
+    totals = [
         f"Labelled {counts[LABELLED]:,} of {_number(counts[LISTED], 'image')} in {seconds:,.1f} s"
         f"{_rate(counts, seconds)}",
         f"{counts[FAILED]:,} failed, {counts[DUPLICATE]:,} listed twice",
     ]
     if counts[KEPT]:
-        said.append(f"{counts[KEPT]:,} were done before")
+        totals.append(f"{counts[KEPT]:,} were done before")
     if counts[OTHER]:
-        said.append(f"{counts[OTHER]:,} more are in the tables")
+        totals.append(f"{counts[OTHER]:,} more are in the tables")
     if counts[OTHER_URI]:
-        said.append(f"{counts[OTHER_URI]:,} were done under another URI and labelled again")
+        totals.append(f"{counts[OTHER_URI]:,} were done under another URI and labelled again")
     if counts[UNCHECKED]:
-        said.append(f"{counts[UNCHECKED]:,} could not be checked for changes")
+        totals.append(f"{counts[UNCHECKED]:,} could not be checked for changes")
     if counts[REUSED]:
-        said.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
-    lines = ["; ".join(said) + "."]
+        totals.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
+    lines = ["; ".join(totals) + "."]
     if manifest.left_out:
         lines.append(f"Left out of the folder: {_by_name(manifest.left_out)}.")
-    for column, noted in (manifest.unparsed or {}).items():
+    for column, values in (manifest.unparsed or {}).items():
         lines.append(
-            f"{column}: {noted['count']:,} {'value is' if noted['count'] == 1 else 'values are'} not of the "
-            f"column's type, and null in the tables, such as {noted['examples'][0]!r}."
+            f"{column}: {values['count']:,} {'value is' if values['count'] == 1 else 'values are'} not of the "
+            f"column's type, and null in the tables, such as {values['examples'][0]!r}."
         )
-    lines += _counted(f"Top labels{whole}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
-    lines += _counted(f"Failures by reason{whole}", list(_failures(manifest)))
+    if EMBEDDING in manifest.labelled_with.outputs:
+        length = manifest.labelled_with.outputs[EMBEDDING]
+        lines.append(
+            f"Each row has an embedding of length {length:,} in the column {EMBEDDING!r}, and no label."
+        )
+    lines += _counted(f"Top labels{scope}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
+    lines += _counted(f"Failures by reason{scope}", list(_failures(manifest)))
     doubts = manifest.model.get("doubts", ())
     lines += ["", *(f"Warning: {doubt}" for doubt in doubts)] if doubts else []
     lines += ["", f"Results (generation {manifest.generation})"]
@@ -68,7 +73,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
 
 
 def _rate(counts: Mapping[str, int], seconds: float) -> str:
-    """Describe the rate of a run; a run that labelled nothing has none that means something."""
+    """Describe a run's rate; empty if nothing was labelled, because it would be that of failures."""
     if not counts[LABELLED]:
         return ""
     rate = (counts[LABELLED] + counts[FAILED]) / max(seconds, 1e-9)
@@ -85,7 +90,7 @@ def _failures(manifest: Manifest) -> Iterator[tuple[str, int]]:
     width = max(map(len, manifest.failures_by_reason), default=0)
     for reason, n in manifest.failures_by_reason.items():
         if example := examples.get(reason):
-            # Messages of storage begin with the address as it is.
+            # Removed, because messages of storage begin with the address, which is printed before them.
             text = example.message.removeprefix(f"{example.uri}: ")
             line = f"{reason:<{width}}  {example.uri}: {text}"
             yield line if len(line) <= _LONGEST_EXAMPLE else f"{line[:_LONGEST_EXAMPLE]}...", n
@@ -111,31 +116,46 @@ def next_steps(manifest: Manifest, output: str) -> str:
     """Return commands to try next with an output folder."""
     predictions, output = FileSystems.join(output, PREDICTIONS), shlex.quote(output)
     files = f"'{predictions}/**/*.parquet'"
-    labelled = EMBEDDING not in manifest.labelled_with.outputs
+    embedding = manifest.labelled_with.outputs.get(EMBEDDING)
     by_label = f"SELECT label, count(*) FROM {files} GROUP BY label ORDER BY 2 DESC"
     lines = [
         "",
-        "Look at them from Python:",
+        f"Look at the rows from Python (give the table's folder, because {output}/ holds other files, too):",
         f"  import pyarrow.dataset; pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
+        f"  import pandas; pandas.read_parquet({predictions!r})",
         "or with DuckDB:",
-        f"  {by_label if labelled else f'SELECT uri, {EMBEDDING} FROM {files} LIMIT 5'}",
+        f"  {_most_similar(files, embedding) if embedding else by_label}",
     ]
     if manifest.failures_by_reason:
         failures = predictions.removesuffix(PREDICTIONS) + FAILURES
         lines += ["Look at the failures:", f"  SELECT reason, uri, message FROM '{failures}/**/*.parquet'"]
-    lines += ["Prove that they are whole:", f"  labelbeam verify {output}"]
+    lines += ["Prove that the tables are whole:", f"  labelbeam verify {output}"]
     again = [r for r in manifest.failures_by_reason if r in ("timeout", "unreachable", "http_5xx")]
     if again:
-        lines += ["Try again what may have passed:", f"  labelbeam rerun {output} --only {','.join(again)}"]
+        lines += [
+            "Retry failures that may be temporary:",
+            f"  labelbeam rerun {output} --only {','.join(again)}",
+        ]
     return "\n".join(lines)
 
 
+def _most_similar(files: str, length: int) -> str:
+    """Return a query for the images that are most similar to the first one."""
+    # Cast to arrays, because Parquet has lists only, and DuckDB's similarity takes arrays of one length only.
+    return (
+        f"WITH images AS (SELECT uri, {EMBEDDING}::FLOAT[{length}] AS vector FROM {files}), "
+        "first AS (FROM images LIMIT 1) "
+        "SELECT images.uri, array_cosine_similarity(images.vector, first.vector) AS similarity "
+        "FROM images, first ORDER BY similarity DESC LIMIT 5"
+    )
+
+
 def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
-    """What is wrong with a finished run; None if all is well."""
+    """Return why a finished run counts as failed; None if it succeeded."""
     if not manifest.balanced:
         return (
             f"The run does not balance: {manifest.counts}, and rows in the tables: {manifest.rows}. "
-            "Run the same command again. If nobody has deleted files of the output, please report this."
+            "Run the same command again, and report this as a bug unless files of the output were deleted."
         )
     reasons, hosts = manifest.failures_by_reason, manifest.failures_by_host
     return budget.excess(sum(manifest.rows.values()), reasons, hosts)

@@ -11,7 +11,7 @@ from labelbeam.pipeline.report.bottleneck import (
     Work,
     counters_of,
     describe_work,
-    find_limit,
+    find_bottleneck,
     namespace_of,
     query_metrics,
     work_of,
@@ -25,7 +25,7 @@ SECOND = 1_000_000
 
 
 def config(**options: str) -> RunConfig:
-    """What a user said."""
+    """The configuration of a run."""
     return load_config(None, {"input": "in", "output": "out", "model": "m", **options})
 
 
@@ -49,31 +49,31 @@ def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **cou
 
 
 @pytest.mark.parametrize(
-    ("seen", "limit"),
+    ("seen", "bottleneck"),
     [
         (work(0.95, 0.2, on_gpu=True), "model on GPU"),
         (work(0.5, 0.95, on_gpu=True), "decoding"),
         (work(0.5, 0.5, on_gpu=True), "fetching"),
         (work(0.95, 0.5), "model"),
-        (work(0.6, 0.4), "model"),  # they share the cores, all of which are busy
+        (work(0.6, 0.4), "model"),  # both share the cores, which are busy
         (work(0.3, 0.65), "decoding"),
         (work(0.1, 0.1), "fetching"),
     ],
 )
-def test_find_limit__shares__names_what_the_rest_waits_for(seen, limit):
-    assert find_limit(seen) == limit
+def test_find_bottleneck__shares__names_the_slowest_step(seen, bottleneck):
+    assert find_bottleneck(seen) == bottleneck
 
 
-def test_describe_work__a_run__tells_times_waiting_padding_and_what_is_wrong():
+def test_describe_work__a_run__lists_times_waiting_padding_and_troubles():
     wrong = {meter.OOM_SPLITS: 2, meter.NOT_FROZEN: 1, meter.NOT_OPTIMISED: 1}
     _, first, times, waited, *warnings = describe_work(work(0.9, 0.19, **wrong), config())
     assert first == (
-        "What limits this run: model. What helps: --precision bfloat16, more cores or workers, a GPU or a "
+        "Bottleneck of this run: model. Remedies: --precision bfloat16, more cores or workers, a GPU or a "
         "smaller model."
     )
     assert times == "  an image took 2.0 ms to fetch, 4.0 to decode, 18.9 in the model, 0.10 to write"
-    said = "waited 10% of the time; its batches were 50% full, and 5.0% of what it computed was padding"
-    assert waited == f"  the model {said}"
+    model = "waited 10% of the time; its batches were 50% full, and 5.0% of what it computed was padding"
+    assert waited == f"  the model {model}"
     assert [line.split()[:3] for line in warnings] == [
         ["2", "batches", "were"],
         ["1", "of", "1"],
@@ -81,39 +81,39 @@ def test_describe_work__a_run__tells_times_waiting_padding_and_what_is_wrong():
     ]
 
 
-def test_describe_work__options_that_are_given__are_no_advice():
-    given = config(precision="float16", batch_size="auto", decoding="fast")
-    _, first, *_ = describe_work(work(0.9, 0.1, on_gpu=True), given)
-    assert first == "What limits this run: model on GPU. What helps: more GPUs or a smaller model."
-    _, first, *_ = describe_work(work(0.1, 0.9), given)
-    assert first == "What limits this run: decoding. What helps: more cores or workers or smaller images."
+def test_describe_work__options_that_are_set__are_no_remedies():
+    changed = config(precision="float16", batch_size="auto", decoding="fast")
+    _, first, *_ = describe_work(work(0.9, 0.1, on_gpu=True), changed)
+    assert first == "Bottleneck of this run: model on GPU. Remedies: more GPUs or a smaller model."
+    _, first, *_ = describe_work(work(0.1, 0.9), changed)
+    assert first == "Bottleneck of this run: decoding. Remedies: more cores or workers or smaller images."
 
 
 @pytest.mark.parametrize(
-    ("model", "limit"),
+    ("model", "bottleneck"),
     [
-        (0.9, "model. What helps: --precision bfloat16"),
-        (0.5, "unpacking. What helps: more cores a labelling worker or more labelling workers."),
+        (0.9, "model. Remedies: --precision bfloat16"),
+        (0.5, "unpacking. Remedies: more cores a labelling worker or more labelling workers."),
     ],
 )
-def test_describe_work__split_layout__is_about_the_side_with_the_model(model, limit):
-    # What the other side decoded took the cores of other workers.
+def test_describe_work__split_layout__is_about_the_side_with_the_model(model, bottleneck):
+    # Decoding is not counted against the model, because it took the cores of other workers.
     _, first, *_ = describe_work(work(model, 0.95), config(layout="split"))
-    assert first.startswith(f"What limits the labelling side: {limit}")
+    assert first.startswith(f"Bottleneck of the labelling side: {bottleneck}")
 
 
-def test_describe_work__too_short_to_tell__says_nothing_but_what_is_wrong():
+def test_describe_work__a_short_run__lists_troubles_only():
     assert describe_work(work(0.9, 0.19, sec=1), config()) == []
     _, line = describe_work(work(0.9, 0.19, sec=1, **{meter.NOT_FROZEN: 1}), config())
     assert "1 of 1 models could not be frozen" in line
 
 
-def test_describe_work__what_was_tried_out__is_told_of_short_runs_too():
+def test_describe_work__a_short_run__lists_automatic_choices():
     tried = {meter.LOADED: 2, meter.BATCH_SIZE: 16, meter.COMPARED: 114, meter.AGREED: 112}
-    said = describe_work(work(0.9, 0.19, sec=1, **tried), config(batch_size="auto", precision="bfloat16"))
-    assert said == [
+    lines = describe_work(work(0.9, 0.19, sec=1, **tried), config(batch_size="auto", precision="bfloat16"))
+    assert lines == [
         "",
-        "  --batch_size auto found 8",
+        "  --batch_size auto chose 8",
         "  the faster model keeps the best class of 98.2% of the sample photos",
     ]
 
@@ -131,8 +131,8 @@ def test_work_of__a_run__counts_every_image_of_all_processes(tmp_path, flags):
     model = save_tiny_model(tmp_path / "tiny", size_px=16)
     (tmp_path / "list.txt").write_text("\n".join(make_mixed_corpus(tmp_path / "in", images=11)), "utf-8")
     options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": model, "batch_size": 4}
-    said = {name: str(value) for name, value in options.items()}
-    finished = run(load_config(None, {**said, "max_failure_rate": "1"}, flags))
+    settings = {name: str(value) for name, value in options.items()}
+    finished = run(load_config(None, {**settings, "max_failure_rate": "1"}, flags))
     seen = finished.work
     processes = 2 if flags else 1
     assert seen.counts[meter.IMAGES_RUN] == finished.manifest.counts["labelled"]

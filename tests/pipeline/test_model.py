@@ -1,19 +1,23 @@
 import pytest
 
 from labelbeam.pipeline.commands.model import inspect_model, mirror_model
+from labelbeam.pipeline.report.model import describe_missing_names
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.cache import resolve_model
 from labelbeam.transforms.models.kinds import digest_model
+from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.spec import ModelOptions
 from tests.graphs import assert_sound, run_pipeline
 from tests.synthetic import jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
 
-def test_inspect__classifier__tells_all_and_fits(tiny):
+def test_inspect__model_without_names__describes_it_and_fits(tiny):
     fits, text = inspect_model(str(tiny), {})
     assumed = "if it expects the input range 0,1, which is assumed"
-    assert fits and text.endswith(f"fits          yes, an image classifier, {assumed}")
-    for told in (
+    use = "a classifier, or an embedding of length 3 with --outputs embedding"
+    assert fits and text.endswith(f"fits          yes, {use}, {assumed}")
+    for line in (
         "signature     serving_default: inputs float32 [any, 16, 16, 3] -> logits float32 [any, 3]",
         "parameters    1",
         f"digest        {digest_model(tiny)}",
@@ -23,16 +27,17 @@ def test_inspect__classifier__tells_all_and_fits(tiny):
         "outputs       logits of one class per image (probed: the sample photos show it)",
         "frozen        yes",
     ):
-        assert told in text, told
+        assert line in text, line
 
 
 def test_inspect__embedded__has_its_parameters(lite0_dir):
     fits, text = inspect_model("efficientnet-lite0", {})
+    assert text.endswith("fits          yes, an image classifier")
     assert fits and "classes       1,000, such as 'tench'" in text
     assert "parameters    4,631,000" in text  # 4.65 million, batch normalisation folded
 
 
-def test_inspect__wrong_options_or_model__says_what_to_do(tiny, tmp_path):
+def test_inspect__wrong_options_or_model__gives_the_remedy(tiny, tmp_path):
     fits, text = inspect_model(str(tiny), {"labels": "imagenet"})
     assert not fits and "fits          no: Model" in text and "--labels FILE" in text
     unknown = save_tiny_model(tmp_path / "m", size_px=None)
@@ -58,7 +63,7 @@ def test_inspect__doubtful_model__fits_perhaps(tmp_path):
 
 def test_inspect__embedding__fits_and_names_no_classes(tiny):
     fits, text = inspect_model(str(tiny), {"outputs": "embedding"})
-    assert fits and "length        3" in text and "fits          yes, gives embeddings of length 3" in text
+    assert fits and "length        3" in text and "fits          yes, an embedding of length 3" in text
 
 
 def test_mirror__to_a_bucket__can_be_run_from_there(tiny, tmp_path, gcs):
@@ -76,3 +81,19 @@ def test_mirror__to_a_bucket__can_be_run_from_there(tiny, tmp_path, gcs):
 def test_mirror__target_cannot_be_written__is_a_user_error(tiny):
     with pytest.raises(UserError, match="cannot be written"):
         mirror_model(str(tiny), "/proc/none")
+
+
+@pytest.mark.parametrize(
+    ("flags", "remedy"),
+    [
+        (
+            {},
+            "Give one with --labels, or give --outputs embedding if the outputs are features.",
+        ),
+        ({"outputs": "multilabel"}, "Give one with --labels."),
+    ],
+)
+def test_describe_missing_names__features_or_classes__gives_the_remedies(tiny, flags, remedy):
+    spec = understand_model(ModelOptions(str(tiny), **flags), timeout_sec=60)
+    first = "There is no label map, so labels are 'class 0' and so on. "
+    assert describe_missing_names(spec) == first + remedy

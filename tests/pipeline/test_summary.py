@@ -1,5 +1,10 @@
 """The summary at the end of a run, from manifests made by hand."""
 
+import dataclasses
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from labelbeam.pipeline.report.summary import next_steps, summarise
@@ -9,7 +14,7 @@ from labelbeam.transforms.table.manifest import FORMAT, FailureExample, Manifest
 from tests.results import LABELLED_WITH
 
 
-def manifest_of(reasons=None, examples=None, rows=None, **counts) -> Manifest:
+def manifest_of(reasons=None, examples=None, rows=None, labelled_with=LABELLED_WITH, **counts) -> Manifest:
     rows = rows or {"predictions": counts.get("labelled", 0), "failures": counts.get("failed", 0)}
     return Manifest(
         format=FORMAT,
@@ -17,7 +22,7 @@ def manifest_of(reasons=None, examples=None, rows=None, **counts) -> Manifest:
         run_id="r",
         publication="r-1",
         generation=1,
-        labelled_with=LABELLED_WITH,
+        labelled_with=labelled_with,
         model={},
         preprocessing={},
         partitioned_by=None,
@@ -82,3 +87,17 @@ def test_next_steps__failures__can_be_looked_at_and_tried_again():
     assert "SELECT reason, uri, message FROM 'out/failures/**/*.parquet'" in steps
     assert "labelbeam rerun out --only timeout" in steps
     assert "failures" not in next_steps(manifest_of(listed=1, labelled=1), "out")
+
+
+def test_next_steps__embeddings__a_query_finds_similar_images(tmp_path):
+    vectors = {"a": [1.0, 0.0], "b": [-1.0, 0.1], "c": [2.0, 0.1]}
+    column = pa.array(list(vectors.values()), pa.list_(pa.float32(), 2))
+    (tmp_path / "predictions").mkdir()
+    pq.write_table(pa.table({"uri": list(vectors), "embedding": column}), tmp_path / "predictions/1.parquet")
+    settings = dataclasses.replace(LABELLED_WITH, outputs={"embedding": 2})
+    manifest = manifest_of(labelled_with=settings, listed=3, labelled=3)
+    steps = next_steps(manifest, str(tmp_path)).split("\n")
+    assert f"  import pandas; pandas.read_parquet('{tmp_path}/predictions')" in steps
+    rows = duckdb.sql(steps[steps.index("or with DuckDB:") + 1]).fetchall()
+    assert [uri for uri, _ in rows] == ["a", "c", "b"]
+    assert "an embedding of length 2 in the column 'embedding'" in summarise(manifest, "out", 1.0)
