@@ -1,4 +1,4 @@
-"""Verification: published tables are read and compared with their manifest."""
+"""The command `verify`: a comparison of published tables with their manifest, and with an input."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from labelbeam.pipeline.commands.coverage import find_uncovered
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
 from labelbeam.pipeline.output import folder_of
+from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
-from labelbeam.transforms.errors import describe_error
+from labelbeam.transforms.elements import Failure, digest_of_uri
+from labelbeam.transforms.errors import Reason, describe_error
 from labelbeam.transforms.files import FILE_ERRORS, list_files, open_parquet
+from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.publish import top_labels
+from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.select import id_of
 from labelbeam.transforms.table.folder import Source, published_sources
 from labelbeam.transforms.table.integrity import damage_of
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.merge import Merged, count_rows, find_superseded, parts_of
-from labelbeam.transforms.table.rows import RowMetadata, schema_of
+from labelbeam.transforms.table.rows import FAILURES, RowMetadata, schema_of
 
 # Findings of one kind that are listed one by one.
 _MOST_LISTED = 10
+# Ids that are Python objects at once, because these take some 300 MB with the digests of their URIs.
+_IDS_IN_MEMORY = 2_000_000
 _FINGERPRINTS = ("model_fingerprint", "preprocessing_fingerprint")
 
 
@@ -34,13 +40,13 @@ def verify(output: str, input: str | None = None) -> list[str]:
 
     Args:
       output: An output folder.
-      input: What they should have a row for; by default only the tables are looked at.
+      input: An input whose rows the tables should have; by default no input is read.
 
     Returns:
-      One line for each thing that is wrong.
+      One line for each finding.
 
     Raises:
-      UserError: Nothing is published there, the manifest is damaged, or the input can't be read.
+      UserError: The folder has no manifest, the manifest is damaged, or the input can't be read.
     """
     folder = folder_of(output)
     manifest = published_manifest(folder)
@@ -48,10 +54,10 @@ def verify(output: str, input: str | None = None) -> list[str]:
     sources = published_sources(folder, manifest)
     files = list(itertools.chain.from_iterable(_check_file(s, folder, manifest) for s in sources))
     strays = list(_check_strays(folder, manifest))
-    if files:  # what can't be read can't be counted
+    if files:  # rows of damaged files can't be counted
         return files + strays
     rows = [*_check_counts(sources, manifest), *_check_unique(sources)]
-    return strays + rows + (list(_first(find_uncovered(sources, corpus))) if corpus else [])
+    return strays + rows + (list(_first(_find_uncovered(sources, corpus))) if corpus else [])
 
 
 def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str]:
@@ -79,13 +85,15 @@ def _check_content(parquet: pq.ParquetFile, source: Source, name: str, manifest:
     if not parquet.schema_arrow.equals(expected):
         yield f"{name}: its schema is not that of {source.file.table}"
         return
-    wanted = {fact: getattr(manifest.labelled_with, fact.partition("_")[0]) for fact in _FINGERPRINTS}
+    expected_prints = {
+        fact: getattr(manifest.labelled_with, fact.partition("_")[0]) for fact in _FINGERPRINTS
+    }
     metadata = parquet.schema_arrow.metadata or {}
-    for fact, value in wanted.items():
+    for fact, value in expected_prints.items():
         if (stamped := metadata.get(f"labelbeam.{fact}".encode(), b"").decode()) != value:
             yield f"{name}: its {fact} is {stamped!r}, the manifest's {value!r}"
-    for batch in parquet.iter_batches(columns=list(wanted)):
-        for fact, value in wanted.items():
+    for batch in parquet.iter_batches(columns=list(expected_prints)):
+        for fact, value in expected_prints.items():
             if strangers := set(batch[fact].unique().to_pylist()) - {value}:
                 yield f"{name}: rows with {fact} {sorted(strangers)[0]!r}, the manifest's is {value!r}"
 
@@ -106,7 +114,7 @@ def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:
     if counted.reasons != manifest.failures_by_reason:
         yield f"failures: by reason {dict(counted.reasons)}, the manifest has {manifest.failures_by_reason}"
     if top_labels(counted.labels) != manifest.top_labels:
-        yield "predictions: the labels that most rows have are not the manifest's top_labels"
+        yield "predictions: the most frequent labels are not the manifest's top_labels"
     counts, rows = manifest.counts, sum(manifest.rows.values())
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
     if (counts[LISTED], rows) != (counts[DUPLICATE] + done, done + counts[OTHER]):
@@ -125,6 +133,55 @@ def _check_unique(sources: list[Source]) -> Iterator[str]:
 def _ids(path: str) -> pa.Array:
     with open_parquet(path) as parquet:
         return parquet.read(["id"])["id"].combine_chunks()
+
+
+def _find_uncovered(sources: list[Source], corpus: Corpus) -> Iterator[str]:
+    """Find rows of an input whose id has no row in published tables, or a row with another URI.
+
+    Args:
+      sources: The tables' files.
+      corpus: The input. It is read once for each two million rows of the tables, because no more ids are
+        held in memory.
+
+    Yields:
+      One line for each id.
+
+    Raises:
+      RunError: The input is cut or damaged, or changes while it is read.
+    """
+    parts = 1 + sum(source.file.rows for source in sources) // _IDS_IN_MEMORY
+    for part in range(parts):
+        yield from _uncovered(_uris_of_part(sources, part, parts), corpus, part, parts)
+
+
+def _uncovered(uris: dict[str, bytes | None], corpus: Corpus, part: int, parts: int) -> Iterator[str]:
+    for row in list_rows(corpus):
+        image_id = id_of(row)
+        if hash_of(image_id) % parts != part:
+            continue
+        if image_id not in uris:
+            yield f"id {image_id!r}: is in the input and has no row"
+        elif isinstance(row, Failure) or corpus.id_column is None:
+            continue  # an unreadable row has no URI, and an id made from a URI stands for no other
+        elif (digest := uris[image_id]) is None or digest == digest_of_uri(row.uri):
+            continue
+        else:
+            yield f"id {image_id!r}: is {row.uri!r} in the input, and its row has another URI. Run again"
+        if image_id in uris or len(uris) < 2 * _IDS_IN_MEMORY:
+            uris[image_id] = None  # so that the id is reported once, as far as memory allows
+
+
+def _uris_of_part(sources: list[Source], part: int, parts: int) -> dict[str, bytes | None]:
+    """Return the digest of the URI of each id of a part; None if the id stands for several URIs."""
+    uris: dict[str, bytes | None] = {}
+    for source in sources:
+        columns = ["id", "uri", *(["reason"] if source.file.table == FAILURES else [])]
+        with open_parquet(source.file.path) as parquet:
+            for batch in parquet.iter_batches(columns=columns):
+                for image_id, uri, *reason in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                    if hash_of(image_id) % parts == part:
+                        uris[image_id] = None if reason == [Reason.AMBIGUOUS_ID] else digest_of_uri(uri)
+    return uris
 
 
 def _first(findings: Iterator[str]) -> Iterator[str]:

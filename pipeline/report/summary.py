@@ -53,9 +53,10 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     if manifest.left_out:
         lines.append(f"Left out of the folder: {_by_name(manifest.left_out)}.")
     for column, values in (manifest.unparsed or {}).items():
+        verb = "value is" if values["count"] == 1 else "values are"
         lines.append(
-            f"{column}: {values['count']:,} {'value is' if values['count'] == 1 else 'values are'} not of the "
-            f"column's type, and null in the tables, such as {values['examples'][0]!r}."
+            f"{column}: {values['count']:,} {verb} not of the column's type, and null in the tables, such as "
+            f"{values['examples'][0]!r}."
         )
     if EMBEDDING in manifest.labelled_with.outputs:
         length = manifest.labelled_with.outputs[EMBEDDING]
@@ -63,6 +64,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
             f"Each row has an embedding of length {length:,} in the column {EMBEDDING!r}, and no label."
         )
     lines += _counted(f"Top labels{scope}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
+    lines += _missing_names(manifest)
     lines += _counted(f"Failures by reason{scope}", list(_failures(manifest)))
     doubts = manifest.model.get("doubts", ())
     lines += ["", *(f"Warning: {doubt}" for doubt in doubts)] if doubts else []
@@ -70,6 +72,12 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     for table in TABLES:
         lines.append(f"  {FileSystems.join(output, table)}  {_files(manifest.files_of(table))}")
     return "\n".join([*lines, f"  {Layout(output).manifest}"])
+
+
+def _missing_names(manifest: Manifest) -> Iterator[str]:
+    if manifest.top_labels and all(top.label == f"class {top.class_id}" for top in manifest.top_labels):
+        yield "Labels are numbers, because there is no label map. Run again with --replace and --labels FILE,"
+        yield "or with --replace and --outputs embedding if the model's outputs are features."
 
 
 def _rate(counts: Mapping[str, int], seconds: float) -> str:

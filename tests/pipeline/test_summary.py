@@ -14,7 +14,9 @@ from labelbeam.transforms.table.manifest import FORMAT, FailureExample, Manifest
 from tests.results import LABELLED_WITH
 
 
-def manifest_of(reasons=None, examples=None, rows=None, labelled_with=LABELLED_WITH, **counts) -> Manifest:
+def manifest_of(
+    reasons=None, examples=None, rows=None, labelled_with=LABELLED_WITH, label="cat", **counts
+) -> Manifest:
     rows = rows or {"predictions": counts.get("labelled", 0), "failures": counts.get("failed", 0)}
     return Manifest(
         format=FORMAT,
@@ -32,7 +34,7 @@ def manifest_of(reasons=None, examples=None, rows=None, labelled_with=LABELLED_W
         rows=rows,
         failures_by_reason=reasons or {},
         failures_by_host={},
-        top_labels=(TopLabel(1, "cat", 2),),
+        top_labels=(TopLabel(1, label, 2),),
         files=tuple(TableFile(table, f"{table}/a.parquet", n, 10_000, "s") for table, n in rows.items()),
         merged_runs=("r",),
         failure_examples=examples,
@@ -101,3 +103,12 @@ def test_next_steps__embeddings__a_query_finds_similar_images(tmp_path):
     rows = duckdb.sql(steps[steps.index("or with DuckDB:") + 1]).fetchall()
     assert [uri for uri, _ in rows] == ["a", "c", "b"]
     assert "an embedding of length 2 in the column 'embedding'" in summarise(manifest, "out", 1.0)
+
+
+def test_summarise__labels_that_are_numbers__gives_the_remedies():
+    numbers = summarise(manifest_of(label="class 1", listed=2, labelled=2), "out", 1.0)
+    assert (
+        "no label map. Run again with --replace and --labels FILE,\nor with --replace and --outputs"
+        in numbers
+    )
+    assert "label map" not in summarise(manifest_of(listed=2, labelled=2), "out", 1.0)
