@@ -1,4 +1,8 @@
-"""What options can't be said together, or to a runner: one table, checked before anything starts."""
+"""Rules for options that contradict each other or the runner, checked before anything starts.
+
+A rule is here only if its breach loses rows, makes labels wrong, or costs money or a long wait. Beam reports
+other mistakes itself.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,9 @@ from os.path import isfile
 from typing import NamedTuple
 
 from apache_beam.options.pipeline_options import (
-    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     PrismRunnerOptions,
-    SetupOptions,
     StandardOptions,
 )
 
@@ -27,7 +29,6 @@ from labelbeam.pipeline.runners.options import (
     has_one_process,
     hints_for_all,
     is_dataflow,
-    is_local,
     is_portable,
     runner_of,
     runs_elsewhere,
@@ -38,10 +39,17 @@ from labelbeam.transforms.files import is_local as is_local_path
 
 # The hints of Dataflow's right fitting (cloud.google.com/dataflow/docs/guides/right-fitting).
 _RIGHT_FITTING = ("accelerator", "min_ram")
+_WORKING_RUNNERS = f"{LOCAL_RUNNER}, PrismRunner, FlinkRunner or DataflowRunner"
+_UNFIT_RUNNERS = {
+    # Dask's runner drops the elements that `finish_bundle` yields, which are the last images of each bundle.
+    "DaskRunner": "it drops elements that a step yields at the end of a bundle, and so loses images",
+    # Refused here, because Beam tries for 77 s to download a Spark job server that Maven does not have (404).
+    "SparkRunner": "Beam has no Spark job server to download for it",
+}
 
 
-class Said(NamedTuple):
-    """What the user said: labelbeam's options and Beam's."""
+class Settings(NamedTuple):
+    """The options of labelbeam and of Beam."""
 
     config: RunConfig
     options: PipelineOptions
@@ -53,231 +61,186 @@ class Said(NamedTuple):
 
 
 def broken_rules(config: RunConfig, options: PipelineOptions) -> Iterator[str]:
-    """What the options have against each other or the runner, each with what to do."""
-    said = Said(config, options)
+    """Yield a message with a remedy for each broken rule."""
+    settings = Settings(config, options)
     for rule in RULES:
-        if wrong := rule(said):
-            yield wrong
+        if message := rule(settings):
+            yield message
 
 
 def check_rules(config: RunConfig, options: PipelineOptions) -> None:
-    """Makes sure that options go together.
+    """Make sure that options fit each other and the runner.
 
     Raises:
-      UserError: They don't.
+      UserError: A rule is broken.
     """
-    for wrong in broken_rules(config, options):
-        raise UserError(wrong)
+    for message in broken_rules(config, options):
+        raise UserError(message)
 
 
-def _runner_loses_rows(said: Said) -> str | None:
-    if said.runner != "DaskRunner":
+def _unfit_runner(settings: Settings) -> str | None:
+    why = _UNFIT_RUNNERS.get(settings.runner)
+    return why and f"--runner={settings.runner} is not allowed: {why}. Use {_WORKING_RUNNERS}."
+
+
+def _streaming(settings: Settings) -> str | None:
+    if not settings.options.view_as(StandardOptions).streaming:
         return None
     return (
-        "--runner=DaskRunner is not allowed: it drops what a step yields at a bundle's end, and so loses "
-        f"images. Use {LOCAL_RUNNER}, PrismRunner, FlinkRunner or DataflowRunner."
+        "--streaming is not allowed: results are published when the input is exhausted. Remove --streaming."
     )
 
 
-def _streaming(said: Said) -> str | None:
-    if not said.options.view_as(StandardOptions).streaming:
-        return None
-    return "--streaming is not allowed: a corpus is a list with an end, and is published at it. Leave it out."
-
-
-def _main_session(said: Said) -> str | None:
-    if not said.options.view_as(SetupOptions).save_main_session:
-        return None
-    return (
-        "--save_main_session is not allowed: workers have labelbeam installed, and need nothing of the "
-        "submitting process. Leave it out."
-    )
-
-
-def _local_processes_elsewhere(said: Said) -> str | None:
-    direct = said.options.view_as(DirectOptions)
-    if is_local(said.options):
-        return None
-    if direct.direct_num_workers == 1 and direct.direct_running_mode in (None, "in_memory"):
-        return None
-    return (
-        f"--direct_num_workers and --direct_running_mode mean nothing to {said.runner}. Leave them out, or "
-        f"use --runner={LOCAL_RUNNER}."
-    )
-
-
-def _processes_without_effect(said: Said) -> str | None:
-    direct = said.options.view_as(DirectOptions)
-    if not is_local(said.options) or direct.direct_num_workers == 1:
-        return None
-    if direct.direct_running_mode not in (None, "in_memory"):
-        return None
-    return (
-        f"--direct_num_workers={direct.direct_num_workers} has no effect in one process. Give "
-        "--direct_running_mode=multi_processing, or leave it out: one process uses all cores."
-    )
-
-
-def _output_is_input(said: Said) -> str | None:
-    read, write = said.config.read, said.config.write
+def _output_is_input(settings: Settings) -> str | None:
+    read, write = settings.config.read, settings.config.write
     if read.input.rstrip("/") != write.output.rstrip("/"):
         return None
-    return f"--output={write.output!r} is the input, too. Give another folder."
+    return f"--output={write.output!r} is the input, too, and would be written into. Give another --output."
 
 
-def _prism_missing(said: Said) -> str | None:
-    location = said.options.view_as(PrismRunnerOptions).prism_location
-    if said.runner != "PrismRunner" or not location or not is_local_path(location) or isfile(location):
+def _prism_missing(settings: Settings) -> str | None:
+    location = settings.options.view_as(PrismRunnerOptions).prism_location
+    if settings.runner != "PrismRunner" or not location or not is_local_path(location) or isfile(location):
         return None
     return (
-        f"--prism_location={location!r} is no file. Leave it out to have Beam download it, or make it with "
-        "`python -m tests.engines.install prism` in labelbeam's repository."
+        f"--prism_location={location!r} is not a file. Remove it, so that Beam downloads Prism, or build it in "
+        "a clone of labelbeam's repository: `python -m tests.engines.install prism`."
     )
 
 
-def _hint_without_split(said: Said) -> str | None:
-    predict = said.config.predict
+def _hint_without_split(settings: Settings) -> str | None:
+    predict = settings.config.predict
     hint = predict.accelerator_hint
     if hint is None or predict.layout == "split":
         return None
     return (
-        f"--accelerator_hint={hint!r} needs --layout=split: within the fused layout it would send pixels "
-        f"through a shuffle. For all workers alike, give Beam's '--resource_hints=accelerator={hint}'."
+        f"--accelerator_hint={hint!r} needs --layout=split: in the fused layout it would send pixels "
+        f"through a shuffle. For all workers, give '--resource_hints=accelerator={hint}' instead."
     )
 
 
-def _hint_and_service_option(said: Said) -> str | None:
-    hints, rivals = _hints(said), worker_accelerators(said.options)
+def _hint_and_service_option(settings: Settings) -> str | None:
+    hints, rivals = _hints(settings), worker_accelerators(settings.options)
     if not hints or not rivals:
         return None
     return (
         f"--dataflow_service_options={rivals[0]!r} is not allowed with the hint {hints[0]!r}: it gives every "
-        "worker an accelerator, and Dataflow's right fitting excludes it. Leave one of them out."
+        "worker an accelerator, so Dataflow can't fit workers to hints. Remove one of them."
     )
 
 
-def _accelerator_or_hint_and_flexrs(said: Said) -> str | None:
-    goal = said.options.view_as(GoogleCloudOptions).flexrs_goal
-    asked = [*worker_accelerators(said.options), *_hints(said)]
-    if not asked or not goal:
+def _accelerator_or_hint_and_flexrs(settings: Settings) -> str | None:
+    goal = settings.options.view_as(GoogleCloudOptions).flexrs_goal
+    resources = [*worker_accelerators(settings.options), *_hints(settings)]
+    if not resources or not goal:
         return None
     return (
-        f"--flexrs_goal={goal} is not allowed with {asked[0]!r}: FlexRS is for jobs without accelerators, "
-        "and without hints to fit workers by. Leave one of them out."
+        f"--flexrs_goal={goal} is not allowed with {resources[0]!r}: FlexRS supports neither "
+        "accelerators nor such hints. Remove one of them."
     )
 
 
-def _several_processes_a_gpu(said: Said) -> str | None:
-    asked = _accelerators(said)
-    if not is_dataflow(said.options) or not asked or has_one_process(said.options):
+def _several_processes_a_gpu(settings: Settings) -> str | None:
+    accelerators = _accelerators(settings)
+    if not is_dataflow(settings.options) or not accelerators or has_one_process(settings.options):
         return None
     return (
-        f"{asked[0]!r} needs --experiments={ONE_PROCESS}: without it Dataflow starts a process for each "
-        "vCPU, and each loads the model onto the GPU."
+        f"{accelerators[0]!r} needs --experiments={ONE_PROCESS}, because Dataflow otherwise starts a process "
+        "for each vCPU, and each loads the model onto the GPU."
     )
 
 
-def _accelerator_required_and_not_asked_for(said: Said) -> str | None:
-    if not said.config.predict.require_accelerator or not is_dataflow(said.options) or _accelerators(said):
+def _accelerator_required_without_one(settings: Settings) -> str | None:
+    if (
+        not settings.config.predict.require_accelerator
+        or not is_dataflow(settings.options)
+        or _accelerators(settings)
+    ):
         return None
     return (
-        "--require_accelerator on Dataflow needs workers that have one. Give "
+        "--require_accelerator on Dataflow needs workers with an accelerator. Give "
         "--dataflow_service_options='worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver', or "
         "--layout=split with --accelerator_hint."
     )
 
 
-def _optimisation(said: Said) -> str | None:
-    how, required = optimisation(said.config), said.config.predict.require_accelerator
-    if not required and not is_dataflow(said.options):
-        return how.contradiction()  # workers look at what they find
-    return how.unfit(on_gpu=required or bool(_accelerators(said)))
+def _optimisation(settings: Settings) -> str | None:
+    how, required = optimisation(settings.config), settings.config.predict.require_accelerator
+    # Elsewhere each worker checks its own device, because only Dataflow's options show what workers have.
+    if not required and not is_dataflow(settings.options):
+        return how.contradiction()
+    return how.unfit(on_gpu=required or bool(_accelerators(settings)))
 
 
-def _local_path_on_dataflow(said: Said) -> str | None:
-    if not is_dataflow(said.options):
+def _local_path_on_dataflow(settings: Settings) -> str | None:
+    if not is_dataflow(settings.options):
         return None
-    for name, path in (("input", said.config.read.input), ("output", said.config.write.output)):
+    for name, path in (("input", settings.config.read.input), ("output", settings.config.write.output)):
         if path and is_local_path(path):
-            return f"--{name}={path!r} is on this machine, and Dataflow's workers are not. Give a gs:// path."
+            return f"--{name}={path!r} is on this machine, not on Dataflow's workers. Give a gs:// path."
     return None
 
 
-def _loopback_on_a_cluster(said: Said) -> str | None:
-    master = flink_cluster(said.options)
-    if not is_portable(said.options) or not master or environment_of(said.options) != "LOOPBACK":
+def _loopback_on_a_cluster(settings: Settings) -> str | None:
+    master = flink_cluster(settings.options)
+    if not is_portable(settings.options) or not master or environment_of(settings.options) != "LOOPBACK":
         return None
     return (
-        f"--environment_type=LOOPBACK is not allowed with --flink_master={master}: task managers number "
-        "their workers alike, and one's end would end another's. Use DOCKER, PROCESS or EXTERNAL."
+        f"--environment_type=LOOPBACK is not allowed with --flink_master={master}: workers of different "
+        "task managers get equal ids here, and the end of one stops another. Use DOCKER, PROCESS or EXTERNAL."
     )
 
 
-def _no_wait_here(said: Said) -> str | None:
-    if not said.config.launch.no_wait or runs_elsewhere(said.options):
+def _no_wait_for_a_job_that_ends(settings: Settings) -> str | None:
+    if not settings.config.launch.no_wait or is_dataflow(settings.options):
         return None
-    return (
-        f"--no_wait is not allowed with --runner={said.runner}, whose jobs end with this command. Leave it "
-        "out, or name a runner that works elsewhere, such as --runner=DataflowRunner."
-    )
-
-
-def _no_wait_with_an_own_job_server(said: Said) -> str | None:
-    if not said.config.launch.no_wait or is_dataflow(said.options) or has_job_server(said.options):
+    if not runs_elsewhere(settings.options):
+        why, remedy = (
+            f"--runner={settings.runner} runs in",
+            "Remove --no_wait, or use --runner=DataflowRunner",
+        )
+    elif not has_job_server(settings.options):
+        why, remedy = f"the job server that {settings.runner} starts ends with", "Give --job_endpoint"
+    elif environment_of(settings.options) == "LOOPBACK":
+        why, remedy = "workers of LOOPBACK end with", "Give --environment_type=DOCKER, PROCESS or EXTERNAL"
+    else:
         return None
-    if not runs_elsewhere(said.options):
-        return None
-    return (
-        f"--no_wait needs --job_endpoint with --runner={said.runner}: the job server that Beam starts "
-        "otherwise ends with this command."
-    )
+    return f"--no_wait is not allowed, because {why} this command. {remedy}."
 
 
-def _no_wait_with_own_workers(said: Said) -> str | None:
-    if not said.config.launch.no_wait or is_dataflow(said.options) or not has_job_server(said.options):
-        return None
-    if environment_of(said.options) != "LOOPBACK":
-        return None
-    return (
-        "--no_wait needs --environment_type=DOCKER, PROCESS or EXTERNAL: the workers of LOOPBACK, which "
-        "some runners take by default, are this command."
-    )
-
-
-def _own_hint(said: Said) -> list[str]:
-    hint = said.config.predict.accelerator_hint
+def _own_hint(settings: Settings) -> list[str]:
+    hint = settings.config.predict.accelerator_hint
     return [hint] if hint else []
 
 
-def _hints(said: Said) -> list[str]:
-    """All by which Dataflow would fit workers to the job."""
-    hints = hints_for_all(said.options)
-    return [*(hint for hint in hints if hint.partition("=")[0] in _RIGHT_FITTING), *_own_hint(said)]
+def _hints(settings: Settings) -> list[str]:
+    """Return the hints that Dataflow fits workers to."""
+    hints = hints_for_all(settings.options)
+    return [*(hint for hint in hints if hint.partition("=")[0] in _RIGHT_FITTING), *_own_hint(settings)]
 
 
-def _accelerators(said: Said) -> list[str]:
-    """All that asks for accelerators."""
-    return [*worker_accelerators(said.options), *accelerators_for_all(said.options), *_own_hint(said)]
+def _accelerators(settings: Settings) -> list[str]:
+    """Return the options and hints that request accelerators."""
+    return [
+        *worker_accelerators(settings.options),
+        *accelerators_for_all(settings.options),
+        *_own_hint(settings),
+    ]
 
 
-# Each gives what is wrong, and the remedy; None where all is well.
-RULES: tuple[Callable[[Said], str | None], ...] = (
-    _runner_loses_rows,
+# Each returns a message with a remedy, or None if it is kept.
+RULES: tuple[Callable[[Settings], str | None], ...] = (
+    _unfit_runner,
     _streaming,
-    _main_session,
-    _local_processes_elsewhere,
-    _processes_without_effect,
     _output_is_input,
     _prism_missing,
     _hint_without_split,
     _hint_and_service_option,
     _accelerator_or_hint_and_flexrs,
     _several_processes_a_gpu,
-    _accelerator_required_and_not_asked_for,
+    _accelerator_required_without_one,
     _optimisation,
     _local_path_on_dataflow,
     _loopback_on_a_cluster,
-    _no_wait_here,
-    _no_wait_with_an_own_job_server,
-    _no_wait_with_own_workers,
+    _no_wait_for_a_job_that_ends,
 )
