@@ -1,1 +1,1 @@
-"""What a run shows: its progress, its summary and its bottleneck."""
+"""Reports of a run: its model, progress, summary and bottleneck."""

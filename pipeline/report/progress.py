@@ -1,4 +1,4 @@
-"""Progress: what a person sees while a run goes."""
+"""The progress of a run: counts that worker processes share, and lines for a person."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,47 +18,55 @@ from typing import TextIO
 
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED
 from labelbeam.transforms.process import once_per_process
+from labelbeam.transforms.within import start_call
 
-_LAYOUT = struct.Struct(f"<{len(KINDS)}q")
+# One signed 64-bit number per kind of count.
+_NUMBERS = struct.Struct(f"<{len(KINDS)}q")
 _TERMINAL_EVERY_SEC, _PLAIN_EVERY_SEC = 0.5, 10.0
+# Silence after which a line is printed without new counts. The next tick after it comes within 30 s.
+_SILENCE_SEC = 15.0
+# Longest wait for a reading at one tick. A slower reading goes on, and is shown at a later tick.
+_READ_SEC = 1.0
 
 Counts = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts that the local worker processes share with whoever watches.
+    """Counts that local worker processes share with the process that shows progress.
 
     Each process keeps its own numbers in a small mapped file, so that counting
-    costs a memory write and a reader sees them at once.
+    costs a memory write and a reader sees new numbers at once.
 
     Attributes:
-      folder: Where those files are.
+      folder: Folder of these files.
     """
 
     folder: Path
 
     def __call__(self, kind: str, count: int) -> None:
-        """Adds to this process's numbers."""
+        """Add to the numbers of this process."""
         board = _board(self.folder, os.getpid())
         with board.lock:
             board.numbers[KINDS.index(kind)] += count
-            _LAYOUT.pack_into(board.memory, 0, *board.numbers)
+            _NUMBERS.pack_into(board.memory, 0, *board.numbers)
 
     def read(self) -> Counts:
-        """Adds up the numbers of all processes."""
-        boards = [_LAYOUT.unpack(path.read_bytes()) for path in self.folder.glob("*.tally")]
+        """Return the sums over all processes."""
+        boards = [_NUMBERS.unpack(path.read_bytes()) for path in self.folder.glob("*.tally")]
         return dict(zip(KINDS, map(sum, zip(*boards, strict=True)), strict=True)) if boards else {}
 
 
 class _Board:
     def __init__(self, path: Path) -> None:
+        # Renamed when it has its full size, because a reader fails on a shorter file.
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(bytes(_LAYOUT.size))
+        temporary.write_bytes(bytes(_NUMBERS.size))
         temporary.rename(path)
         with path.open("r+b") as f:
-            self.memory = mmap.mmap(f.fileno(), _LAYOUT.size)
+            self.memory = mmap.mmap(f.fileno(), _NUMBERS.size)
         self.numbers = [0] * len(KINDS)
+        # Held while counting, because threads of a process share these numbers.
         self.lock = threading.Lock()
 
 
@@ -68,18 +77,18 @@ def _board(folder: Path, pid: int) -> _Board:
 
 @dataclass
 class Pace:
-    """How fast images are done, from when the first one was.
+    """The rate of a run, from its first finished image on, because start-up takes no part in it.
 
     Attributes:
-      started: When the first image was seen to be done, seconds of a steady clock.
-      before: How many were done then.
+      started: Time of the first reading with finished images, seconds of a steady clock.
+      before: Number of finished images at that time.
     """
 
     started: float | None = None
     before: int = 0
 
     def images_per_sec(self, done: int, now: float) -> float:
-        """The mean rate; 0 until it is known."""
+        """Return the mean rate; 0 before the second reading."""
         if not done:
             return 0.0
         if self.started is None:
@@ -88,35 +97,38 @@ class Pace:
 
 
 def describe(counts: Counts, images_per_sec: float) -> str:
-    """One line on how far a run is; an input is listed as a whole before its images are labelled."""
+    """Describe the progress of a run in one line."""
     if not counts:
         return "nothing counted yet"
+    # The total is final, because an input is listed as a whole before its images are labelled.
     done, total = done_of(counts), counts.get(LISTED, 0)
-    parts = [f"{done:,} of {total:,} images", _share(done, total)] if total else [f"{done:,} images"]
+    images = "image" if (total or done) == 1 else "images"
+    parts = [f"{done:,} of {total:,} {images}", _share(done, total)] if total else [f"{done:,} {images}"]
     if images_per_sec:
         parts.append(f"{images_per_sec:,.1f} images/s")
     parts.append(f"{counts.get(FAILED, 0):,} failed")
     if images_per_sec and total > done:
-        parts.append(f"ETA {_duration((total - done) / images_per_sec)}")
+        parts.append(f"ETA {format_duration((total - done) / images_per_sec)}")
     return ", ".join(parts)
 
 
 def _share(done: int, total: int) -> str:
-    """Rounded down: all is done at 100%, and not before."""
+    # Rounded down, because 100% must mean that all is done.
     return f"{1000 * done // total / 10}%"
 
 
 def done_of(counts: Counts) -> int:
-    """The rows that need nothing more."""
+    """Return the number of rows that need no more work."""
     return worked_of(counts) + counts.get(DUPLICATE, 0) + counts.get(KEPT, 0)
 
 
 def worked_of(counts: Counts) -> int:
-    """The images that this run itself has finished."""
+    """Return the number of images that this run has finished itself."""
     return counts.get(LABELLED, 0) + counts.get(FAILED, 0)
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Format a duration as minutes and seconds, with hours if there are any."""
     minutes, sec = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{sec:02d}" if hours else f"{minutes}:{sec:02d}"
@@ -124,7 +136,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def quiet_beam() -> Iterator[None]:
-    """Keeps away what Beam and its threads say, but with --verbose: what matters Beam raises."""
+    """Suppress logs of Beam and its threads without --verbose, because Beam raises errors that matter."""
     if logging.getLogger().isEnabledFor(logging.INFO):
         yield
         return
@@ -139,29 +151,33 @@ def quiet_beam() -> Iterator[None]:
 
 @contextmanager
 def shown(
-    read: Callable[[], Counts], out: TextIO | None = None, least_sec: float = 0.0
+    read: Callable[[], Counts],
+    out: TextIO | None = None,
+    least_sec: float = 0.0,
+    status: Callable[[], str] | None = None,
 ) -> Iterator[Callable[[str], None]]:
-    """Shows progress while the body runs: one moving line on a terminal, else a line now and then.
+    """Show progress while the body runs: one moving line on a terminal, else lines from time to time.
 
     Args:
-      read: Tells how far it is.
-      out: Where it is shown; by default on standard error.
-      least_sec: Shortest time from one reading to the next, where reading is dear.
+      read: Reads the counts. It may block or raise.
+      out: Text stream for the lines; by default standard error.
+      least_sec: Shortest time between two readings.
+      status: Returns the first words of a line. With it, lines come at least every 30 s, counts or not.
 
     Yields:
-      What shows a line that stays.
+      A function that prints a line that stays.
     """
     out = out or sys.stderr
     stop = threading.Event()
-    thread = threading.Thread(target=_show, args=(read, out, stop, least_sec), daemon=True)
+    thread = threading.Thread(target=_show, args=(read, out, stop, least_sec, status), daemon=True)
     thread.start()
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         out.write(f"\r\x1b[K{line}\n" if out.isatty() else f"{line}\n")
         out.flush()
 
     try:
-        yield say
+        yield print_line
     finally:
         stop.set()
         thread.join(timeout=5)
@@ -170,21 +186,48 @@ def shown(
             out.flush()
 
 
-def _show(read: Callable[[], Counts], out: TextIO, stop: threading.Event, least_sec: float) -> None:
-    moving, pace = out.isatty(), Pace()
-    line, due_sec = "", 0.0
+def _show(
+    read: Callable[[], Counts],
+    out: TextIO,
+    stop: threading.Event,
+    least_sec: float,
+    status: Callable[[], str] | None,
+) -> None:
+    moving, readings = out.isatty(), _Readings(read, least_sec)
+    printed_sec = time.monotonic()
     while not stop.wait(_TERMINAL_EVERY_SEC if moving else _PLAIN_EVERY_SEC):
+        is_new = readings.update()
+        is_silent = status is not None and time.monotonic() - printed_sec >= _SILENCE_SEC
+        # A moving line is written at each tick, because a line that stays may have taken its place.
+        if moving or (is_new and readings.counts) or is_silent:
+            line = describe(readings.counts, readings.images_per_sec)
+            line = f"{status()}: {line}" if status else line
+            out.write(f"\r\x1b[K{line}" if moving else f"{line}\n")
+            out.flush()
+            printed_sec = time.monotonic()
+
+
+class _Readings:
+    """The last counts that could be read, and their rate."""
+
+    def __init__(self, read: Callable[[], Counts], least_sec: float) -> None:
+        self.counts: Counts = {}
+        self.images_per_sec = 0.0
+        self._read, self._least_sec, self._due_sec = read, least_sec, 0.0
+        self._pace = Pace()
+        self._reading: Future[Counts] | None = None
+
+    def update(self) -> bool:
+        """Start a reading that is due, and return whether new counts have come."""
         now_sec = time.monotonic()
-        if now_sec >= due_sec:
-            due_sec = now_sec + least_sec
-            try:
-                counts = read()
-            except Exception:  # what a runner can't tell now it may tell the next time
-                continue
-            line = describe(counts, pace.images_per_sec(worked_of(counts), time.monotonic()))
-            if not counts and not moving:
-                continue
-        elif not line or not moving:  # a moving line comes back after one that stays
-            continue
-        out.write(f"\r\x1b[K{line}" if moving else f"{line}\n")
-        out.flush()
+        if self._reading is None and now_sec >= self._due_sec:
+            # In a thread of its own, because a job service that does not respond must not stop the lines.
+            self._due_sec, self._reading = now_sec + self._least_sec, start_call(self._read)
+        if self._reading is None or not wait([self._reading], _READ_SEC).done:
+            return False
+        reading, self._reading = self._reading, None
+        if reading.exception():  # a runner that cannot read its counts now may succeed at the next time
+            return False
+        self.counts = reading.result()
+        self.images_per_sec = self._pace.images_per_sec(worked_of(self.counts), time.monotonic())
+        return True

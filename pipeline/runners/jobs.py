@@ -1,4 +1,4 @@
-"""Following a job that runs elsewhere until it has ended; Ctrl-C cancels it."""
+"""Jobs that run elsewhere: each is followed until it has ended, and Ctrl-C cancels it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import urllib3
@@ -16,7 +17,7 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline import GO_ON
-from labelbeam.pipeline.report.progress import Counts, quiet_beam, shown
+from labelbeam.pipeline.report.progress import Counts, format_duration, quiet_beam, shown
 from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, is_traceback
 from labelbeam.pipeline.runners.options import flink_cluster
 from labelbeam.transforms.errors import RunError
@@ -25,36 +26,36 @@ from labelbeam.transforms.within import within
 
 _LOG = logging.getLogger(__name__)
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 
 _POLL_SEC = 5.0
 # Time between two readings of a job's counters.
 _COUNTS_SEC = 10.0
-# A service that is silent for so long is given up; Beam's clients try again by themselves, without a limit.
+# Silence of a service after which the command gives up, because Beam's clients retry without a limit.
 _SILENCE_SEC = 900.0
-# Answers that do not change: no such job, or not for us to see.
-_FINAL_ANSWERS = (401, 403, 404)
+# HTTP statuses that a retry does not change: no login, no right to see the job, no such job.
+_FINAL_STATUSES = (401, 403, 404)
 # Longest wait for a service's messages.
 _NEWS_SEC = 30.0
 # Dataflow takes a minute or two to end a job's workers.
 _CANCEL_SEC, _CANCEL_POLL_SEC = 300.0, 1.0
-# The message that says why a job failed may come later than its state; Beam's own runner waits as long.
+# The error message of a failed job may come later than the state. Beam's own runner waits as long for it.
 _REASON_SEC, _REASON_POLL_SEC = 50.0, 1.0
-# States of Flink's jobs that are their last, and what it answers to who would cancel one that is in them.
+# Final states of Flink's jobs, and HTTP statuses of a request to cancel a job in one of them.
 _ENDED_ON_FLINK, _HAS_ENDED = ("FINISHED", "CANCELED", "FAILED"), (404, 409)
-# The longest wait for its REST interface.
+# Longest wait for Flink's REST interface.
 _REST_SEC = 30.0
 
 _NOT_ANOTHER = "Do not start another on this output before it has ended."
 
 
 class Job(ABC):
-    """A job that was submitted.
+    """A submitted job.
 
     Attributes:
-      id: What its runner calls it.
-      link: Where to look at it; empty where there is no such place.
-      cancelled: What to do when its runner calls it cancelled.
+      id: The runner's id of the job.
+      link: Address of the job's web page; empty if there is none.
+      cancelled: Remedy for a job that its runner reports as cancelled.
     """
 
     cancelled = GO_ON
@@ -69,23 +70,23 @@ class Job(ABC):
 
     @abstractmethod
     def state(self) -> str:
-        """Its state now, as `PipelineState` names it."""
+        """Return the present state, one of `PipelineState`."""
 
     @abstractmethod
     def news(self) -> list[str]:
-        """What its service warns of, a line each, since this was last asked."""
+        """Return the service's warnings since the last call, a line each."""
 
     @abstractmethod
     def reason(self) -> str:
-        """Why it failed, once it has, with all that the runner says of that."""
+        """Return the runner's full error message of a job that has failed."""
 
     def cancel(self) -> None:
-        """Asks its service to end it."""
+        """Request the end of the job."""
         self._result.cancel()
 
 
 class DataflowJob(Job):
-    """A job of Dataflow's."""
+    """A job on Dataflow."""
 
     def __init__(self, result: Any, client: Any, options: PipelineOptions) -> None:
         cloud = options.view_as(GoogleCloudOptions)
@@ -94,19 +95,19 @@ class DataflowJob(Job):
         self._client = client
         self._since: Any = None
         self._seen: set[tuple[Any, str]] = set()
-        self._told: set[str] = set()
+        self._returned: set[str] = set()
         self._errors: list[str] = []
 
     def state(self) -> str:
-        # Not the result's state, which knows no JOB_STATE_QUEUED: where FlexRS keeps a job for hours.
+        # Not the result's state, because it lacks JOB_STATE_QUEUED, in which FlexRS keeps a job for hours.
         state = self._client.get_job(self.id).current_state
         return getattr(state, "name", PipelineState.UNRECOGNIZED).removeprefix("JOB_STATE_")
 
     def news(self) -> list[str]:
         try:
             messages = within(_NEWS_SEC, lambda: list(self._messages()))
-        except Exception as e:  # clients raise anything; the state may be known nevertheless
-            _LOG.info("no messages of the job: %r", e)
+        except Exception as e:  # clients raise any type; the state may be available nevertheless
+            _LOG.info("The job's messages are not available: %r", e)
             return []
         new = [m for m in messages if (m.time, m.message_text) not in self._seen]
         for message in new:
@@ -114,14 +115,14 @@ class DataflowJob(Job):
             self._since = max(filter(None, (self._since, message.time)), default=None)
             if getattr(message.message_importance, "name", "") == "JOB_MESSAGE_ERROR":
                 self._errors.append(message.message_text)
-        # A work item that fails is tried four times, and says the same each time.
-        lines = [f"Dataflow: {cause_of(message.message_text)}" for message in new]
-        untold = [line for line in dict.fromkeys(lines) if line not in self._told]
-        self._told.update(untold)
-        return untold
+        # Equal lines are dropped, because Dataflow tries a work item four times and logs each failure.
+        lines = dict.fromkeys(f"Dataflow: {cause_of(message.message_text)}" for message in new)
+        fresh = [line for line in lines if line not in self._returned]
+        self._returned.update(fresh)
+        return fresh
 
     def _messages(self) -> Iterator[Any]:
-        """Messages since the last one that was seen, that one included."""
+        """Yield messages from the time of the last one on, which comes again."""
         page = None
         while True:
             messages, page = self._client.list_messages(
@@ -136,30 +137,33 @@ class DataflowJob(Job):
         while not self._errors and time.monotonic() < deadline:
             time.sleep(_REASON_POLL_SEC)
             self.news()
-        return max(reversed(self._errors), key=_tells, default="")
+        return max(reversed(self._errors), key=_weight_of, default="")
 
 
-def _tells(error: str) -> int:
-    """How much an error of Dataflow's tells: a worker's exception more than how often it was tried."""
+def _weight_of(error: str) -> int:
+    """Rate an error of Dataflow's, because a worker's exception explains more than the number of attempts."""
     return 2 if is_traceback(error) else int("work item was attempted" not in error)
 
 
 class PortableJob(Job):
-    """A job that a job server was given: Flink's, Spark's."""
+    """A job of a job server."""
 
-    cancelled = f"That is the job server's word: first see that it has ended on the cluster, too. {GO_ON}"
+    cancelled = (
+        "The job server reports it as cancelled. Check on the cluster that it has stopped before you run "
+        f"again. {GO_ON}"
+    )
 
     def __init__(self, result: Any) -> None:
-        super().__init__(result, result._job_id)  # nothing public tells it
+        super().__init__(result, result._job_id)  # Beam has no public attribute for it
         self._error: Exception | None = None
-        # Messages are read while a result is waited for, and only then.
+        # In a thread, because Beam reads a job's messages only while some thread waits for the result.
         self._waiting = threading.Thread(target=self._wait, daemon=True)
         self._waiting.start()
 
     def _wait(self) -> None:
         try:
             self._result.wait_until_finish()
-        except Exception as e:  # runners raise anything
+        except Exception as e:  # any type, because each runner has its own
             self._error = e
 
     def state(self) -> str:
@@ -174,9 +178,10 @@ class PortableJob(Job):
 
 
 class FlinkJob(PortableJob):
-    """A job on a Flink cluster, where it runs on when Beam's job server says that it is cancelled.
+    """A job on a Flink cluster.
 
-    Its name is taken to be no other job's: the cluster's own id of it is nowhere to be had.
+    A cancelled job's state is read from the cluster, because Beam's job server reports it as cancelled while
+    the cluster still runs it. It is found there by its name, because Beam does not return the cluster's id.
     """
 
     cancelled = Job.cancelled
@@ -189,30 +194,30 @@ class FlinkJob(PortableJob):
     def state(self) -> str:
         state = super().state()
         running = self._on_the_cluster() if state == PipelineState.CANCELLED else []
-        for job in running:  # each time: one that is starting may not listen yet
-            self._ask("PATCH", f"jobs/{job}?mode=cancel", allowed=_HAS_ENDED)
+        for job in running:  # at each call, because a job that is starting ignores the request
+            self._request("PATCH", f"jobs/{job}?mode=cancel", allowed=_HAS_ENDED)
         return PipelineState.CANCELLING if running else state
 
     def _on_the_cluster(self) -> list[str]:
-        """What the cluster calls the job, as long as it has not ended there."""
-        name = self.id.rpartition("_")[0]  # what follows is the job server's
-        jobs = self._ask("GET", "jobs/overview").json()["jobs"]
+        """Return the cluster's ids of the job; empty once it has ended there."""
+        name = self.id.rpartition("_")[0]  # without the suffix of the job server
+        jobs = self._request("GET", "jobs/overview").json()["jobs"]
         return [job["jid"] for job in jobs if job["name"] == name and job["state"] not in _ENDED_ON_FLINK]
 
-    def _ask(self, method: str, path: str, allowed: tuple[int, ...] = ()) -> urllib3.BaseHTTPResponse:
-        answer = self._http.request(method, f"{self._master}/{path}")
-        if answer.status >= 400 and answer.status not in allowed:
-            raise RunError(f"{self._master} answers {answer.status} to {method} {path}")
-        return answer
+    def _request(self, method: str, path: str, allowed: tuple[int, ...] = ()) -> urllib3.BaseHTTPResponse:
+        response = self._http.request(method, f"{self._master}/{path}")
+        if response.status >= 400 and response.status not in allowed:
+            raise RunError(f"{self._master} returns {response.status} for {method} {path}")
+        return response
 
 
 def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
-    """The job that a runner has submitted.
+    """Return the job that a runner has submitted.
 
     Args:
-      result: What the runner gave.
+      result: The runner's result.
       runner: The runner.
-      options: Beam's.
+      options: Beam's options.
     """
     client = getattr(runner, "dataflow_client", None)
     if client:
@@ -221,26 +226,39 @@ def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
     return FlinkJob(result, FlinkRunner.add_http_scheme(cluster)) if cluster else PortableJob(result)
 
 
+@dataclass
+class _Status:
+    """The last state of a job, and the time since it was submitted."""
+
+    state: str = "SUBMITTED"
+    start_sec: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        return f"{_in_words(self.state)}, {format_duration(time.monotonic() - self.start_sec)}"
+
+
 def follow(job: Job, read: Callable[[], Counts]) -> None:
-    """Follows a job until it is done, from the main thread, and shows what becomes of it.
+    """Follow a job until it is done, from the main thread, and show its state and progress.
 
     Args:
       job: The job.
-      read: Tells how far it is.
+      read: Reads the job's counts.
 
     Raises:
-      RunError: It failed, it was cancelled elsewhere, or its service is silent.
+      RunError: The job failed or was cancelled elsewhere, or its service is silent.
       KeyboardInterrupt: A signal came. SIGINT cancels the job; SIGTERM, which a machine
         that shuts down sends, leaves it alone.
     """
+    status = _Status()
+    shows_progress = shown(read, least_sec=_COUNTS_SEC, status=lambda: str(status))
     left_alone = ending_signals_handled(_terminate, (signal.SIGTERM, signal.SIGHUP))
-    with quiet_beam(), shown(read, least_sec=_COUNTS_SEC) as say, left_alone:
+    with quiet_beam(), shows_progress as print_line, left_alone:
         try:
-            state = _watch(job, say)
+            state = _watch(job, status, print_line)
         except _Terminated as e:
             raise KeyboardInterrupt(f"No longer following {job}, which may run on. {_NOT_ANOTHER}") from e
         except KeyboardInterrupt as e:
-            raise KeyboardInterrupt(_cancel(job, say)) from e
+            raise KeyboardInterrupt(_cancel(job, status, print_line)) from e
         if state == PipelineState.FAILED:
             raise RunError(f"{_failure(job)} {GO_ON}")
     if state == PipelineState.CANCELLED:
@@ -249,27 +267,27 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
         raise RunError(f"The job ended as {state}, and published nothing. {GO_ON}")
 
 
-def _watch(job: Job, say: Say) -> str:
-    """Waits until a job has ended, and tells what its service says; gives its last state."""
-    told, heard, warned = "", time.monotonic(), False
+def _watch(job: Job, status: _Status, print_line: Print) -> str:
+    """Wait until a job has ended, print its service's messages, and return its last state."""
+    response_sec, warned = time.monotonic(), False
     while True:
         try:
             state = within(_SILENCE_SEC, job.state)
-        except Exception as e:  # clients raise anything
+        except Exception as e:  # any type, because each client has its own
             why = cause_of_error(e)
-            if time.monotonic() - heard >= _SILENCE_SEC or getattr(e, "code", None) in _FINAL_ANSWERS:
+            if time.monotonic() - response_sec >= _SILENCE_SEC or getattr(e, "code", None) in _FINAL_STATUSES:
                 raise RunError(f"No answer about {job}, which may run on: {why}. {_NOT_ANOTHER}") from e
             if not warned:
-                say(f"No answer about the job ({why}); asking again for {_SILENCE_SEC / 60:.0f} minutes.")
+                print_line(f"No answer about the job ({why}); retrying for {_SILENCE_SEC / 60:.0f} minutes.")
             warned = True
             time.sleep(_POLL_SEC)
             continue
-        heard, warned = time.monotonic(), False
+        response_sec, warned = time.monotonic(), False
         for line in job.news():
-            say(line)
-        if state != told:
-            say(f"The job is {_in_words(state)}.")
-            told = state
+            print_line(line)
+        if state != status.state:
+            print_line(f"The job is {_in_words(state)}.")
+            status.state = state
         if PipelineState.is_terminal(state):
             return state
         time.sleep(_POLL_SEC)
@@ -281,22 +299,23 @@ def _in_words(state: str) -> str:
 
 def _failure(job: Job) -> str:
     why = cause_of(job.reason())
-    return f"The job failed: {why}" if why else f"The job failed, and no message says why: look at {job}."
+    return f"The job failed: {why}" if why else f"The job failed without an error message. Look at {job}."
 
 
-def _cancel(job: Job, say: Say) -> str:
-    """Ends a job, and waits until it has ended or a signal comes; gives what to tell the user."""
+def _cancel(job: Job, status: _Status, print_line: Print) -> str:
+    """Cancel a job, wait until it has ended or a signal comes, and return a message for the user."""
     deadline = time.monotonic() + _CANCEL_SEC
     try:
-        say("Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once.")
+        print_line("Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once.")
         within(_CANCEL_SEC, job.cancel)
         while not PipelineState.is_terminal(state := within(_CANCEL_SEC, job.state)):
+            status.state = state
             if time.monotonic() >= deadline:
                 return f"Cancelled, but {job} has not ended yet. {_NOT_ANOTHER}"
             time.sleep(_CANCEL_POLL_SEC)
     except KeyboardInterrupt:
         return f"Not waiting any longer: {job} may still run. End it there. {_NOT_ANOTHER}"
-    except Exception as e:  # clients raise anything
+    except Exception as e:  # any type, because each client has its own
         why = cause_of_error(e)
         return f"It could not be cancelled ({why}): {job} may still run. End it there. {_NOT_ANOTHER}"
     if state == PipelineState.DONE:
@@ -307,7 +326,7 @@ def _cancel(job: Job, say: Say) -> str:
 
 
 class _Terminated(KeyboardInterrupt):
-    """The end of this process, and not of its job: SIGTERM, or SIGHUP of a closed terminal."""
+    """A signal that ends this process and not its job: SIGTERM, or SIGHUP of a closed terminal."""
 
 
 def _terminate(*_: Any) -> NoReturn:

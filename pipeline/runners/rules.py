@@ -103,7 +103,7 @@ def _prism_missing(settings: Settings) -> str | None:
     if settings.runner != "PrismRunner" or not location or not is_local_path(location) or isfile(location):
         return None
     return (
-        f"--prism_location={location!r} is not a file. Remove it, so that Beam downloads Prism, or build it in "
+        f"--prism_location={location!r} is not a file. Remove it to let Beam download Prism, or build it in "
         "a clone of labelbeam's repository: `python -m tests.engines.install prism`."
     )
 

@@ -1,4 +1,4 @@
-"""Following jobs: what services do to those who wait, and jobs of a job server."""
+"""Jobs: services that fail or are silent, a Flink cluster, and runs on a job server."""
 
 import json
 import os
@@ -16,7 +16,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline.cli import main
-from labelbeam.pipeline.runners import jobs as follow
+from labelbeam.pipeline.report import progress
+from labelbeam.pipeline.runners import jobs
 from labelbeam.pipeline.runners.jobs import DataflowJob, FlinkJob, Job, PortableJob
 from labelbeam.transforms.errors import RunError
 from tests.engines.job_server import JobServer
@@ -27,7 +28,7 @@ RUNNING, DONE, FAILED = PipelineState.RUNNING, PipelineState.DONE, PipelineState
 
 
 class ScriptedJob(Job):
-    """A job whose service answers as told: a state, an exception to raise, or `silent`."""
+    """A job whose service returns a script: states, exceptions to raise, `interrupt` or `silent`."""
 
     def __init__(self, *answers, cancelling=None):
         super().__init__(None, "job-1", "https://console/job-1")
@@ -58,21 +59,29 @@ class ScriptedJob(Job):
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch):
-    monkeypatch.setattr(follow, "_POLL_SEC", 0.01)
-    monkeypatch.setattr(follow, "_CANCEL_POLL_SEC", 0.01)
+    monkeypatch.setattr(jobs, "_POLL_SEC", 0.01)
+    monkeypatch.setattr(jobs, "_CANCEL_POLL_SEC", 0.01)
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(follow, "_SILENCE_SEC", 0.5)
-    monkeypatch.setattr(follow, "_CANCEL_SEC", 0.5)
+    monkeypatch.setattr(jobs, "_SILENCE_SEC", 0.5)
+    monkeypatch.setattr(jobs, "_CANCEL_SEC", 0.5)
 
 
 def test_follow__one_answer_is_an_error__goes_on(capsys):
-    follow.follow(ScriptedJob(RUNNING, OSError("broken pipe"), RUNNING, DONE), dict)
+    jobs.follow(ScriptedJob(RUNNING, OSError("broken pipe"), RUNNING, DONE), dict)
     running, hiccup, done = capsys.readouterr().err.splitlines()
     assert (running, done) == ("The job is running.", "The job is done.")
-    assert hiccup.startswith("No answer about the job (broken pipe); asking again for 15 minutes")
+    assert hiccup.startswith("No answer about the job (broken pipe); retrying for 15 minutes")
+
+
+def test_follow__running_job__prints_state_and_elapsed_time(monkeypatch, capsys):
+    for name in ("_PLAIN_EVERY_SEC", "_SILENCE_SEC", "_READ_SEC"):
+        monkeypatch.setattr(progress, name, 0.01)
+    jobs.follow(ScriptedJob(*[RUNNING] * 20, DONE), dict)
+    lines = capsys.readouterr().err.splitlines()
+    assert {"The job is running.", "running, 0:00: nothing counted yet", "The job is done."} <= set(lines)
 
 
 class Refused(Exception):
@@ -81,11 +90,11 @@ class Refused(Exception):
 
 def test_follow__the_service_refuses__is_final(capsys):
     with pytest.raises(RunError, match="No answer about job .*, which may run on: not for you"):
-        follow.follow(ScriptedJob(RUNNING, Refused("not for you")), dict)
+        jobs.follow(ScriptedJob(RUNNING, Refused("not for you")), dict)
 
 
 class LateMessages:
-    """Dataflow's client, whose first answer comes too late and whose second is an error."""
+    """A client of Dataflow whose first response is late and whose second one is an error."""
 
     def __init__(self):
         self.calls = 0
@@ -101,7 +110,7 @@ class LateMessages:
 
 
 def test_news__late_and_failed_answers__lose_no_message(monkeypatch):
-    monkeypatch.setattr(follow, "_NEWS_SEC", 0.1)
+    monkeypatch.setattr(jobs, "_NEWS_SEC", 0.1)
     options = PipelineOptions(["--project=p", "--region=r"])
     job = DataflowJob(SimpleNamespace(job_id=lambda: "job-1"), LateMessages(), options)
     assert [job.news(), job.news()] == [[], []]
@@ -111,10 +120,10 @@ def test_news__late_and_failed_answers__lose_no_message(monkeypatch):
 
 
 class FlinkRest:
-    """The REST interface of a Flink cluster: its jobs' states by id, each change of which was asked for."""
+    """The REST interface of a Flink cluster: states of jobs by id, and the requests to change them."""
 
     def __init__(self, jobs, status=202):
-        self.jobs, self.status, self.asked = jobs, status, []
+        self.jobs, self.status, self.requests = jobs, status, []
         rest = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -123,7 +132,7 @@ class FlinkRest:
                 self.answer(200, {"jobs": jobs} if self.path == "/jobs/overview" else {})
 
             def do_PATCH(self):
-                rest.asked.append(self.path)
+                rest.requests.append(self.path)
                 self.answer(rest.status, {})
 
             def answer(self, status, body):
@@ -149,7 +158,7 @@ class FlinkRest:
 
 
 class CancelledResult:
-    """What Beam gives for a job that its job server calls cancelled."""
+    """Beam's result of a job that its job server reports as cancelled."""
 
     _job_id = "nightly-run_1_5f3c"
     state = PipelineState.CANCELLED
@@ -158,12 +167,12 @@ class CancelledResult:
         pass
 
 
-def test_flink_job__cancelled__has_ended_once_the_cluster_says_so():
+def test_flink_job__cancelled__has_ended_when_it_has_on_the_cluster():
     other, tried_before = ("nightly-run_2", "RUNNING"), ("nightly-run_1", "FAILED")
     with FlinkRest({"a": ("nightly-run_1", "CREATED"), "b": other, "c": tried_before}) as rest:
         job = FlinkJob(CancelledResult(), rest.master)
         assert [job.state(), job.state()] == ["CANCELLING", "CANCELLING"]
-        assert rest.asked == ["/jobs/a?mode=cancel"] * 2
+        assert rest.requests == ["/jobs/a?mode=cancel"] * 2
         rest.jobs["a"] = ("nightly-run_1", "CANCELED")
         assert job.state() == PipelineState.CANCELLED
 
@@ -175,33 +184,35 @@ def test_flink_job__it_ended_meanwhile__is_no_error(status):
 
 
 def test_flink_job__the_cluster_refuses__is_an_error():
-    refuses = pytest.raises(RunError, match="answers 500 to PATCH jobs/a")
+    refuses = pytest.raises(RunError, match="returns 500 for PATCH jobs/a")
     with FlinkRest({"a": ("nightly-run_1", "RUNNING")}, 500) as rest, refuses:
         FlinkJob(CancelledResult(), rest.master).state()
 
 
-def test_follow__cancelled_by_somebody__says_what_its_runners_word_is_worth():
+def test_follow__cancelled_by_somebody__message_depends_on_the_runner():
     class OfAJobServer(ScriptedJob):
         cancelled = PortableJob.cancelled
 
-    with pytest.raises(RunError, match="not by this command. That is the job server's word: first see that"):
-        follow.follow(OfAJobServer(PipelineState.CANCELLED), dict)
+    with pytest.raises(
+        RunError, match="not by this command. The job server reports it as cancelled. Check on the"
+    ):
+        jobs.follow(OfAJobServer(PipelineState.CANCELLED), dict)
     with pytest.raises(RunError, match="not by this command. What is done is kept"):
-        follow.follow(ScriptedJob(PipelineState.CANCELLED), dict)
+        jobs.follow(ScriptedJob(PipelineState.CANCELLED), dict)
 
 
 @pytest.mark.parametrize(
     ("answer", "why"), [("silent", "it did not answer within 0.5 s"), (OSError("no route"), "no route")]
 )
-def test_follow__no_answer_for_long__gives_up_and_says_that_the_job_may_run(impatient, answer, why):
-    said = rf"No answer about job job-1 \(https://console/job-1\), which may run on: {why}"
-    with pytest.raises(RunError, match=said) as e:
-        follow.follow(ScriptedJob(answer), dict)
+def test_follow__no_answer_for_long__gives_up_and_warns_that_the_job_may_run(impatient, answer, why):
+    message = rf"No answer about job job-1 \(https://console/job-1\), which may run on: {why}"
+    with pytest.raises(RunError, match=message) as e:
+        jobs.follow(ScriptedJob(answer), dict)
     assert "Do not start another" in str(e.value) and "run the same command" not in str(e.value)
 
 
 @pytest.mark.parametrize(
-    ("job", "said"),
+    ("job", "message"),
     [
         (ScriptedJob("interrupt", PipelineState.CANCELLED), "Interrupted: the job is cancelled"),
         (ScriptedJob("interrupt", DONE), "The job was done before it could be cancelled"),
@@ -209,21 +220,21 @@ def test_follow__no_answer_for_long__gives_up_and_says_that_the_job_may_run(impa
         (ScriptedJob("interrupt", RUNNING, cancelling=OSError("403 forbidden")), "cancelled .403 forbidden"),
     ],
 )
-def test_follow__interrupted__tells_how_it_ended(job, said):
-    with pytest.raises(KeyboardInterrupt, match=said):
-        follow.follow(job, dict)
+def test_follow__interrupted__reports_the_end(job, message):
+    with pytest.raises(KeyboardInterrupt, match=message):
+        jobs.follow(job, dict)
 
 
 @pytest.mark.parametrize(
-    ("job", "said"),
+    ("job", "message"),
     [
         (ScriptedJob("interrupt", RUNNING), r"Cancelled, but job job-1 \(.*\) has not ended yet"),
         (ScriptedJob("interrupt", "silent"), r"It could not be cancelled \(it did not answer"),
     ],
 )
-def test_follow__interrupted_and_it_does_not_end__says_so_after_a_while(impatient, job, said):
-    with pytest.raises(KeyboardInterrupt, match=said):
-        follow.follow(job, dict)
+def test_follow__interrupted_and_it_does_not_end__is_reported_after_a_while(impatient, job, message):
+    with pytest.raises(KeyboardInterrupt, match=message):
+        jobs.follow(job, dict)
 
 
 @pytest.fixture
@@ -264,7 +275,7 @@ def test_run__job_server__ctrl_c_cancels_the_job(server, tmp_path, tiny, web):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
-    assert "the job is cancelled. That is the job server's word" in err and "Traceback" not in err
+    assert "the job is cancelled. The job server reports it as cancelled" in err and "Traceback" not in err
 
 
 def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(tmp_path, tiny):
@@ -288,14 +299,14 @@ def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(
     while not started.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
     assert err.startswith("Interrupted while the job was being submitted") and "Traceback" not in err
     assert not psutil.pid_exists(int(started.read_text()))
 
 
-def test_run__job_server_dies__says_that_the_job_may_run(server, tmp_path, tiny, web):
+def test_run__job_server_dies__warns_that_the_job_may_run(server, tmp_path, tiny, web):
     process = start_slow_run(tmp_path, tiny, web, *server.flags)
     read_until(process.stderr, "The job is running.")
     server.kill()

@@ -1,5 +1,6 @@
 import io
 import multiprocessing
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,6 +40,7 @@ def test_tally__processes_and_threads__add_up(tmp_path):
     [
         ({}, 0, "nothing counted yet"),
         ({"listed": 5000}, 0, "0 of 5,000 images, 0.0%, 0 failed"),
+        ({"listed": 1, "labelled": 1}, 0, "1 of 1 image, 100.0%, 0 failed"),
         (
             {"listed": 5000, "labelled": 1990, "failed": 10},
             50,
@@ -92,15 +94,15 @@ def test_shown__on_a_terminal__is_one_moving_line_that_goes_away(monkeypatch):
     assert "\n" not in out.getvalue() and out.getvalue().endswith("\r\x1b[K")
 
 
-def test_shown__where_reading_is_dear__comes_back_after_a_line_that_stays_and_reads_once(monkeypatch):
+def test_shown__slow_readings__moving_line_comes_back_and_counts_are_read_once(monkeypatch):
     monkeypatch.setattr(progress, "_TERMINAL_EVERY_SEC", 0.01)
     out, readings = Terminal(), []
-    with shown(lambda: readings.append(1) or {"listed": 3, "labelled": 2}, out, least_sec=60) as say:
+    with shown(lambda: readings.append(1) or {"listed": 3, "labelled": 2}, out, least_sec=60) as print_line:
         for _ in range(2):
             deadline, before = time.monotonic() + 30, len(out.getvalue())
             while "2 of 3 images" not in out.getvalue()[before:]:
                 assert time.monotonic() < deadline
-            say("The job is running.")
+            print_line("The job is running.")
     assert readings == [1]
 
 
@@ -111,6 +113,43 @@ def test_shown__where_reading_is_dear__comes_back_after_a_line_that_stays_and_re
 )
 def test_shown__a_line_that_stays__takes_the_moving_ones_place(kind, line):
     out = kind()
-    with shown(dict, out) as say:
-        say("The job is done.")
+    with shown(dict, out) as print_line:
+        print_line("The job is done.")
     assert line in out.getvalue()
+
+
+def blocked():
+    threading.Event().wait(10)
+
+
+def failing():
+    raise OSError("no metrics")
+
+
+@pytest.mark.parametrize("read", [dict, blocked, failing])
+def test_shown__no_counts__prints_the_status_after_a_silence(monkeypatch, read):
+    for name in ("_PLAIN_EVERY_SEC", "_SILENCE_SEC", "_READ_SEC"):
+        monkeypatch.setattr(progress, name, 0.01)
+    out, silent = io.StringIO(), io.StringIO()
+    with shown(read, out, status=lambda: "running, 0:30"), shown(read, silent):
+        deadline = time.monotonic() + 5
+        while out.getvalue().count("\n") < 2:
+            assert time.monotonic() < deadline
+    assert (
+        set(out.getvalue().splitlines()) == {"running, 0:30: nothing counted yet"} and not silent.getvalue()
+    )
+
+
+def test_progress__silence__is_at_most_30_seconds():
+    assert progress._SILENCE_SEC + progress._PLAIN_EVERY_SEC + progress._READ_SEC <= 30
+
+
+def test_shown__a_reading_that_is_late__is_shown_at_a_later_tick(monkeypatch):
+    for name in ("_PLAIN_EVERY_SEC", "_READ_SEC"):
+        monkeypatch.setattr(progress, name, 0.01)
+    out, ready = io.StringIO(), threading.Event()
+    with shown(lambda: ready.wait(5) and {"listed": 3, "labelled": 2}, out):
+        ready.set()
+        deadline = time.monotonic() + 5
+        while "2 of 3 images" not in out.getvalue():
+            assert time.monotonic() < deadline
