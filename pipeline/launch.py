@@ -32,7 +32,7 @@ from labelbeam.pipeline.report.model import (
     has_no_names,
 )
 from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
-from labelbeam.pipeline.runners.errors import cause_of_error, own_error, own_words
+from labelbeam.pipeline.runners.errors import cause_of_error, own_message, without_step
 from labelbeam.pipeline.runners.jobs import follow, job_of
 from labelbeam.pipeline.runners.local import supervised
 from labelbeam.pipeline.runners.options import (
@@ -219,7 +219,7 @@ def _counts_of(result: Any) -> progress.Counts:
 def _broken_off(error: Exception) -> RunError:
     """What a run that broke off says, without the worker's traceback."""
     text = str(error)
-    ours = own_words(text) if isinstance(error, LabelbeamError) else own_error(text)
+    ours = without_step(text) if isinstance(error, LabelbeamError) else own_message(text)
     if ours is not None:
         return RunError(f"{ours} {GO_ON}")
     return RunError(f"The run broke off: {cause_of_error(error)}. --verbose tells more. {GO_ON}")

@@ -38,7 +38,7 @@ def row_metadata_of(run_id: str) -> RowMetadata:
 
 
 def prediction(n: int, class_id: int | None = None, price: float | None = None) -> Prediction:
-    """The prediction for image `n`; its class is `n % 3` unless another is given."""
+    """Return the prediction for image `n`; its class is `n % 3` by default."""
     class_id = n % 3 if class_id is None else class_id
     ref = ImageRef(f"id{n}", f"gs://b/{n}.jpg", (n / 2 if price is None else price,))
     labels = (Label(class_id, "abcdefghij"[class_id], 0.5), Label(9, "z", 0.25))
@@ -46,14 +46,13 @@ def prediction(n: int, class_id: int | None = None, price: float | None = None) 
 
 
 def failure(n: int, reason: str = "timeout") -> Failure:
-    """The failure of image `n`."""
+    """Return the failure of image `n`."""
     return Failure(ImageRef(f"id{n}", f"http://h{n % 2}/{n}", (None,)), "fetch", reason, "m", 1, f"h{n % 2}")
 
 
 def stage(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
-    """Stages results as a run would that then breaks off, after announcing itself."""
-    state = WriteConfig(output=str(output))
-    open_output(state, run_id, LABELLED_WITH)
+    """Announce a run and stage its results, as a run that breaks off before it publishes."""
+    open_output(WriteConfig(output=str(output)), run_id, LABELLED_WITH)
     add_staged(output, run_id, results, every_rows)
 
 
@@ -66,7 +65,7 @@ def add_staged(output: Path | str, run_id: str, results: list, every_rows: int =
 
 
 def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Publication:
-    """Opens an output folder as a run does, and says what that run is to publish."""
+    """Open an output folder as a run does, and return the publication of that run."""
     keep = settings.get("keep_generations", 1)
     state = open_output(WriteConfig(output=str(output), keep_generations=keep), run_id, LABELLED_WITH)
     fields = {
@@ -91,19 +90,19 @@ def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Public
 
 def list_published(output: Path, files: Iterable[TableFile]) -> None:
     """Write a manifest of files that lie below the output folder."""
-    its = [dataclasses.replace(file, path=file.path.removeprefix(f"{output}/")) for file in files]
-    its += [
+    listed = [dataclasses.replace(file, path=file.path.removeprefix(f"{output}/")) for file in files]
+    listed += [
         TableFile(table, f"{table}/none.parquet", 0, 0, "f" * 64)
-        for table in set(TABLES) - {file.table for file in its}
+        for table in set(TABLES) - {file.table for file in listed}
     ]
-    failures = sum(file.rows for file in its if file.table == FAILURES)
-    merged = Merged(its, [file.path for file in its], reasons=Counter(timeout=failures))
+    failures = sum(file.rows for file in listed if file.table == FAILURES)
+    merged = Merged(listed, [file.path for file in listed], reasons=Counter(timeout=failures))
     manifest = make_manifest(plan_publication(output, "r"), "r-1", merged, {}, None)
     (output / "manifest.json").write_bytes(write_document(manifest))
 
 
 def publish(publication: Publication, counts: dict[str, int] | None = None) -> Manifest:
-    """What `PublishResults` does, by its pure functions alone."""
+    """Publish as `PublishResults` does, by its pure functions alone."""
     listing = list_sources(publication)
     sources = listing.sources
     superseded = defaultdict(list)

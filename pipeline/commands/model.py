@@ -1,4 +1,4 @@
-"""The commands over models: describing one before a run, and copying it to where workers load it from."""
+"""The command `model`: a description of a model before a run, or a copy of it for workers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
       Whether the model can be used, and a description of it, for a person.
 
     Raises:
-      UserError: There is no such model.
+      UserError: The model does not exist.
     """
     load_tensorflow()
     known = known_options()
@@ -91,17 +91,17 @@ def _further(doubts: Sequence[str]) -> list[str]:
 
 
 def mirror_model(handle: str, target: str) -> str:
-    """Copy a model, its main file last, so that nobody takes half a copy for a whole one.
+    """Copy a model, its main file last, because a copy without it is refused as incomplete.
 
     Args:
       handle: Preset, handle or folder.
       target: A folder, local or `gs://`.
 
     Returns:
-      What `--model` takes from now on.
+      The copy's path, for `--model`.
 
     Raises:
-      UserError: There is no such model, or the target holds something or cannot be written.
+      UserError: The model does not exist, or the target is not empty or cannot be written.
     """
     load_tensorflow()
     preset = find_preset(handle)

@@ -1,4 +1,4 @@
-"""The sample run: real photos, the embedded model, nothing to download."""
+"""The command `sample`: a run over real photos with the embedded model, without downloads."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ MODEL = "efficientnet-lite0"
 
 
 def run_sample(output: str, beam_flags: Sequence[str]) -> bool:
-    """Labels the sample photos and says how many labels are right."""
+    """Label the sample photos, and print how many labels are right."""
     folder = _free_folder(output)
     flags = {"input": str(PHOTOS), "output": folder, "model": MODEL}
     ok = run_and_report(load_config(None, flags, beam_flags))
-    top_1, top_5, known = score(folder)
-    print(f"\nOf {known} photos whose class is known, {top_1} are right at top-1 and {top_5} at top-5.")
+    top_1, top_5, photos = score(folder)
+    print(f"\nOf {photos} photos whose class is known, {top_1} are right at top-1 and {top_5} at top-5.")
     return ok
 
 
 def score(output: str) -> tuple[int, int, int]:
-    """Counts right labels in the sample's output: at top-1, at top-5, and the photos known."""
+    """Return how many photos are right at top-1 and at top-5, and the number of photos of known class."""
     classes = right_classes()
     rows = ds.dataset(FileSystems.join(output, PREDICTIONS)).to_table(["uri", "labels"]).to_pylist()
-    found = {Path(row["uri"]).name: [label["class_id"] for label in row["labels"]] for row in rows}
-    top_1 = sum(found.get(name, [])[:1] != [] and found[name][0] in right for name, right in classes.items())
-    top_5 = sum(bool(right & set(found.get(name, [])[:5])) for name, right in classes.items())
+    class_ids = {Path(row["uri"]).name: [label["class_id"] for label in row["labels"]] for row in rows}
+    top_1 = sum(bool(right & set(class_ids.get(name, [])[:1])) for name, right in classes.items())
+    top_5 = sum(bool(right & set(class_ids.get(name, [])[:5])) for name, right in classes.items())
     return top_1, top_5, len(classes)
 
 
 def _free_folder(output: str) -> str:
-    """The folder, or the first of `output-2`, `output-3`, … that is not there yet."""
+    """Return the folder, or the first of `output-2`, `output-3`, … that does not exist yet."""
     folder, n = output, 1
     while FileSystems.exists(folder):
         n += 1

@@ -56,10 +56,8 @@ def has_no_names(spec: ModelSpec) -> bool:
 
 def may_be_embedding(spec: ModelSpec) -> bool:
     """Return whether a model's outputs may be features, because nothing shows that they are classes."""
-    is_softmax = spec.head.kind == "single_label" and spec.outputs == "probabilities"
-    return (
-        has_no_names(spec) and spec.length > 1 and spec.head_from in ("probed", "assumed") and not is_softmax
-    )
+    concluded = spec.head_from in ("probed", "assumed")
+    return has_no_names(spec) and spec.length > 1 and spec.outputs == "logits" and concluded
 
 
 def describe_missing_names(spec: ModelSpec) -> str:

@@ -76,8 +76,9 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
 
 def _missing_names(manifest: Manifest) -> Iterator[str]:
     if manifest.top_labels and all(top.label == f"class {top.class_id}" for top in manifest.top_labels):
-        yield "Labels are numbers, because there is no label map. Run again with --replace and --labels FILE,"
-        yield "or with --replace and --outputs embedding if the model's outputs are features."
+        yield "Labels are numbers, because there is no label map. Run again with --replace and --labels FILE."
+        if manifest.model.get("outputs") == "logits":
+            yield "If the model's outputs are features, run again with --replace and --outputs embedding."
 
 
 def _rate(counts: Mapping[str, int], seconds: float) -> str:

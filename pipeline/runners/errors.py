@@ -1,47 +1,50 @@
-"""What went wrong, in one line, from all that runners say."""
+"""The cause of a failure, in one line, from the messages of runners."""
 
 from __future__ import annotations
 
 import re
 
 _OURS = re.compile(r"transforms\.errors\.(RunError|UserError): (.*)$", re.M)
-# What Beam adds to a worker's message, and Dataflow after it.
+# Text that Beam appends to a worker's message, and text that Dataflow appends to that.
 _STAGE = re.compile(r" \[while running [^]]*\]$", re.M)
 _PASSED_THROUGH = re.compile(r"^passed through:$.*", re.M | re.S)
-# What Java adds, where a runner is written in it.
+# Lines of a Java stack trace, because some runners are written in Java.
 _JAVA_FRAME = re.compile(r"\s*(at [\w.$/<>]+\(|\.\.\. \d+ more)")
 _TRACEBACK = "Traceback (most recent call last)"
 
 
-def own_words(text: str) -> str:
-    """A message without what Beam adds to it."""
+def without_step(text: str) -> str:
+    """Return a message without the names of steps that Beam appends."""
     return _STAGE.sub("", text.strip())
 
 
-def own_error(text: str) -> str | None:
-    """The message of an error of ours that a runner has wrapped."""
-    found = _OURS.findall(own_words(text))
-    return found[-1][1] if found else None
+def own_message(text: str) -> str | None:
+    """Return the message of labelbeam's own error in a runner's text; None if there is none."""
+    messages = _OURS.findall(without_step(text))
+    # The last one, because in a chained traceback it is the error that was raised at last.
+    return messages[-1][1] if messages else None
 
 
 def cause_of(text: str) -> str:
-    """The line that says what went wrong; empty where none does."""
-    if ours := own_error(text):
+    """Return the line with the cause of a failure; empty if there is none."""
+    if ours := own_message(text):
         return ours
-    lines = _PASSED_THROUGH.sub("", own_words(text)).splitlines()
-    said = [line.strip() for line in lines if line.strip() and not _JAVA_FRAME.match(line)]
-    if not said:
+    lines = _PASSED_THROUGH.sub("", without_step(text)).splitlines()
+    lines = [line.strip() for line in lines if line.strip() and not _JAVA_FRAME.match(line)]
+    if not lines:
         return ""
-    return said[-1] if is_traceback(text) else said[0]
+    # Python prints the exception below its traceback; other messages begin with the cause.
+    return lines[-1] if is_traceback(text) else lines[0]
 
 
 def cause_of_error(error: BaseException) -> str:
-    """The same of an exception; gRPC's tell it in a method of their own."""
+    """Return the line with the cause of an exception."""
+    # gRPC's errors have the cause in a method, because their text spans many lines.
     details = getattr(error, "details", None)
     text = details() if callable(details) else str(error)
     return cause_of(text or "") or repr(error)
 
 
 def is_traceback(text: str) -> bool:
-    """Whether a text is what a worker's exception looks like."""
+    """Return whether a text holds the traceback of a worker."""
     return _TRACEBACK in text

@@ -1,4 +1,4 @@
-"""Processes that a run starts here: no worker ends unnoticed, nothing outlives the command."""
+"""Processes that a run starts on this machine: early ends are noticed, and none outlives the command."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from labelbeam.transforms.interrupts import ending_signals_handled
 
 _LOG = logging.getLogger(__name__)
 
-# How Beam's local runner names the thread that waits for a worker process, and what the process runs.
+# Names that Beam's local runner gives to the thread that waits for a worker process, and to its module.
 _WAITING_THREAD, _WORKER_MODULE = "run_worker", "apache_beam.runners.worker.sdk_worker_main"
-
-
+# Time for children to end by themselves before they are killed.
 _END_SEC = 3.0
 
 
 def end_children() -> None:
-    """Ends what this process has started and what is still there, such as a runner's job server."""
+    """End all child processes that are left, such as a runner's job server."""
     children = psutil.Process().children(recursive=True)
     for process in children:
         with suppress(psutil.Error):
@@ -41,8 +40,8 @@ def end_children() -> None:
 def supervised() -> Iterator[None]:
     """Watch over a local run, from the main thread.
 
-    A worker process that ends early, or a signal that asks for the end, ends the
-    run and all its workers at once: Beam alone would wait for those left.
+    A worker process that ends early, or a signal, ends the run and all its workers
+    at once, because Beam alone would wait for the other workers.
     Signals that were ignored before stay ignored, as for a job that a shell started in the background.
 
     Raises:
@@ -58,8 +57,8 @@ def supervised() -> Iterator[None]:
         watch.end_workers()
         if watch.worker_error:
             raise RunError(
-                f"A worker process ended early ({watch.worker_error}). If memory ran out, fewer "
-                "--direct_num_workers or a smaller --batch_size need less."
+                f"A worker process ended early ({watch.worker_error}). If memory ran out, set fewer "
+                "--direct_num_workers or a smaller --batch_size."
             ) from e
         if watch.interrupted:
             raise KeyboardInterrupt from e
@@ -77,7 +76,7 @@ def _workers_without_interrupts() -> Iterator[None]:
     make = SubprocessSDKEnvironment.from_command_string
 
     def make_ignoring(command_string: str, *args: Any, **options: Any) -> SubprocessSDKEnvironment:
-        # Beam runs the command in a shell; what a shell ignores, Python ignores as well.
+        # By a trap, because Beam runs the command in a shell, and Python inherits signals that it ignores.
         return make(f"trap '' INT; exec {command_string}", *args, **options)
 
     SubprocessSDKEnvironment.from_command_string = make_ignoring  # type: ignore[method-assign]
@@ -94,7 +93,7 @@ class _Watch:
         self._ending = False
 
     def interrupt(self, *_: Any) -> None:
-        """Handles a signal."""
+        """End the workers at a signal."""
         self.interrupted = True
         self.end_workers()
         raise KeyboardInterrupt
@@ -105,15 +104,17 @@ class _Watch:
             raise KeyboardInterrupt
 
     def thread_failed(self, args: Any) -> None:
-        """Handles what a thread of the runner raised."""
+        """Handle an exception in a thread of the runner."""
         if args.thread and args.thread.name == _WAITING_THREAD and not self._ending:
             self.worker_error = str(args.exc_value)
             self.end_workers()
-            os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread up
-        _LOG.info("a thread of the runner failed: %r", args.exc_value)
+            # A signal, because the main thread waits inside Beam and nothing else wakes it.
+            os.kill(os.getpid(), signal.SIGINT)
+        _LOG.info("A thread of the runner failed: %r", args.exc_value)
 
     def end_workers(self) -> None:
-        """Kills what is left of the worker processes."""
+        """Kill the worker processes that are left."""
+        # Set first, because each killed worker makes its waiting thread fail, which is no error then.
         self._ending = True
         for process in psutil.Process().children(recursive=True):
             try:

@@ -291,7 +291,8 @@ def test_run__job_failed_without_a_word__says_where_to_look(stub, arguments, bri
     monkeypatch.setattr(follow, "_REASON_SEC", 0.1)
     stub.play = fail()
     assert main(arguments) == 1
-    assert f"without an error message. Look at job {stub.job.id} ({link_of(stub.job)})" in capsys.readouterr().err
+    look = f"Look at job {stub.job.id} ({link_of(stub.job)})"
+    assert f"without an error message. {look}" in capsys.readouterr().err
 
 
 def test_run__a_worker_stops_the_job__its_words_are_the_cause(stub, gcs, corpus, arguments, brisk, capsys):

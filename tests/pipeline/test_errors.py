@@ -1,6 +1,6 @@
 import pytest
 
-from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, own_error
+from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, own_message
 
 WORKER = """Traceback (most recent call last):
   File "common.py", line 1498, in process
@@ -27,16 +27,16 @@ OURS = WORKER.replace("ValueError: boom", "labelbeam.transforms.errors.UserError
         (f"{OURS}\n{WORKER}", "model='x' is gone."),
     ],
 )
-def test_cause_of__what_runners_say__is_the_line_that_tells(text, cause):
+def test_cause_of__messages_of_runners__is_the_line_with_the_cause(text, cause):
     assert cause_of(text) == cause
 
 
-def test_own_error__others_errors__are_none_of_ours():
-    assert own_error(WORKER) is None and own_error(OURS) == "model='x' is gone."
+def test_own_message__errors_of_others__are_none():
+    assert own_message(WORKER) is None and own_message(OURS) == "model='x' is gone."
 
 
 class Refused(Exception):
-    """As gRPC's errors: text on many lines, and the cause in a method."""
+    """An error like gRPC's: its text has many lines, and the cause is in a method."""
 
     def __str__(self):
         return "<_InactiveRpcError of RPC that terminated with:\n\tstatus = StatusCode.UNAVAILABLE\n>"

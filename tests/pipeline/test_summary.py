@@ -106,9 +106,10 @@ def test_next_steps__embeddings__a_query_finds_similar_images(tmp_path):
 
 
 def test_summarise__labels_that_are_numbers__gives_the_remedies():
-    numbers = summarise(manifest_of(label="class 1", listed=2, labelled=2), "out", 1.0)
-    assert (
-        "no label map. Run again with --replace and --labels FILE,\nor with --replace and --outputs"
-        in numbers
-    )
+    manifest = manifest_of(label="class 1", listed=2, labelled=2)
+    names, features = "no label map. Run again with --replace and --labels FILE.", "--outputs embedding."
+    text = summarise(dataclasses.replace(manifest, model={"outputs": "logits"}), "out", 1.0)
+    assert names in text and features in text
+    text = summarise(dataclasses.replace(manifest, model={"outputs": "probabilities"}), "out", 1.0)
+    assert names in text and features not in text
     assert "label map" not in summarise(manifest_of(listed=2, labelled=2), "out", 1.0)
