@@ -113,5 +113,7 @@ def mirror_model(handle: str, target: str) -> str:
         for name, file in kind_of(path).list_files(path).items():
             write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
     except FILE_ERRORS as e:
-        raise UserError(f"{target!r} cannot be written: {describe_error(e)}. Check its name and rights.") from e
+        raise UserError(
+            f"{target!r} cannot be written: {describe_error(e)}. Check its name and rights."
+        ) from e
     return FileSystems.join(folder, path.name) if path.is_file() else folder
