@@ -186,7 +186,7 @@ def _wait(result: Any) -> None:
     """Waits for a runner of this process that is not the one we know best."""
     if result.state == PipelineState.DONE:
         return
-    with progress.quiet_beam(), progress.shown(lambda: _counts_of(result)):
+    with progress.quiet_beam(), progress.shown(lambda: _counts_of(result), status=progress.Status("running")):
         state = result.wait_until_finish()
     if state not in (None, PipelineState.DONE):
         raise RunError(f"The run ended as {state}.")

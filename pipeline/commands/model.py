@@ -50,6 +50,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     try:
         lines += [f"{heading:<14}{text}" for heading, text in kind_of(path).describe(path)]
         spec = understand_model(ModelOptions(model=handle, **values), PredictConfig().predict_timeout_sec)
+        # Built as on a worker, because freezing shows faults that reading the model does not.
         classifier = Classifier(spec, top_k=1, batch_size=2)
         lines += [*_describe_spec(spec), *_describe_graph(classifier)]
     except LabelbeamError as e:
@@ -110,6 +111,7 @@ def mirror_model(handle: str, target: str) -> str:
     try:
         if list_files(folder):
             raise UserError(f"{target!r} holds files already. Give a new folder.")
+        # In this order, which ends with the main file.
         for name, file in kind_of(path).list_files(path).items():
             write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
     except FILE_ERRORS as e:

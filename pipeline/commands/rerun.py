@@ -41,6 +41,7 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
         counts = ", ".join(f"{count:,} {reason}" for reason, count in failed.items()) or "none"
         print(f"Nothing to try again in {output!r}. Failures there: {counts}.")
         return True
+    # The recorded settings, because rows with other settings may not stand in the same table.
     config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
     return run_and_report(config, _corpus_of(config, manifest, reasons, of_input="input" in flags))
 

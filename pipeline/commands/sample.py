@@ -18,6 +18,7 @@ MODEL = "efficientnet-lite0"
 
 def run_sample(output: str, beam_flags: Sequence[str]) -> bool:
     """Label the sample photos, and print how many labels are right."""
+    # A new folder each time, because a second run into the same one would find all photos done.
     folder = _free_folder(output)
     flags = {"input": str(PHOTOS), "output": folder, "model": MODEL}
     ok = run_and_report(load_config(None, flags, beam_flags))

@@ -88,6 +88,8 @@ def _check_content(parquet: pq.ParquetFile, source: Source, name: str, manifest:
     expected_prints = {
         fact: getattr(manifest.labelled_with, fact.partition("_")[0]) for fact in _FINGERPRINTS
     }
+    # Fingerprints stand in the file's metadata and in each row. Both are compared, because a file that was
+    # rewritten by other software may keep one and lose the other.
     metadata = parquet.schema_arrow.metadata or {}
     for fact, value in expected_prints.items():
         if (stamped := metadata.get(f"labelbeam.{fact}".encode(), b"").decode()) != value:
@@ -116,12 +118,14 @@ def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:
     if top_labels(counted.labels) != manifest.top_labels:
         yield "predictions: the most frequent labels are not the manifest's top_labels"
     counts, rows = manifest.counts, sum(manifest.rows.values())
+    # Each listed row is a duplicate or has a row, and each row is of the input or was there before.
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
     if (counts[LISTED], rows) != (counts[DUPLICATE] + done, done + counts[OTHER]):
         yield f"the run {manifest.run_id} did not balance: {manifest.counts}"
 
 
 def _check_unique(sources: list[Source]) -> Iterator[str]:
+    # In parts, because the ids of a large table do not fit into memory at once.
     parts = parts_of(sources)
     doubled: Counter[str] = Counter()
     for part in range(parts):
@@ -149,6 +153,7 @@ def _find_uncovered(sources: list[Source], corpus: Corpus) -> Iterator[str]:
     Raises:
       RunError: The input is cut or damaged, or changes while it is read.
     """
+    # Parted by a hash of the id, so that rows of the tables and of the input meet in the same part.
     parts = 1 + sum(source.file.rows for source in sources) // _IDS_IN_MEMORY
     for part in range(parts):
         yield from _uncovered(_uris_of_part(sources, part, parts), corpus, part, parts)

@@ -119,7 +119,7 @@ def find_bottleneck(work: Work, split: bool = False) -> str:
     model_name = "model on GPU" if on_gpu else "model"
     if model >= _BUSY:
         return model_name
-    if split:
+    if split:  # the decoders have other workers, so their share shows nothing about the model's wait
         return "unpacking"
     if decode >= _BUSY:
         return "decoding"
@@ -130,6 +130,7 @@ def find_bottleneck(work: Work, split: bool = False) -> str:
 
 
 def _model_share(work: Work) -> float:
+    # Open time counts each call that may run at once, so several callers can't exceed a share of 1.
     return work.counts[meter.BUSY_USEC] / max(1, work.counts[meter.OPEN_USEC])
 
 
@@ -161,6 +162,7 @@ def _describe_bottleneck(work: Work, config: RunConfig) -> str:
 
 def _describe_times(work: Work) -> list[str]:
     counts = work.counts
+    # Fetching and decoding are averages over their own calls, because some images fail before the model.
     images = max(1, counts[meter.IMAGES_RUN])
     fetch, decode = (
         total / 1000 / max(1, n) for total, n in (work.times_usec[k] for k in ("fetch", "decode"))

@@ -34,6 +34,7 @@ def describe_head(spec: ModelSpec) -> str:
 
 def describe_photos(spec: ModelSpec) -> str:
     """Describe how many photos of known class are right, in each input range."""
+    # Other ranges are listed, too, because a small difference shows that the range is uncertain.
     right = dict(spec.photos_right)
     others = ", ".join(f"{n} with {name}" for name, n in right.items() if name != spec.scaling.name)
     mine = f"{right[spec.scaling.name]} of {spec.photos_known} of known class are right"
@@ -56,6 +57,7 @@ def has_no_names(spec: ModelSpec) -> bool:
 
 def may_be_embedding(spec: ModelSpec) -> bool:
     """Return whether a model's outputs may be features, because nothing shows that they are classes."""
+    # Photos show logits for features, too. Probabilities, an option or a known last layer mean classes.
     concluded = spec.head_from in ("probed", "assumed")
     return has_no_names(spec) and spec.length > 1 and spec.outputs == "logits" and concluded
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -48,6 +48,7 @@ class Tally:
         """Add to the numbers of this process."""
         board = _board(self.folder, os.getpid())
         with board.lock:
+            # Added in Python and stored as a whole, because the mapped bytes have no atomic addition.
             board.numbers[KINDS.index(kind)] += count
             _NUMBERS.pack_into(board.memory, 0, *board.numbers)
 
@@ -91,9 +92,27 @@ class Pace:
         """Return the mean rate; 0 before the second reading."""
         if not done:
             return 0.0
+        # The first reading only sets the start: its images may have taken any time.
         if self.started is None:
             self.started, self.before = now, done
         return (done - self.before) / (now - self.started) if now > self.started else 0.0
+
+
+@dataclass
+class Status:
+    """The state of a run, and the time since its start.
+
+    Attributes:
+      state: The state, in words. Another thread may change it.
+      start_sec: Time of the start, seconds of a steady clock.
+    """
+
+    state: str
+    start_sec: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        """Describe the state, such as `running, 1:30`."""
+        return f"{self.state}, {_format_duration(time.monotonic() - self.start_sec)}"
 
 
 def describe(counts: Counts, images_per_sec: float) -> str:
@@ -108,7 +127,7 @@ def describe(counts: Counts, images_per_sec: float) -> str:
         parts.append(f"{images_per_sec:,.1f} images/s")
     parts.append(f"{counts.get(FAILED, 0):,} failed")
     if images_per_sec and total > done:
-        parts.append(f"ETA {format_duration((total - done) / images_per_sec)}")
+        parts.append(f"ETA {_format_duration((total - done) / images_per_sec)}")
     return ", ".join(parts)
 
 
@@ -127,8 +146,7 @@ def worked_of(counts: Counts) -> int:
     return counts.get(LABELLED, 0) + counts.get(FAILED, 0)
 
 
-def format_duration(seconds: float) -> str:
-    """Format a duration as minutes and seconds, with hours if there are any."""
+def _format_duration(seconds: float) -> str:
     minutes, sec = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{sec:02d}" if hours else f"{minutes}:{sec:02d}"
@@ -141,6 +159,7 @@ def quiet_beam() -> Iterator[None]:
         yield
         return
     logging.disable(logging.CRITICAL)
+    # Beam's threads raise when a job ends before them, and Python would print each traceback.
     hook, threading.excepthook = threading.excepthook, lambda _: None
     try:
         yield
@@ -154,7 +173,7 @@ def shown(
     read: Callable[[], Counts],
     out: TextIO | None = None,
     least_sec: float = 0.0,
-    status: Callable[[], str] | None = None,
+    status: Status | None = None,
 ) -> Iterator[Callable[[str], None]]:
     """Show progress while the body runs: one moving line on a terminal, else lines from time to time.
 
@@ -162,13 +181,14 @@ def shown(
       read: Reads the counts. It may block or raise.
       out: Text stream for the lines; by default standard error.
       least_sec: Shortest time between two readings.
-      status: Returns the first words of a line. With it, lines come at least every 30 s, counts or not.
+      status: First words of each line. With it, lines come at least every 30 s, even without counts.
 
     Yields:
       A function that prints a line that stays.
     """
     out = out or sys.stderr
     stop = threading.Event()
+    # A daemon, because a reading that hangs must not keep the process alive.
     thread = threading.Thread(target=_show, args=(read, out, stop, least_sec, status), daemon=True)
     thread.start()
 
@@ -191,17 +211,17 @@ def _show(
     out: TextIO,
     stop: threading.Event,
     least_sec: float,
-    status: Callable[[], str] | None,
+    status: Status | None,
 ) -> None:
     moving, readings = out.isatty(), _Readings(read, least_sec)
     printed_sec = time.monotonic()
     while not stop.wait(_TERMINAL_EVERY_SEC if moving else _PLAIN_EVERY_SEC):
         is_new = readings.update()
-        is_silent = status is not None and time.monotonic() - printed_sec >= _SILENCE_SEC
+        is_silent = status and time.monotonic() - printed_sec >= _SILENCE_SEC
         # A moving line is written at each tick, because a line that stays may have taken its place.
         if moving or (is_new and readings.counts) or is_silent:
             line = describe(readings.counts, readings.images_per_sec)
-            line = f"{status()}: {line}" if status else line
+            line = f"{status}: {line}" if status else line
             out.write(f"\r\x1b[K{line}" if moving else f"{line}\n")
             out.flush()
             printed_sec = time.monotonic()

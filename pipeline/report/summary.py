@@ -26,13 +26,16 @@ from labelbeam.transforms.table.folder import Layout
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
 
+# Entries of a list that are printed.
 _TOP = 5
+# Characters of a failure's line, because messages of servers may fill a screen.
 _LONGEST_EXAMPLE = 200
 
 
 def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     """Describe how a run went, from its manifest."""
     counts = manifest.counts
+    # Named, because the lists count all rows of the tables, and the first line only those of this run.
     scope = " in the tables" if sum(manifest.rows.values()) > counts[LABELLED] + counts[FAILED] else ""
     totals = [
         f"Labelled {counts[LABELLED]:,} of {_number(counts[LISTED], 'image')} in {seconds:,.1f} s"
@@ -139,6 +142,7 @@ def next_steps(manifest: Manifest, output: str) -> str:
         failures = predictions.removesuffix(PREDICTIONS) + FAILURES
         lines += ["Look at the failures:", f"  SELECT reason, uri, message FROM '{failures}/**/*.parquet'"]
     lines += ["Prove that the tables are whole:", f"  labelbeam verify {output}"]
+    # These alone, because they may pass without a change of the input or the options.
     again = [r for r in manifest.failures_by_reason if r in ("timeout", "unreachable", "http_5xx")]
     if again:
         lines += [

@@ -8,7 +8,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import urllib3
@@ -17,7 +16,7 @@ from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline import GO_ON
-from labelbeam.pipeline.report.progress import Counts, format_duration, quiet_beam, shown
+from labelbeam.pipeline.report.progress import Counts, Status, quiet_beam, shown
 from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, is_traceback
 from labelbeam.pipeline.runners.options import flink_cluster
 from labelbeam.transforms.errors import RunError
@@ -93,6 +92,8 @@ class DataflowJob(Job):
         place = f"{cloud.region}/{result.job_id()}?project={cloud.project}"
         super().__init__(result, result.job_id(), f"https://console.cloud.google.com/dataflow/jobs/{place}")
         self._client = client
+        # Time of the last message. Messages of equal time are remembered, because the next request, which
+        # begins at this time, returns them again.
         self._since: Any = None
         self._seen: set[tuple[Any, str]] = set()
         self._returned: set[str] = set()
@@ -105,6 +106,7 @@ class DataflowJob(Job):
 
     def news(self) -> list[str]:
         try:
+            # Fetched completely before any is kept, because a request that fails half-way must lose none.
             messages = within(_NEWS_SEC, lambda: list(self._messages()))
         except Exception as e:  # clients raise any type; the state may be available nevertheless
             _LOG.info("The job's messages are not available: %r", e)
@@ -137,6 +139,7 @@ class DataflowJob(Job):
         while not self._errors and time.monotonic() < deadline:
             time.sleep(_REASON_POLL_SEC)
             self.news()
+        # Reversed, because `max` returns the first of equals, and the last error ended the job.
         return max(reversed(self._errors), key=_weight_of, default="")
 
 
@@ -173,6 +176,7 @@ class PortableJob(Job):
         return []
 
     def reason(self) -> str:
+        # Joined, because the thread sets the error after the state has changed.
         self._waiting.join(_REASON_SEC)
         return str(self._error or "")
 
@@ -226,17 +230,6 @@ def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
     return FlinkJob(result, FlinkRunner.add_http_scheme(cluster)) if cluster else PortableJob(result)
 
 
-@dataclass
-class _Status:
-    """The last state of a job, and the time since it was submitted."""
-
-    state: str = "SUBMITTED"
-    start_sec: float = field(default_factory=time.monotonic)
-
-    def __str__(self) -> str:
-        return f"{_in_words(self.state)}, {format_duration(time.monotonic() - self.start_sec)}"
-
-
 def follow(job: Job, read: Callable[[], Counts]) -> None:
     """Follow a job until it is done, from the main thread, and show its state and progress.
 
@@ -249,10 +242,10 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
       KeyboardInterrupt: A signal came. SIGINT cancels the job; SIGTERM, which a machine
         that shuts down sends, leaves it alone.
     """
-    status = _Status()
-    shows_progress = shown(read, least_sec=_COUNTS_SEC, status=lambda: str(status))
+    status = Status("submitted")
+    # Only SIGINT cancels the job, because a laptop that shuts down sends SIGTERM, a closed terminal SIGHUP.
     left_alone = ending_signals_handled(_terminate, (signal.SIGTERM, signal.SIGHUP))
-    with quiet_beam(), shows_progress as print_line, left_alone:
+    with quiet_beam(), shown(read, status=status, least_sec=_COUNTS_SEC) as print_line, left_alone:
         try:
             state = _watch(job, status, print_line)
         except _Terminated as e:
@@ -267,7 +260,7 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
         raise RunError(f"The job ended as {state}, and published nothing. {GO_ON}")
 
 
-def _watch(job: Job, status: _Status, print_line: Print) -> str:
+def _watch(job: Job, status: Status, print_line: Print) -> str:
     """Wait until a job has ended, print its service's messages, and return its last state."""
     response_sec, warned = time.monotonic(), False
     while True:
@@ -275,6 +268,7 @@ def _watch(job: Job, status: _Status, print_line: Print) -> str:
             state = within(_SILENCE_SEC, job.state)
         except Exception as e:  # any type, because each client has its own
             why = cause_of_error(e)
+            # Retried, because a service may be away for minutes while the job goes on.
             if time.monotonic() - response_sec >= _SILENCE_SEC or getattr(e, "code", None) in _FINAL_STATUSES:
                 raise RunError(f"No answer about {job}, which may run on: {why}. {_NOT_ANOTHER}") from e
             if not warned:
@@ -283,11 +277,12 @@ def _watch(job: Job, status: _Status, print_line: Print) -> str:
             time.sleep(_POLL_SEC)
             continue
         response_sec, warned = time.monotonic(), False
+        # Messages before the state, because they explain a change of it.
         for line in job.news():
             print_line(line)
-        if state != status.state:
-            print_line(f"The job is {_in_words(state)}.")
-            status.state = state
+        if (words := _in_words(state)) != status.state:
+            print_line(f"The job is {words}.")
+            status.state = words
         if PipelineState.is_terminal(state):
             return state
         time.sleep(_POLL_SEC)
@@ -302,14 +297,15 @@ def _failure(job: Job) -> str:
     return f"The job failed: {why}" if why else f"The job failed without an error message. Look at {job}."
 
 
-def _cancel(job: Job, status: _Status, print_line: Print) -> str:
+def _cancel(job: Job, status: Status, print_line: Print) -> str:
     """Cancel a job, wait until it has ended or a signal comes, and return a message for the user."""
     deadline = time.monotonic() + _CANCEL_SEC
     try:
         print_line("Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once.")
+        # In a thread, because a client that hangs must not hold the second Ctrl-C back.
         within(_CANCEL_SEC, job.cancel)
         while not PipelineState.is_terminal(state := within(_CANCEL_SEC, job.state)):
-            status.state = state
+            status.state = _in_words(state)
             if time.monotonic() >= deadline:
                 return f"Cancelled, but {job} has not ended yet. {_NOT_ANOTHER}"
             time.sleep(_CANCEL_POLL_SEC)
@@ -318,6 +314,7 @@ def _cancel(job: Job, status: _Status, print_line: Print) -> str:
     except Exception as e:  # any type, because each client has its own
         why = cause_of_error(e)
         return f"It could not be cancelled ({why}): {job} may still run. End it there. {_NOT_ANOTHER}"
+    # A job may end by itself before the request to cancel it arrives.
     if state == PipelineState.DONE:
         return "The job was done before it could be cancelled: its results are published."
     if state == PipelineState.FAILED:

@@ -49,11 +49,14 @@ def supervised() -> Iterator[None]:
       KeyboardInterrupt: A signal came.
     """
     watch = _Watch()
+    # The hook is the only sign of a worker that died, because Beam waits for its process in a thread and
+    # drops what this thread raises.
     hook, threading.excepthook = threading.excepthook, watch.thread_failed
     try:
         with ending_signals_handled(watch.interrupt, if_ignored=watch.wake), _workers_without_interrupts():
             yield
     except BaseException as e:
+        # First of all, because workers that live on would hold files and memory while errors are reported.
         watch.end_workers()
         if watch.worker_error:
             raise RunError(

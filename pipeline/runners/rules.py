@@ -91,6 +91,7 @@ def _streaming(settings: Settings) -> str | None:
     )
 
 
+# Publishing deletes and replaces files of the output, so the input must not lie there.
 def _output_is_input(settings: Settings) -> str | None:
     read, write = settings.config.read, settings.config.write
     if read.input.rstrip("/") != write.output.rstrip("/"):
@@ -140,6 +141,7 @@ def _accelerator_or_hint_and_flexrs(settings: Settings) -> str | None:
     )
 
 
+# Each copy of the model takes GPU memory, and the second or third one finds none.
 def _several_processes_a_gpu(settings: Settings) -> str | None:
     accelerators = _accelerators(settings)
     if not is_dataflow(settings.options) or not accelerators or has_one_process(settings.options):
@@ -150,6 +152,7 @@ def _several_processes_a_gpu(settings: Settings) -> str | None:
     )
 
 
+# Without this rule, workers start, find no GPU, fail four times, and are paid for.
 def _accelerator_required_without_one(settings: Settings) -> str | None:
     if (
         not settings.config.predict.require_accelerator
@@ -172,6 +175,7 @@ def _optimisation(settings: Settings) -> str | None:
     return how.unfit(on_gpu=required or bool(_accelerators(settings)))
 
 
+# Checked here, because a job would start its workers before one of them misses the file.
 def _local_path_on_dataflow(settings: Settings) -> str | None:
     if not is_dataflow(settings.options):
         return None
@@ -181,6 +185,7 @@ def _local_path_on_dataflow(settings: Settings) -> str | None:
     return None
 
 
+# Their ids are numbers that each task manager counts by itself, while LOOPBACK has one pool for all.
 def _loopback_on_a_cluster(settings: Settings) -> str | None:
     master = flink_cluster(settings.options)
     if not is_portable(settings.options) or not master or environment_of(settings.options) != "LOOPBACK":

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from labelbeam.pipeline.report import progress
-from labelbeam.pipeline.report.progress import Pace, Tally, describe, shown, worked_of
+from labelbeam.pipeline.report.progress import Pace, Status, Tally, describe, shown, worked_of
 from labelbeam.transforms.count import KINDS
 
 
@@ -131,12 +131,12 @@ def test_shown__no_counts__prints_the_status_after_a_silence(monkeypatch, read):
     for name in ("_PLAIN_EVERY_SEC", "_SILENCE_SEC", "_READ_SEC"):
         monkeypatch.setattr(progress, name, 0.01)
     out, silent = io.StringIO(), io.StringIO()
-    with shown(read, out, status=lambda: "running, 0:30"), shown(read, silent):
+    with shown(read, out, status=Status("running")), shown(read, silent):
         deadline = time.monotonic() + 5
         while out.getvalue().count("\n") < 2:
             assert time.monotonic() < deadline
     assert (
-        set(out.getvalue().splitlines()) == {"running, 0:30: nothing counted yet"} and not silent.getvalue()
+        set(out.getvalue().splitlines()) == {"running, 0:00: nothing counted yet"} and not silent.getvalue()
     )
 
 
@@ -153,3 +153,7 @@ def test_shown__a_reading_that_is_late__is_shown_at_a_later_tick(monkeypatch):
         deadline = time.monotonic() + 5
         while "2 of 3 images" not in out.getvalue():
             assert time.monotonic() < deadline
+
+
+def test_status__some_time_after_the_start__has_state_and_elapsed_time():
+    assert str(Status("running", time.monotonic() - 3725)) == "running, 1:02:05"
