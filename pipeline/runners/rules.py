@@ -44,7 +44,7 @@ _UNFIT_RUNNERS = {
     # Dask's runner drops the elements that `finish_bundle` yields, which are the last images of each bundle.
     "DaskRunner": "it drops elements that a step yields at the end of a bundle, and so loses images",
     # Refused here, because Beam tries for 77 s to download a Spark job server that Maven does not have (404).
-    "SparkRunner": "Beam has no Spark job server to download for it",
+    "SparkRunner": "Maven has no job server for this runner of Beam",
 }
 
 
