@@ -3,10 +3,8 @@
 `label` labels a small corpus in memory. The steps are PTransforms for your own pipeline (docs/library.md).
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
+# No import of Python's own either, because the command handles signals first (`labelbeam.__main__`).
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
@@ -52,7 +50,9 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = sorted(_MODULE_OF)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'labelbeam' has no attribute {name!r}")
     return getattr(importlib.import_module(f"labelbeam.{_MODULE_OF[name]}"), name)

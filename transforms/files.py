@@ -27,7 +27,7 @@ FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError)
 
 
 # Names of files that `write_file` and the check of an output folder make; others are the user's own.
-_TEMPORARY = re.compile(r"\.json\.[0-9a-f]{8}\.tmp$|/_probe-\d{8}T\d{6}-[0-9a-f]{8}$")
+_TEMPORARY = re.compile(r"\.json\.[0-9a-f]{8}\.tmp$|/_probe-\d{8}T\d{6}-[0-9a-f]{8}(\.[0-9a-f]{8}\.tmp)?$")
 
 
 def is_local(path: str) -> bool:

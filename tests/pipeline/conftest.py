@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from apache_beam.io.gcp.gcsfilesystem import GCSFileSystem
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from labelbeam.transforms.interrupts import ENDING_SIGNALS
 from labelbeam.transforms.models.presets import find_preset
+from tests.engines.gcs import GcsEmulator
 from tests.tiny_model import save_tiny_model
 
 
@@ -25,6 +28,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out waiting for the disk, which takes most of the time of tests that write many files."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def one_client(gcs: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give Beam one client of the emulator.
+
+    Beam makes a client for every request, which takes longer than the emulator's answer.
+    """
+    client = GCSFileSystem(PipelineOptions())._gcsIO()
+    monkeypatch.setattr(GCSFileSystem, "_gcsIO", lambda _: client)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The command line as its user meets it: a process, its output and its exit status."""
 
-import json
 import os
 import signal
 import subprocess
@@ -47,13 +46,15 @@ def test_sample__the_readmes_command__labels_the_photos_right(tmp_path, lite0_di
     assert f"Of 27 photos whose class is known, {top_1} are right at top-1" in done.stdout
 
 
-def test_sample__again__goes_to_a_folder_of_its_own(tmp_path, lite0_dir):
+def test_sample__again__goes_to_a_folder_of_its_own(tmp_path, lite0_dir, own_signal_handlers):
     (tmp_path / "out").mkdir()
-    assert labelbeam("sample", "--output", tmp_path / "out").returncode == 0
+    assert main(["sample", f"--output={tmp_path / 'out'}"]) == 0
     assert_sound(tmp_path / "out-2")
 
 
-def test_run__model_that_does_not_return__ends_with_its_name_and_keeps_what_is_staged(tmp_path):
+def test_run__model_that_does_not_return__ends_with_its_name_and_keeps_what_is_staged(
+    tmp_path, own_signal_handlers, capsys
+):
     images = make_images(tmp_path / "in", good=40)
     white = encoded(Image.new("RGB", (30, 30), "white"))
     (tmp_path / "in" / "99999.png").write_bytes(white)
@@ -63,43 +64,46 @@ def test_run__model_that_does_not_return__ends_with_its_name_and_keeps_what_is_s
     assert done.returncode == 1 and done.stderr.count("Traceback") == 0
     assert "stuck' did not return within predict_timeout_sec=2" in besides_progress(done.stderr)[-1]
     (images / "99999.png").unlink()
-    done = labelbeam("run", *flags)
-    assert done.returncode == 0 and "were done before" in done.stdout
+    assert main(["run", *map(str, flags)]) == 0
+    assert "were done before" in capsys.readouterr().out
 
 
-def test_run__negative_range__is_taken_as_it_is_written(tmp_path, tiny):
-    images = make_images(tmp_path / "in", good=2)
-    flags = ["--input", images, "--output", tmp_path / "out", "--model", tiny]
-    done = labelbeam("run", *flags, "--input_range", "-1,1")
-    assert done.returncode == 0 and "Model: input range -1,1 (given)" in done.stdout
-
-
-def test_run__failures_within_budget__exits_with_0_and_tells_them(tmp_path, tiny):
+def test_run__failures_within_budget__exits_with_0_and_tells_them_and_what_it_ran(tmp_path, tiny):
     images = make_images(tmp_path / "in", good=19, bad=1)
-    done = labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
+    flags = ["--input", images, "--output", tmp_path / "out", "--model", tiny]
+    done = labelbeam("run", *flags, "--batch_size", "2", "--input_range", "-1,1")
     assert (done.returncode, besides_progress(done.stderr)) == (0, [])
     assert "Labelled 19 of 20 images" in done.stdout and "1  not_an_image" in done.stdout
-    config = assert_sound(tmp_path / "out")["config"]
-    assert (config["input"], config["top_k"]) == (str(images), 5)
+    assert "Model: input range -1,1 (given)" in done.stdout  # a value that looks like a flag
+    manifest = assert_sound(tmp_path / "out")
+    config = manifest["config"]
+    assert (config["input"], config["top_k"], config["batch_size"]) == (str(images), 5, 2)
+    assert manifest["preprocessing"]["resize"]["size_px"] == 16
 
 
-def test_run__failures_over_budget__exits_with_1_and_keeps_the_results(tmp_path, tiny):
+def test_run__failures_over_budget__exits_with_1_and_keeps_the_results(
+    tmp_path, tiny, own_signal_handlers, capsys
+):
     images = make_images(tmp_path / "in", good=1, bad=1)
-    done = labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
-    assert done.returncode == 1
-    assert "1 of 2 images failed (50.0%), more than max_failure_rate=10.0% allows" in done.stdout
-    assert "not_an_image (1)" in done.stdout
+    assert main(["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]) == 1
+    out = capsys.readouterr().out
+    assert "1 of 2 images failed (50.0%), more than max_failure_rate=10.0% allows" in out
+    assert "not_an_image (1)" in out
     assert_sound(tmp_path / "out")
 
 
-def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone(tmp_path, tiny):
+def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone(
+    tmp_path, tiny, own_signal_handlers, capfd
+):
     images = make_images(tmp_path / "in", good=2)
-    args = ("run", "--input", images, "--output", tmp_path / "out", "--model", tiny)
-    assert labelbeam(*args).returncode == 0
+    args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]
+    assert main(args) == 0
+    capfd.readouterr()
     before = sorted((p, p.read_bytes()) for p in (tmp_path / "out").rglob("*") if p.is_file())
-    again = labelbeam(*args, "--top_k=2")
-    assert again.returncode == 2 and "top_k (5 there, 2 now)" in again.stderr
-    assert "--replace" in again.stderr and len(again.stderr.splitlines()) == 1
+    status = main([*args, "--top_k=2"])
+    _, err = capfd.readouterr()
+    assert status == 2 and "top_k (5 there, 2 now)" in err
+    assert "--replace" in err and len(err.splitlines()) == 1
     assert sorted((p, p.read_bytes()) for p in (tmp_path / "out").rglob("*") if p.is_file()) == before
 
 
@@ -235,11 +239,3 @@ def test_run__progress__is_plain_lines_without_a_terminal(tmp_path, tiny, monkey
     with shown.open("w") as out, progress.shown(lambda: {"listed": 10, "labelled": 4, "failed": 1}, out):
         time.sleep(0.1)
     assert shown.read_text().splitlines()[0] == "5 of 10 images, 50.0%, 1 failed"
-
-
-def test_manifest__any_run__is_json_with_what_it_ran(tmp_path, tiny):
-    images = make_images(tmp_path / "in", good=3)
-    labelbeam("run", "--input", images, "--output", tmp_path / "out", "--model", tiny, "--batch_size", "2")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["config"]["batch_size"] == 2
-    assert manifest["preprocessing"]["resize"]["size_px"] == 16

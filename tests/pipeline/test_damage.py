@@ -293,7 +293,7 @@ def test_format__newer__is_refused_and_never_overwritten(output, command, docume
 @pytest.mark.parametrize(
     "kind", ["predictions/", "failures/", "_staging/", "manifest.json", "_generations/0"]
 )
-def test_objects__damaged_in_a_bucket__are_reported_with_a_remedy_that_works(gcs, kind):
+def test_objects__damaged_in_a_bucket__are_reported_with_a_remedy_that_works(gcs, one_client, kind):
     output = f"gs://damage/{kind.strip('/')}"
     gcs.put("gs://damage/here", b"")
     for n in (1, 2):

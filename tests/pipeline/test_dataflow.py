@@ -217,15 +217,12 @@ def arguments(stub, corpus):
 
 
 @pytest.fixture
-def brisk(monkeypatch):
-    """Following without the pauses; what the command changes in this process is changed back."""
+def brisk(monkeypatch, own_signal_handlers):
+    """Following without the pauses."""
     monkeypatch.setattr(follow, "_POLL_SEC", 0.02)
     monkeypatch.setattr(follow, "_COUNTS_SEC", 0.0)
     monkeypatch.setattr(follow, "_REASON_POLL_SEC", 0.02)
     monkeypatch.setattr(progress, "_PLAIN_EVERY_SEC", 0.02)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def link_of(job) -> str:

@@ -1,6 +1,7 @@
 import csv
 import datetime
-from pathlib import Path
+import functools
+import shutil
 
 import apache_beam as beam
 import pyarrow as pa
@@ -40,26 +41,49 @@ def corpus(tmp_path_factory):
     return folder, uris
 
 
+@pytest.fixture(scope="module")
+def expected(corpus, tiny):
+    """Labels and failures by id, from the pure functions."""
+    return label_purely(corpus[1], Classifier(resolve_spec(ModelOptions(str(tiny))), 3, 4))
+
+
 @pytest.mark.parametrize(
     "flags",
     [(), TWO_PROCESSES, ("--direct_runner_bundle_repeat=1",), ("--runner=BundleBasedDirectRunner",)],
     ids=["one_process", "two_processes", "bundles_twice", "bundle_based"],
 )
-def test_graph__mixed_corpus_in_shards__gives_what_the_pure_functions_give(tmp_path, corpus, tiny, flags):
-    folder, uris = corpus
-    labels, failed = label_purely(uris, Classifier(resolve_spec(ModelOptions(str(tiny))), 3, 4))
+def test_graph__mixed_corpus_in_shards__gives_what_the_pure_functions_give(
+    tmp_path, corpus, expected, tiny, flags
+):
+    (folder, uris), (labels, failed) = corpus, expected
     run_pipeline(*flags, input=f"{folder}/list-*.txt", output=tmp_path / "out", model=tiny, top_k=3)
     manifest = assert_sound(tmp_path / "out")
     predictions, failures = read_tables(tmp_path / "out")
     assert {f["id"]: (f["stage"], f["reason"]) for f in failures} == failed
     assert {p["id"] for p in predictions} == labels.keys()
     for p in predictions:
-        expected = labels[p["id"]]
-        assert [(one["class_id"], one["label"]) for one in p["labels"]] == [one[:2] for one in expected]
-        assert [one["score"] for one in p["labels"]] == pytest.approx([one[2] for one in expected], abs=1e-5)
+        ours = labels[p["id"]]
+        assert [(one["class_id"], one["label"]) for one in p["labels"]] == [one[:2] for one in ours]
+        assert [one["score"] for one in p["labels"]] == pytest.approx([one[2] for one in ours], abs=1e-5)
         assert (p["label"], p["score"]) == (p["labels"][0]["label"], p["labels"][0]["score"])
     assert manifest["counts"]["duplicate"] == 8 and manifest["counts"]["listed"] == len(uris) + 8
     assert len(failed) == len(BAD_IMAGES) + 2
+
+
+@pytest.fixture(scope="module")
+def fused(corpus, tiny, tmp_path_factory):
+    """Return options, counts and output of a run in the fused layout, one for each value of --dedupe."""
+    folder = tmp_path_factory.mktemp("fused")
+    _, uris = corpus
+    shutil.copy(uris[0], folder / "copy.jpg")
+    (folder / "list.txt").write_text("\n".join([*uris, f"{folder}/copy.jpg", uris[0], uris[-1]]), "utf-8")
+
+    @functools.cache
+    def label(dedupe: str):
+        options = {"input": folder / "list.txt", "model": tiny, "dedupe": dedupe}
+        return options, run_pipeline(output=folder / dedupe, **options)["counts"], folder / dedupe
+
+    return label
 
 
 @pytest.mark.parametrize(
@@ -72,17 +96,12 @@ def test_graph__mixed_corpus_in_shards__gives_what_the_pure_functions_give(tmp_p
     ],
     ids=["one_process", "two_processes", "bundles_twice", "bundle_based"],
 )
-def test_graph__split_layout__gives_the_rows_of_the_fused_layout(tmp_path, corpus, tiny, flags, dedupe):
-    _, uris = corpus
-    copy = tmp_path / "copy.jpg"
-    copy.write_bytes(Path(uris[0]).read_bytes())
-    (tmp_path / "list.txt").write_text("\n".join([*uris, str(copy), uris[0], uris[-1]]), "utf-8")
-    options = {"input": tmp_path / "list.txt", "model": tiny, "dedupe": dedupe}
-    fused = run_pipeline(output=tmp_path / "fused", **options)
+def test_graph__split_layout__gives_the_rows_of_the_fused_layout(tmp_path, fused, flags, dedupe):
+    options, counts, output = fused(dedupe)
     split = run_pipeline(*flags, output=tmp_path / "split", layout="split", **options)
     assert_sound(tmp_path / "split")
-    assert split["counts"] == fused["counts"] and split["counts"]["duplicate"] == 2
-    assert_same_rows(tmp_path / "split", tmp_path / "fused")
+    assert split["counts"] == counts and counts["duplicate"] == 2
+    assert_same_rows(tmp_path / "split", output)
 
 
 def test_graph__output_of_the_other_layout__goes_on(tmp_path, corpus, tiny):

@@ -237,20 +237,22 @@ def test_follow__interrupted_and_it_does_not_end__is_reported_after_a_while(impa
         jobs.follow(job, dict)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     with JobServer() as server:
         yield server
 
 
 @pytest.fixture
-def sigterm():
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
+def server_to_kill():
+    """A job server of its own, because a job that is left running, or a dead server, would disturb others."""
+    with JobServer() as server:
+        yield server
 
 
-def test_run__job_server__is_followed_until_the_job_is_done(server, tmp_path, tiny, capsys, sigterm):
+def test_run__job_server__is_followed_until_the_job_is_done(
+    server, tmp_path, tiny, capsys, own_signal_handlers
+):
     images = make_images(tmp_path / "in", good=3)
     args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
     assert main(args) == 0
@@ -260,7 +262,9 @@ def test_run__job_server__is_followed_until_the_job_is_done(server, tmp_path, ti
     assert_sound(tmp_path / "out")
 
 
-def test_run__job_server__a_failed_jobs_cause_comes_first(server, tmp_path, tiny, capsys, sigterm):
+def test_run__job_server__a_failed_jobs_cause_comes_first(
+    server, tmp_path, tiny, capsys, own_signal_handlers
+):
     images = make_images(tmp_path / "in", good=1, bad=3)
     args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
     assert main([*args, "--failure_floor=1", "--max_failure_rate=0"]) == 1
@@ -269,8 +273,8 @@ def test_run__job_server__a_failed_jobs_cause_comes_first(server, tmp_path, tiny
     assert "Traceback" not in err
 
 
-def test_run__job_server__ctrl_c_cancels_the_job(server, tmp_path, tiny, web):
-    process = start_slow_run(tmp_path, tiny, web, *server.flags)
+def test_run__job_server__ctrl_c_cancels_the_job(server_to_kill, tmp_path, tiny, web):
+    process = start_slow_run(tmp_path, tiny, web, *server_to_kill.flags)
     read_until(process.stderr, "The job is running.")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SEC)
@@ -306,10 +310,10 @@ def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(
     assert not psutil.pid_exists(int(started.read_text()))
 
 
-def test_run__job_server_dies__warns_that_the_job_may_run(server, tmp_path, tiny, web):
-    process = start_slow_run(tmp_path, tiny, web, *server.flags)
+def test_run__job_server_dies__warns_that_the_job_may_run(server_to_kill, tmp_path, tiny, web):
+    process = start_slow_run(tmp_path, tiny, web, *server_to_kill.flags)
     read_until(process.stderr, "The job is running.")
-    server.kill()
+    server_to_kill.kill()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err

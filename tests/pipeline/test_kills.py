@@ -65,7 +65,9 @@ def assert_clean(output, generations: int) -> None:
     assert {str(path.relative_to(output)).removeprefix("_generations/") for path in found} == listed
 
 
-def test_run__killed_before_a_change_of_a_bucket__goes_on_and_leaves_nothing(gcs, tmp_path, monkeypatch):
+def test_run__killed_before_a_change_of_a_bucket__goes_on_and_leaves_nothing(
+    gcs, one_client, tmp_path, monkeypatch
+):
     """As above, where a change is an upload, a rename or a deletion."""
     new, died, change = sorted(r.ref.id for r in OLD + NEW), True, 0
     left = [10**9]

@@ -22,6 +22,7 @@ def test_list_files__any_name_of_a_folder__lists_all_below_it(tmp_path, monkeypa
 
 def test_delete_temporary__files_of_the_users_own__stay(tmp_path):
     ours = ["manifest.json.0123abcd.tmp", "_probe-20260101T000000-0123abcd"]
+    ours.append(f"{ours[1]}.0123abcd.tmp")
     theirs = ["notes.json.old.tmp", "_probe-mine", "manifest.json", "x.json.0123abcd.tmp.bak"]
     for name in ours + theirs:
         (tmp_path / name).touch()

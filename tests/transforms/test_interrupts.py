@@ -69,7 +69,13 @@ def test_main__imports_before_its_handlers__are_few(number):
         "import sys; before = set(sys.modules); import labelbeam.__main__; print(set(sys.modules) - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(ast.literal_eval(done.stdout)) <= {"labelbeam", "labelbeam.__main__", "signal", "enum"}
+    assert set(ast.literal_eval(done.stdout)) <= {
+        "labelbeam",
+        "labelbeam.__main__",
+        "signal",
+        "enum",
+        "types",
+    }
 
 
 def test_main__signal_before_the_command_line_is_imported__is_one_line(number):
