@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; gives its exit status."""
     try:
-        args, rest = _parser().parse_known_args(_with_negative_values(sys.argv[1:] if argv is None else argv))
+        args, rest = _parser().parse_known_args(_normalise(sys.argv[1:] if argv is None else argv))
         _quieten(args.verbose)
         handle_ending_signals(signal.default_int_handler)
         return args.command(args, rest)
@@ -51,10 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOT_OK
 
 
-def _with_negative_values(arguments: Sequence[str]) -> list[str]:
-    """Join values such as `-1,1` to their flags, because argparse takes them for flags."""
+# A flag with dashes between its words, such as --batch-size.
+_DASHED = re.compile(r"^--([a-z]\w*(?:-\w+)+)(?==|$)")
+
+
+def _normalise(arguments: Sequence[str]) -> list[str]:
+    """Write flags with underscores, as Beam does, and join values such as `-1,1` to them.
+
+    Values are joined, because argparse takes what begins with a dash for a flag.
+    """
     joined: list[str] = []
     for argument in arguments:
+        argument = _DASHED.sub(lambda flag: f"--{flag[1].replace('-', '_')}", argument)
         after_a_flag = bool(joined) and joined[-1].startswith("--") and "=" not in joined[-1]
         if after_a_flag and re.match(r"-\.?\d", argument):
             joined[-1] += f"={argument}"
@@ -147,7 +155,7 @@ def _add_rerun(commands: Any) -> None:
 
 # What a rerun can't change.
 _OF_THE_FIRST_RUN = (
-    *("input", "input_format", "uri_column", "id_column", "column_types", "output", "replace", "refresh"),
+    *("id_column", "column_types", "output", "replace", "refresh"),
     *("model", "image_size", "resize", "input_range", "channel_mean", "channel_std", "channel_order"),
     *("outputs", "labels", "top_k", "threshold", "signature", "output_name"),
 )
@@ -169,13 +177,13 @@ def _add_verify(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="prove that published tables are whole",
-        description="Read published tables and prove that they are what their manifest says. "
+        description="Read published tables and prove that they are what their manifest says, and, with "
+        "--input, that each image of an input has a row of its URI. "
         "Exit status 0 if so, 1 if not; one line for each finding.",
         allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="OUTPUT", help="an output folder")
-    parser.add_argument("--input", metavar="URIS", help="also check that each image of an input has a row")
-    parser.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
+    _add_options(parser, {name: options()[name] for name in ("input", "input_format", "uri_column")})
     parser.set_defaults(command=_verify)
 
 
@@ -240,17 +248,20 @@ def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
         from labelbeam.pipeline.commands.verify import verify
-        from labelbeam.pipeline.manifest import published_manifest
+        from labelbeam.pipeline.manifest import published_manifest, recorded_config
         from labelbeam.pipeline.output import folder_of
 
     _refuse(rest, "verify")
-    findings = verify(args.folder, args.input)
+    flags = _flags(args)
+    if flags and "input" not in flags:
+        raise UserError(f"--{next(iter(flags))} is for reading an input. Add --input.")
+    findings = verify(args.folder, flags)
     if not findings:
         manifest = published_manifest(folder_of(args.folder))
         rows, files = sum(manifest.rows.values()), len(manifest.files)
         print(f"{args.folder}: all is as its manifest says, {rows:,} rows in {files:,} files.")
-        if args.input:
-            print(f"Each image of {args.input} has a row.")
+        if flags:
+            print(f"Each image of {recorded_config(manifest, flags).read.input} has a row.")
     for finding in findings:
         print(finding)
     if findings:

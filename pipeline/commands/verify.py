@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,12 +36,13 @@ _IDS_IN_MEMORY = 2_000_000
 _FINGERPRINTS = ("model_fingerprint", "preprocessing_fingerprint")
 
 
-def verify(output: str, input: str | None = None) -> list[str]:
+def verify(output: str, reading: Mapping[str, Any] | None = None) -> list[str]:
     """Check published tables.
 
     Args:
       output: An output folder.
-      input: An input whose rows the tables should have; by default no input is read.
+      reading: Options of an input whose rows the tables should have, `input` and others, which replace
+        those of the run that published; by default no input is read.
 
     Returns:
       One line for each finding.
@@ -50,7 +52,7 @@ def verify(output: str, input: str | None = None) -> list[str]:
     """
     folder = folder_of(output)
     manifest = published_manifest(folder)
-    corpus = find_corpus(recorded_config(manifest, {"input": input}).read) if input else None
+    corpus = find_corpus(recorded_config(manifest, reading).read) if reading else None
     sources = published_sources(folder, manifest)
     files = list(itertools.chain.from_iterable(_check_file(s, folder, manifest) for s in sources))
     strays = list(_check_strays(folder, manifest))

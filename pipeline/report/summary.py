@@ -171,4 +171,11 @@ def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
             "Run the same command again, and report this as a bug unless files of the output were deleted."
         )
     reasons, hosts = manifest.failures_by_reason, manifest.failures_by_host
-    return budget.excess(sum(manifest.rows.values()), reasons, hosts)
+    excess = budget.excess(sum(manifest.rows.values()), reasons, hosts)
+    if excess and (other := manifest.counts[OTHER]):
+        # Such as failures of addresses that were corrected in the list.
+        excess += (
+            f" {_number(other, 'row')} of the tables {'is' if other == 1 else 'are'} not of this input; "
+            "--replace starts the tables over without them."
+        )
+    return excess

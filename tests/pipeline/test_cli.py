@@ -118,7 +118,7 @@ MISTAKES = [
     (["run", "IN", "OUT", "MODEL", "--topk=3"], "Unknown flag --topk"),
     (["run", "IN", "OUT", "MODEL", "stray"], "Unknown flag stray"),
     (["run", "IN", "OUT", "MODEL", "--runner=NoRunner"], "NoRunner"),
-    (["run", "IN", "OUT", "MODEL", "--no_wait"], "--no_wait is not allowed with --runner=FnApiRunner"),
+    (["run", "IN", "OUT", "MODEL", "--no_wait"], "--no_wait is not allowed, because --runner=FnApiRunner"),
     (["run", "IN", "OUT", "MODEL", "--direct_num_workers=two"], "--direct_num_workers"),
     (["run", "--input=nowhere/*.jpg", "OUT", "MODEL"], "input='nowhere/*.jpg' matches nothing"),
     (["run", "--input=nowhere.txt", "OUT", "MODEL"], "input='nowhere.txt' matches nothing"),

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from labelbeam.pipeline import launch
+from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.rerun import rerun
 from labelbeam.pipeline.commands.verify import verify
 from labelbeam.pipeline.manifest import published_manifest
@@ -44,7 +45,7 @@ def test_graph__folder_of_odd_files__every_one_is_labelled_fails_or_is_counted(t
     again = run_pipeline(**options, refresh="changed")["counts"]
     assert (again["kept"], again["failed"], again["labelled"]) == (4, 3, 0)
     assert_sound(output)
-    assert verify(str(output), str(folder)) == []
+    assert verify(str(output), {"input": str(folder)}) == []
 
 
 def test_graph__table_without_rows__pins_no_types(tmp_path, tiny):
@@ -72,18 +73,19 @@ def test_run__uris_changed_under_their_ids__are_labelled_again_and_counted(tmp_p
     manifest = run_pipeline(**options)
     counts = manifest["counts"]
     assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (2, 1, 2)
-    assert verify(str(output), str(path)) == []
+    assert verify(str(output), {"input": str(path)}) == []
     assert "2 were done under another URI" in summarise(published_manifest(str(output)), str(output), 1)
     assert_sound(output)
     assert rows_by_name(output) == {"b.png": "label", "c.png": "label"}
     write("A,{}/c.png", "B,{}/b.png", "C,{}/c.png")
-    (found,) = verify(str(output), str(path))
-    assert found.startswith(f"id 'A': is '{tmp_path}/c.png' in the input, and its row is of another URI")
+    (found,) = verify(str(output), {"input": str(path)})
+    assert found.startswith(f"id 'A': is '{tmp_path}/c.png' in the input, and its row has another URI")
     counts = run_pipeline(**options, refresh="changed")["counts"]
     assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (1, 2, 1)
 
 
-def test_rerun__with_an_input__takes_the_uris_of_the_input(tmp_path, tiny):
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_rerun__with_an_input__takes_the_uris_of_the_input(tmp_path, tiny, capsys):
     (tmp_path / "a.png").write_bytes(jpeg_bytes())
     path, output = tmp_path / "list.csv", tmp_path / "out"
     path.write_text(f"key,uri\nA,{tmp_path}/moved.png\nB,{tmp_path}/none.png\n")
@@ -91,9 +93,17 @@ def test_rerun__with_an_input__takes_the_uris_of_the_input(tmp_path, tiny):
     run_pipeline(**options, output=output)
     path.write_text(f"key,uri\nA,{tmp_path}/a.png\nB,{tmp_path}/none.png\n")
     assert rerun(str(output), None, {}, ()) and rows_by_name(output)["moved.png"] == "not_found"
-    assert rerun(str(output), None, {"input": str(path)}, ())
-    assert rows_by_name(output) == {"a.png": "label", "none.png": "not_found"}
+    status = main(["rerun", str(output), "--input", str(path), "--max_failure_rate=1"])
+    assert status == 0 and rows_by_name(output) == {"a.png": "label", "none.png": "not_found"}
     assert_sound(output)
+    path.write_text(f"link,key\n{tmp_path}/a.png,A\n{tmp_path}/none.png,B\n{tmp_path}/a.png,C\n")
+    arguments = [str(output), f"--input={path}", "--uri-column=link"]
+    assert main(["verify", str(output), "--uri-column=link"]) == 2
+    assert main(["verify", *arguments]) == 1
+    assert "\nid 'C': is in the input and has no row\n" in capsys.readouterr().out
+    assert main(["rerun", *arguments, "--only=timeout", "--max-failure-rate=1"]) == 0
+    assert main(["verify", *arguments]) == 0
+    assert capsys.readouterr().out.endswith(f"Each image of {path} has a row.\n")
 
 
 def test_verify__bad_rows_and_ambiguous_ids__are_covered_by_their_failures(tmp_path, tiny):
@@ -105,9 +115,9 @@ def test_verify__bad_rows_and_ambiguous_ids__are_covered_by_their_failures(tmp_p
     manifest = run_pipeline(**options)
     assert manifest["failures_by_reason"] == {"bad_row": 5, "not_found": 3, "ambiguous_id": 1}
     assert_sound(output)
-    assert verify(str(output), str(path)) == []
+    assert verify(str(output), {"input": str(path)}) == []
     path.write_bytes(b"\n".join([b"key,uri", *lines, b"new,a.jpg"]))
-    assert verify(str(output), str(path)) == ["id 'new': is in the input and has no row"]
+    assert verify(str(output), {"input": str(path)}) == ["id 'new': is in the input and has no row"]
 
 
 def test_run__list_cut_in_half__ends_with_its_name_and_publishes_nothing(tmp_path, tiny):

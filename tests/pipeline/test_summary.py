@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from labelbeam.pipeline.report.summary import next_steps, summarise
+from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
+from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.count import KINDS
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.table.manifest import FORMAT, FailureExample, Manifest, TopLabel
@@ -113,3 +114,13 @@ def test_summarise__labels_that_are_numbers__gives_the_remedies():
     text = summarise(dataclasses.replace(manifest, model={"outputs": "probabilities"}), "out", 1.0)
     assert names in text and features not in text
     assert "label map" not in summarise(manifest_of(listed=2, labelled=2), "out", 1.0)
+
+
+@pytest.mark.parametrize(("other", "expected"), [(0, None), (1, "1 row of the tables is"), (2, "2 rows of")])
+def test_verdict__failures_over_budget__name_rows_of_other_inputs_and_the_remedy(other, expected):
+    rows = {"predictions": 6, "failures": 3}
+    manifest = manifest_of({"not_found": 3}, rows=rows, listed=6, labelled=3, other=other)
+    text = verdict(manifest, FailureBudget(max_rate=0.1))
+    assert "3 of 9 images failed" in text
+    assert ("--replace" in text) == bool(expected) and (expected or "") in text
+    assert verdict(manifest, FailureBudget(max_rate=0.5)) is None
