@@ -18,7 +18,7 @@ def name_case(_id: str, found: dict[str, list[int]]) -> str:
 
 
 def join(ids_file: str, done_file: str) -> None:
-    """Prints how many ids are in either list and in both."""
+    """Print how many ids are in either list and in both."""
     with beam.Pipeline("FnApiRunner") as pipe:
         lists = {
             name: pipe

@@ -34,7 +34,7 @@ _OPTIMISED = throughput.Bounds(same_classes=0.9, same_score=0.2)
 
 
 def save_null_model(folder: str) -> None:
-    """Writes a model of 224 px that looks at one pixel."""
+    """Write a model of 224 px that looks at one pixel."""
     import tensorflow as tf
 
     spec = tf.TensorSpec([None, 224, 224, 3], tf.uint8, name="inputs")
@@ -43,7 +43,7 @@ def save_null_model(folder: str) -> None:
 
 
 def save_b7_model(folder: str) -> None:
-    """Writes B7's architecture."""
+    """Write B7's architecture."""
     from tests.b7_model import save_b7
 
     save_b7(folder)
@@ -73,7 +73,7 @@ def run_model_alone(corpus: str, model: str) -> None:
 
 
 def decode_shard(core: int, paths: Sequence[Path]) -> None:
-    """Reads, digests and decodes files on one core."""
+    """Read, digest and decode files on one core."""
     os.sched_setaffinity(0, {core})
     from labelbeam.transforms.images.decode import decode_image
     from labelbeam.transforms.images.memory import tune_malloc
@@ -87,7 +87,7 @@ def decode_shard(core: int, paths: Sequence[Path]) -> None:
 
 
 def run_decoder_alone(corpus: str) -> None:
-    """Decodes a corpus on every core."""
+    """Decode a corpus on every core."""
     on_every_core(decode_shard, corpus)
 
 

@@ -11,7 +11,7 @@ from labelbeam.transforms.photos import photo_paths
 
 
 def make_corpus(folder: Path, images: int, width_px: int, height_px: int) -> Path:
-    """Writes `images` JPEG files (quality 85, 4:2:0), made of the photos in turn."""
+    """Write `images` JPEG files (quality 85, 4:2:0), made of the photos in turn."""
     folder.mkdir(parents=True)
     encoded = [_encode(path, width_px, height_px) for path in photo_paths()]
     for n in range(images):

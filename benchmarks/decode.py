@@ -33,14 +33,14 @@ TARGETS_PX = (224, 600)
 
 
 def decode_fully(data: bytes, rule: ResizeRule) -> np.ndarray:
-    """Decodes every pixel, then crops and resizes as the pipeline does."""
+    """Decode every pixel, then crop and resize as the pipeline does."""
     with Image.open(io.BytesIO(data)) as image:
         rgb = image.convert("RGB")
         return np.asarray(rgb.resize((rule.size_px,) * 2, Image.Resampling.BICUBIC, rule.box(*rgb.size)))
 
 
 def decode_drafted(data: bytes, rule: ResizeRule) -> np.ndarray:
-    """The pipeline's way."""
+    """Decode as the pipeline does."""
     return decode_image(data, rule, 10**9).pixels
 
 
@@ -58,7 +58,7 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def measure(folder: str, tuned: bool) -> None:
-    """Prints one process's figures."""
+    """Print one process's figures."""
     if tuned:
         tune_malloc()
     images = [path.read_bytes() for path in sorted(Path(folder).iterdir())]

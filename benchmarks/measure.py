@@ -36,7 +36,7 @@ Run = Callable[[Path], Cost]
 
 
 def cost_of(command: Sequence[str]) -> Cost:
-    """Runs a command."""
+    """Run a command."""
     start, before = time.perf_counter(), os.times()
     done = subprocess.run(command, capture_output=True, text=True)
     wall_sec, after = time.perf_counter() - start, os.times()
@@ -47,7 +47,7 @@ def cost_of(command: Sequence[str]) -> Cost:
 
 
 def timed(command: Command) -> Run:
-    """Runs a command on a corpus."""
+    """Run a command on a corpus."""
     return lambda corpus: cost_of(command(corpus))
 
 
@@ -74,7 +74,7 @@ def measure_rates(
 def compare(
     title: str, above: Sequence[Rate | Cost], below: Sequence[Rate | Cost], clocks: Sequence[str] = CLOCKS
 ) -> None:
-    """Prints the medians of the rounds' ratios."""
+    """Print the medians of the rounds' ratios."""
     for clock in clocks:
         n = CLOCKS.index(clock)
         ratios = [a[n] / b[n] for a, b in zip(above, below, strict=True)]

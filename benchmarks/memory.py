@@ -22,7 +22,7 @@ FLAGS = ("--direct_num_workers=2", "--direct_running_mode=multi_processing", "--
 
 
 def peak_mb(folder: Path, images: int) -> float:
-    """Runs the pipeline over `images` ids; gives the peak memory of its largest worker."""
+    """Run the pipeline over `images` ids; return the peak memory of its largest worker."""
     make = [sys.executable, "-m", "benchmarks.published", str(folder), str(images), "1"]
     subprocess.run(make, check=True, capture_output=True)
     paths = {"input": folder / "all.csv", "output": folder / "out", "model": folder / "model"}

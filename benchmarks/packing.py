@@ -46,7 +46,7 @@ def as_pixels(data: bytes, size_px: int) -> np.ndarray:
 
 
 def encoded(format: str, **options: Any) -> Way:
-    """An image format of Pillow's."""
+    """Return a packing in an image format of Pillow's."""
 
     def pack(pixels: np.ndarray) -> bytes:
         buffer = io.BytesIO()
@@ -94,7 +94,7 @@ def to_planes(pixels: np.ndarray) -> np.ndarray:
 
 
 def from_planes(planes: np.ndarray) -> np.ndarray:
-    """The pixels again."""
+    """Return the pixels."""
     green, red, blue = planes
     return np.stack([red + green, green, blue + green], axis=-1)
 
@@ -128,7 +128,7 @@ class Cost(NamedTuple):
 
 
 def load_images(size_px: int) -> list[np.ndarray]:
-    """The sample photos as the pipeline decodes them."""
+    """Return the sample photos as the pipeline decodes them."""
     return [decode_drafted(path.read_bytes(), ResizeRule(size_px)) for path in photo_paths()]
 
 
@@ -150,7 +150,7 @@ def cost_of(way: Way, images: list[np.ndarray]) -> Cost:
 
 
 def scores_of(images: list[np.ndarray]) -> np.ndarray:
-    """The score of each class for each image, by the embedded model."""
+    """Return the score of each class for each image, by the embedded model."""
     results = classifier().classify(images)
     scores = np.zeros((len(images), _CLASSES), np.float32)
     for row, result in zip(scores, results, strict=True):
@@ -160,12 +160,12 @@ def scores_of(images: list[np.ndarray]) -> np.ndarray:
 
 @functools.cache
 def classifier() -> Classifier:
-    """The embedded model; every class is given."""
+    """Return the embedded model; every class is given."""
     return Classifier(resolve_spec(ModelOptions("efficientnet-lite0")), _CLASSES, 8)
 
 
 def measure_costs(size_px: int, rounds: int) -> None:
-    """Prints what each way takes, medians of the rounds."""
+    """Print the cost of each way, medians of the rounds."""
     images = load_images(size_px)
     raw = 3 * size_px**2
     costs: dict[str, list[Cost]] = {name: [] for name in WAYS}
@@ -184,7 +184,7 @@ def measure_costs(size_px: int, rounds: int) -> None:
 
 
 def measure_labels(size_px: int) -> None:
-    """Prints what each way does to the labels."""
+    """Print the effect of each way on the labels."""
     images = load_images(size_px)
     before = scores_of(images)
     print(f"\n| {size_px} px | same top-1 | same top-5, in order | most a score moves |\n{'|---' * 4}|")

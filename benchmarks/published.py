@@ -30,7 +30,7 @@ from tests.tiny_model import save_tiny_model
 
 
 def prepare(folder: Path, ids: int, done: int) -> None:
-    """Makes it all."""
+    """Make the published tables."""
     (image,) = make_corpus(folder / "images", 1, 16, 16).iterdir()
     model = save_tiny_model(folder / "model", size_px=16)
     keys = [id_of_uri(str(n)) for n in range(ids)]
@@ -67,7 +67,7 @@ def make_up(ids: Sequence[str], uri: str, labels: Sequence[str]) -> Iterator[Pre
 
 
 def publish(plan: Plan, rows: int) -> None:
-    """Publishes what is staged, as a run does."""
+    """Publish what is staged, as a run does."""
     publication = plan.publication
     listing = list_sources(publication)
     tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)

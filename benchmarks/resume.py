@@ -36,7 +36,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(module: str, *args: object) -> Cost:
-    """Runs a module."""
+    """Run a module."""
     command = [sys.executable, "-m", module, *map(str, args)]
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
@@ -50,7 +50,7 @@ def cost_of(module: str, *args: object) -> Cost:
 
 
 def label(folder: Path, ids: str, output: str) -> Cost:
-    """Runs the pipeline, as a user starts it."""
+    """Run the pipeline, as a user starts it."""
     paths = {"input": folder / f"{ids}.csv", "output": folder / output, "model": folder / "model"}
     return cost_of("pipeline", "run", "--id_column=key", *(f"--{k}={v}" for k, v in paths.items()))
 
@@ -70,7 +70,7 @@ def measure(folder: Path, ids: int) -> dict[str, Cost]:
 
 
 def check(output: str, ids: str) -> None:
-    """Checks that a published table has each id, and each once."""
+    """Check that a published table has each id, and each once."""
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
@@ -80,7 +80,7 @@ def check(output: str, ids: str) -> None:
 
 
 def report(rounds: list[dict[str, Cost]]) -> None:
-    """Prints the ratios."""
+    """Print the ratios."""
     seconds = [(r["resumed"].wall_sec - r["rest alone"].wall_sec) / r["join"].wall_sec for r in rounds]
     memory = [r["resumed"].peak_mb / r["join"].peak_mb for r in rounds]
     for name, ratios, target in (

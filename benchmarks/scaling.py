@@ -44,14 +44,14 @@ Classifier(spec, top_k=5, batch_size=choose_batch_size(None, spec.resize.size_px
 
 
 def prepare(folder: Path, images: int) -> dict[str, str]:
-    """Makes a corpus; gives the options that name it."""
+    """Make a corpus; return the options that name it."""
     make = [sys.executable, "-m", "benchmarks.published", str(folder), str(images), "1"]
     subprocess.run(make, check=True, capture_output=True)
     return {"input": f"{folder}/all.csv", "model": f"{folder}/model", "id_column": "key"}
 
 
 def sec_a_run(options: Mapping[str, str], runs: int) -> Cost:
-    """What a run takes in this process: the mean of several."""
+    """Return the time of a run in this process: the mean of several."""
     start = Cost(time.perf_counter(), time.process_time())
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as output:

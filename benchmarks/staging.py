@@ -40,7 +40,7 @@ TARGET = 1.03
 
 
 def label_straight(pipe: beam.Pipeline, plan: Plan) -> None:
-    """The pipeline's steps up to the labels, then Beam's sink: nothing is staged, counted or published."""
+    """Write labels by the pipeline's own steps and Beam's sink: nothing is staged, counted or published."""
     max_pixels = round(plan.config.decode.max_megapixels * 1e6)
     predict, metadata = plan.config.predict, plan.staging.row_metadata
     schema = predictions_schema(metadata)
@@ -63,7 +63,7 @@ def label_straight(pipe: beam.Pipeline, plan: Plan) -> None:
 
 
 def as_dict(prediction: Prediction, names: list[str], metadata: RowMetadata) -> dict:
-    """A row as Beam's sink takes it."""
+    """Return a row as Beam's sink takes it."""
     return dict(zip(names, prediction_row(prediction, metadata), strict=True))
 
 
@@ -84,7 +84,7 @@ def straight_command(corpus: Path) -> list[str]:
 
 
 def checked_cost(command: Command, corpus: Path, images: int) -> Cost:
-    """What a run takes that labels all images."""
+    """Return the time of a run that labels all images."""
     cost = cost_of(command(corpus))
     rows = ds.dataset(corpus.parent / "output" / PREDICTIONS, format="parquet").count_rows()
     assert rows == images, f"{rows} rows of {images} images"

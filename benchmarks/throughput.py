@@ -38,33 +38,33 @@ SAME_FUNCTIONS = Bounds(1.0, 1e-3)
 
 
 def hand_loop(corpus: Path) -> list[str]:
-    """The loop written by hand."""
+    """Return the command of the loop written by hand."""
     return [sys.executable, "-m", "benchmarks.hand_loop", str(corpus), str(new_output(corpus)), MODEL]
 
 
 def pipeline(corpus: Path, *flags: str, model: str = MODEL) -> list[str]:
-    """The pipeline, as a user starts it."""
+    """Return the command of the pipeline, as a user starts it."""
     options = ["--input", str(corpus), "--output", str(new_output(corpus)), "--model", model]
     return [sys.executable, "-m", "labelbeam", "run", *options, *flags]
 
 
 def two_processes(corpus: Path) -> list[str]:
-    """The pipeline on two processes."""
+    """Return the command of the pipeline on two processes."""
     return pipeline(corpus, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 def one_core(corpus: Path) -> list[str]:
-    """The pipeline on one core."""
+    """Return the command of the pipeline on one core."""
     return ["taskset", "--cpu-list", "0", *pipeline(corpus)]
 
 
 def split_layout(corpus: Path) -> list[str]:
-    """The pipeline with a shuffle between decoding and inference."""
+    """Return the command of the pipeline with a shuffle between decoding and inference."""
     return pipeline(corpus, "--layout=split")
 
 
 def compare_labels(size: str, runs: Mapping[str, Run], bounds: Mapping[str, Bounds] = {}) -> None:
-    """Compares all labels with the first contender's; ends the program where they differ too much.
+    """Compare all labels with the first contender's; end the program where they differ too much.
 
     Args:
       size: Width and height of the photos.
@@ -87,7 +87,7 @@ def compare_labels(size: str, runs: Mapping[str, Run], bounds: Mapping[str, Boun
 
 
 def measure(size: str, images: tuple[int, int], rounds: int, runs: dict[str, Run]) -> None:
-    """Prints each round's rates, and the medians of their ratios to the first contender."""
+    """Print each round's rates, and the medians of their ratios to the first contender."""
     width_px, height_px = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         few, many = (make_corpus(Path(folder) / str(n) / "images", n, width_px, height_px) for n in images)

@@ -26,13 +26,13 @@ print(json.dumps(seen))
 
 
 def wanted_versions() -> dict[str, str]:
-    """What the image must have."""
+    """Return the versions that the image must have."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions, "boot": "there"}
 
 
 def versions_in(image: str) -> dict[str, str]:
-    """What the image has.
+    """Return the versions that the image has.
 
     Raises:
       SystemExit: Docker, or the image, does not run.
@@ -48,7 +48,7 @@ def versions_in(image: str) -> dict[str, str]:
 
 
 def differences(image: str) -> list[str]:
-    """What differs, and what to do about it; one line each."""
+    """Return the differences and their remedies, one line each."""
     there = versions_in(image)
     return [
         f"{name}: {there.get(name)} in {image}, {version} here. Build the image again, or submit from an "

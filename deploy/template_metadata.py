@@ -30,7 +30,7 @@ _PATTERNS = {
 
 
 def metadata() -> dict[str, Any]:
-    """The metadata, as Dataflow's `TemplateMetadata`."""
+    """Return the metadata, as Dataflow's `TemplateMetadata`."""
     return {
         "name": "labelbeam",
         "description": "Labels every image of a corpus with a TensorFlow classifier, and accounts for each.",

@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; gives its exit status."""
+    """Run a command, and return its exit status."""
     try:
         args, rest = _parser().parse_known_args(_normalise(sys.argv[1:] if argv is None else argv))
         _quieten(args.verbose)
@@ -83,7 +83,7 @@ def _leave(message: str, status: int) -> int:
 
 
 def entry() -> NoReturn:
-    """Runs a command as a process, and ends what it leaves behind instead of waiting for it."""
+    """Run a command as a process, and end what it leaves behind instead of waiting for it."""
     from labelbeam.pipeline.runners.local import end_children
 
     status = main()
@@ -177,8 +177,8 @@ def _add_verify(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="prove that published tables are whole",
-        description="Read published tables and prove that they are what their manifest says, and, with "
-        "--input, that each image of an input has a row of its URI. "
+        description="Read published tables and prove that they are as their manifest describes them, and, "
+        "with --input, that each image of an input has a row of its URI. "
         "Exit status 0 if so, 1 if not; one line for each finding.",
         allow_abbrev=False,
     )
@@ -192,8 +192,8 @@ def _add_model(commands: Any) -> None:
     actions = model.add_subparsers(title="actions", required=True, metavar="ACTION")
     inspect = actions.add_parser(
         "inspect",
-        help="tell what a model takes and gives, and whether it can be used",
-        description="Tell what a model takes and gives. Exit status 0 if labelbeam can use it, 1 if not.",
+        help="describe a model's inputs and outputs, and whether it can be used",
+        description="Describe a model's inputs and outputs. Exit status 0 if labelbeam can use it, 1 if not.",
         allow_abbrev=False,
     )
     inspect.add_argument("handle", metavar="MODEL", help=options()["model"].metadata["help"])
@@ -259,7 +259,7 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if not findings:
         manifest = published_manifest(folder_of(args.folder))
         rows, files = sum(manifest.rows.values()), len(manifest.files)
-        print(f"{args.folder}: all is as its manifest says, {rows:,} rows in {files:,} files.")
+        print(f"{args.folder}: all is as its manifest lists, {rows:,} rows in {files:,} files.")
         if flags:
             print(f"Each image of {recorded_config(manifest, flags).read.input} has a row.")
     for finding in findings:
@@ -307,7 +307,7 @@ def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _quieten(verbose: bool) -> None:
-    """Keeps TensorFlow's and Beam's start-up chatter away, here and in worker processes."""
+    """Keep start-up notices of TensorFlow and Beam away, here and in worker processes."""
     if not verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")

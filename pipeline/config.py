@@ -44,7 +44,7 @@ class Kind:
         return f"{noun} from {self.at_least:,} to {self.at_most:,}"
 
     def parse(self, name: str, raw: Any) -> Any:
-        """Checks a value that YAML or the command line gave.
+        """Check a value from YAML or the command line.
 
         Raises:
           UserError: It is of another type or out of range.
@@ -347,7 +347,7 @@ class LaunchConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """All that a run is told."""
+    """All options of a run."""
 
     read: ReadConfig = ReadConfig()
     model: ModelConfig = ModelConfig()
@@ -360,7 +360,7 @@ class RunConfig:
     beam_flags: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The configuration as plain data, defaults included; Beam's flags are in `beam_flags`."""
+        """Return the configuration as plain data, defaults included; Beam's flags are in `beam_flags`."""
         flat = {f.name: _plain(getattr(getattr(self, s.name), f.name), f) for s, f in _section_fields()}
         return {**flat, "beam_flags": list(self.beam_flags)}
 
@@ -384,7 +384,7 @@ def options() -> dict[str, dataclasses.Field]:
 
 
 def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str] = ()) -> RunConfig:
-    """Makes a run's configuration from a file and flags; flags win.
+    """Make a run's configuration from a file and flags; flags win.
 
     Args:
       path: A YAML file, or None.
@@ -402,7 +402,7 @@ def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence
 def make_config(
     values: Mapping[str, Any], source: str, flags: Mapping[str, Any], beam_flags: Sequence[str]
 ) -> RunConfig:
-    """Makes a run's configuration from values of a file and flags; flags win.
+    """Make a run's configuration from values of a file and flags; flags win.
 
     Args:
       values: Options by name.
@@ -449,13 +449,13 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question for who has misspelt a name; empty where none is near it."""
+    """Return a question that names the nearest name; empty if none is near."""
     close = difflib.get_close_matches(name, known, 1)
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def _beam_flags(path: str | None, beam: Any) -> list[str]:
-    """Turns the mapping `beam` into flags: true is a bare flag, false `--no_…`, a list repeats."""
+    """Turn the mapping `beam` into flags: true is a bare flag, false `--no_…`, a list repeats."""
     if not isinstance(beam, dict):
         raise UserError(f"{path}: {BEAM}={beam!r} is not allowed: it must map Beam's options to values.")
     flags = []

@@ -61,7 +61,7 @@ class Finished(NamedTuple):
 
     Attributes:
       manifest: What it published.
-      work: What its processes did; None where the runner does not tell.
+      work: What its processes did; None if the runner has no metrics.
     """
 
     manifest: Manifest
@@ -69,10 +69,10 @@ class Finished(NamedTuple):
 
 
 def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
-    """Runs the pipeline to its end.
+    """Run the pipeline to its end.
 
     Args:
-      config: What the user said.
+      config: The configuration.
       corpus: What to label; by default what the configuration's input is.
 
     Returns:
@@ -123,7 +123,7 @@ def _announce(model: ModelSpec) -> None:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same for workers, which have another working folder; an input's paths are absolute as it is."""
+    """Make local paths absolute, because workers have another working folder."""
     model, output = config.model.model, config.write.output
     if os.path.exists(model) and not find_preset(model):
         config = dataclasses.replace(
@@ -137,7 +137,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
-    """Runs a pipeline in this process and its children; gives the runner's result."""
+    """Run a pipeline in this process and its children, and return the runner's result."""
     try:
         with progress.shown(tally.read), progress.quiet_beam(), supervised():
             result = pipeline.run()
@@ -148,7 +148,7 @@ def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
 
 
 def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan) -> Any:
-    """Gives a pipeline to a runner, and follows the job it becomes; gives the runner's result."""
+    """Submit a pipeline to a runner, follow its job, and return the runner's result."""
     elsewhere = runs_elsewhere(options)  # asked now: portable runners take their name out of the options
     if starts_job_server(options):
         keep_interrupts_from_job_server(pipeline.options)
@@ -183,7 +183,7 @@ def _own_interrupts() -> Iterator[None]:
 
 
 def _wait(result: Any) -> None:
-    """Waits for a runner of this process that is not the one we know best."""
+    """Wait for a runner of this process other than Beam's local one."""
     if result.state == PipelineState.DONE:
         return
     with progress.quiet_beam(), progress.shown(lambda: _counts_of(result), status=progress.Status("running")):
@@ -211,22 +211,22 @@ def _how_to_look(plan: Plan) -> str:
 
 
 def _counts_of(result: Any) -> progress.Counts:
-    """What the runner's metrics say became of images; empty where they say nothing."""
+    """Return the counts of images in the runner's metrics; empty if it has none."""
     counts = counters_of(query_metrics(result), CountRows)
     return {kind: counts[kind] for kind in KINDS} if counts else {}
 
 
 def _broken_off(error: Exception) -> RunError:
-    """What a run that broke off says, without the worker's traceback."""
+    """Return the error of a run that broke off, without the worker's traceback."""
     text = str(error)
     ours = without_step(text) if isinstance(error, LabelbeamError) else own_message(text)
     if ours is not None:
         return RunError(f"{ours} {GO_ON}")
-    return RunError(f"The run broke off: {cause_of_error(error)}. --verbose tells more. {GO_ON}")
+    return RunError(f"The run broke off: {cause_of_error(error)}. --verbose shows more. {GO_ON}")
 
 
 def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
-    """Runs a pipeline and prints its summary; gives whether all went well."""
+    """Run a pipeline, print its summary, and return whether all went well."""
     start = time.monotonic()
     finished = run(config, corpus)
     if finished is None:

@@ -43,7 +43,7 @@ class Plan:
     """A run, resolved: all that the graph is built from.
 
     Attributes:
-      config: What the user said.
+      config: The configuration.
       corpus: What the input is.
       done: How to read what has a row already.
       model: What labels the images.
@@ -94,12 +94,12 @@ def planned(
     listener: Listener | None = None,
     corpus: Corpus | None = None,
 ) -> Iterator[Plan]:
-    """Resolves a configuration: corpus, model, limits, and where results go.
+    """Resolve a configuration: corpus, model, limits, and the table folder.
 
     While the body runs, no other run of this machine can be planned for the same local output.
 
     Args:
-      config: What the user said.
+      config: The configuration.
       options: Beam's.
       listener: Called on workers with what became of images.
       corpus: What to label; by default what the configuration's input is.
@@ -173,7 +173,7 @@ def optimisation(config: RunConfig) -> Optimisation:
 def facts_of_rows(
     config: RunConfig, model: ModelSpec, columns: tuple[tuple[str, pa.DataType], ...]
 ) -> RowMetadata:
-    """What the rows of a new run have in common."""
+    """Return the columns that all rows of a new run have in common."""
     prints = (model.model_fingerprint, model.preprocessing_fingerprint)
     return RowMetadata(new_run_id(), *prints, columns, _outputs_column(config, model))
 
@@ -217,7 +217,7 @@ def _shallow(section: Any) -> dict[str, Any]:
 
 
 def limits_of(config: RunConfig) -> Limits:
-    """The limits of one image's request."""
+    """Return the limits of one image's request."""
     fetch = config.fetch
     return Limits(
         connect_timeout_sec=CONNECT_TIMEOUT_SEC,
@@ -245,7 +245,7 @@ def _publication(
 
 
 def failure_budget(config: RunConfig) -> FailureBudget:
-    """The failure budget.
+    """Return the failure budget.
 
     Raises:
       UserError: A reason is not known, or its rate is not from 0 to 1.

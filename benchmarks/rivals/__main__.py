@@ -68,7 +68,7 @@ RIVALS = {
 
 
 def prepare_models(folder: Path) -> dict[str, str]:
-    """The model in each of its forms."""
+    """Return the model in each of its forms."""
     saved_model = ensure_lite0_saved_model(cache_folder())
     keras_file = folder / f"{saved_model.name}.keras"
     if not keras_file.is_file():
@@ -78,7 +78,7 @@ def prepare_models(folder: Path) -> dict[str, str]:
 
 
 def run_of_rival(rival: Rival, model: str, environments: Path) -> Run:
-    """Runs a rival on a corpus and checks that it labels each image."""
+    """Run a rival on a corpus and check that it labels each image."""
     python = python_of(environments, rival.environment) if rival.environment else sys.executable
 
     def run(corpus: Path) -> Cost:
@@ -91,14 +91,14 @@ def run_of_rival(rival: Rival, model: str, environments: Path) -> Run:
 
 
 def run_ours(corpus: Path) -> Cost:
-    """Runs the pipeline as a user starts it, and checks the same."""
+    """Run the pipeline as a user starts it, and check the same."""
     cost = cost_of(pipeline(corpus))
     read_best(corpus)
     return cost
 
 
 def measure_marginal(folder: Path, args: argparse.Namespace, names: list[str], runs: dict[str, Run]) -> None:
-    """Compares rates beyond start-up."""
+    """Compare rates beyond start-up."""
     few, many = (corpus_of(folder, int(n), args.size) for n in args.images.split(","))
     rates = measure_rates(args.size, few, many, args.rounds, runs)
     for name in names:
@@ -108,7 +108,7 @@ def measure_marginal(folder: Path, args: argparse.Namespace, names: list[str], r
 def measure_whole_jobs(
     folder: Path, args: argparse.Namespace, names: list[str], runs: dict[str, Run]
 ) -> None:
-    """Compares the rates of whole jobs."""
+    """Compare the rates of whole jobs."""
     corpus = corpus_of(folder, args.whole_job, args.size)
     rates: dict[str, list[Rate]] = {name: [] for name in runs}
     for n in range(args.rounds):
@@ -123,7 +123,7 @@ def measure_whole_jobs(
 
 
 def corpus_of(folder: Path, images: int, size: str) -> Path:
-    """A corpus with a folder of its own around it."""
+    """Return a corpus with a folder of its own around it."""
     return make_corpus(folder / str(images) / "images", images, *map(int, size.split("x")))
 
 

@@ -30,7 +30,7 @@ _loading = threading.Lock()
 
 @functools.cache
 def load(model: str, threads: int) -> Classifier:
-    """The frozen model."""
+    """Return the frozen model."""
     tune_malloc()
     configure_tensorflow(callers=threads, threads=threads)
     return Classifier(resolve_spec(ModelOptions(model)), top_k=1, batch_size=BATCH_SIZE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def python_of(environments: Path, name: str) -> str:
-    """The interpreter of an environment that has `requirements-NAME.txt` installed."""
+    """Return the interpreter of an environment that has `requirements-NAME.txt` installed."""
     requirements = Path(__file__).with_name(f"requirements-{name}.txt")
     folder = environments.absolute() / name
     installed, python = folder / requirements.name, folder / "bin" / "python"

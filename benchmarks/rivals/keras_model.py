@@ -25,7 +25,7 @@ Weights = Iterator[np.ndarray]
 
 
 def build(weights: Weights) -> tf.keras.Model:
-    """The network, from images in [0, 1] to logits."""
+    """Return the network, from images in [0, 1] to logits."""
     inputs = tf.keras.Input((SIZE_PX, SIZE_PX, 3))
     x = tf.keras.layers.Rescaling(255 / 128, -127 / 128)(inputs)
     x = conv(x, weights, stride=2, activation="relu6")
@@ -49,21 +49,21 @@ def block(x: Any, weights: Weights, expands: bool, stride: int) -> Any:
 
 
 def conv(x: Any, weights: Weights, stride: int = 1, activation: str | None = None) -> Any:
-    """A convolution with the next weights."""
+    """Return a convolution with the next weights."""
     kernel, bias = next(weights), next(weights)
     layer = tf.keras.layers.Conv2D(kernel.shape[-1], kernel.shape[:2], stride, "same", activation=activation)
     return with_weights(layer, x, kernel, bias)
 
 
 def with_weights(layer: tf.keras.layers.Layer, x: Any, *weights: np.ndarray) -> Any:
-    """Applies a layer and gives it its weights."""
+    """Apply a layer and give it its weights."""
     y = layer(x)
     layer.set_weights(weights)
     return y
 
 
 def main(saved_model: str, keras_file: str) -> None:
-    """Writes the model under its name once it was read back and compared."""
+    """Write the model under its name once it was read back and compared."""
     loaded = tf.saved_model.load(saved_model)
     unchecked = Path(keras_file).with_name(f"unchecked-{Path(keras_file).name}")
     build(variable.numpy() for variable in loaded.weights).save(unchecked)

@@ -18,7 +18,7 @@ Best = dict[str, tuple[int, float]]
 
 
 def best_of(result: TopK | ImageError) -> dict[str, float]:
-    """A row, but for its URI."""
+    """Return a row, but for its URI."""
     if isinstance(result, ImageError):
         raise result
     return {"class_id": int(result.class_ids[0]), "score": float(result.scores[0])}
@@ -36,7 +36,7 @@ def new_output(corpus: Path) -> Path:
 
 
 def read_best(corpus: Path) -> Best:
-    """The best class of each image, as a rival or the pipeline wrote it; an image lacks none."""
+    """Return the best class of each image, as a rival or the pipeline wrote it; an image lacks none."""
     predictions = output_of(corpus) / "predictions"
     if predictions.is_dir():
         rows = ds.dataset(predictions, format="parquet").to_table(["uri", "labels"]).to_pylist()
@@ -50,6 +50,6 @@ def read_best(corpus: Path) -> Best:
 
 
 def agreement(some: Best, others: Best) -> tuple[float, float]:
-    """The share of images of the same class, and the most that a best score differs by."""
+    """Return the share of images of the same class, and the most that a best score differs by."""
     same = sum(some[image][0] == others[image][0] for image in some) / len(some)
     return same, max(abs(some[image][1] - others[image][1]) for image in some)

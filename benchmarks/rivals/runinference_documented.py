@@ -22,7 +22,7 @@ RULE = ResizeRule(224)
 
 
 def read_image(path: str) -> tuple[str, tf.Tensor]:
-    """Decodes an image, keyed by its path, and takes the part of it that the model is made for."""
+    """Decode an image, keyed by its path, and take the part of it that the model is made for."""
     with Image.open(path) as image:
         rgb = image.convert("RGB")
     size = (RULE.size_px, RULE.size_px)
@@ -31,7 +31,7 @@ def read_image(path: str) -> tuple[str, tf.Tensor]:
 
 
 def to_row(uri: str, result: PredictionResult) -> dict:
-    """The best class."""
+    """Return the best class."""
     logits = np.asarray(result.inference)
     class_id = int(logits.argmax())
     return {"uri": uri, "class_id": class_id, "score": 1 / float(np.exp(logits - logits[class_id]).sum())}

@@ -41,7 +41,7 @@ class FrozenModelHandler(ModelHandler[np.ndarray, TopK | ImageError, Classifier]
         self._threads = threads
 
     def load_model(self) -> Classifier:
-        """Loads the model, once per process."""
+        """Load the model, once per process."""
         tune_malloc()
         configure_tensorflow(callers=self._callers, threads=self._threads)
         return Classifier(self._spec, top_k=1, batch_size=BATCH_SIZE)
@@ -54,12 +54,12 @@ class FrozenModelHandler(ModelHandler[np.ndarray, TopK | ImageError, Classifier]
 
 
 def read_image(path: str, rule: ResizeRule) -> tuple[str, np.ndarray]:
-    """Decodes an image, keyed by its path."""
+    """Decode an image, keyed by its path."""
     return path, decode_image(Path(path).read_bytes(), rule, 10**9).pixels
 
 
 def to_row(uri: str, result: TopK | ImageError) -> dict:
-    """The best class."""
+    """Return the best class."""
     return {"uri": uri, **best_of(result)}
 
 

@@ -20,7 +20,7 @@ BATCH_SIZE = 16
 
 
 def read_image(path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes the central square and resizes it, as EfficientNet's own `preprocessing.py` does."""
+    """Decode the central square and resize it, as EfficientNet's own `preprocessing.py` does."""
     data = tf.io.read_file(path)
     shape = tf.io.extract_jpeg_shape(data)
     shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)

@@ -44,14 +44,16 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     Raises:
       UserError: A flag is not known to Beam, nor to us.
     """
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             options = PipelineOptions(list(flags))
             known = PipelineOptions([]).get_all_options()
             given = options.get_all_options(retain_unknown_options=True)
     except SystemExit as e:
-        raise UserError(f"Beam says: {said.getvalue().strip().rpartition('error: ')[2]}.") from e
+        raise UserError(
+            f"Beam refuses an option: {output.getvalue().strip().rpartition('error: ')[2]}."
+        ) from e
     standard = options.view_as(StandardOptions)
     # Beam's DirectRunner is another one by what it finds on a machine and in a pipeline.
     runner = _full_name(standard.runner or LOCAL_RUNNER)
@@ -71,7 +73,7 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
 
 
 def _full_name(runner: str) -> str:
-    """A runner's name as its class has it: Beam takes any case, its module before it, and no `Runner`."""
+    """Return the name of a runner's class; Beam takes any case, a module in front, and no `Runner`."""
     module, _, name = runner.rpartition(".")
     known = {known.lower(): known for known in _RUNNERS}
     if module and not module.startswith("apache_beam."):
@@ -85,13 +87,13 @@ def _is_stray(flags: tuple[str, ...], n: int) -> bool:
 
 
 def worker_accelerators(options: PipelineOptions) -> list[str]:
-    """The service options that give every worker of Dataflow an accelerator."""
+    """Return the service options that give every worker of Dataflow an accelerator."""
     service_options = options.view_as(GoogleCloudOptions).dataflow_service_options or []
     return [option for option in service_options if option.startswith("worker_accelerator")]
 
 
 def hints_for_all(options: PipelineOptions) -> list[str]:
-    """The resource hints of every step, by which Dataflow fits workers to the job."""
+    """Return the resource hints of every step, by which Dataflow fits workers to the job."""
     return options.get_all_options().get("resource_hints") or []
 
 
@@ -106,7 +108,7 @@ def has_one_process(options: PipelineOptions) -> bool:
 
 
 def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
-    """An empty pipeline, its options checked by its runner.
+    """Return an empty pipeline, its options checked by its runner.
 
     Raises:
       UserError: Beam refuses the options.
@@ -114,11 +116,11 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
     try:
         return beam.Pipeline(options=options)
     except ValueError as e:
-        raise UserError(f"Beam says: {' '.join(str(e).split())}") from e
+        raise UserError(f"Beam refuses the options: {' '.join(str(e).split())}") from e
 
 
 def runner_of(options: PipelineOptions) -> str:
-    """The runner's name; one that is not Beam's has its module before it."""
+    """Return the runner's name; one that is not Beam's has its module before it."""
     return options.view_as(StandardOptions).runner
 
 
@@ -163,14 +165,14 @@ def keep_interrupts_from_job_server(options: PipelineOptions) -> None:
 
 
 def name_apart(options: PipelineOptions, run_id: str) -> None:
-    """Gives a job a name of its own on a Flink cluster, which takes several of a name: it is found by it."""
+    """Give a job a name of its own on a Flink cluster, because it is found by its name there."""
     cloud = options.view_as(GoogleCloudOptions)
     if cloud.job_name and flink_cluster(options):
         cloud.job_name = f"{cloud.job_name}-{run_id}"
 
 
 def flink_cluster(options: PipelineOptions) -> str:
-    """The Flink cluster that the job is for, as the user named it; empty if none."""
+    """Return the Flink cluster that the job is for, as the user named it; empty if none."""
     master = options.view_as(FlinkRunnerOptions).flink_master
     return "" if master in MAGIC_HOST_NAMES else master
 
@@ -183,7 +185,7 @@ def _is_for_a_cluster(options: PipelineOptions) -> bool:
 
 
 def submitted_to(options: PipelineOptions) -> tuple[str, str]:
-    """The option that says what takes the job, and what it says; both empty if the runner starts that."""
+    """Return the option that names the job's server, and its value; both empty if the runner starts one."""
     if endpoint := options.view_as(PortableOptions).job_endpoint:
         return "--job_endpoint", endpoint
     if runner_of(options) == "FlinkRunner" and (cluster := flink_cluster(options)):
@@ -195,7 +197,7 @@ def submitted_to(options: PipelineOptions) -> tuple[str, str]:
 
 
 def host_and_port(endpoint: str) -> tuple[str | None, int | None]:
-    """The parts of an address as --job_endpoint and --flink_master take it; None what it lacks."""
+    """Return host and port of --job_endpoint or --flink_master; None for a missing one."""
     try:
         address = urlsplit(f"//{endpoint.rpartition('://')[2]}")
         return address.hostname, address.port
@@ -210,7 +212,7 @@ def is_submitted_elsewhere(options: PipelineOptions) -> bool:
 
 
 def environment_of(options: PipelineOptions) -> str:
-    """What a job server's workers run in, such as `DOCKER`; where none is said, what Beam takes."""
+    """Return the environment of a job server's workers, such as `DOCKER`; by default Beam's."""
     given = options.view_as(PortableOptions).environment_type or ""
     if given.startswith("beam:env:"):
         given = given.split(":")[2].upper()
@@ -224,7 +226,7 @@ def starts_image(options: PipelineOptions) -> bool:
 
 
 def worker_image(options: PipelineOptions) -> str:
-    """The container image that workers start from; empty where none is named, or there is none."""
+    """Return the container image that workers start from; empty if there is none, or none is named."""
     if is_dataflow(options):
         return options.view_as(WorkerOptions).sdk_container_image or ""
     if not starts_image(options):
@@ -234,7 +236,7 @@ def worker_image(options: PipelineOptions) -> str:
 
 
 def threads_of_process(options: PipelineOptions) -> int | None:
-    """The cores that each worker process may use; None for all of its machine."""
+    """Return the number of cores that each worker process may use; None for all of its machine."""
     direct = options.view_as(DirectOptions)
     if is_local(options):
         several = direct.direct_running_mode == "multi_processing"

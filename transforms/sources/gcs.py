@@ -29,7 +29,7 @@ _RETRY = DEFAULT_RETRY.with_timeout(20.0)
 
 
 def make_client(connections: int) -> storage.Client:
-    """A client whose pool has a connection for each thread; anonymous where there are no credentials."""
+    """Return a client with a connection for each thread; anonymous without credentials."""
     try:
         client = storage.Client(project=None)
     except google.auth.exceptions.DefaultCredentialsError:
@@ -43,13 +43,13 @@ def make_client(connections: int) -> storage.Client:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """The bucket and the object's name, which is taken as it stands."""
+    """Return the bucket and the object's name, which is taken as it stands."""
     bucket, _, name = uri[len("gs://") :].partition("/")
     return bucket, name
 
 
 def list_objects(prefix: str) -> list[storage.Blob]:
-    """The objects below a `gs://` folder, by name.
+    """Return the objects below a `gs://` folder, by name.
 
     Raises:
       UserError: The bucket can't be listed.
@@ -64,7 +64,7 @@ def list_objects(prefix: str) -> list[storage.Blob]:
 
 
 def read_object(uri: str) -> bytes:
-    """A whole object.
+    """Return a whole object.
 
     Raises:
       OSError: It can't be read.
@@ -84,7 +84,7 @@ class GcsStore:
         self._client = make_client(limits.connections)
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
-        """Fetches one object."""
+        """Fetch one object."""
         bucket, name = split_uri(uri)
         if not bucket or not name:
             raise ImageError(Reason.BAD_URI, f"{uri!r:.300} should be gs://BUCKET/OBJECT")
@@ -133,7 +133,7 @@ class _Sink(io.BytesIO):
 
 
 def _image_error(error: Exception, uri: str, limits: Limits) -> ImageError:
-    """Maps what the client library raises."""
+    """Map errors of the client library."""
     message = f"{uri:.200}: {error}"[:500]
     if isinstance(error, requests.Timeout):
         return timed_out(limits)

@@ -50,7 +50,7 @@ class HttpStore:
         )
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
-        """Fetches one image."""
+        """Fetch one image."""
         if not urlsplit(uri).hostname:
             raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names no host")
         deadline = time.monotonic() + self._limits.total_timeout_sec
@@ -93,7 +93,7 @@ class HttpStore:
 
 
 def _unless(known_version: str | None) -> dict[str, str]:
-    """The header that asks for an image only if its version is another (RFC 9110, 13.1)."""
+    """Return the header that requests an image only if its version is another (RFC 9110, 13.1)."""
     if known_version is None:
         return {}
     is_etag = known_version.startswith(('"', "W/"))
@@ -106,7 +106,7 @@ def _status_error(status: int) -> ImageError:
 
 
 def _image_error(error: HTTPError, limits: Limits) -> ImageError:
-    """Maps what urllib3 raises."""
+    """Map errors of urllib3."""
     cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     message = f"{type(cause).__name__}: {cause}"[:300]
     if isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError):

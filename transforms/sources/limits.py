@@ -29,14 +29,14 @@ class Limits:
 
 
 class Fetched(NamedTuple):
-    """An image's bytes, and what tells this version of it from another."""
+    """Bytes of an image, and their version."""
 
     data: bytes
     version: str | None
 
 
 def too_large(limits: Limits, size_bytes: int | None = None) -> ImageError:
-    """The error for an image over the byte limit."""
+    """Return the error for an image over the byte limit."""
     size = f"{size_bytes / 1e6:,.1f} MB" if size_bytes else "the image"
     return ImageError(
         Reason.TOO_LARGE_BYTES, f"{size} is more than max_image_mb={limits.max_bytes / 1e6:g} allows"
@@ -44,7 +44,7 @@ def too_large(limits: Limits, size_bytes: int | None = None) -> ImageError:
 
 
 def timed_out(limits: Limits) -> ImageError:
-    """The error for an image that took too long."""
+    """Return the error for an image that took too long."""
     return ImageError(
         Reason.TIMEOUT,
         f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g} allows, "

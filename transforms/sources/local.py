@@ -20,7 +20,7 @@ class LocalStore:
         self._limits = limits
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
-        """Reads one file."""
+        """Read one file."""
         path = _path_of(uri)
         try:
             # A pipe or a device would block, or never end.

@@ -14,7 +14,7 @@ class Store(Protocol):
     """Fetches images of some schemes; safe to call from several threads."""
 
     def fetch(self, uri: str, known_version: str | None) -> Fetched | None:
-        """Fetches one image, or raises an `ImageError`; None if it is still of the known version."""
+        """Fetch one image, or raise an `ImageError`; None if it is still of the known version."""
 
 
 def _local(limits: Limits) -> Store:
@@ -53,7 +53,7 @@ class Stores:
         self._stores: dict[Callable, Store] = {}
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
-        """Fetches one image.
+        """Fetch one image.
 
         Args:
           uri: Where it is.
