@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.dataset as ds
-from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import run_and_report
+from labelbeam.transforms.files import exists, join_path
 from labelbeam.transforms.photos import PHOTOS, right_classes
 from labelbeam.transforms.table.rows import PREDICTIONS
 
@@ -29,7 +29,7 @@ def run_sample(output: str, beam_flags: Sequence[str]) -> bool:
 def score(output: str) -> tuple[int, int, int]:
     """Counts right labels in the sample's output: at top-1, at top-5, and the photos known."""
     classes = right_classes()
-    rows = ds.dataset(FileSystems.join(output, PREDICTIONS)).to_table(["uri", "labels"]).to_pylist()
+    rows = ds.dataset(join_path(output, PREDICTIONS)).to_table(["uri", "labels"]).to_pylist()
     found = {Path(row["uri"]).name: [label["class_id"] for label in row["labels"]] for row in rows}
     top_1 = sum(found.get(name, [])[:1] != [] and found[name][0] in right for name, right in classes.items())
     top_5 = sum(bool(right & set(found.get(name, [])[:5])) for name, right in classes.items())
@@ -39,7 +39,7 @@ def score(output: str) -> tuple[int, int, int]:
 def _free_folder(output: str) -> str:
     """The folder, or the first of `output-2`, `output-3`, … that is not there yet."""
     folder, n = output, 1
-    while FileSystems.exists(folder):
+    while exists(folder):
         n += 1
         folder = f"{output}-{n}"
     return folder

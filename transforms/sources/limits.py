@@ -1,4 +1,4 @@
-"""What every store keeps to, and what it gives."""
+"""Limits of requests, and the result of one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Limits:
     Attributes:
       connect_timeout_sec: Longest wait for a connection.
       total_timeout_sec: Longest time for a whole image.
-      max_bytes: Longer images are refused.
-      connections: Size of each store's connection pool; one per thread that fetches.
+      max_bytes: Largest length of an image.
+      connections: Size of each source's connection pool; one per thread that fetches.
     """
 
     connect_timeout_sec: float = 10.0
@@ -29,14 +29,14 @@ class Limits:
 
 
 class Fetched(NamedTuple):
-    """An image's bytes, and what tells this version of it from another."""
+    """An image's bytes, and a text that changes with them; None if the source has no versions."""
 
     data: bytes
     version: str | None
 
 
 def too_large(limits: Limits, size_bytes: int | None = None) -> ImageError:
-    """The error for an image over the byte limit."""
+    """Return the error for an image over the byte limit."""
     size = f"{size_bytes / 1e6:,.1f} MB" if size_bytes else "the image"
     return ImageError(
         Reason.TOO_LARGE_BYTES, f"{size} is more than max_image_mb={limits.max_bytes / 1e6:g} allows"
@@ -44,7 +44,7 @@ def too_large(limits: Limits, size_bytes: int | None = None) -> ImageError:
 
 
 def timed_out(limits: Limits) -> ImageError:
-    """The error for an image that took too long."""
+    """Return the error for an image that took too long."""
     return ImageError(
         Reason.TIMEOUT,
         f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g} allows, "
