@@ -12,6 +12,14 @@ from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, InputFormat, Location, input_format
+from labelbeam.transforms.inputs.lists import list_suffixes
+
+# Endings of lists in formats that are not read. They are taken as lines even in a glob, because the check of
+# their first bytes then names the format, where a glob of other names stands for images.
+_UNREAD = list_suffixes(
+    *(".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".feather", ".arrow", ".avro", ".orc"),
+    *(".tar", ".tgz", ".zip", ".xlsx", ".xls", ".tfrecord", ".tfrecords"),
+)
 
 
 def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | None = None) -> Corpus:
@@ -64,8 +72,8 @@ def _format_of(config: ReadConfig, location: Location) -> InputFormat:
     if declared != "auto":
         return input_format(declared)
     by_name = (form for form in map(input_format, INPUT_FORMATS) if name.endswith(form.suffixes))
-    is_glob = location.pattern != escape_glob(location.path)
-    return next(by_name, None) or input_format("images" if is_glob else "lines")
+    are_images = location.pattern != escape_glob(location.path) and not name.endswith(_UNREAD)
+    return next(by_name, None) or input_format("images" if are_images else "lines")
 
 
 def _refuse_options_of_columns(config: ReadConfig) -> None:

@@ -10,6 +10,7 @@ from labelbeam.transforms.elements import EncodedImage, ImageRef, Unchanged
 from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.fetch import FetchImages, fetch_image
 from labelbeam.transforms.sources import Limits, Sources
+from labelbeam.transforms.sources.sources import SCHEMES
 from tests.eager import RUNNERS, eagerly
 
 IMAGE_SHA256 = hashlib.sha256(b"image").hexdigest()
@@ -348,3 +349,20 @@ def test_http__not_modified__keeps_its_connection(sources, web):
     for _ in range(5):
         assert sources.fetch(web.uri("/a.jpg"), '"v1"') is None
     assert web.connections == 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_schemes__each_row__is_fetched_end_to_end(sources, web, gcs, tmp_path, scheme):
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    gcs.put("gs://photos/a.jpg", b"image")
+    web.files["/a.jpg"] = b"image"
+    folders = {"": str(tmp_path), "file": tmp_path.as_uri(), "gs": "gs://photos", "http": web.uri("")}
+    if scheme == "https":  # by the class of http, and without a certificate here
+        assert SCHEMES["https"] == SCHEMES["http"]
+        return
+    assert folders.keys() == SCHEMES.keys() - {"https"}
+    data, version = sources.fetch(f"{folders[scheme]}/a.jpg")
+    assert data == b"image"
+    if version:  # the emulator of buckets has none
+        assert sources.fetch(f"{folders[scheme]}/a.jpg", version) is None
+    assert reason_of(sources, f"{folders[scheme]}/none.jpg") == "not_found"

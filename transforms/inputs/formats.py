@@ -6,6 +6,7 @@ A new format is a module beside this one with an object `FORMAT`, and a row in `
 from __future__ import annotations
 
 import importlib
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from labelbeam.transforms.notes import Notes
 
 _PACKAGE = "labelbeam.transforms.inputs"
-# Modules by the names that `--input_format` takes. A file is in the first format that claims its name's ending.
-# `lines` is the last one, because it also claims endings of unsupported formats, to explain them.
-# Modules are imported when they are needed, because the command line reads this table before it loads Beam.
+# Modules by the names that `--input_format` takes. They are imported when they are needed, because the
+# command line reads this table before it loads Beam.
 INPUT_FORMATS: Final = {
+    "lines": f"{_PACKAGE}.lines",
     "csv": f"{_PACKAGE}.csv",
     "images": f"{_PACKAGE}.images",
-    "lines": f"{_PACKAGE}.lines",
 }
-_FORMATS: Final = {**INPUT_FORMATS, "failures": f"{_PACKAGE}.failures"}
+# With the format that only `labelbeam rerun` reads.
+_FORMATS: Final = ChainMap(INPUT_FORMATS, {"failures": f"{_PACKAGE}.failures"})
 
 
 class Location(NamedTuple):

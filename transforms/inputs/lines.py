@@ -19,17 +19,10 @@ from labelbeam.transforms.inputs.formats import InputFormat
 from labelbeam.transforms.inputs.lists import Line, ListFormat, list_suffixes
 from labelbeam.transforms.notes import Notes
 
-# Formats that are not read. Taken as lines, so that their first bytes are looked at and explained, because a
-# glob of other names stands for images.
-_UNREAD = (
-    *(".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".feather", ".arrow", ".avro", ".orc"),
-    *(".tar", ".tgz", ".zip", ".xlsx", ".xls", ".tfrecord", ".tfrecords"),
-)
-
 
 class _Lines(ListFormat):
     name = "lines"
-    suffixes = list_suffixes(".txt", ".lst", ".list", *_UNREAD)
+    suffixes = list_suffixes(".txt", ".lst", ".list")
 
     def explain(self, start: bytes, is_declared: bool = False) -> str | None:
         why = explain_binary(start) or explain_markup(start)
