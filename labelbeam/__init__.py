@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
     from labelbeam.transforms.predict import PredictLabels
     from labelbeam.transforms.read import ReadImageRefs
-    from labelbeam.transforms.sources import Limits, Stores
+    from labelbeam.transforms.sources import Limits, Sources
 
 # Module of each public name. Names are imported when they are first used, because Beam and TensorFlow take
 # seconds, and because processes that only decode import neither.
@@ -44,7 +44,7 @@ _MODULES = {
     "transforms.models.spec": ("ModelOptions", "ModelSpec"),
     "transforms.predict": ("PredictLabels",),
     "transforms.read": ("ReadImageRefs",),
-    "transforms.sources": ("Limits", "Stores"),
+    "transforms.sources": ("Limits", "Sources"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from labelbeam.transforms.errors import UserError, describe_error
+from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 from labelbeam.transforms.models.scaling import RANGE_NAMES
 
@@ -160,7 +161,7 @@ class ReadConfig:
     input_format: str = _option(
         "auto",
         "what the input is; auto goes by the name",
-        choices=("auto", "lines", "csv", "images"),
+        choices=("auto", *INPUT_FORMATS),
     )
     uri_column: str = _option("uri", "column of the CSV that holds the URI")
     id_column: str | None = _option(

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from labelbeam.pipeline.config import DecodeConfig, PredictConfig, ReadConfig
-from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction, id_of_uri
+from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.label import label_images
 from labelbeam.transforms.models.devices import BatchSize, load_models
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
@@ -23,7 +24,7 @@ from labelbeam.transforms.models.runtime import load_tensorflow
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
 from labelbeam.transforms.read import list_rows
-from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.sources import Limits, Sources
 from labelbeam.transforms.table.rows import (
     RowMetadata,
     failure_row,
@@ -82,7 +83,7 @@ def label(
     results = label_images(
         rows,
         models.classifiers[0],
-        Stores(limits),
+        Sources(limits),
         max_pixels=round(max_megapixels * 1e6),
         threads=limits.connections,
         callers=models.callers,

@@ -6,16 +6,24 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
-from apache_beam.io.filesystems import FileSystems
-
 from labelbeam.pipeline.config import WriteConfig
 from labelbeam.pipeline.manifest import new_run_id
-from labelbeam.transforms.errors import UserError, describe_error
-from labelbeam.transforms.files import FILE_ERRORS, MEND, delete_files, is_local, make_folder, write_file
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.files import (
+    MEND,
+    delete_files,
+    file_errors_as,
+    is_local,
+    join_path,
+    make_folder,
+    scheme_of,
+    write_file,
+)
+from labelbeam.transforms.sources.addresses import GCS
 from labelbeam.transforms.table.folder import (
     Layout,
     announce,
@@ -69,8 +77,8 @@ def folder_of(output: str) -> str:
     Raises:
       UserError: It is neither local nor in a bucket of Google's.
     """
-    scheme = FileSystems.get_scheme(output)
-    if scheme not in (None, "gs"):
+    scheme = scheme_of(output)
+    if scheme not in (None, GCS):
         raise UserError(
             f"output={output!r} is not allowed: a local folder or gs://; {scheme}:// is not written."
         )
@@ -110,14 +118,8 @@ def open_output(config: WriteConfig, run_id: str, labelled_with: LabelledWith) -
         return _open(output, config, run_id, labelled_with)
 
 
-@contextmanager
-def _explained(output: str) -> Iterator[None]:
-    try:
-        yield
-    except FILE_ERRORS as e:
-        raise UserError(
-            f"output={output!r} cannot be written: {describe_error(e)}. Check its name and rights."
-        ) from e
+def _explained(output: str) -> AbstractContextManager[None]:
+    return file_errors_as(UserError, f"output={output!r} cannot be written", "Check its name and rights.")
 
 
 def _open(output: str, config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
@@ -220,7 +222,7 @@ def _differences(there: LabelledWith, wanted: LabelledWith) -> str:
 
 def _probe(output: str) -> None:
     make_folder(output)
-    probe = FileSystems.join(output, f"_probe-{new_run_id()}")
+    probe = join_path(output, f"_probe-{new_run_id()}")
     write_file(probe, b"labelbeam")
     delete_files([probe])
 

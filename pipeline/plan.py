@@ -12,7 +12,7 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from labelbeam.pipeline.config import RunConfig
-from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import labelled_with, manifest_fields, new_run_id
 from labelbeam.pipeline.output import OutputState, folder_of, locked, open_output
 from labelbeam.pipeline.runners.options import is_local, threads_of_process
@@ -20,6 +20,7 @@ from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.count import Listener
 from labelbeam.transforms.done import ReadDoneIds
 from labelbeam.transforms.errors import Reason, UserError
+from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.optimise import Optimisation
@@ -109,7 +110,7 @@ def planned(
     """
     output = folder_of(config.write.output)
     corpus = corpus or find_corpus(config.read, known_types(config, read_manifest(output)))
-    columns = corpus.columns if corpus.kind == "failures" else output_columns(corpus)
+    columns = output_columns(corpus)
     budget, partitioning = failure_budget(config), partitioning_of(config, [name for name, _ in columns])
     model = model_of(config, options)
     rows = facts_of_rows(config, model, columns)
@@ -121,7 +122,7 @@ def planned(
             done=_done(config, corpus, state),
             model=model,
             limits=limits_of(config),
-            staging=_staging(config, rows, FailureBudget() if corpus.kind == "failures" else budget),
+            staging=_staging(config, rows, FailureBudget() if corpus.only_failed else budget),
             publication=_publication(config, model, rows, state, partitioning),
             hints=_hints(config),
             threads=threads_of_process(options),

@@ -20,7 +20,7 @@ from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.fetch import fetch_image
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.predict import predict_labels
-from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.sources import Limits, Sources
 from tests.synthetic import BAD_IMAGES, encoded, gradient
 
 LIMITS = Limits(5, 5, 10_000_000, 4)
@@ -48,12 +48,12 @@ def make_mixed_corpus(folder: Path, images: int = 40) -> list[str]:
 def label_purely(uris: list[str], classifier: Classifier) -> tuple[dict[str, list], dict[str, tuple]]:
     """The pure functions over everything at once: labels by id, and (stage, reason) by id."""
     labels, failures = {}, {}
-    stores = Stores(LIMITS)
+    sources = Sources(LIMITS)
     for uri in dict.fromkeys(uris):
         ref = ImageRef(id_of_uri(uri), uri)
         stage = "fetch"
         try:
-            fetched: EncodedImage = fetch_image(ref, stores)
+            fetched: EncodedImage = fetch_image(ref, sources)
             stage = "decode"
             image = decode(fetched, classifier.spec.resize, 100_000_000)
         except ImageError as e:

@@ -31,6 +31,11 @@ FORBIDDEN = {
     "pipeline": (*BARE, f"{PIPELINE}.cli", "labelbeam.__main__", "tests", "benchmarks"),
     "pipeline/cli.py": (*BARE, "tests", "benchmarks"),
 }
+# Foreign modules that one file of the product imports, and no other.
+DOORS = {
+    "apache_beam.io.filesystem": "transforms/files.py",
+    "apache_beam.io.filesystems": "transforms/files.py",
+}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -59,6 +64,12 @@ def test_imports__every_file__run_one_way(path):
         if name == forbidden or name.startswith(f"{forbidden}.")
     }
     assert not wrong
+
+
+@pytest.mark.parametrize(("module", "door"), DOORS.items())
+def test_imports__module_with_a_door__are_of_that_file_alone(module, door):
+    users = [p for p in PRODUCT if any(f"{name}.".startswith(f"{module}.") for name in imported_modules(p))]
+    assert [path.relative_to(ROOT).as_posix() for path in users] == [door]
 
 
 def test_models__are_there_without_beam():

@@ -15,7 +15,7 @@ from labelbeam.transforms.elements import DIGEST, EncodedImage, Failure, ImageRe
 from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.outcomes import Timed, attempt, par_do
 from labelbeam.transforms.process import once_per_process
-from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.sources import Limits, Sources
 from labelbeam.transforms.window import OverlappedFn, Window
 
 # Assumed length of an image until the mean is known.
@@ -30,7 +30,7 @@ class FetchOutcomes(NamedTuple):
     unchanged: beam.PCollection
 
 
-def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage | Unchanged:
+def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     """Fetch the bytes of one image, unless its version is unchanged.
 
     Raises:
@@ -38,7 +38,7 @@ def fetch_image(ref: ImageRef, stores: Stores) -> EncodedImage | Unchanged:
     """
     version = ref.known_version or ""
     try:
-        response = stores.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
+        response = sources.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
     except ImageError:
         # Labels are kept, because a disk that is not mounted or a host that is down for a day doesn't make
         # them wrong, and a failure would replace them.
@@ -74,8 +74,8 @@ class FetchImages(beam.PTransform):
 
 
 @once_per_process
-def _stores(limits: Limits) -> Stores:
-    return Stores(limits)
+def _sources(limits: Limits) -> Sources:
+    return Sources(limits)
 
 
 @once_per_process
@@ -92,7 +92,7 @@ class _FetchImagesFn(OverlappedFn[ImageRef, Timed[EncodedImage | Unchanged | Fai
         self._image_bytes = Metrics.distribution(FetchImages, "image_bytes")
 
     def setup(self) -> None:
-        self._stores = _stores(self._limits)
+        self._sources = _sources(self._limits)
         self._pool = _pool(self._limits.connections)
 
     def open_window(self) -> Window[Timed[EncodedImage | Unchanged | Failure]]:
@@ -101,7 +101,7 @@ class _FetchImagesFn(OverlappedFn[ImageRef, Timed[EncodedImage | Unchanged | Fai
         return Window(4 * self._limits.connections, self._max_window_bytes)
 
     def submit(self, ref: ImageRef) -> tuple[Future[Timed[EncodedImage | Unchanged | Failure]], int]:
-        task = functools.partial(fetch_image, ref, self._stores)
+        task = functools.partial(fetch_image, ref, self._sources)
         return self._pool.submit(attempt, "fetch", ref, task), self._mean_bytes
 
     def take(self, timed: Timed[EncodedImage | Unchanged | Failure]) -> EncodedImage | Unchanged | Failure:

@@ -1,9 +1,13 @@
-"""Whole files on any of Beam's filesystems: a reader sees all of a file or none."""
+"""The one door to files, local and in buckets.
+
+Only this module imports Beam's filesystems. Files are written whole: a reader sees all of a file or none.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -14,25 +18,81 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
 
-from labelbeam.transforms.errors import RunError, describe_error
+from labelbeam.transforms.errors import LabelbeamError, RunError, describe_error
 
 _CHUNK_BYTES = 1 << 20
 
-# Errors of filesystems where a path can't be read or written; ValueError is for an invalid name.
-FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError)
-
+# Errors that filesystems and their clients raise for a path that can't be read or written; ValueError is for
+# an invalid name. HTTP errors of `requests` are OSErrors.
+_FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError, GoogleAuthError)
 
 # Names of files that `write_file` and the check of an output folder make; others are the user's own.
 _TEMPORARY = re.compile(r"\.json\.[0-9a-f]{8}\.tmp$|/_probe-\d{8}T\d{6}-[0-9a-f]{8}(\.[0-9a-f]{8}\.tmp)?$")
 
 
+@contextmanager
+def file_errors_as(error_type: type[LabelbeamError], fault: str, remedy: str) -> Iterator[None]:
+    """Map errors of any filesystem to an error of the project.
+
+    Args:
+      error_type: Type of the error.
+      fault: First part of the message, which names the path.
+      remedy: Last sentence of the message.
+    """
+    try:
+        yield
+    except _FILE_ERRORS as e:
+        raise error_type(f"{fault}: {describe_error(e)}. {remedy}") from e
+
+
+def scheme_of(path: str) -> str | None:
+    """Return the scheme of a path, such as `gs`; None for a local path."""
+    return FileSystems.get_scheme(path)
+
+
 def is_local(path: str) -> bool:
     """Return whether a path is on this machine's disks."""
-    return FileSystems.get_scheme(path) is None
+    return scheme_of(path) is None
+
+
+def join_path(folder: str, *parts: str) -> str:
+    """Return a path below a folder."""
+    return FileSystems.join(folder, *parts)
+
+
+def exists(path: str) -> bool:
+    """Return whether there is a file of this name, or a local folder."""
+    return FileSystems.exists(path)
+
+
+def is_folder(path: str) -> bool:
+    """Return whether a path is a folder. In a bucket, a folder is a prefix of objects' names."""
+    if is_local(path):
+        return os.path.isdir(path)
+    if not path.endswith("/") and exists(path):
+        return False
+    return bool(match_glob(f"{escape_glob(path.rstrip('/'))}/**", most=1))
+
+
+def match_glob(pattern: str, most: int | None = None) -> list[FileMetadata]:
+    """List the files that a glob matches, as Beam reads globs; at most `most` of them."""
+    (match,) = FileSystems.match([pattern], limits=None if most is None else [most])
+    return match.metadata_list
+
+
+def translate_glob(pattern: str) -> str:
+    """Return a glob as a regular expression."""
+    return FileSystem.translate_pattern(pattern)
+
+
+def file_metadata(path: str) -> FileMetadata:
+    """Return the size and the time of a file."""
+    return FileSystems.get_filesystem(path).metadata(path)
 
 
 def escape_glob(path: str) -> str:
@@ -41,22 +101,25 @@ def escape_glob(path: str) -> str:
 
 
 def write_file(path: str, data: Any) -> None:
-    """Write a file, replacing the one that was there.
-
-    On a local disk it is written under another name, flushed and renamed; in a
-    bucket an object appears when its upload is complete.
-    """
+    """Write a whole file in place of the one of its name."""
+    # A bucket shows an object when its upload is complete.
     if not is_local(path):
-        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as f:
+        with _create_object(path) as f:
             f.write(data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    # Flushed under another name and renamed, because a power cut or a process that is killed must not leave
+    # half a file under this name.
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     with open(temporary, "wb") as f:
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, path)
+
+
+def _create_object(path: str) -> Any:
+    return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def open_file(path: str) -> Any:
@@ -87,6 +150,7 @@ def digest_file(path: str) -> Digest:
     return Digest(size_bytes, digest.hexdigest())
 
 
+# Remedy for a damaged file of a table.
 MEND = (
     "Put a whole copy in its place (labelbeam verify names all files that are damaged), or label into "
     "another --output."
@@ -118,8 +182,7 @@ def list_files(folder: str) -> list[FileMetadata]:
     """List the files in and below a folder, by path; none if there is no such folder."""
     if is_local(folder):  # not by Beam, which lists nothing for a relative path with brackets
         return sorted(_walk(folder), key=lambda file: file.path)
-    (match,) = FileSystems.match([f"{escape_glob(folder)}/**"])
-    return sorted(match.metadata_list, key=lambda file: file.path)
+    return sorted(match_glob(f"{escape_glob(folder)}/**"), key=lambda file: file.path)
 
 
 def _walk(folder: str) -> Iterator[FileMetadata]:
@@ -131,10 +194,11 @@ def _walk(folder: str) -> Iterator[FileMetadata]:
 
 def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
     """Move files within a filesystem; those that an earlier try has moved are left alone."""
+    # An earlier try may have moved some, because the step that moves files is tried again when it fails.
     pairs = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
-        if FileSystems.exists(source) or not FileSystems.exists(target)
+        if exists(source) or not exists(target)
     ]
     for folder in {os.path.dirname(target) for _, target in pairs}:
         make_folder(folder)
@@ -157,14 +221,14 @@ def delete_files(paths: Sequence[str]) -> None:
 
 
 def delete_temporary(folder: str) -> None:
-    """Delete what a process that was killed while it wrote a file into a folder has left there."""
+    """Delete temporary files that killed processes left in a folder."""
     patterns = [f"{escape_glob(folder)}/{name}" for name in ("*.json.*.tmp", "_probe-*")]
-    paths = [file.path for match in FileSystems.match(patterns) for file in match.metadata_list]
-    delete_files([path for path in paths if _TEMPORARY.search(path)])
+    files = itertools.chain.from_iterable(map(match_glob, patterns))
+    delete_files([file.path for file in files if _TEMPORARY.search(file.path)])
 
 
 def delete_folder(path: str) -> None:
-    """Delete a folder and all that is in it, if there is one."""
+    """Delete a folder and its content, if there is one."""
     if not is_local(path):
         FileSystems.delete([f"{path}/"])
     elif os.path.isdir(path):
@@ -174,11 +238,11 @@ def delete_folder(path: str) -> None:
 class FileSink:
     """A new file that is written piece by piece, and digested on the way.
 
-    Nobody may look for it before it is closed.
+    Before `close` the file may be missing or incomplete.
 
     Attributes:
       path: Path of the file.
-      size_bytes: Length of the bytes that were written.
+      size_bytes: Number of written bytes.
     """
 
     def __init__(self, path: str) -> None:
@@ -189,7 +253,7 @@ class FileSink:
             make_folder(os.path.dirname(path))
             self._file: Any = open(path, "wb")  # noqa: SIM115  (closed in `close`)
         else:
-            self._file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+            self._file = _create_object(path)
 
     @property
     def closed(self) -> bool:
@@ -198,7 +262,7 @@ class FileSink:
 
     @property
     def sha256(self) -> str:
-        """The digest of what was written, hexadecimal."""
+        """Digest of the written bytes, hexadecimal."""
         return self._digest.hexdigest()
 
     def write(self, data: Any) -> int:

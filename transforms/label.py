@@ -17,7 +17,7 @@ from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 from labelbeam.transforms.outcomes import attempt
 from labelbeam.transforms.predict import predict_labels
-from labelbeam.transforms.sources import Stores
+from labelbeam.transforms.sources import Sources
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -26,7 +26,7 @@ U = TypeVar("U")
 def label_images(
     rows: Iterable[ImageRef | Failure],
     classifier: Classifier,
-    sources: Stores,
+    sources: Sources,
     max_pixels: int,
     threads: int,
     callers: int = 1,
@@ -76,7 +76,7 @@ def _map_ahead(pool: Executor, task: Callable[[T], U], items: Iterable[T], ahead
 
 
 def _load(
-    row: ImageRef | Failure, sources: Stores, rule: ResizeRule, max_pixels: int
+    row: ImageRef | Failure, sources: Sources, rule: ResizeRule, max_pixels: int
 ) -> DecodedImage | Failure:
     if isinstance(row, Failure):
         return row

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
@@ -19,7 +18,7 @@ import labelbeam.transforms.coders  # noqa: F401  (registers the coders)
 from labelbeam.transforms.budget import BudgetWatch, FailureBudget
 from labelbeam.transforms.elements import DecodedImage, Failure, Prediction, TableFile
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.files import write_file
+from labelbeam.transforms.files import join_path, write_file
 from labelbeam.transforms.outcomes import usec_since
 from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.table.folder import staged_name
@@ -70,7 +69,7 @@ def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
     pq.write_table(pa.Table.from_batches([batch]), sink, **parquet_options(batch.schema))
     data = sink.getvalue()
     sha256 = hashlib.sha256(data).hexdigest()
-    path = FileSystems.join(folder, table, staged_name(sha256, len(batch)))
+    path = join_path(folder, table, staged_name(sha256, len(batch)))
     write_file(path, data)
     return TableFile(table, path, len(batch), data.size, sha256)
 

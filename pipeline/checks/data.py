@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from apache_beam.io.filesystems import FileSystems
-
 from labelbeam.pipeline.checks.findings import (
     ANSWER_SEC,
     Case,
@@ -24,7 +22,7 @@ from labelbeam.pipeline.checks.findings import (
     try_connection,
     warning,
 )
-from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import labelled_with
 from labelbeam.pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
 from labelbeam.pipeline.plan import (
@@ -41,6 +39,7 @@ from labelbeam.transforms.decode import decode
 from labelbeam.transforms.elements import EncodedImage, Failure, ImageRef, Prediction
 from labelbeam.transforms.fetch import fetch_image
 from labelbeam.transforms.files import is_local
+from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.models.cache import is_here
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.devices import choose_batch_size
@@ -51,7 +50,8 @@ from labelbeam.transforms.models.runtime import has_gpu
 from labelbeam.transforms.outcomes import attempt
 from labelbeam.transforms.predict import predict_labels
 from labelbeam.transforms.read import list_rows
-from labelbeam.transforms.sources import Stores
+from labelbeam.transforms.sources import Sources
+from labelbeam.transforms.sources.addresses import is_gcs
 
 # Number of images that are labelled, and of rows that are shown.
 _IMAGES, _ROWS_SHOWN = 10, 3
@@ -89,7 +89,7 @@ def _check_input(case: Case) -> Iterator[Finding]:
     case.corpus = corpus
     names = [name for name, _ in corpus.columns]
     rows = [_format_row(row, names) for row in case.rows[:_ROWS_SHOWN]]
-    yield ok(f"{read.input} is readable as {corpus.kind}; its first rows:", *rows)
+    yield ok(f"{read.input} is readable as {corpus.format}; its first rows:", *rows)
     partitioning_of(case.config, [name for name, _ in output_columns(corpus)])
 
 
@@ -186,7 +186,7 @@ def _unreachable_paths(case: Case) -> Iterator[Finding]:
         yield warning(f"--model={handle!r} must exist on the workers' disks or in their image.", remedy)
     local = [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]
     # A folder of images is not reported twice, because it is the input itself.
-    if local and not (case.corpus and case.corpus.kind == "images"):
+    if local and case.corpus and case.corpus.files:
         remedy = f"Copy them to a bucket, and list them there.{mount}"
         yield report(f"images of the input are on this machine, such as {local[0]}.", remedy)
 
@@ -243,12 +243,14 @@ def label_rows(case: Case) -> list[Prediction | Failure]:
     """Label the first rows of the input in this process, with the functions that workers use."""
     assert case.classifier
     limits = limits_of(case.config)
-    stores = Stores(dataclasses.replace(limits, total_timeout_sec=min(limits.total_timeout_sec, ANSWER_SEC)))
+    sources = Sources(
+        dataclasses.replace(limits, total_timeout_sec=min(limits.total_timeout_sec, ANSWER_SEC))
+    )
     rule, max_pixels = case.classifier.spec.resize, round(case.config.decode.max_megapixels * 1e6)
     refs = [row for row in case.rows if isinstance(row, ImageRef)]
     results: list[Prediction | Failure] = [row for row in case.rows if isinstance(row, Failure)]
     with ThreadPoolExecutor(_IMAGES) as pool:
-        tasks = [functools.partial(fetch_image, ref, stores) for ref in refs]
+        tasks = [functools.partial(fetch_image, ref, sources) for ref in refs]
         fetched = [one.value for one in pool.map(attempt, ["fetch"] * len(refs), refs, tasks)]
     encoded = [image for image in fetched if isinstance(image, EncodedImage)]
     decoded = [
@@ -267,7 +269,7 @@ def _is_input_remote(case: Case) -> bool:
 
 
 def _is_output_remote(case: Case) -> bool:
-    return FileSystems.get_scheme(case.config.write.output) == "gs"
+    return is_gcs(case.config.write.output)
 
 
 def _lacks_input(case: Case) -> str:

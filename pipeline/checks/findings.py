@@ -19,7 +19,7 @@ from labelbeam.transforms.errors import LabelbeamError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.sources.gcs import split_uri
+from labelbeam.transforms.sources.addresses import is_gcs, split_gcs
 from labelbeam.transforms.within import NoAnswerError, within
 
 _LOG = logging.getLogger(__name__)
@@ -129,9 +129,9 @@ class Case:
 
     def lacks_bucket(self, uri: str) -> str:
         """Return the missing requirement for reading a URI: its bucket, or nothing if it is local."""
-        if not uri.startswith("gs://"):
+        if not is_gcs(uri):
             return ""
-        bucket, _ = split_uri(uri)
+        bucket, _ = split_gcs(uri)
         return "" if bucket in self.buckets else f"the bucket {bucket!r}"
 
 

@@ -35,7 +35,7 @@ from labelbeam.pipeline.checks.findings import (
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.sources.gcs import split_uri
+from labelbeam.transforms.sources.addresses import is_gcs, split_gcs
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
 IAM = "https://iam.googleapis.com/v1"
@@ -125,7 +125,7 @@ def _check_credentials(case: Case) -> Iterator[Finding]:
             credentials.refresh(request)
     except GoogleAuthError as e:
         # Without credentials public buckets can still be read, but nothing can be written.
-        is_writer = case.on_dataflow or case.config.write.output.startswith("gs://")
+        is_writer = case.on_dataflow or is_gcs(case.config.write.output)
         report = error if is_writer or not isinstance(e, DefaultCredentialsError) else warning
         remedy = "Check the network." if isinstance(e, TransportError) else _LOG_IN
         # The first sentence is enough, because the rest is Google's own remedy.
@@ -169,8 +169,8 @@ def _bucket_uses(case: Case) -> dict[str, dict[str, tuple[str, ...]]]:
     uses += [("images", row.uri, _GET) for row in case.rows if isinstance(row, ImageRef)]
     by_bucket: dict[str, dict[str, tuple[str, ...]]] = {}
     for option, uri, permissions in uses:
-        if uri.startswith("gs://"):
-            by_bucket.setdefault(split_uri(uri)[0], {})[option] = permissions
+        if is_gcs(uri):
+            by_bucket.setdefault(split_gcs(uri)[0], {})[option] = permissions
     return by_bucket
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
 from labelbeam.pipeline.config import PredictConfig
 from labelbeam.pipeline.config import options as known_options
 from labelbeam.pipeline.report.model import (
@@ -17,8 +15,8 @@ from labelbeam.pipeline.report.model import (
     describe_use,
     has_no_names,
 )
-from labelbeam.transforms.errors import LabelbeamError, UserError, describe_error
-from labelbeam.transforms.files import FILE_ERRORS, list_files, write_file
+from labelbeam.transforms.errors import LabelbeamError, UserError
+from labelbeam.transforms.files import file_errors_as, join_path, list_files, write_file
 from labelbeam.transforms.models.cache import resolve_model
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.kinds import digest_model, kind_of
@@ -108,14 +106,10 @@ def mirror_model(handle: str, target: str) -> str:
     preset = find_preset(handle)
     path = resolve_model(preset.handle if preset else handle)
     folder = target.rstrip("/")
-    try:
+    with file_errors_as(UserError, f"{target!r} cannot be written", "Check its name and rights."):
         if list_files(folder):
             raise UserError(f"{target!r} holds files already. Give a new folder.")
         # In this order, which ends with the main file.
         for name, file in kind_of(path).list_files(path).items():
-            write_file(FileSystems.join(folder, *name.split("/")), file.read_bytes())
-    except FILE_ERRORS as e:
-        raise UserError(
-            f"{target!r} cannot be written: {describe_error(e)}. Check its name and rights."
-        ) from e
-    return FileSystems.join(folder, path.name) if path.is_file() else folder
+            write_file(join_path(folder, *name.split("/")), file.read_bytes())
+    return join_path(folder, path.name) if path.is_file() else folder

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.dataset as ds
-from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import run_and_report
+from labelbeam.transforms.files import exists, join_path
 from labelbeam.transforms.photos import PHOTOS, right_classes
 from labelbeam.transforms.table.rows import PREDICTIONS
 
@@ -30,7 +30,7 @@ def run_sample(output: str, beam_flags: Sequence[str]) -> bool:
 def score(output: str) -> tuple[int, int, int]:
     """Return how many photos are right at top-1 and at top-5, and the number of photos of known class."""
     classes = right_classes()
-    rows = ds.dataset(FileSystems.join(output, PREDICTIONS)).to_table(["uri", "labels"]).to_pylist()
+    rows = ds.dataset(join_path(output, PREDICTIONS)).to_table(["uri", "labels"]).to_pylist()
     class_ids = {Path(row["uri"]).name: [label["class_id"] for label in row["labels"]] for row in rows}
     top_1 = sum(bool(right & set(class_ids.get(name, [])[:1])) for name, right in classes.items())
     top_5 = sum(bool(right & set(class_ids.get(name, [])[:5])) for name, right in classes.items())
@@ -40,7 +40,7 @@ def score(output: str) -> tuple[int, int, int]:
 def _free_folder(output: str) -> str:
     """Return the folder, or the first of `output-2`, `output-3`, … that does not exist yet."""
     folder, n = output, 1
-    while FileSystems.exists(folder):
+    while exists(folder):
         n += 1
         folder = f"{output}-{n}"
     return folder

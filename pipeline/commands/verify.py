@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
@@ -17,8 +16,8 @@ from labelbeam.pipeline.output import folder_of
 from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
 from labelbeam.transforms.elements import Failure, digest_of_uri
-from labelbeam.transforms.errors import Reason, describe_error
-from labelbeam.transforms.files import FILE_ERRORS, list_files, open_parquet
+from labelbeam.transforms.errors import Reason, RunError
+from labelbeam.transforms.files import file_errors_as, join_path, list_files, open_parquet
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.publish import top_labels
 from labelbeam.transforms.read import list_rows
@@ -65,13 +64,14 @@ def verify(output: str, reading: Mapping[str, Any] | None = None) -> list[str]:
 def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str]:
     name = source.file.path.removeprefix(folder).strip("/")
     try:
-        if damage := damage_of(source):
-            yield f"{name}: {damage}"
-            return
-        with open_parquet(source.file.path) as parquet:
-            yield from _check_content(parquet, source, name, manifest)
-    except FILE_ERRORS as e:
-        yield f"{name}: cannot be read: {describe_error(e)}"
+        with file_errors_as(RunError, f"{name}: cannot be read", "Check its rights"):
+            if damage := damage_of(source):
+                yield f"{name}: {damage}"
+                return
+            with open_parquet(source.file.path) as parquet:
+                yield from _check_content(parquet, source, name, manifest)
+    except RunError as e:
+        yield str(e)
 
 
 def _facts_of(manifest: Manifest) -> RowMetadata:
@@ -105,7 +105,7 @@ def _check_content(parquet: pq.ParquetFile, source: Source, name: str, manifest:
 def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
     listed = {file.path for file in manifest.files}
     for table in TABLES:
-        for file in list_files(FileSystems.join(folder, table)):
+        for file in list_files(join_path(folder, table)):
             name = file.path.removeprefix(folder).strip("/")
             if name not in listed:
                 yield f"{name}: is there and not listed. Delete it, because readers read it too"

@@ -6,8 +6,6 @@ import itertools
 import shlex
 from collections.abc import Iterator, Mapping
 
-from apache_beam.io.filesystems import FileSystems
-
 from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.count import (
     DUPLICATE,
@@ -21,6 +19,7 @@ from labelbeam.transforms.count import (
     UNCHECKED,
 )
 from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.table.folder import Layout
 from labelbeam.transforms.table.manifest import TABLES, Manifest
@@ -73,7 +72,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     lines += ["", *(f"Warning: {doubt}" for doubt in doubts)] if doubts else []
     lines += ["", f"Results (generation {manifest.generation})"]
     for table in TABLES:
-        lines.append(f"  {FileSystems.join(output, table)}  {_files(manifest.files_of(table))}")
+        lines.append(f"  {join_path(output, table)}  {_files(manifest.files_of(table))}")
     return "\n".join([*lines, f"  {Layout(output).manifest}"])
 
 
@@ -126,7 +125,7 @@ def _files(files: list[TableFile]) -> str:
 
 def next_steps(manifest: Manifest, output: str) -> str:
     """Return commands to try next with an output folder."""
-    predictions, output = FileSystems.join(output, PREDICTIONS), shlex.quote(output)
+    predictions, output = join_path(output, PREDICTIONS), shlex.quote(output)
     files = f"'{predictions}/**/*.parquet'"
     embedding = manifest.labelled_with.outputs.get(EMBEDDING)
     by_label = f"SELECT label, count(*) FROM {files} GROUP BY label ORDER BY 2 DESC"

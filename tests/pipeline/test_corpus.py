@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from labelbeam.pipeline.config import ReadConfig
-from labelbeam.pipeline.corpus import find_corpus, output_columns
+from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.images.suffixes import IMAGES
 from labelbeam.transforms.inputs import globs
+from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.read import list_rows
 
 
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "pattern"),
+    ("name", "form", "pattern"),
     [
         ("photos", "images", "photos/**"),
         ("photos/", "images", "photos/**"),
@@ -39,9 +40,9 @@ def folder(tmp_path):
         ("list.csv", "csv", "list.csv"),
     ],
 )
-def test_find_corpus__by_its_name__is_of_a_kind(folder, name, kind, pattern):
+def test_find_corpus__by_its_name__is_of_a_format(folder, name, form, pattern):
     corpus = find_corpus(ReadConfig(input=f"{folder}/{name}"))
-    assert (corpus.kind, corpus.pattern) == (kind, f"{folder}/{pattern}")
+    assert (corpus.format, corpus.pattern) == (form, f"{folder}/{pattern}")
     assert corpus.suffixes == (IMAGES if name.startswith("photos") and name[-1] in "s/" else ())
 
 
@@ -59,7 +60,7 @@ def test_find_corpus__csv__columns_are_text_unless_declared_or_in_the_table(fold
 
 
 def test_find_corpus__input_format__wins_over_the_name(folder):
-    assert find_corpus(ReadConfig(input=f"{folder}/list.csv", input_format="lines")).kind == "lines"
+    assert find_corpus(ReadConfig(input=f"{folder}/list.csv", input_format="lines")).format == "lines"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from labelbeam.transforms.elements import EncodedImage, ImageRef, Unchanged
 from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.fetch import FetchImages, fetch_image
-from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.sources import Limits, Sources
+from labelbeam.transforms.sources.sources import SCHEMES
 from tests.eager import RUNNERS, eagerly
 
 IMAGE_SHA256 = hashlib.sha256(b"image").hexdigest()
@@ -19,13 +20,13 @@ HURRIED = dataclasses.replace(LIMITS, connect_timeout_sec=0.5, total_timeout_sec
 
 
 @pytest.fixture
-def stores():
-    return Stores(LIMITS)
+def sources():
+    return Sources(LIMITS)
 
 
-def reason_of(stores, uri, known_version=None) -> str:
+def reason_of(sources, uri, known_version=None) -> str:
     with pytest.raises(ImageError) as e:
-        stores.fetch(uri, known_version)
+        sources.fetch(uri, known_version)
     return e.value.reason.value
 
 
@@ -67,70 +68,70 @@ def reason_of(stores, uri, known_version=None) -> str:
         "",
     ],
 )
-def test_fetch__no_such_address__is_a_bad_uri(stores, gcs, uri):
-    assert reason_of(stores, uri) == "bad_uri"
+def test_fetch__no_such_address__is_a_bad_uri(sources, gcs, uri):
+    assert reason_of(sources, uri) == "bad_uri"
 
 
-def test_local__path_and_file_uri__give_the_same_bytes(stores, tmp_path):
+def test_local__path_and_file_uri__give_the_same_bytes(sources, tmp_path):
     path = tmp_path / "ä b%20#c.jpg"
     path.write_bytes(b"image")
-    data, version = stores.fetch(str(path))
+    data, version = sources.fetch(str(path))
     assert (data, version) == (b"image", f"{path.stat().st_mtime_ns}-5")
     uri = path.as_uri()
     for other in (uri, uri.replace("file://", "file:"), uri.replace("file://", "FILE://localhost")):
-        assert stores.fetch(other) == (data, version)
+        assert sources.fetch(other) == (data, version)
 
 
-def test_local__colon_that_ends_no_scheme__is_part_of_the_path(stores, tmp_path, monkeypatch):
+def test_local__colon_that_ends_no_scheme__is_part_of_the_path(sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a:b.jpg", "12:30.jpg"):
         (tmp_path / name).write_bytes(b"image")
-        assert stores.fetch(f"./{name}").data == b"image"
-    assert stores.fetch("12:30.jpg").data == b"image"
+        assert sources.fetch(f"./{name}").data == b"image"
+    assert sources.fetch("12:30.jpg").data == b"image"
 
 
-def test_gcs__scheme_in_capitals_and_odd_names__are_read(stores, gcs):
+def test_gcs__scheme_in_capitals_and_odd_names__are_read(sources, gcs):
     for name in ("a.jpg", "a\tb.jpg", "a#b?c%20.jpg"):
         gcs.put(f"gs://odd/{name}", b"image")
-        assert stores.fetch(f"GS://odd/{name}").data == b"image"
+        assert sources.fetch(f"GS://odd/{name}").data == b"image"
 
 
-def test_local__known_version__is_none_until_the_file_changes(stores, tmp_path):
+def test_local__known_version__is_none_until_the_file_changes(sources, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"image")
-    version = stores.fetch(str(path)).version
-    assert stores.fetch(str(path), version) is None
+    version = sources.fetch(str(path)).version
+    assert sources.fetch(str(path), version) is None
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    touched = stores.fetch(str(path), version)
+    touched = sources.fetch(str(path), version)
     assert touched.data == b"image" and touched.version != version
     path.unlink()
-    assert reason_of(stores, str(path), version) == "not_found"
+    assert reason_of(sources, str(path), version) == "not_found"
 
 
-def test_local__what_is_no_readable_file__has_its_reason(stores, tmp_path):
+def test_local__what_is_no_readable_file__has_its_reason(sources, tmp_path):
     (tmp_path / "large").write_bytes(bytes(LIMITS.max_bytes + 1))
     (tmp_path / "fits").write_bytes(bytes(LIMITS.max_bytes))
     os.mkfifo(tmp_path / "pipe")
-    assert reason_of(stores, str(tmp_path / "none")) == "not_found"
-    assert reason_of(stores, str(tmp_path)) == "not_an_image"
-    assert reason_of(stores, str(tmp_path / "large")) == "too_large_bytes"
-    assert reason_of(stores, str(tmp_path / "pipe")) == "unsupported"
-    assert reason_of(stores, "/dev/zero") == "unsupported"
-    assert reason_of(stores, str(tmp_path / ("x" * 300))) == "bad_uri"
-    assert reason_of(stores, f"{tmp_path}{'/x' * 3000}") == "bad_uri"
-    assert len(stores.fetch(str(tmp_path / "fits")).data) == LIMITS.max_bytes
+    assert reason_of(sources, str(tmp_path / "none")) == "not_found"
+    assert reason_of(sources, str(tmp_path)) == "not_an_image"
+    assert reason_of(sources, str(tmp_path / "large")) == "too_large_bytes"
+    assert reason_of(sources, str(tmp_path / "pipe")) == "unsupported"
+    assert reason_of(sources, "/dev/zero") == "unsupported"
+    assert reason_of(sources, str(tmp_path / ("x" * 300))) == "bad_uri"
+    assert reason_of(sources, f"{tmp_path}{'/x' * 3000}") == "bad_uri"
+    assert len(sources.fetch(str(tmp_path / "fits")).data) == LIMITS.max_bytes
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read all files")
-def test_local__unreadable_file__is_forbidden(stores, tmp_path):
+def test_local__unreadable_file__is_forbidden(sources, tmp_path):
     (tmp_path / "secret").touch(mode=0)
-    assert reason_of(stores, str(tmp_path / "secret")) == "forbidden"
+    assert reason_of(sources, str(tmp_path / "secret")) == "forbidden"
 
 
-def test_http__file_and_redirect__give_bytes_and_etag(stores, web):
+def test_http__file_and_redirect__give_bytes_and_etag(sources, web):
     web.files["/a.jpg"] = b"image"
-    assert stores.fetch(web.uri("/a.jpg")) == (b"image", '"v1"')
-    assert stores.fetch(web.uri("/redirect/a.jpg")).data == b"image"
+    assert sources.fetch(web.uri("/a.jpg")) == (b"image", '"v1"')
+    assert sources.fetch(web.uri("/redirect/a.jpg")).data == b"image"
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -143,30 +144,30 @@ def test_http__file_and_redirect__give_bytes_and_etag(stores, web):
         ({"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "ETag": '"v1"'}, '"v1"'),
     ],
 )
-def test_http__known_version__is_none_until_there_is_another(stores, web, headers, version, conditional):
+def test_http__known_version__is_none_until_there_is_another(sources, web, headers, version, conditional):
     web.files["/a.jpg"], web.versions["/a.jpg"], web.conditional = b"image", headers, conditional
     uri = web.uri("/a.jpg")
-    assert stores.fetch(uri) == (b"image", version)
-    assert stores.fetch(uri, version) is None
+    assert sources.fetch(uri) == (b"image", version)
+    assert sources.fetch(uri, version) is None
     assert web.statuses == [200, 304 if conditional else 200]
     assert web.last_headers["User-Agent"] == "labelbeam" and web.last_headers["Accept-Encoding"] == "identity"
     web.files["/a.jpg"], web.versions["/a.jpg"] = b"other", {"ETag": '"v2"'}
-    assert stores.fetch(uri, version) == (b"other", '"v2"')
+    assert sources.fetch(uri, version) == (b"other", '"v2"')
 
 
-def test_http__known_version_of_what_is_gone__has_its_reason(stores, web):
-    assert reason_of(stores, web.uri("/none"), '"v1"') == "not_found"
-    assert reason_of(stores, web.uri("/status/412"), '"v1"') == "http_4xx"
+def test_http__known_version_of_what_is_gone__has_its_reason(sources, web):
+    assert reason_of(sources, web.uri("/none"), '"v1"') == "not_found"
+    assert reason_of(sources, web.uri("/status/412"), '"v1"') == "http_4xx"
 
 
-def test_http__no_version__is_fetched_whatever_is_known(stores, web):
+def test_http__no_version__is_fetched_whatever_is_known(sources, web):
     web.files["/a.jpg"], web.versions["/a.jpg"] = b"image", {}
-    assert stores.fetch(web.uri("/a.jpg"), '"v1"') == (b"image", None)
+    assert sources.fetch(web.uri("/a.jpg"), '"v1"') == (b"image", None)
 
 
 @pytest.mark.parametrize(("more", "grown"), [(5, True), (LIMITS.max_bytes, False)])
 def test_local__file_that_grows_while_it_is_read__is_read_to_its_end_or_too_large(
-    stores, tmp_path, monkeypatch, more, grown
+    sources, tmp_path, monkeypatch, more, grown
 ):
     path, fstat = tmp_path / "a.jpg", os.fstat
     path.write_bytes(b"image")
@@ -179,9 +180,9 @@ def test_local__file_that_grows_while_it_is_read__is_read_to_its_end_or_too_larg
 
     monkeypatch.setattr("labelbeam.transforms.sources.local.os.fstat", grow)
     if grown:
-        assert stores.fetch(str(path)).data == b"imagexxxxx"
+        assert sources.fetch(str(path)).data == b"imagexxxxx"
     else:
-        assert reason_of(stores, str(path)) == "too_large_bytes"
+        assert reason_of(sources, str(path)) == "too_large_bytes"
 
 
 @pytest.mark.parametrize(
@@ -204,68 +205,68 @@ def test_local__file_that_grows_while_it_is_read__is_read_to_its_end_or_too_larg
         ("/garbage", "unreachable"),
     ],
 )
-def test_http__fault__has_its_reason_after_one_request(stores, web, path, reason):
-    assert reason_of(stores, web.uri(path)) == reason
+def test_http__fault__has_its_reason_after_one_request(sources, web, path, reason):
+    assert reason_of(sources, web.uri(path)) == reason
     if path != "/loop":
         assert web.requests[path] == 1
 
 
 @pytest.mark.parametrize("path", ["/drip", "/silent"])
 def test_http__slow_server__is_a_timeout_after_one_request(web, path):
-    assert reason_of(Stores(HURRIED), web.uri(path)) == "timeout"
+    assert reason_of(Sources(HURRIED), web.uri(path)) == "timeout"
     assert web.requests[path] == 1
 
 
-def test_http__long_content_length__is_refused_before_the_body(stores, web):
+def test_http__long_content_length__is_refused_before_the_body(sources, web):
     web.files["/large"] = bytes(LIMITS.max_bytes + 1)
     with pytest.raises(ImageError, match=r"0\.1 MB is more than max_image_mb=0\.1 allows"):
-        stores.fetch(web.uri("/large"))
+        sources.fetch(web.uri("/large"))
 
 
-def test_http__nobody_listens__is_unreachable(stores):
+def test_http__nobody_listens__is_unreachable(sources):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        assert reason_of(stores, f"http://127.0.0.1:{s.getsockname()[1]}/a") == "unreachable"
+        assert reason_of(sources, f"http://127.0.0.1:{s.getsockname()[1]}/a") == "unreachable"
 
 
-def test_http__unknown_host__is_unreachable(stores):
-    assert reason_of(stores, "http://no-such-host.invalid/a.jpg") in ("unreachable", "timeout")
+def test_http__unknown_host__is_unreachable(sources):
+    assert reason_of(sources, "http://no-such-host.invalid/a.jpg") in ("unreachable", "timeout")
 
 
-def test_http__many_threads__share_a_pool(stores, web, caplog):
+def test_http__many_threads__share_a_pool(sources, web, caplog):
     web.files.update({f"/{n}": bytes([n]) * 1000 for n in range(100)})
     with ThreadPoolExecutor(LIMITS.connections) as pool:
-        results = list(pool.map(lambda n: stores.fetch(web.uri(f"/{n}")).data, range(100)))
+        results = list(pool.map(lambda n: sources.fetch(web.uri(f"/{n}")).data, range(100)))
     assert results == [bytes([n]) * 1000 for n in range(100)]
     assert "pool is full" not in caplog.text
 
 
-def test_gcs__object__gives_its_bytes(stores, gcs):
+def test_gcs__object__gives_its_bytes(sources, gcs):
     for name in ("a.jpg", "deep/ä b#c?d%20.jpg"):
         gcs.put(f"gs://photos/{name}", b"image")
-        assert stores.fetch(f"gs://photos/{name}").data == b"image"
+        assert sources.fetch(f"gs://photos/{name}").data == b"image"
 
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_gcs__known_generation__is_none_until_there_is_another(web, gcs, monkeypatch, conditional):
     # The emulator tells no generation where it gives an object's bytes; GCS does.
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.uri(""))
-    stores, path = Stores(LIMITS), "/download/storage/v1/b/photos/o/a.jpg"
+    sources, path = Sources(LIMITS), "/download/storage/v1/b/photos/o/a.jpg"
     web.files[path], web.versions[path], web.conditional = b"image", {"X-Goog-Generation": "7"}, conditional
-    assert stores.fetch("gs://photos/a.jpg") == (b"image", "7")
-    assert stores.fetch("gs://photos/a.jpg", "7") is None
+    assert sources.fetch("gs://photos/a.jpg") == (b"image", "7")
+    assert sources.fetch("gs://photos/a.jpg", "7") is None
     assert web.statuses == [200, 304 if conditional else 200]
     web.files[path], web.versions[path] = b"other", {"X-Goog-Generation": "8"}
-    assert stores.fetch("gs://photos/a.jpg", "7") == (b"other", "8")
+    assert sources.fetch("gs://photos/a.jpg", "7") == (b"other", "8")
 
 
-def test_gcs__missing_or_large__has_its_reason(stores, gcs):
+def test_gcs__missing_or_large__has_its_reason(sources, gcs):
     gcs.put("gs://photos/large", bytes(LIMITS.max_bytes + 1))
     gcs.put("gs://photos/empty", b"")
-    assert reason_of(stores, "gs://photos/none") == "not_found"
-    assert reason_of(stores, "gs://no-such-bucket/none") == "not_found"
-    assert reason_of(stores, "gs://photos/large") == "too_large_bytes"
-    assert stores.fetch("gs://photos/empty").data == b""
+    assert reason_of(sources, "gs://photos/none") == "not_found"
+    assert reason_of(sources, "gs://no-such-bucket/none") == "not_found"
+    assert reason_of(sources, "gs://photos/large") == "too_large_bytes"
+    assert sources.fetch("gs://photos/empty").data == b""
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_gcs__missing_or_large__has_its_reason(stores, gcs):
 )
 def test_gcs__server_refuses__has_its_reason_after_one_request(web, gcs, monkeypatch, path, reason):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.uri(f"/status/{path}"))
-    assert reason_of(Stores(LIMITS), "gs://photos/a.jpg") == reason
+    assert reason_of(Sources(LIMITS), "gs://photos/a.jpg") == reason
     assert web.requests.total() == 1
 
 
@@ -282,30 +283,30 @@ def test_gcs__nobody_listens__is_unreachable(gcs, monkeypatch):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{s.getsockname()[1]}")
-        assert reason_of(Stores(LIMITS), "gs://photos/a.jpg") == "unreachable"
+        assert reason_of(Sources(LIMITS), "gs://photos/a.jpg") == "unreachable"
 
 
 def test_gcs__no_credentials__reads_anonymously(gcs, monkeypatch):
     gcs.put("gs://public/a.jpg", b"image")
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
-    assert Stores(LIMITS).fetch("gs://public/a.jpg").data == b"image"
+    assert Sources(LIMITS).fetch("gs://public/a.jpg").data == b"image"
 
 
 def test_gcs__many_threads__share_one_client(gcs, caplog):
-    stores = Stores(LIMITS)
+    sources = Sources(LIMITS)
     for n in range(40):
         gcs.put(f"gs://photos/{n}", bytes([n]))
     with ThreadPoolExecutor(LIMITS.connections) as pool:
-        data = list(pool.map(lambda n: stores.fetch(f"gs://photos/{n}").data, range(40)))
+        data = list(pool.map(lambda n: sources.fetch(f"gs://photos/{n}").data, range(40)))
     assert data == [bytes([n]) for n in range(40)]
     assert "pool is full" not in caplog.text
 
 
-def test_fetch_image__known_by_its_digest__is_compared_here_and_not_by_the_store(stores, gcs):
+def test_fetch_image__known_by_its_digest__is_compared_here_and_not_by_the_source(sources, gcs):
     gcs.put("gs://photos/a.jpg", b"image")
     same, other = (ImageRef("1", "gs://photos/a.jpg", (), f"sha256:{d}") for d in (IMAGE_SHA256, "0" * 64))
-    assert fetch_image(same, stores) == Unchanged(same)
-    image = fetch_image(other, stores)
+    assert fetch_image(same, sources) == Unchanged(same)
+    image = fetch_image(other, sources)
     assert isinstance(image, EncodedImage) and (image.data, image.sha256) == (b"image", IMAGE_SHA256)
 
 
@@ -338,13 +339,30 @@ def test_fetch_images__known_version__is_unchanged_and_not_fetched(tmp_path, web
 
 
 @pytest.mark.parametrize("known", ['"v1"', "Thu, 01 Jan 2026 00:00:00 GMT", "1767225600000000000-5"])
-def test_gcs__version_of_another_store__is_fetched(stores, gcs, known):
+def test_gcs__version_of_another_source__is_fetched(sources, gcs, known):
     gcs.put("gs://photos/a.jpg", b"image")
-    assert stores.fetch("gs://photos/a.jpg", known).data == b"image"
+    assert sources.fetch("gs://photos/a.jpg", known).data == b"image"
 
 
-def test_http__not_modified__keeps_its_connection(stores, web):
+def test_http__not_modified__keeps_its_connection(sources, web):
     web.files["/a.jpg"] = b"image"
     for _ in range(5):
-        assert stores.fetch(web.uri("/a.jpg"), '"v1"') is None
+        assert sources.fetch(web.uri("/a.jpg"), '"v1"') is None
     assert web.connections == 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_schemes__each_row__is_fetched_end_to_end(sources, web, gcs, tmp_path, scheme):
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    gcs.put("gs://photos/a.jpg", b"image")
+    web.files["/a.jpg"] = b"image"
+    folders = {"": str(tmp_path), "file": tmp_path.as_uri(), "gs": "gs://photos", "http": web.uri("")}
+    if scheme == "https":  # by the class of http, and without a certificate here
+        assert SCHEMES["https"] == SCHEMES["http"]
+        return
+    assert folders.keys() == SCHEMES.keys() - {"https"}
+    data, version = sources.fetch(f"{folders[scheme]}/a.jpg")
+    assert data == b"image"
+    if version:  # the emulator of buckets has none
+        assert sources.fetch(f"{folders[scheme]}/a.jpg", version) is None
+    assert reason_of(sources, f"{folders[scheme]}/none.jpg") == "not_found"

@@ -8,7 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, explain_unreadable, suggest_uri_column
+from labelbeam.transforms.inputs.columns import suggest_uri_column
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.first_bytes import START_BYTES
+from labelbeam.transforms.inputs.formats import format_of
 from tests.synthetic import jpeg_bytes
 
 
@@ -42,7 +45,11 @@ def tfrecord() -> bytes:
 TABLE = "uri,ort\r\na.jpg,München\r\nb.jpg,Berlin\r\n"
 
 
-@pytest.mark.parametrize("kind", ["lines", "csv"])
+def explain(start, form, is_declared=False):
+    return format_of(Corpus("list", form)).explain(start, is_declared)
+
+
+@pytest.mark.parametrize("form", ["lines", "csv"])
 @pytest.mark.parametrize(
     ("start", "explained"),
     [
@@ -66,12 +73,12 @@ TABLE = "uri,ort\r\na.jpg,München\r\nb.jpg,Berlin\r\n"
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,
 )
-def test_explain_unreadable__no_list__is_named_with_a_remedy(kind, start, explained):
-    assert explained in explain_unreadable(start[:START_BYTES], kind)
+def test_explain_unreadable__no_list__is_named_with_a_remedy(form, start, explained):
+    assert explained in explain(start[:START_BYTES], form)
 
 
 @pytest.mark.parametrize(
-    ("start", "kind"),
+    ("start", "form"),
     [
         (b"", "lines"),
         (b"\n\n", "lines"),
@@ -86,8 +93,8 @@ def test_explain_unreadable__no_list__is_named_with_a_remedy(kind, start, explai
         (("x" * (START_BYTES - 1) + "ö").encode()[:START_BYTES], "lines"),
     ],
 )
-def test_explain_unreadable__list__is_taken(start, kind):
-    assert explain_unreadable(start, kind) is None
+def test_explain_unreadable__list__is_taken(start, form):
+    assert explain(start, form) is None
 
 
 @pytest.mark.parametrize(
@@ -99,8 +106,8 @@ def test_explain_unreadable__list__is_taken(start, kind):
     ],
 )
 def test_explain_unreadable__header_in_lines__is_refused_unless_lines_are_declared(line, explained):
-    assert explained in explain_unreadable(line, "lines")
-    assert explain_unreadable(line, "lines", is_declared=True) is None
+    assert explained in explain(line, "lines")
+    assert explain(line, "lines", is_declared=True) is None
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,19 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 
-from labelbeam.pipeline.corpus import MOST_FILES
 from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
 from labelbeam.transforms.errors import ImageError, RunError
 from labelbeam.transforms.images.suffixes import IMAGES
 from labelbeam.transforms.inputs import files
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile, LongLine, match_files
+from labelbeam.transforms.inputs.formats import format_of
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.images import name_file
-from labelbeam.transforms.inputs.lists import parse_line, parse_row
+from labelbeam.transforms.inputs.lists import MOST_FILES
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
-from labelbeam.transforms.sources import Limits, Stores
+from labelbeam.transforms.sources import Limits, Sources
 from labelbeam.transforms.stage import write_staged
 from labelbeam.transforms.table.rows import (
     FAILURES,
@@ -42,9 +42,17 @@ CORPUS = Corpus(
 )
 
 
+def parse_row(line, corpus, notes):
+    return format_of(corpus).parse(line, corpus, notes)
+
+
+def parse_line(line, corpus, notes):
+    return format_of(corpus).parse_line(line, corpus, notes)
+
+
 def planned(corpus: Corpus) -> Corpus:
     """Return the corpus as planning completes it."""
-    is_list = corpus.kind in ("lines", "csv")
+    is_list = corpus.format in ("lines", "csv")
     return dataclasses.replace(corpus, files=match_files(corpus.pattern) if is_list else ())
 
 
@@ -130,7 +138,7 @@ def test_name_file__any_name__is_a_uri_of_plain_text_that_fetches_the_file(tmp_p
     with open(path, "wb") as f:
         f.write(b"image")
     (row,) = list_rows(Corpus(f"{tmp_path}/**", "images"))
-    assert Stores(Limits(1, 1, 100, 1)).fetch(row.uri).data == b"image"
+    assert Sources(Limits(1, 1, 100, 1)).fetch(row.uri).data == b"image"
 
 
 def test_name_file__files_left_out__are_counted_by_suffix_without_case():
@@ -232,14 +240,14 @@ def test_list_rows__links__each_folder_is_listed_once_and_broken_ones_are_images
     names = [row.uri.removeprefix(f"{linked}/") for row in rows]
     files = ["deep/a.jpg", "file.jpg", "gone.jpg", "linked/b.jpg", "linked/deep/c.jpg", "self.jpg"]
     assert sorted(names) == files and sorted(listed.ok, key=repr) == sorted(rows, key=repr)
-    stores = Stores(Limits(1, 1, 100, 1))
+    sources = Sources(Limits(1, 1, 100, 1))
     for row in rows:
         if row.uri.endswith(("gone.jpg", "self.jpg")):
             with pytest.raises(ImageError) as e:
-                stores.fetch(row.uri)
+                sources.fetch(row.uri)
             assert e.value.reason == ("not_found" if "gone" in row.uri else "unreachable")
         else:
-            assert stores.fetch(row.uri).data == b"image"
+            assert sources.fetch(row.uri).data == b"image"
 
 
 @pytest.mark.parametrize("pattern", ["*", "*.jpg", "**", "**/*.jpg", "a*"])
@@ -300,7 +308,7 @@ def test_list_rows__bucket__gives_what_the_pipeline_gives(gcs):
     assert sorted(row.uri for row in listed.ok) == [f"gs://listed/f/{name}" for name in names[:2]]
     assert listed.notes[0].to_json() == {"left_out": {"(hidden)": 1, ".txt": 1}}
     assert sorted(list_rows(corpus), key=repr) == sorted(listed.ok, key=repr)
-    assert {Stores(Limits(5, 5, 100, 1)).fetch(row.uri).data for row in listed.ok} == {b"image"}
+    assert {Sources(Limits(5, 5, 100, 1)).fetch(row.uri).data for row in listed.ok} == {b"image"}
 
 
 def test_read_image_refs__files_gone_since_the_start__end_the_run(tmp_path):

@@ -1,1 +1,1 @@
-"""Inputs: the kinds of corpus that can be listed, one module each."""
+"""Inputs: one module for each format of corpus, and the table of formats in `formats`."""

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 
 from labelbeam.transforms.inputs.files import ListFile
 
-CorpusKind = Literal["lines", "csv", "images", "failures"]
-
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Where the images of a run are listed.
+    """A list of images, and how to read it.
 
     Attributes:
       pattern: A file or a glob, as Beam's filesystems take it; of `failures`, an output folder.
-      kind: `lines` (one URI a line), `csv` (with a header), `images` (the files themselves)
-        or `failures` (images that failed).
-      header: The CSV's column names.
-      uri_column: Which of them holds the URI.
-      id_column: Which of them holds the id; by default ids are made from URIs.
+      format: Name of the format, as `labelbeam.transforms.inputs.formats` has it: `lines` (one URI a line),
+        `csv` (with a header), `images` (the files themselves) or `failures` (images that failed).
+      header: Column names of the files.
+      uri_column: Column with the URI.
+      id_column: Column with the id; by default ids are made from URIs.
       columns: The columns that pass through, with their types.
       suffixes: Endings of file names to take, lower case; all if empty.
       reasons: Reasons whose failed images are tried again; of `failures`, those to take.
-      files: Of `lines` and `csv`, the files as they were when the run was planned.
+      files: The files of a list as they were when the run was planned.
+      most_files: Largest number of objects to list in a bucket; None for all. Of `images` alone.
     """
 
     pattern: str
-    kind: CorpusKind
+    format: str
     header: tuple[str, ...] = ()
     uri_column: str = ""
     id_column: str | None = None
@@ -38,3 +36,9 @@ class Corpus:
     suffixes: tuple[str, ...] = ()
     reasons: frozenset[str] = frozenset()
     files: tuple[ListFile, ...] = ()
+    most_files: int | None = None
+
+    @property
+    def only_failed(self) -> bool:
+        """Whether every image has failed before, so that many failures show no new fault."""
+        return self.format == "failures"

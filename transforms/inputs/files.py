@@ -8,13 +8,11 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
-from apache_beam.io.filesystems import FileSystems
-
-from labelbeam.transforms.errors import RunError, describe_error
-from labelbeam.transforms.files import FILE_ERRORS, is_local, open_file
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.files import file_errors_as, file_metadata, is_local, match_glob, open_file
 from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.notes import Notes
@@ -62,9 +60,8 @@ def match_files(pattern: str, most: int | None = None) -> tuple[ListFile, ...]:
     if is_local(pattern):
         paths = itertools.islice(list_paths(pattern, Notes()), most)
         return tuple(sorted(map(_local_file, paths)))
-    (match,) = FileSystems.match([pattern], limits=None if most is None else [most])
-    files = (ListFile(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in match.metadata_list)
-    return tuple(sorted(files))
+    files = match_glob(pattern, most)
+    return tuple(sorted(ListFile(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in files))
 
 
 def _local_file(path: str) -> ListFile:
@@ -192,7 +189,7 @@ def check_planned(file: ListFile) -> None:
       RunError: The file was changed or deleted, so that the run would read another list than was checked.
     """
     with _read_errors_explained(file.path):
-        now = FileSystems.get_filesystem(file.path).metadata(file.path)
+        now = file_metadata(file.path)
     if now.size_in_bytes != file.size_bytes:
         raise _change_error(file, f"{now.size_in_bytes:,} bytes are there")
     if now.last_updated_in_seconds != file.updated_sec:
@@ -206,14 +203,9 @@ def _change_error(file: ListFile, difference: str) -> RunError:
     )
 
 
-@contextmanager
-def _read_errors_explained(path: str) -> Iterator[None]:
-    try:
-        yield
-    except FILE_ERRORS as e:
-        raise RunError(
-            f"{path} cannot be read any more: {describe_error(e)}. Check it, and run the same command again."
-        ) from e
+def _read_errors_explained(path: str) -> AbstractContextManager[None]:
+    remedy = "Check it, and run the same command again."
+    return file_errors_as(RunError, f"{path} cannot be read any more", remedy)
 
 
 def read_start(path: str, size_bytes: int) -> bytes:

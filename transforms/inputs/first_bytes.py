@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import struct
 from typing import Final
 
 import google_crc32c
-
-from labelbeam.transforms.inputs.corpus import CorpusKind
 
 # Enough for a header and some hundred lines.
 START_BYTES: Final = 1 << 16
@@ -33,35 +30,27 @@ _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _UTF_32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # Delimiters of tables that are not CSV, by name.
-_DELIMITERS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
-# What people call the column of URIs, most likely first.
-_URI_NAMES = (
+DELIMITERS: Final = {"\t": "tabs", ";": "semicolons", "|": "bars"}
+# Usual names of a column of URIs, most likely first.
+URI_NAMES: Final = (
     *("uri", "url", "image_uri", "image_url", "image_path", "image", "path", "file_path", "filepath"),
     *("file_name", "filename", "file", "link", "href", "src"),
 )
 
 
-def explain_unreadable(start: bytes, kind: CorpusKind, is_declared: bool = False) -> str | None:
-    """Explain why a list cannot be read, from its first bytes.
+def explain_binary(start: bytes) -> str | None:
+    """Explain why a file is not text in UTF-8, from its first bytes.
 
     Args:
       start: Up to `START_BYTES`, decompressed.
-      kind: `lines` or `csv`.
-      is_declared: Whether the user declared the kind, so that `lines` may begin like the header of a CSV.
 
     Returns:
-      What the file is and a remedy, to follow the file's name; None if nothing speaks against it.
+      What the file is and a remedy, to follow the file's name; None if nothing speaks against text.
     """
-    for explain in (_explain_binary, _explain_encoding, _explain_text):
-        if message := explain(start):
-            return message
-    line = _first_line(start)
-    if kind == "csv":
-        return _explain_header(line)
-    return None if is_declared else _explain_first_line(line)
+    return _explain_magic(start) or _explain_encoding(start)
 
 
-def _explain_binary(start: bytes) -> str | None:
+def _explain_magic(start: bytes) -> str | None:
     if not _BINARY.search(start):
         return None
     for offset, magic, name in _MAGICS:
@@ -114,7 +103,8 @@ def _is_utf_8(line: bytes) -> bool:
     return True
 
 
-def _explain_text(start: bytes) -> str | None:
+def explain_markup(start: bytes) -> str | None:
+    """Explain why a text is not a list or a CSV: JSON, XML, or lines that end with CR alone."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"{", b"[")) and _is_json(text):
         return f"is JSON, which is not read as a list. {_AS_LINES}"
@@ -135,57 +125,6 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def _first_line(start: bytes) -> str:
+def first_line(start: bytes) -> str:
+    """Return the first line of a text, without a byte order mark."""
     return start.decode("utf-8-sig", "replace").partition("\n")[0].removesuffix("\r")
-
-
-def _explain_first_line(line: str) -> str | None:
-    for delimiter in ("\t", ",", ";", "|"):
-        names = [name.strip().strip('"').lower() for name in line.split(delimiter)]
-        if len(names) > 1 and (delimiter == "\t" or set(names) & set(_URI_NAMES)):
-            if delimiter == ",":
-                return "begins with the header of a CSV. Add --input_format=csv"
-            return f"has columns separated by {_DELIMITERS[delimiter]}. Save it as CSV, with commas"
-    if line.strip().strip('"').lower() in _URI_NAMES:
-        return f"begins with the header {line.strip()!r}. Add --input_format=csv, or delete the line"
-    return None
-
-
-def _explain_header(line: str) -> str | None:
-    for delimiter, name in _DELIMITERS.items():
-        if delimiter in line and "," not in line:
-            return f"has columns separated by {name}. Save it as CSV, with commas"
-    return None
-
-
-def parse_header(start: bytes) -> tuple[str, ...]:
-    """Return the column names of a CSV."""
-    try:
-        return tuple(next(csv.reader([_first_line(start)], strict=True), ()))
-    except csv.Error:
-        return ()
-
-
-def explain_names(names: tuple[str, ...], line: str) -> str | None:
-    """Explain what is wrong with a CSV's column names."""
-    if not names or len({name.casefold() for name in names}) < len(names) or "" in names:
-        return (
-            f"begins with {line[:200]!r}, which is no header of distinct column names. Put a line with the "
-            "columns' names first"
-        )
-    if any("://" in name or name.startswith("/") for name in names):
-        return (
-            f"begins with data where its header should be: {line[:200]!r}. Put a line with the columns' "
-            "names first, or add --input_format=lines if each line is one URI"
-        )
-    return None
-
-
-def suggest_uri_column(names: tuple[str, ...]) -> str | None:
-    """Return the column that most likely holds the URIs."""
-    by_name: dict[str, str] = {_plain(name): name for name in reversed(names)}
-    return next((by_name[name] for name in map(_plain, _URI_NAMES) if name in by_name), None)
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.casefold() if c.isalnum())

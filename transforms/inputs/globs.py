@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from apache_beam.io.filesystem import FileSystem
-from apache_beam.io.filesystems import FileSystems
-
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.files import is_local
+from labelbeam.transforms.files import is_local, match_glob, translate_glob
 from labelbeam.transforms.notes import LEFT_OUT, Notes
 
 # Name, in the notes, of folders that are left out because they were listed under another name.
@@ -40,17 +37,15 @@ def list_paths(pattern: str, notes: Notes, most_files: int | None = None) -> Ite
         yield from _walk(*_root_of(pattern), matches, notes)
         return
     # Beam's `**/` is one folder at least, and `**` matches all that ours does.
-    (match,) = FileSystems.match(
-        [pattern.replace("/**/", "/**")], limits=None if most_files is None else [most_files]
-    )
-    # Consoles make empty objects with a slash at the end to show folders.
-    paths = (file.path for file in match.metadata_list if not file.path.endswith("/"))
+    files = match_glob(pattern.replace("/**/", "/**"), most_files)
+    # Names that end in a slash are left out, because consoles make such empty objects to show folders.
+    paths = (file.path for file in files if not file.path.endswith("/"))
     yield from filter(matches, paths)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
     """Translate a glob, in which `**/` stands for any number of folders, none included, as in shells."""
-    parts = [FileSystem.translate_pattern(part) for part in pattern.split("/**/")]
+    parts = [translate_glob(part) for part in pattern.split("/**/")]
     flags, end = "(?ms)", r"\Z"
     joined = "/(?:.*/)?".join(part.removeprefix(flags).removesuffix(end) for part in parts)
     # Beam's `*` excludes backslashes, which are part of names on Linux: such files would vanish.

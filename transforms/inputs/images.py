@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import quote_from_bytes
 
+import pyarrow as pa
+
 from labelbeam.transforms.elements import ImageRef, id_of_uri
+from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import is_local
+from labelbeam.transforms.images.suffixes import IMAGES, READ
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import match_files
+from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions
+from labelbeam.transforms.inputs.globs import list_paths
+from labelbeam.transforms.inputs.lists import matches_nothing
 from labelbeam.transforms.notes import LEFT_OUT, OTHER, Notes
 
 # Names, in the notes, of files that are left out for another reason than their suffix.
 NO_SUFFIX: Final = "(none)"
 HIDDEN: Final = "(hidden)"
 
+# Files of a folder that are looked at before the folder is refused for lack of images.
+_FILES_LOOKED_AT = 10_000
 _MOST_SUFFIX_CHARS = 16
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class _Images:
+    suffixes = IMAGES
+    has_columns = False
+
+    def find(
+        self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
+    ) -> Corpus:
+        """Describe the images of a folder, or of a glob, whose files are all taken."""
+        if not location.is_folder:
+            if not match_files(location.pattern, 1):
+                raise matches_nothing(location)
+            return Corpus(location.pattern, "images")
+        files = itertools.islice(list_paths(location.pattern, Notes(), _FILES_LOOKED_AT), _FILES_LOOKED_AT)
+        names = [path.lower() for path in files]
+        if len(names) < _FILES_LOOKED_AT and not any(name.endswith(IMAGES) for name in names):
+            raise UserError(
+                f"input={location.path!r} holds no images: no file ends in {', '.join(READ)}. Check the "
+                "name, or list the images' URIs in a text file."
+            )
+        return Corpus(location.pattern, "images", suffixes=IMAGES)
+
+    def split(self, corpus: Corpus) -> Iterator[str]:
+        """Yield the pattern, as one piece, because listing gives the rows themselves."""
+        yield corpus.pattern
+
+    def read(self, piece: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
+        """List the files of a pattern as rows."""
+        is_empty = True
+        for path in list_paths(piece, notes, corpus.most_files):
+            is_empty = False
+            yield from name_file(path, corpus, notes)
+        if is_empty:
+            raise RunError(f"{piece!r} matches no file any more. Check the name.")
 
 
 def name_file(path: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
@@ -50,10 +96,13 @@ def uri_of_path(path: str) -> str:
     """Return the URI of a file: its path, or a percent-encoded `file://` URI.
 
     A local name that is not UTF-8 or has control characters is encoded, because columns of text hold
-    UTF-8 only and a URI with control characters is refused. The stores decode it to the same file.
+    UTF-8 only and a URI with control characters is refused. Sources decode the URI to the same file.
     """
     if not is_local(path):
         return path
     path = "/" + path.lstrip("/") if path.startswith("//") else path  # //host/x is no local file
     is_text = path.encode("utf-8", "replace").decode("utf-8") == path
     return path if is_text and not _CONTROL.search(path) else f"file://{quote_from_bytes(os.fsencode(path))}"
+
+
+FORMAT: Final[InputFormat] = _Images()

@@ -31,10 +31,12 @@ from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_mod
 from labelbeam.transforms.models.folders import cache_folder
 from labelbeam.transforms.models.kinds import FILE_SUFFIXES, check_model, digest_model, find_kind, kind_of
 from labelbeam.transforms.models.refusals import refuse_other_formats
+from labelbeam.transforms.sources.addresses import GCS, split_gcs
 
 _LOG = logging.getLogger(__name__)
 
 EMBEDDED = "embedded:efficientnet-lite0"
+_REMOTE = (GCS, "http", "https")
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 # Longest wait for the lock: a model of 10 GB at 10 MB/s takes half of it.
@@ -69,9 +71,9 @@ def _resolve(handle: str) -> Path:
     scheme = urlsplit(handle).scheme
     if handle == EMBEDDED:
         return ensure_lite0_saved_model(cache_folder())
-    if scheme in ("gs", "http", "https"):
+    if scheme in _REMOTE:
         refuse_other_formats(handle)
-    if scheme == "gs":
+    if scheme == GCS:
         return _resolve_gcs(handle.rstrip("/"))
     if scheme in ("http", "https"):
         fetch = _fetch_archive if handle.endswith(ARCHIVE_SUFFIXES) else _fetch_from_hub
@@ -89,10 +91,10 @@ def _resolve(handle: str) -> Path:
 def is_here(handle: str) -> bool:
     """Return whether a model is on this machine, so that no server is needed."""
     scheme = urlsplit(handle).scheme
-    if scheme not in ("gs", "http", "https"):
+    if scheme not in _REMOTE:
         return True
     entry = _look_up(_index_of(handle))
-    return scheme != "gs" and entry is not None and _is_whole(entry)
+    return scheme != GCS and entry is not None and _is_whole(entry)
 
 
 def _cached_model(handle: str, version: str, fetch: Fetch) -> Path:
@@ -261,7 +263,7 @@ def _resolve_gcs(handle: str) -> Path:
         raise UserError(f"model={handle!r} holds no objects. Check the bucket and the folder's name.")
     # Generations, because an upload changes them even if names and sizes stay.
     version = hashlib.sha256("\n".join(f"{o.name} {o.generation}" for o in objects).encode()).hexdigest()
-    prefix = handle.removeprefix("gs://").partition("/")[2]
+    _, prefix = split_gcs(handle)
 
     def fetch(folder: Path) -> Path:
         for o in objects:

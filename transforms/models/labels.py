@@ -6,6 +6,7 @@ from pathlib import Path
 
 from labelbeam.transforms.errors import UserError, describe_error
 from labelbeam.transforms.models.label_formats import parse_labels
+from labelbeam.transforms.sources.addresses import is_gcs
 
 IMAGENET = "imagenet"
 BACKGROUND = "background"
@@ -57,7 +58,7 @@ def read_labels(source: str) -> tuple[str, ...]:
 
 
 def _read(source: str) -> bytes:
-    if not source.startswith("gs://"):
+    if not is_gcs(source):
         return Path(source).read_bytes()
     from labelbeam.transforms.sources.gcs import read_object
 

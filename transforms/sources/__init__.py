@@ -1,6 +1,6 @@
-"""Stores: where images are kept. Knows neither Beam nor TensorFlow."""
+"""Sources: where images are kept. Modules here import neither Beam nor TensorFlow."""
 
 from labelbeam.transforms.sources.limits import Fetched, Limits
-from labelbeam.transforms.sources.sources import Stores
+from labelbeam.transforms.sources.sources import Sources
 
-__all__ = ["Fetched", "Limits", "Stores"]
+__all__ = ["Fetched", "Limits", "Sources"]

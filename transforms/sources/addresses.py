@@ -1,4 +1,4 @@
-"""Addresses: which store a URI belongs to, and why some belong to none."""
+"""Addresses: the scheme of a URI, and faults of URIs that have none."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from urllib.parse import urlsplit
 from labelbeam.transforms.errors import ImageError, Reason
 
 LOCAL: Final = ""
+GCS: Final = "gs"
 
 # RFC 3986, 3.1. A relative path whose first part has a colon must be written ./a:b for the same reason.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_GCS_PREFIX = f"{GCS}://"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Cloud Storage allows other control characters in objects' names.
 _NOT_IN_OBJECTS = re.compile(r"[\x00\r\n]")
 
-# URIs without a scheme that are no paths, though a file of that name could exist. Looked up as files, all
-# of them would be reported as not there, which is true and hides the mistake.
+# URIs without a scheme that are no paths, though a file of that name could exist. They are refused before a
+# file is opened, because the reason `not_found` would hide the mistake.
 _NO_PATHS = (
     (re.compile(r"//[^/]"), "has no scheme: write https://{0}", 2),
     (re.compile(r"www\.", re.I), "has no scheme: write https://{0}", 0),
@@ -37,7 +39,7 @@ def scheme_of(uri: str, schemes: Collection[str]) -> str:
       schemes: Schemes that are read.
 
     Raises:
-      ImageError: `bad_uri`: no store can be asked for it.
+      ImageError: `bad_uri`: no source reads it.
     """
     if not uri:
         raise _bad_uri(uri, "is empty")
@@ -46,7 +48,7 @@ def scheme_of(uri: str, schemes: Collection[str]) -> str:
             raise _bad_uri(uri, fault.format(uri[skipped:][:200]))
     match = _SCHEME.match(uri)
     scheme = match.group(1).lower() if match else LOCAL
-    if (_NOT_IN_OBJECTS if scheme == "gs" else _CONTROL).search(uri):
+    if (_NOT_IN_OBJECTS if scheme == GCS else _CONTROL).search(uri):
         raise _bad_uri(uri, "has control characters")
     if not match:
         return LOCAL
@@ -60,6 +62,17 @@ def scheme_of(uri: str, schemes: Collection[str]) -> str:
     except ValueError as e:
         raise _bad_uri(uri, f"is no URI: {e}") from e
     return scheme
+
+
+def is_gcs(uri: str) -> bool:
+    """Return whether a URI is in Google Cloud Storage."""
+    return uri[: len(_GCS_PREFIX)].lower() == _GCS_PREFIX
+
+
+def split_gcs(uri: str) -> tuple[str, str]:
+    """Return the bucket and the object's name of a URI. Names are not percent-encoded."""
+    bucket, _, name = uri[len(_GCS_PREFIX) :].partition("/")
+    return bucket, name
 
 
 def host_and_path(uri: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 
 from labelbeam.transforms.errors import ImageError, Reason, UserError, describe_error
+from labelbeam.transforms.sources.addresses import split_gcs
 from labelbeam.transforms.sources.limits import Fetched, Limits, timed_out, too_large
 
 _FEW_CONNECTIONS = 4
@@ -29,7 +30,11 @@ _RETRY = DEFAULT_RETRY.with_timeout(20.0)
 
 
 def make_client(connections: int) -> storage.Client:
-    """Return a client with a connection for each thread; anonymous without credentials."""
+    """Return a client, anonymous where there are no credentials.
+
+    Args:
+      connections: Size of the connection pool; one per thread.
+    """
     try:
         client = storage.Client(project=None)
     except google.auth.exceptions.DefaultCredentialsError:
@@ -37,24 +42,19 @@ def make_client(connections: int) -> storage.Client:
     adapter = HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
     for prefix in ("https://", "http://"):
         client._http.mount(prefix, adapter)
-    # Names buckets' regions in traces, at the price of more requests where a bucket can't be read.
+    # The cache names buckets' regions in traces. It is switched off, because it sends more requests where a
+    # bucket can't be read.
     client._bucket_metadata_cache = None
     return client
 
 
-def split_uri(uri: str) -> tuple[str, str]:
-    """Return the bucket and the object's name, which is taken as it stands."""
-    bucket, _, name = uri[len("gs://") :].partition("/")
-    return bucket, name
-
-
 def list_objects(prefix: str) -> list[storage.Blob]:
-    """Return the objects below a `gs://` folder, by name.
+    """List the objects below a folder, by name.
 
     Raises:
       UserError: The bucket can't be listed.
     """
-    bucket, name = split_uri(prefix)
+    bucket, name = split_gcs(prefix)
     try:
         return list(make_client(_FEW_CONNECTIONS).list_blobs(bucket, prefix=name, retry=_RETRY))
     except _REFUSED as e:
@@ -64,20 +64,20 @@ def list_objects(prefix: str) -> list[storage.Blob]:
 
 
 def read_object(uri: str) -> bytes:
-    """Return a whole object.
+    """Read a whole object.
 
     Raises:
-      OSError: It can't be read.
+      OSError: The object can't be read.
     """
-    bucket, name = split_uri(uri)
+    bucket, name = split_gcs(uri)
     try:
         return make_client(_FEW_CONNECTIONS).bucket(bucket).blob(name).download_as_bytes(retry=_RETRY)
     except _REFUSED as e:
         raise OSError(str(e)) from e
 
 
-class GcsStore:
-    """Fetches `gs://` in one request an image; the version is the generation."""
+class GcsSource:
+    """The source of `gs://`: one request an image; the version is the generation."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -85,7 +85,7 @@ class GcsStore:
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Fetch one object."""
-        bucket, name = split_uri(uri)
+        bucket, name = split_gcs(uri)
         if not bucket or not name:
             raise ImageError(Reason.BAD_URI, f"{uri!r:.300} should be gs://BUCKET/OBJECT")
         sink, known = _Sink(self._limits), known_version or ""
@@ -93,7 +93,7 @@ class GcsStore:
             blob = self._client.bucket(bucket).blob(name)
             blob.download_to_file(
                 sink,
-                retry=None,
+                retry=None,  # because retries would exceed the image's time limit
                 timeout=self._timeouts(),
                 checksum="crc32c",
                 if_generation_not_match=int(known) if known.isdecimal() else None,
@@ -117,7 +117,7 @@ class GcsStore:
 
 
 class _Sink(io.BytesIO):
-    """Takes a download in, as long as it keeps to the limits."""
+    """A buffer for a download that raises `ImageError` when the download exceeds a limit."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _Sink(io.BytesIO):
 
 
 def _image_error(error: Exception, uri: str, limits: Limits) -> ImageError:
-    """Map errors of the client library."""
+    """Map an error of the client library."""
     message = f"{uri:.200}: {error}"[:500]
     if isinstance(error, requests.Timeout):
         return timed_out(limits)

@@ -35,12 +35,12 @@ _REASONS = {
 }
 
 
-class HttpStore:
-    """Fetches `http://` and `https://`; the version is the ETag, else Last-Modified."""
+class HttpSource:
+    """The source of `http://` and `https://`; the version is the ETag, else Last-Modified."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # One request, no more: how often to try is not for the connection to decide.
+        # No retries, because they would exceed the image's time limit.
         self._pool = urllib3.PoolManager(
             num_pools=limits.connections,
             maxsize=limits.connections,
@@ -61,7 +61,8 @@ class HttpStore:
             try:
                 return self._read(response, deadline, known_version)
             finally:
-                # After a whole body the connection is back in the pool; else it is of no more use.
+                # After a whole body the connection is in the pool already. Otherwise it is closed, because
+                # the rest of the body would be read as the next response.
                 response.close()
         except HTTPError as e:
             raise _image_error(e, self._limits) from e
@@ -82,7 +83,7 @@ class HttpStore:
         if length.isdecimal() and int(length) > self._limits.max_bytes:
             raise too_large(self._limits, int(length))
         data = bytearray()
-        # One read of the socket at a time: a server that drips is noticed in time.
+        # One read of the socket at a time, because a server that drips must not outlast the time limit.
         while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
             data += chunk
             if len(data) > self._limits.max_bytes:
@@ -93,7 +94,7 @@ class HttpStore:
 
 
 def _unless(known_version: str | None) -> dict[str, str]:
-    """Return the header that requests an image only if its version is another (RFC 9110, 13.1)."""
+    """Return the header that requests an image only if its version differs (RFC 9110, 13.1)."""
     if known_version is None:
         return {}
     is_etag = known_version.startswith(('"', "W/"))
@@ -102,11 +103,11 @@ def _unless(known_version: str | None) -> dict[str, str]:
 
 def _status_error(status: int) -> ImageError:
     other = Reason.HTTP_5XX if status >= 500 else Reason.HTTP_4XX
-    return ImageError(_REASONS.get(status, other), f"the server answered with status {status}")
+    return ImageError(_REASONS.get(status, other), f"the server returned status {status}")
 
 
 def _image_error(error: HTTPError, limits: Limits) -> ImageError:
-    """Map errors of urllib3."""
+    """Map an error of urllib3."""
     cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     message = f"{type(cause).__name__}: {cause}"[:300]
     if isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError):

@@ -1,4 +1,4 @@
-"""What every store keeps to, and what it gives."""
+"""Limits of requests, and the result of one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Limits:
     Attributes:
       connect_timeout_sec: Longest wait for a connection.
       total_timeout_sec: Longest time for a whole image.
-      max_bytes: Longer images are refused.
-      connections: Size of each store's connection pool; one per thread that fetches.
+      max_bytes: Largest length of an image.
+      connections: Size of each source's connection pool; one per thread that fetches.
     """
 
     connect_timeout_sec: float = 10.0
@@ -29,7 +29,7 @@ class Limits:
 
 
 class Fetched(NamedTuple):
-    """Bytes of an image, and their version."""
+    """An image's bytes, and a text that changes with them; None if the source has no versions."""
 
     data: bytes
     version: str | None

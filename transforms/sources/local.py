@@ -13,8 +13,8 @@ from labelbeam.transforms.sources.addresses import host_and_path
 from labelbeam.transforms.sources.limits import Fetched, Limits, too_large
 
 
-class LocalStore:
-    """Reads files by path or `file://`; their version is mtime and size."""
+class LocalSource:
+    """The source of paths and `file://`; the version is mtime and size."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -23,7 +23,7 @@ class LocalStore:
         """Read one file."""
         path = _path_of(uri)
         try:
-            # A pipe or a device would block, or never end.
+            # O_NONBLOCK, because opening a pipe would wait for a writer.
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, "rb") as f:
                 return self._read(f, os.fstat(fd), path, known_version)

@@ -1,75 +1,67 @@
-"""All stores behind one door."""
+"""The sources of images, by scheme."""
 
 from __future__ import annotations
 
+import importlib
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from labelbeam.transforms.sources.addresses import LOCAL, scheme_of
+from labelbeam.transforms.sources.addresses import GCS, LOCAL, scheme_of
 from labelbeam.transforms.sources.limits import Fetched, Limits
 
 
-class Store(Protocol):
-    """Fetches images of some schemes; safe to call from several threads."""
+class ImageSource(Protocol):
+    """A client that fetches images of some schemes; safe to call from several threads."""
+
+    def __init__(self, limits: Limits) -> None: ...
 
     def fetch(self, uri: str, known_version: str | None) -> Fetched | None:
-        """Fetch one image, or raise an `ImageError`; None if it is still of the known version."""
+        """Fetch one image, as `Sources.fetch` does."""
 
 
-def _local(limits: Limits) -> Store:
-    from labelbeam.transforms.sources.local import LocalStore
-
-    return LocalStore(limits)
-
-
-def _http(limits: Limits) -> Store:
-    from labelbeam.transforms.sources.http import HttpStore
-
-    return HttpStore(limits)
-
-
-def _gcs(limits: Limits) -> Store:
-    from labelbeam.transforms.sources.gcs import GcsStore
-
-    return GcsStore(limits)
-
-
-_MAKERS: dict[str, Callable[[Limits], Store]] = {
-    LOCAL: _local,
-    "file": _local,
-    "gs": _gcs,
-    "http": _http,
-    "https": _http,
+# Module and class of the source of each scheme. Modules are imported when an image needs them, because
+# clients take up to a second to import, and most corpora need one.
+SCHEMES: Final = {
+    LOCAL: "local.LocalSource",
+    "file": "local.LocalSource",
+    GCS: "gcs.GcsSource",
+    "http": "http.HttpSource",
+    "https": "http.HttpSource",
 }
 
 
-class Stores:
-    """Fetches any image; clients are made when they are first needed, one of each."""
+class Sources:
+    """All sources, each made when an image first needs it, because some look for credentials."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        self._stores: dict[Callable, Store] = {}
+        self._sources: dict[str, ImageSource] = {}
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Fetch one image.
 
         Args:
-          uri: Where it is.
-          known_version: The version that need not be fetched again.
+          uri: Address of the image.
+          known_version: Version that need not be fetched again.
 
         Returns:
-          The image; None if it is still of the known version.
+          The image; None if its version is `known_version`.
 
         Raises:
-          ImageError: It cannot be had, for a reason of the closed set.
+          ImageError: The image cannot be fetched, for a reason of the closed set.
         """
-        return self._store_for(scheme_of(uri, _MAKERS)).fetch(uri, known_version)
+        return self._source_of(scheme_of(uri, SCHEMES)).fetch(uri, known_version)
 
-    def _store_for(self, scheme: str) -> Store:
-        make = _MAKERS[scheme]
+    def _source_of(self, scheme: str) -> ImageSource:
+        name = SCHEMES[scheme]
+        # Under a lock, because threads that come at once must share one client and its connections.
         with self._lock:
-            if make not in self._stores:
-                self._stores[make] = make(self._limits)
-            return self._stores[make]
+            if name not in self._sources:
+                self._sources[name] = _source_class(name)(self._limits)
+            return self._sources[name]
+
+
+def _source_class(name: str) -> type[ImageSource]:
+    module, _, class_name = name.partition(".")
+    return getattr(importlib.import_module(f"{__package__}.{module}"), class_name)

@@ -20,15 +20,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from apache_beam.io.filesystems import FileSystems
-
 from labelbeam.transforms.elements import TableFile
-from labelbeam.transforms.errors import RunError, UserError, describe_error
+from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import (
-    FILE_ERRORS,
     delete_files,
     delete_folder,
     delete_temporary,
+    exists,
+    file_errors_as,
+    join_path,
     list_files,
     move_files,
     read_file,
@@ -91,23 +91,23 @@ class Layout:
 
     def join(self, *parts: str) -> str:
         """Return a path below the output folder."""
-        return FileSystems.join(self.output, *parts)
+        return join_path(self.output, *parts)
 
     def run(self, run_id: str) -> str:
         """Return the folder of an unfinished run."""
-        return FileSystems.join(self.staging, run_id)
+        return join_path(self.staging, run_id)
 
     def run_facts(self, run_id: str) -> str:
         """Return the path of the file with an unfinished run's settings."""
-        return FileSystems.join(self.run(run_id), "run.json")
+        return join_path(self.run(run_id), "run.json")
 
     def merged(self, run_id: str) -> str:
         """Return the folder of the next generation's files."""
-        return FileSystems.join(self.run(run_id), "merged")
+        return join_path(self.run(run_id), "merged")
 
     def generation(self, number: int) -> str:
         """Return the path of an older generation's manifest."""
-        return FileSystems.join(self.generations, f"{number:06d}.json")
+        return join_path(self.generations, f"{number:06d}.json")
 
 
 def read_manifest(output: str) -> Manifest | None:
@@ -117,23 +117,19 @@ def read_manifest(output: str) -> Manifest | None:
       UserError: The manifest is damaged or of a newer format, or the folder can't be read.
     """
     path = Layout(output).manifest
-    try:
-        data = read_file(path) if FileSystems.exists(path) else None
-    except IsADirectoryError as e:
-        raise UserError(f"{path} is damaged: a folder is in its place. {MEND_MANIFEST}") from e
-    except FILE_ERRORS as e:
-        raise UserError(
-            f"{path!r} cannot be read: {describe_error(e)}. Check the folder's name and your credentials."
-        ) from e
+    remedy = "Check the folder's name and your credentials."
+    with file_errors_as(UserError, f"{path!r} cannot be read", remedy):
+        try:
+            data = read_file(path) if exists(path) else None
+        except IsADirectoryError as e:
+            raise UserError(f"{path} is damaged: a folder is in its place. {MEND_MANIFEST}") from e
     return None if data is None else parse_manifest(data, path)
 
 
 def published_sources(output: str, manifest: Manifest | None) -> list[Source]:
     """Return the files that readers see."""
     files = manifest.files if manifest else ()
-    return [
-        Source(dataclasses.replace(file, path=FileSystems.join(output, file.path)), True) for file in files
-    ]
+    return [Source(dataclasses.replace(file, path=join_path(output, file.path)), True) for file in files]
 
 
 def staged_name(sha256: str, rows: int) -> str:
@@ -148,7 +144,7 @@ def staged_sources(output: str, run_ids: Iterable[str]) -> list[Source]:
         Source(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
         for run_id in run_ids
         for table in TABLES
-        for file in list_files(FileSystems.join(layout.run(run_id), table))
+        for file in list_files(join_path(layout.run(run_id), table))
         if (name := _STAGED_NAME.search(file.path))
     ]
 
@@ -294,7 +290,7 @@ def delete_run(layout: Layout, run_id: str) -> None:
     `run.json` goes last, because staged rows without it look like a damaged run where a kill
     comes in between.
     """
-    for folder in (layout.merged(run_id), *(FileSystems.join(layout.run(run_id), t) for t in TABLES)):
+    for folder in (layout.merged(run_id), *(join_path(layout.run(run_id), t) for t in TABLES)):
         delete_folder(folder)
     delete_folder(layout.run(run_id))
 
@@ -319,5 +315,5 @@ def _parse_generation(path: str) -> Manifest:
 
 def _paths_below(folder: str, table: str) -> Iterable[str]:
     """Return the files of ours in a table's folder, as manifests name them."""
-    paths: Sequence[str] = [f.path for f in list_files(FileSystems.join(folder, table))]
+    paths: Sequence[str] = [f.path for f in list_files(join_path(folder, table))]
     return [path.removeprefix(folder).strip("/") for path in paths if _PUBLISHED_NAME.search(path)]

@@ -12,17 +12,16 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.files import MEND, delete_files, digest_file, open_parquet, read_file
+from labelbeam.transforms.files import MEND, delete_files, digest_file, exists, open_parquet, read_file
 from labelbeam.transforms.table.folder import Source
 
 
 def damage_of(source: Source) -> str:
     """Return what is wrong with a file's bytes; an empty text if they are as listed."""
     file = source.file
-    if not FileSystems.exists(file.path):
+    if not exists(file.path):
         return "it is gone"
     try:
         actual = digest_file(file.path)
@@ -86,7 +85,7 @@ def keep_whole(source: Source) -> bool:
         check_source(source)
         return True
     file = source.file
-    if not FileSystems.exists(file.path):  # deleted by an earlier attempt of this bundle
+    if not exists(file.path):  # deleted by an earlier attempt of this bundle
         return False
     for _ in range(2):  # because one read of whole bytes can go wrong, too
         data = read_file(file.path)

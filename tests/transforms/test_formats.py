@@ -1,0 +1,99 @@
+"""Input formats: each row of the table has a file and is read end to end by one test."""
+
+import gzip
+import importlib
+import json
+import pkgutil
+import sys
+import types
+
+import pytest
+
+from labelbeam.pipeline.config import ReadConfig
+from labelbeam.pipeline.corpus import find_corpus
+from labelbeam.transforms import inputs
+from labelbeam.transforms.elements import ImageRef, id_of_uri
+from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.inputs.first_bytes import explain_binary
+from labelbeam.transforms.inputs.formats import INPUT_FORMATS, input_format
+from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
+from labelbeam.transforms.read import ReadImageRefs, list_rows
+from tests.eager import eagerly
+
+NAMES = ["a.jpg", "b ä.png", "deep/c.webp"]
+BAD = b"\xff.jpg"
+# For each format the name and the content of an input with the images of NAMES; a list has one bad line, too.
+EXAMPLES = {
+    "lines": ("list.txt", lambda uris: "\n".join(uris).encode() + b"\n" + BAD),
+    "csv": ("list.csv", lambda uris: "\n".join(["uri", *uris]).encode() + b"\n" + BAD),
+    "images": ("", None),
+}
+
+
+def test_input_formats__each_row__has_a_file_and_an_example():
+    modules = [f"{inputs.__name__}.{module.name}" for module in pkgutil.iter_modules(inputs.__path__)]
+    with_format = {name for name in modules if hasattr(importlib.import_module(name), "FORMAT")}
+    assert with_format - {f"{inputs.__name__}.failures"} == set(INPUT_FORMATS.values())
+    assert INPUT_FORMATS.keys() == EXAMPLES.keys()
+
+
+def test_input_formats__endings_of_names__are_of_one_format_each():
+    suffixes = [suffix for name in INPUT_FORMATS for suffix in input_format(name).suffixes]
+    assert len(set(suffixes)) == len(suffixes)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("form", INPUT_FORMATS)
+def test_input_formats__each_row__is_found_and_read_end_to_end(tmp_path, form, declared, is_packed):
+    check_format(tmp_path, form, *EXAMPLES[form], declared, is_packed)
+
+
+def check_format(folder, form, name, write, declared=False, is_packed=False):
+    paths = [folder / "images" / name for name in NAMES]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"image")
+    given = folder / "images"
+    if write:
+        given = folder / (f"{name}.gz" if is_packed else name)
+        data = write([str(path) for path in paths])
+        given.write_bytes(gzip.compress(data) if is_packed else data)
+    corpus = find_corpus(ReadConfig(input=str(given), input_format=form if declared else "auto"))
+    assert corpus.format == form
+    read = eagerly(ReadImageRefs(corpus))
+    assert sorted(row.uri for row in read.ok) == sorted(map(str, paths))
+    assert [failure.reason for failure in read.failures] == (["bad_row"] if write else [])
+    assert sorted(list_rows(corpus), key=repr) == sorted([*read.ok, *read.failures], key=repr)
+
+
+class JsonLines(ListFormat):
+    """A format that somebody may add: a file with this class, and a row in the table."""
+
+    name = "jsonl"
+    suffixes = list_suffixes(".jsonl")
+
+    def explain(self, start, is_declared=False):
+        return explain_binary(start)
+
+    def parse(self, line, corpus, notes):
+        try:
+            uri = json.loads(line)["uri"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise bad_row(line, "is no JSON with a uri") from e
+        return ImageRef(id_of_uri(uri), uri)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_input_formats__new_module_and_row__are_all_that_a_format_needs(tmp_path, monkeypatch, is_packed):
+    module = types.ModuleType("jsonl_format")
+    module.FORMAT = JsonLines()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(INPUT_FORMATS, JsonLines.name, module.__name__)
+
+    def write(uris):
+        return "\n".join([*(json.dumps({"uri": uri}) for uri in uris), '{"link": 1}']).encode()
+
+    check_format(tmp_path, "jsonl", "list.jsonl", write, is_packed=is_packed)
+    with pytest.raises(ImageError, match="is no JSON with a uri"):
+        JsonLines().parse("{}", None, None)

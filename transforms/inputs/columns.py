@@ -1,0 +1,128 @@
+"""The user's own columns: their names, types and values, in formats that have columns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.first_bytes import URI_NAMES
+from labelbeam.transforms.inputs.formats import ReadOptions
+from labelbeam.transforms.notes import UNPARSED, Notes
+from labelbeam.transforms.table.rows import RESERVED_COLUMNS
+
+# Types by the names that `--column_types` takes.
+COLUMN_TYPES: Final = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
+
+
+def add_columns(
+    corpus: Corpus,
+    names: Sequence[str],
+    path: str,
+    options: ReadOptions,
+    known_types: Mapping[str, pa.DataType],
+) -> Corpus:
+    """Return a corpus with the columns that its files have.
+
+    Args:
+      corpus: The corpus.
+      names: Names of all columns.
+      path: A file with these columns, for messages.
+      options: The user's options.
+      known_types: Types of output columns, where the output has rows already.
+
+    Raises:
+      UserError: An option names a column or a type that does not exist.
+    """
+    _check_names(options, names, path)
+    own = [name for name in names if name not in (options.uri_column, options.id_column)]
+    known = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
+    # Text unless declared otherwise, because a guess from the first rows would change values such as 00123.
+    types = dict.fromkeys(own, pa.string()) | known | _declared_types(options, own, path)
+    return dataclasses.replace(
+        corpus,
+        uri_column=options.uri_column,
+        id_column=options.id_column,
+        columns=tuple((name, types[name]) for name in own),
+    )
+
+
+def _check_names(options: ReadOptions, names: Sequence[str], path: str) -> None:
+    for option in ("uri_column", "id_column"):
+        name = getattr(options, option)
+        if name and name not in names:
+            close = suggest_uri_column(names) if option == "uri_column" else None
+            remedy = f" Add --uri_column={close!r} if that column holds the URIs." if close else ""
+            raise UserError(
+                f"{option}={name!r} is no column of {path}; its columns are {', '.join(names)}.{remedy}"
+            )
+
+
+def _declared_types(options: ReadOptions, own: list[str], path: str) -> dict[str, pa.DataType]:
+    for name, kind in options.column_types:
+        if name not in own:
+            raise UserError(f"column_types names {name!r}; the columns of {path} are {', '.join(own)}.")
+        if kind not in COLUMN_TYPES:
+            raise UserError(
+                f"column_types: {name}={kind!r} is not allowed: one of {', '.join(COLUMN_TYPES)}."
+            )
+    return {name: COLUMN_TYPES[kind] for name, kind in options.column_types}
+
+
+def suggest_uri_column(names: Sequence[str]) -> str | None:
+    """Return the column that most likely holds the URIs."""
+    by_name: dict[str, str] = {_plain(name): name for name in reversed(names)}
+    return next((by_name[name] for name in map(_plain, URI_NAMES) if name in by_name), None)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
+    """Return a text as a value of its column's type; None, and a note, if it is not of the type."""
+    if pa.types.is_string(kind):
+        return text
+    text = text.strip()
+    if text == "":
+        return None
+    try:
+        value = pa.scalar(text).cast(kind).as_py()
+        if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
+            raise OverflowError  # Arrow makes 1e400 infinite
+    except (pa.ArrowInvalid, ValueError, OverflowError):
+        notes.add(UNPARSED, column, text)
+        return None
+    return value
+
+
+def output_name(column: str) -> str:
+    """Return the name that a column of the input has in the output."""
+    taken = {name.casefold() for name in RESERVED_COLUMNS}
+    return f"input_{column}" if column.casefold() in taken else column
+
+
+def output_columns(corpus: Corpus) -> tuple[tuple[str, pa.DataType], ...]:
+    """Return the user's columns under their names in the output: `input_NAME` where we have a column NAME.
+
+    Raises:
+      UserError: The corpus has a column of that name too.
+    """
+    renamed = [(output_name(name), kind) for name, kind in corpus.columns]
+    names = [name.casefold() for name, _ in renamed]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled:
+        raise UserError(f"The output would have two columns {doubled!r}. Rename one in the CSV.")
+    return tuple(renamed)

@@ -1,0 +1,144 @@
+"""CSV: one image a line, with a header of column names."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import pyarrow as pa
+
+from labelbeam.transforms.elements import ImageRef, id_of_uri
+from labelbeam.transforms.errors import RunError, UserError
+from labelbeam.transforms.inputs.columns import add_columns, parse_value
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import MAX_LINE_BYTES
+from labelbeam.transforms.inputs.first_bytes import (
+    DELIMITERS,
+    START_BYTES,
+    explain_binary,
+    explain_markup,
+    first_line,
+)
+from labelbeam.transforms.inputs.formats import InputFormat, ReadOptions
+from labelbeam.transforms.inputs.lists import Line, ListFormat, bad_row, list_suffixes
+from labelbeam.transforms.notes import Notes
+
+# The reader's own limit of a field is 128 KiB, and its error would not name the line's length.
+csv.field_size_limit(MAX_LINE_BYTES)
+
+
+class _Csv(ListFormat):
+    name = "csv"
+    suffixes = list_suffixes(".csv")
+    has_columns = True
+
+    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
+        return explain_binary(start) or explain_markup(start) or _explain_delimiter(first_line(start))
+
+    def describe(
+        self,
+        corpus: Corpus,
+        starts: Mapping[str, bytes],
+        options: ReadOptions,
+        known_types: Mapping[str, pa.DataType],
+    ) -> Corpus:
+        """Return the corpus with the columns of the header, which must be the same in all files."""
+        headers = {path: _checked_header(path, start) for path, start in starts.items()}
+        path, header = next(iter(headers.items()))
+        for other, its_header in headers.items():
+            if its_header != header:
+                its, first = ", ".join(its_header), ", ".join(header)
+                raise UserError(
+                    f"{other} has the columns {its}, and {path} has {first}: they must be the same."
+                )
+        corpus = dataclasses.replace(corpus, header=header)
+        return add_columns(corpus, header, path, options, known_types)
+
+    def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
+        """Check the header of a file, and leave it out."""
+        first = next(lines, b"")
+        if (header := _parse_header(first if isinstance(first, bytes) else first.head)) != corpus.header:
+            its, planned = ", ".join(header), ", ".join(corpus.header)
+            raise RunError(
+                f"{path} has the columns {its}, and the first list has {planned}. Give all lists one header."
+            )
+        yield from lines
+
+    def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef:
+        """Parse one line.
+
+        A value that is not of its column's declared type becomes null and is noted, because the image can be
+        labelled all the same.
+
+        Raises:
+          ImageError: `bad_row`: fields are missing or too many, or the URI or id is empty.
+        """
+        try:
+            fields = next(csv.reader([line], strict=True))
+        except (csv.Error, StopIteration) as e:
+            raise bad_row(line, f"is not CSV ({e}); quoted line breaks can't be read") from e
+        if len(fields) != len(corpus.header):
+            raise bad_row(line, f"has {len(fields)} fields where the header has {len(corpus.header)}")
+        row = dict(zip(corpus.header, fields, strict=True))
+        uri = row[corpus.uri_column].strip()
+        image_id = row[corpus.id_column].strip() if corpus.id_column else id_of_uri(uri)
+        if not uri or not image_id:
+            raise bad_row(line, f"has no {corpus.id_column if uri else corpus.uri_column}")
+        values = tuple(parse_value(row[name], name, kind, notes) for name, kind in corpus.columns)
+        return ImageRef(image_id, uri, values)
+
+    def readable_id(self, line: bytes, corpus: Corpus) -> str | None:
+        if corpus.id_column is None:
+            return None
+        position = corpus.header.index(corpus.id_column)
+        try:
+            fields = next(csv.reader([line.decode("utf-8", "surrogateescape")], strict=True))
+        except csv.Error:
+            return None
+        # With fields missing or too many, only the first is surely where the header puts it.
+        if len(fields) != len(corpus.header) and (position or len(fields) < 2):
+            return None
+        image_id = fields[position].strip()
+        return image_id if image_id.encode("utf-8", "replace").decode("utf-8") == image_id else None
+
+
+def _explain_delimiter(line: str) -> str | None:
+    for delimiter, name in DELIMITERS.items():
+        if delimiter in line and "," not in line:
+            return f"has columns separated by {name}. Save it as CSV, with commas"
+    return None
+
+
+def _parse_header(start: bytes) -> tuple[str, ...]:
+    try:
+        return tuple(next(csv.reader([first_line(start)], strict=True), ()))
+    except csv.Error:
+        return ()
+
+
+def _checked_header(path: str, start: bytes) -> tuple[str, ...]:
+    if len(start) >= START_BYTES and b"\n" not in start:
+        raise UserError(f"{path} has a header of more than {START_BYTES:,} bytes. Remove columns.")
+    header = _parse_header(start)
+    if why := _explain_names(header, start.decode("utf-8-sig", "replace").partition("\n")[0]):
+        raise UserError(f"{path} {why}.")
+    return header
+
+
+def _explain_names(names: tuple[str, ...], line: str) -> str | None:
+    if not names or len({name.casefold() for name in names}) < len(names) or "" in names:
+        return (
+            f"begins with {line[:200]!r}, which is no header of distinct column names. Put a line with the "
+            "columns' names first"
+        )
+    if any("://" in name or name.startswith("/") for name in names):
+        return (
+            f"begins with data where its header should be: {line[:200]!r}. Put a line with the columns' "
+            "names first, or add --input_format=lines if each line is one URI"
+        )
+    return None
+
+
+FORMAT: Final[InputFormat] = _Csv()

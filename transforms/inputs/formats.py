@@ -1,0 +1,126 @@
+"""The interface of input formats, and the table of them.
+
+A new format is a module beside this one with an object `FORMAT`, and a row in `INPUT_FORMATS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from labelbeam.transforms.elements import Failure, ImageRef
+    from labelbeam.transforms.inputs.corpus import Corpus
+    from labelbeam.transforms.notes import Notes
+
+_PACKAGE = "labelbeam.transforms.inputs"
+# Modules by the names that `--input_format` takes. They are imported when they are needed, because the
+# command line reads this table before it loads Beam.
+INPUT_FORMATS: Final = {
+    "lines": f"{_PACKAGE}.lines",
+    "csv": f"{_PACKAGE}.csv",
+    "images": f"{_PACKAGE}.images",
+}
+# With the format that only `labelbeam rerun` reads.
+_FORMATS: Final = ChainMap(INPUT_FORMATS, {"failures": f"{_PACKAGE}.failures"})
+
+
+class Location(NamedTuple):
+    """A place that an input names.
+
+    Attributes:
+      name: The input as the user wrote it, for messages.
+      path: Absolute path or URI.
+      pattern: Glob of the files.
+      is_folder: Whether `path` is a folder.
+    """
+
+    name: str
+    path: str
+    pattern: str
+    is_folder: bool
+
+
+class ReadOptions(Protocol):
+    """The user's options of an input, as `labelbeam.pipeline.config.ReadConfig` has them."""
+
+    @property
+    def input_format(self) -> str:
+        """Name of a format, or `auto`."""
+
+    @property
+    def uri_column(self) -> str:
+        """Column with the URI."""
+
+    @property
+    def id_column(self) -> str | None:
+        """Column with the id, if there is one."""
+
+    @property
+    def column_types(self) -> tuple[tuple[str, str], ...]:
+        """Names of columns and of their types."""
+
+
+class CorpusFormat(Protocol):
+    """A format that `ReadImageRefs` reads."""
+
+    def split(self, corpus: Corpus) -> Iterator[Any]:
+        """Split a corpus into pieces that workers read independently.
+
+        Raises:
+          RunError: A file is not the one that was planned.
+        """
+
+    def read(self, piece: Any, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
+        """Read the rows of a piece.
+
+        Args:
+          piece: A value of `split`.
+          corpus: The corpus, without its files.
+          notes: Counts of files and values that are left out.
+
+        Raises:
+          RunError: A file is not the one that was planned, or is cut or damaged. Rows up to there have been
+            yielded.
+        """
+
+
+class InputFormat(CorpusFormat, Protocol):
+    """A format of `--input`."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the names of files in this format, lower case."""
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether rows have named columns."""
+
+    def find(
+        self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
+    ) -> Corpus:
+        """Describe the corpus at a location.
+
+        Args:
+          location: The location.
+          options: The user's options.
+          known_types: Types of output columns, where the output has rows already.
+
+        Raises:
+          UserError: There is nothing there, or it can't be read in this format.
+          RunError: A folder can't be listed, or a file is damaged.
+        """
+
+
+def format_of(corpus: Corpus) -> CorpusFormat:
+    """Return the format of a corpus."""
+    return importlib.import_module(_FORMATS[corpus.format]).FORMAT
+
+
+def input_format(name: str) -> InputFormat:
+    """Return a format of `--input`."""
+    return importlib.import_module(INPUT_FORMATS[name]).FORMAT

@@ -1,0 +1,54 @@
+"""Lines: one URI a line."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import Final
+
+from labelbeam.transforms.elements import ImageRef, id_of_uri
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.first_bytes import (
+    DELIMITERS,
+    URI_NAMES,
+    explain_binary,
+    explain_markup,
+    first_line,
+)
+from labelbeam.transforms.inputs.formats import InputFormat
+from labelbeam.transforms.inputs.lists import Line, ListFormat, list_suffixes
+from labelbeam.transforms.notes import Notes
+
+
+class _Lines(ListFormat):
+    name = "lines"
+    suffixes = list_suffixes(".txt", ".lst", ".list")
+
+    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
+        why = explain_binary(start) or explain_markup(start)
+        return why or (None if is_declared else _explain_first_line(first_line(start)))
+
+    def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
+        """Take the byte order mark off the first line of a file."""
+        first = next(lines, b"")
+        yield first.removeprefix(codecs.BOM_UTF8) if isinstance(first, bytes) else first
+        yield from lines
+
+    def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef:
+        uri = line.strip("\ufeff \t\r\n")  # lists that were joined have byte order marks in between
+        return ImageRef(id_of_uri(uri), uri)
+
+
+def _explain_first_line(line: str) -> str | None:
+    for delimiter in ("\t", ",", ";", "|"):
+        names = [name.strip().strip('"').lower() for name in line.split(delimiter)]
+        if len(names) > 1 and (delimiter == "\t" or set(names) & set(URI_NAMES)):
+            if delimiter == ",":
+                return "begins with the header of a CSV. Add --input_format=csv"
+            return f"has columns separated by {DELIMITERS[delimiter]}. Save it as CSV, with commas"
+    if line.strip().strip('"').lower() in URI_NAMES:
+        return f"begins with the header {line.strip()!r}. Add --input_format=csv, or delete the line"
+    return None
+
+
+FORMAT: Final[InputFormat] = _Lines()
