@@ -90,7 +90,7 @@ def test_rerun__failures_that_passed__become_predictions_and_others_stay(tmp_pat
         web.uri("/late.jpg"): "2",
     }
     assert sorted(f["reason"] for f in failures) == ["bad_row", "http_5xx"]
-    assert verify(f"{tmp_path}/out", str(tmp_path / "list.csv")) == []
+    assert verify(f"{tmp_path}/out", {"input": str(tmp_path / "list.csv")}) == []
 
 
 def test_rerun__failed_again__has_one_row(tmp_path, tiny, web):
@@ -269,8 +269,8 @@ def published(tmp_path, tiny):
 
 
 def test_verify__whole_table__has_no_findings(published, tmp_path):
-    assert verify(str(published)) == [] == verify(f"{published}/", str(tmp_path / "list.txt"))
-    assert verify(str(published), str(tmp_path / "images")) == []
+    assert verify(str(published)) == [] == verify(f"{published}/", {"input": str(tmp_path / "list.txt")})
+    assert verify(str(published), {"input": str(tmp_path / "images")}) == []
 
 
 def file_of(published, table):
@@ -346,7 +346,7 @@ def test_verify__row_twice__is_found(published):
 
 def test_verify__row_missing__is_found_by_count_and_by_input(published, tmp_path):
     rewrite(published, "predictions", lambda table: table.slice(1))
-    found = verify(str(published), str(tmp_path / "list.txt"))
+    found = verify(str(published), {"input": str(tmp_path / "list.txt")})
     assert "top_labels" in found[0] and "did not balance" in found[1]
     assert found[2].endswith("is in the input and has no row") and len(found) == 3
 
@@ -366,7 +366,7 @@ def test_verify__other_reasons_schema_or_fingerprint__are_found(published):
 
 def test_verify__many_findings__tells_some_and_their_number(published, tmp_path):
     (tmp_path / "more.txt").write_text("\n".join(f"x{n}" for n in range(25)), "utf-8")
-    found = verify(str(published), str(tmp_path / "more.txt"))
+    found = verify(str(published), {"input": str(tmp_path / "more.txt")})
     assert len(found) == 11 and found[-1] == "… and 15 more of this kind"
 
 

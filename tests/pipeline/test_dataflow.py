@@ -345,8 +345,10 @@ def test_run__counts_of_the_job__become_share_rate_and_eta(stub, arguments, bris
     stub.play = play
     main(arguments)
     lines = capsys.readouterr().err.splitlines()
-    assert "52 of 200 images, 26.0%, 2 failed" in lines
-    moving = r"102 of 200 images, 51\.0%, [\d.,]+ images/s, 2 failed, ETA [\d:]+"
+    assert any(
+        re.fullmatch(r"(submitted|running), [\d:]+: 52 of 200 images, 26\.0%, 2 failed", n) for n in lines
+    )
+    moving = r"running, [\d:]+: 102 of 200 images, 51\.0%, [\d.,]+ images/s, 2 failed, ETA [\d:]+"
     assert any(re.fullmatch(moving, line) for line in lines), lines
 
 
