@@ -43,7 +43,7 @@ def test_keep_outputs__logits__are_a_column_of_fixed_size_lists(tmp_path, tiny, 
     for row in predictions:
         np.testing.assert_allclose(row["logits"], expected_outputs(row["uri"]), atol=1e-5)
         assert row["labels"][0]["class_id"] == int(np.argmax(row["logits"]))
-    assert verify(str(tmp_path / "out"), str(corpus)) == []
+    assert verify(str(tmp_path / "out"), {"input": str(corpus)}) == []
     with pytest.raises(
         UserError, match=r"columns of the model's outputs \(\{'logits': 3\} there, \{\} now\)"
     ):
@@ -62,7 +62,7 @@ def test_embedding__model_that_names_no_classes__has_embeddings_and_no_labels(tm
     for row in predictions:
         assert not row.keys() & {"label", "score", "labels"}
         np.testing.assert_allclose(row["embedding"], expected_outputs(row["uri"]), atol=1e-5)
-    assert verify(str(tmp_path / "out"), str(corpus)) == []
+    assert verify(str(tmp_path / "out"), {"input": str(corpus)}) == []
     nearest = duckdb.sql(
         f"SELECT list_inner_product(embedding, embedding) FROM '{tmp_path}/out/predictions/*.parquet'"
     )
@@ -87,7 +87,7 @@ def test_multilabel__no_class_reaches_the_threshold__is_a_prediction_without_lab
         assert row["label"] == (f"class {expected[0]}" if expected else None)
         assert row["score"] == (pytest.approx(scores[expected[0]]) if expected else None)
     assert {len(row["labels"]) for row in predictions} > {0}
-    assert verify(str(tmp_path / "out"), str(corpus)) == []
+    assert verify(str(tmp_path / "out"), {"input": str(corpus)}) == []
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["model"]["head"] == "multilabel" and manifest["labelled_with"]["threshold"] == 0.3785
     unlabelled = f"SELECT count(*) FROM '{tmp_path}/out/predictions/*.parquet' WHERE label IS NULL"
