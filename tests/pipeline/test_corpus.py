@@ -131,6 +131,22 @@ def test_find_corpus__folder_that_may_not_be_listed__is_a_user_error(tmp_path, m
         find_corpus(ReadConfig(input=str(tmp_path)))
 
 
+@pytest.mark.parametrize("first", ["link", "pipe"])
+def test_find_corpus__glob_of_images__is_one_whatever_its_first_file_is(tmp_path, first):
+    """Each file is an image or a failure of its own, which only lists cannot be."""
+    (tmp_path / "b.jpg").touch()
+    (tmp_path / "a.jpg").symlink_to("nowhere") if first == "link" else os.mkfifo(tmp_path / "a.jpg")
+    assert len(list(list_rows(find_corpus(ReadConfig(input=f"{tmp_path}/*.jpg"))))) == 2
+
+
+@pytest.mark.parametrize(("pattern", "kind"), [("**/*.txt", "lines"), ("**/*.jpg", "images")])
+def test_find_corpus__any_number_of_folders__is_none_too_in_a_bucket(gcs, pattern, kind):
+    for name in ("a.txt", "b/c.txt", "a.jpg", "b/c.jpg"):
+        gcs.put(f"gs://deep/{name}", b"x.jpg\n")
+    corpus = find_corpus(ReadConfig(input=f"gs://deep/{pattern}"))
+    assert corpus.format == kind and len(list(list_rows(corpus))) == 2
+
+
 def test_find_corpus__lists_of_any_name__are_all_there_or_refused(tmp_path):
     for name in ("1.txt", "a\\b.txt", "b/2.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

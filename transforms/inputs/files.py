@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.files import file_errors_as, file_metadata, is_local, match_glob, open_file
+from labelbeam.transforms.files import file_errors_as, file_metadata, is_local, open_file
 from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
-from labelbeam.transforms.inputs.globs import list_paths
+from labelbeam.transforms.inputs.globs import list_paths, match_objects
 from labelbeam.transforms.notes import Notes
 
 # Longer lines are one bad row each: no URI is that long, and a row must fit into memory.
@@ -50,7 +50,7 @@ class LongLine(NamedTuple):
     size_bytes: int
 
 
-def match_files(pattern: str, most: int | None = None) -> tuple[ListFile, ...]:
+def match_files(pattern: str) -> tuple[ListFile, ...]:
     """List the files of a pattern, by path.
 
     Raises:
@@ -58,10 +58,9 @@ def match_files(pattern: str, most: int | None = None) -> tuple[ListFile, ...]:
       OSError: One of them is a link that leads nowhere.
     """
     if is_local(pattern):
-        paths = itertools.islice(list_paths(pattern, Notes()), most)
-        return tuple(sorted(map(_local_file, paths)))
-    files = match_glob(pattern, most)
-    return tuple(sorted(ListFile(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in files))
+        return tuple(sorted(map(_local_file, list_paths(pattern, Notes()))))
+    objects = match_objects(pattern)
+    return tuple(sorted(ListFile(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in objects))
 
 
 def _local_file(path: str) -> ListFile:

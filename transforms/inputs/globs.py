@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.files import is_local, match_glob, translate_glob
+from labelbeam.transforms.files import FileMetadata, is_local, match_glob, translate_glob
 from labelbeam.transforms.notes import LEFT_OUT, Notes
 
 # Name, in the notes, of folders that are left out because they were listed under another name.
@@ -32,15 +32,25 @@ def list_paths(pattern: str, notes: Notes, most_files: int | None = None) -> Ite
     Raises:
       RunError: A folder cannot be listed.
     """
-    matches = _compile(pattern).match
     if is_local(pattern):
-        yield from _walk(*_root_of(pattern), matches, notes)
-        return
+        yield from _walk(*_root_of(pattern), _compile(pattern).match, notes)
+    else:
+        yield from (file.path for file in match_objects(pattern, most_files))
+
+
+def match_objects(pattern: str, most_files: int | None = None) -> Iterator[FileMetadata]:
+    """List the objects of a bucket that a pattern matches, with their sizes and times.
+
+    Args:
+      pattern: A glob, `gs://`.
+      most_files: Largest number of objects to list.
+    """
+    matches = _compile(pattern).match
     # Beam's `**/` is one folder at least, and `**` matches all that ours does.
-    files = match_glob(pattern.replace("/**/", "/**"), most_files)
-    # Names that end in a slash are left out, because consoles make such empty objects to show folders.
-    paths = (file.path for file in files if not file.path.endswith("/"))
-    yield from filter(matches, paths)
+    for file in match_glob(pattern.replace("/**/", "/**"), most_files):
+        # Names that end in a slash are left out, because consoles make such empty objects to show folders.
+        if matches(file.path) and not file.path.endswith("/"):
+            yield file
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

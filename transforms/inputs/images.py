@@ -16,7 +16,6 @@ from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.images.suffixes import IMAGES, READ
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import match_files
 from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import matches_nothing
@@ -40,12 +39,12 @@ class _Images:
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the images of a folder, or of a glob, whose files are all taken."""
+        paths = list_paths(location.pattern, Notes(), _FILES_LOOKED_AT)
         if not location.is_folder:
-            if not match_files(location.pattern, 1):
+            if next(paths, None) is None:
                 raise matches_nothing(location)
             return Corpus(location.pattern, "images")
-        files = itertools.islice(list_paths(location.pattern, Notes(), _FILES_LOOKED_AT), _FILES_LOOKED_AT)
-        names = [path.lower() for path in files]
+        names = [path.lower() for path in itertools.islice(paths, _FILES_LOOKED_AT)]
         if len(names) < _FILES_LOOKED_AT and not any(name.endswith(IMAGES) for name in names):
             raise UserError(
                 f"input={location.path!r} holds no images: no file ends in {', '.join(READ)}. Check the "
