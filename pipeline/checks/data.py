@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import os
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from labelbeam.pipeline.checks.findings import (
@@ -35,11 +33,10 @@ from labelbeam.pipeline.plan import (
 )
 from labelbeam.pipeline.report.model import describe_head, describe_photos, describe_scaling
 from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
-from labelbeam.transforms.decode import decode
-from labelbeam.transforms.elements import EncodedImage, Failure, ImageRef, Prediction
-from labelbeam.transforms.fetch import fetch_image
+from labelbeam.transforms.elements import Failure, ImageRef, Prediction
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.inputs.columns import output_columns
+from labelbeam.transforms.label import label_images
 from labelbeam.transforms.models.cache import is_here
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.devices import choose_batch_size
@@ -47,8 +44,6 @@ from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.runtime import has_gpu
-from labelbeam.transforms.outcomes import attempt
-from labelbeam.transforms.predict import predict_labels
 from labelbeam.transforms.read import list_rows
 from labelbeam.transforms.sources import Sources
 from labelbeam.transforms.sources.addresses import is_gcs
@@ -243,25 +238,13 @@ def label_rows(case: Case) -> list[Prediction | Failure]:
     """Label the first rows of the input in this process, with the functions that workers use."""
     assert case.classifier
     limits = limits_of(case.config)
-    sources = Sources(
-        dataclasses.replace(limits, total_timeout_sec=min(limits.total_timeout_sec, ANSWER_SEC))
+    total_timeout_sec = min(limits.total_timeout_sec, ANSWER_SEC)
+    sources = Sources(dataclasses.replace(limits, total_timeout_sec=total_timeout_sec))
+    max_pixels, threshold = round(case.config.decode.max_megapixels * 1e6), case.config.predict.least_score
+    results = label_images(
+        case.rows, case.classifier, sources, max_pixels, threads=_IMAGES, threshold=threshold
     )
-    rule, max_pixels = case.classifier.spec.resize, round(case.config.decode.max_megapixels * 1e6)
-    refs = [row for row in case.rows if isinstance(row, ImageRef)]
-    results: list[Prediction | Failure] = [row for row in case.rows if isinstance(row, Failure)]
-    with ThreadPoolExecutor(_IMAGES) as pool:
-        tasks = [functools.partial(fetch_image, ref, sources) for ref in refs]
-        fetched = [one.value for one in pool.map(attempt, ["fetch"] * len(refs), refs, tasks)]
-    encoded = [image for image in fetched if isinstance(image, EncodedImage)]
-    decoded = [
-        attempt("decode", image.ref, functools.partial(decode, image, rule, max_pixels)).value
-        for image in encoded
-    ]
-    pixels = [image for image in decoded if not isinstance(image, Failure)]
-    results += [one for one in (*fetched, *decoded) if isinstance(one, Failure)]
-    return results + (
-        predict_labels(pixels, case.classifier, threshold=case.config.predict.least_score) if pixels else []
-    )
+    return list(results)
 
 
 def _is_input_remote(case: Case) -> bool:
