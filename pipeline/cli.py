@@ -248,7 +248,7 @@ def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with interrupts_deferred():
         from labelbeam.pipeline.commands.verify import verify
-        from labelbeam.pipeline.manifest import published_manifest, recorded_config
+        from labelbeam.pipeline.manifest import published_manifest
         from labelbeam.pipeline.output import folder_of
 
     _refuse(rest, "verify")
@@ -261,7 +261,7 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
         rows, files = sum(manifest.rows.values()), len(manifest.files)
         print(f"{args.folder}: all is as its manifest lists, {rows:,} rows in {files:,} files.")
         if flags:
-            print(f"Each image of {recorded_config(manifest, flags).read.input} has a row.")
+            print(f"Each image of {flags['input']} has a row.")
     for finding in findings:
         print(finding)
     if findings:

@@ -15,12 +15,20 @@ from labelbeam.pipeline.output import open_output
 from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, Label, Prediction, TableFile
 from labelbeam.transforms.publish import Publication, commit, list_sources, make_manifest
-from labelbeam.transforms.stage import Stager, Staging
+from labelbeam.transforms.stage import Stager, Staging, write_staged
 from labelbeam.transforms.table.documents import write_document
-from labelbeam.transforms.table.folder import Layout
+from labelbeam.transforms.table.folder import Layout, Source
 from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
 from labelbeam.transforms.table.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
-from labelbeam.transforms.table.rows import FAILURES, RowMetadata
+from labelbeam.transforms.table.rows import (
+    FAILURES,
+    PREDICTIONS,
+    RowMetadata,
+    failure_row,
+    prediction_row,
+    schema_of,
+    to_record_batch,
+)
 
 LABELLED_WITH = LabelledWith(
     model="model-1",
@@ -31,6 +39,17 @@ LABELLED_WITH = LabelledWith(
     outputs={},
     columns={"price": "double"},
 )
+
+
+def write_table_file(
+    folder: Path, results: Iterable, metadata: RowMetadata, published: bool = False
+) -> Source:
+    """Write results of one kind as a file of their table."""
+    rows = list(results)
+    is_failure = isinstance(rows[0], Failure)
+    table, to_row = (FAILURES, failure_row) if is_failure else (PREDICTIONS, prediction_row)
+    batch = to_record_batch([to_row(row, metadata) for row in rows], schema_of(table, metadata))
+    return Source(write_staged(table, batch, str(folder)), published)
 
 
 def row_metadata_of(run_id: str) -> RowMetadata:

@@ -28,6 +28,7 @@ from labelbeam.pipeline.checks.findings import (
     always,
     error,
     examine,
+    lacks_credentials,
     ok,
     on_dataflow,
     warning,
@@ -262,11 +263,7 @@ def _check_need(case: Case, name: str, resource: str, permissions: set[str], rol
 
 def lacks_project(case: Case) -> str:
     """Return the missing requirement of checks that send requests about the job's project."""
-    return _lacks_credentials(case) or ("" if case.project and case.region else "a project and a region")
-
-
-def _lacks_credentials(case: Case) -> str:
-    return "" if case.credentials else "credentials"
+    return lacks_credentials(case) or ("" if case.project and case.region else "a project and a region")
 
 
 def _lacks_account(case: Case) -> str:
@@ -281,8 +278,8 @@ CREDENTIALS = Check(
     "credentials", _check_credentials, lambda case: case.on_dataflow or _uses_buckets(case), always
 )
 PROJECT = Check("project", _check_project, on_dataflow)
-BUCKETS = Check("buckets", _check_buckets, _uses_buckets, always, _lacks_credentials)
+BUCKETS = Check("buckets", _check_buckets, _uses_buckets, always, lacks_credentials)
 # The same for buckets of images, which are only known after the input was read.
-SOURCES = Check("sources", _check_buckets, on_dataflow, always, _lacks_credentials)
+SOURCES = Check("sources", _check_buckets, on_dataflow, always, lacks_credentials)
 ACCOUNT = Check("account", _check_account, on_dataflow, always, lacks_project)
 PERMISSIONS = Check("permissions", _check_permissions, on_dataflow, always, _lacks_account, 60.0, warning)

@@ -6,21 +6,11 @@ import pytest
 from labelbeam.transforms import done
 from labelbeam.transforms.buckets import bucket_of
 from labelbeam.transforms.done import ReadDoneIds, read_done_ids
-from labelbeam.transforms.elements import Failure
 from labelbeam.transforms.select import merge_done
-from labelbeam.transforms.stage import write_staged
 from labelbeam.transforms.table.folder import Layout, Source
-from labelbeam.transforms.table.rows import (
-    FAILURES,
-    PREDICTIONS,
-    failure_row,
-    prediction_row,
-    schema_of,
-    to_record_batch,
-)
 from tests.damage import flip
 from tests.eager import RUNNERS, eagerly
-from tests.results import failure, list_published, prediction, row_metadata_of
+from tests.results import failure, list_published, prediction, row_metadata_of, write_table_file
 
 METADATA = row_metadata_of("r")
 # So many ids that some of them share one of the 4,096 buckets.
@@ -29,12 +19,7 @@ VERSIONS = {f"id{n}": None if n % 2 else f"v{n}" for n in NUMBERS}
 
 
 def write(folder, results: list, published: bool = True) -> Source:
-    """Write results of one kind as a file of their table."""
-    table, to_row = (
-        (FAILURES, failure_row) if isinstance(results[0], Failure) else (PREDICTIONS, prediction_row)
-    )
-    batch = to_record_batch([to_row(result, METADATA) for result in results], schema_of(table, METADATA))
-    return Source(write_staged(table, batch, str(folder)), published)
+    return write_table_file(folder, results, METADATA, published)
 
 
 def ids_of(parts) -> list[str]:

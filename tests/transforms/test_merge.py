@@ -10,7 +10,6 @@ import pytest
 
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.stage import write_staged
 from labelbeam.transforms.table import merge
 from labelbeam.transforms.table.folder import Source
 from labelbeam.transforms.table.merge import (
@@ -23,21 +22,15 @@ from labelbeam.transforms.table.merge import (
 from labelbeam.transforms.table.rows import (
     FAILURES,
     PREDICTIONS,
-    failure_row,
-    prediction_row,
     schema_of,
-    to_record_batch,
 )
-from tests.results import failure, prediction, row_metadata_of
+from tests.results import failure, prediction, row_metadata_of, write_table_file
 
 METADATA = row_metadata_of("run")
 
 
-def write(folder, table, results, published=False) -> Source:
-    to_row = prediction_row if table == PREDICTIONS else failure_row
-    rows = [to_row(result, METADATA) for result in results]
-    file = write_staged(table, to_record_batch(rows, schema_of(table, METADATA)), str(folder))
-    return Source(file, published)
+def write(folder, results, published=False) -> Source:
+    return write_table_file(folder, results, METADATA, published)
 
 
 def superseded_ids(sources, parts=1) -> list[tuple[str, str]]:
@@ -53,19 +46,19 @@ def superseded_ids(sources, parts=1) -> list[tuple[str, str]]:
 
 def test_find_superseded__ids_are_unique__nothing(tmp_path):
     sources = [
-        write(tmp_path, PREDICTIONS, map(prediction, range(5))),
-        write(tmp_path, FAILURES, [failure(7)]),
+        write(tmp_path, map(prediction, range(5))),
+        write(tmp_path, [failure(7)]),
     ]
     assert superseded_ids(sources) == [] == superseded_ids([])
 
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_find_superseded__every_kind_of_conflict__the_better_row_stays(tmp_path, parts):
-    old = write(tmp_path, PREDICTIONS, map(prediction, range(10)), published=True)
-    old_failures = write(tmp_path, FAILURES, map(failure, range(10, 20)), published=True)
-    new = write(tmp_path, PREDICTIONS, [prediction(n) for n in (3, 12, 30, 31)])
-    again = write(tmp_path, PREDICTIONS, [prediction(31)])
-    new_failures = write(tmp_path, FAILURES, [failure(n) for n in (5, 13, 30)])
+    old = write(tmp_path, map(prediction, range(10)), published=True)
+    old_failures = write(tmp_path, map(failure, range(10, 20)), published=True)
+    new = write(tmp_path, [prediction(n) for n in (3, 12, 30, 31)])
+    again = write(tmp_path, [prediction(31)])
+    new_failures = write(tmp_path, [failure(n) for n in (5, 13, 30)])
     superseded = superseded_ids([old, old_failures, new, again, new_failures], parts)
     assert superseded == sorted(
         [
@@ -87,11 +80,11 @@ def test_find_superseded__staged_by_several_runs__the_last_run_beats_a_better_ro
     monkeypatch.setattr(merge, "_MAX_RUNS", most_runs)
     folders = [tmp_path / "_staging" / f"20260101T00000{n}-00000000" for n in range(4)]
     sources = [
-        write(folders[0], PREDICTIONS, [prediction(1)]),
-        write(folders[1], FAILURES, [failure(1)]),
-        write(folders[2], PREDICTIONS, [prediction(2)]),
-        write(folders[3], FAILURES, [failure(2), failure(3)]),
-        write(folders[3], PREDICTIONS, [prediction(3)]),
+        write(folders[0], [prediction(1)]),
+        write(folders[1], [failure(1)]),
+        write(folders[2], [prediction(2)]),
+        write(folders[3], [failure(2), failure(3)]),
+        write(folders[3], [prediction(3)]),
     ]
     # Of more runs than ranks can tell apart, the first two count as one, in which the prediction stays.
     loser = ({PREDICTIONS, FAILURES} - {winner}).pop()
@@ -101,9 +94,9 @@ def test_find_superseded__staged_by_several_runs__the_last_run_beats_a_better_ro
 
 def test_find_superseded__hashes_meet__ids_decide(tmp_path, monkeypatch):
     monkeypatch.setattr(merge, "_hashes", lambda ids: np.zeros(len(ids), np.int64))
-    sources = [write(tmp_path, PREDICTIONS, map(prediction, range(5)))]
+    sources = [write(tmp_path, map(prediction, range(5)))]
     assert superseded_ids(sources) == []
-    sources.append(write(tmp_path, FAILURES, [failure(4)]))
+    sources.append(write(tmp_path, [failure(4)]))
     assert superseded_ids(sources) == [(FAILURES, "id4")]
 
 
@@ -141,7 +134,7 @@ def merged_rows(merged) -> list[dict]:
 def test_merge_files__some_rows_dropped__the_others_are_there_counted_and_digested(tmp_path, monkeypatch):
     monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
     monkeypatch.setattr(merge, "_ROWS_PER_GROUP", 30)
-    sources = [write(tmp_path, PREDICTIONS, map(prediction, range(n, n + 40))) for n in (0, 100)]
+    sources = [write(tmp_path, map(prediction, range(n, n + 40))) for n in (0, 100)]
     (task,) = plan_merge(sources, {sources[0].file.path: [np.array([0, 15, 16, 39])]}, "RUN", 10**9)
     merged = merge_files(task, METADATA, str(tmp_path / "merged"), NOT_PARTITIONED)
     kept = [n for n in [*range(40), *range(100, 140)] if n not in (0, 15, 16, 39)]
@@ -157,7 +150,7 @@ def test_merge_files__some_rows_dropped__the_others_are_there_counted_and_digest
 
 
 def test_merge_files__one_that_stays__is_only_counted(tmp_path):
-    source = write(tmp_path, FAILURES, map(failure, range(5)), published=True)
+    source = write(tmp_path, map(failure, range(5)), published=True)
     (task,) = plan_merge([source], {}, "RUN", 1)
     merged = merge_files(task, METADATA, str(tmp_path / "merged"), NOT_PARTITIONED)
     assert merged.files == [source.file] and not (tmp_path / "merged").exists()
@@ -165,13 +158,13 @@ def test_merge_files__one_that_stays__is_only_counted(tmp_path):
 
 
 def test_merge_files__all_rows_dropped__writes_no_file(tmp_path):
-    source = write(tmp_path, FAILURES, map(failure, range(2)))
+    source = write(tmp_path, map(failure, range(2)))
     (task,) = plan_merge([source], {source.file.path: [np.array([0, 1])]}, "RUN", 1)
     assert merge_files(task, METADATA, str(tmp_path / "merged"), NOT_PARTITIONED).files == []
 
 
 def one_task(tmp_path, results):
-    (task,) = plan_merge([write(tmp_path, PREDICTIONS, results)], {}, "RUN", 10**9)
+    (task,) = plan_merge([write(tmp_path, results)], {}, "RUN", 10**9)
     return task
 
 
