@@ -17,7 +17,8 @@ from pathlib import Path
 
 from benchmarks.corpus import make_corpus
 from labelbeam.pipeline.config import load_config
-from labelbeam.pipeline.plan import Plan, planned
+from labelbeam.pipeline.plan import Plan
+from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import pipeline_options
 from labelbeam.transforms.count import LABELLED, LISTED
 from labelbeam.transforms.elements import ImageMetadata, ImageRef, Label, Prediction, id_of_uri
@@ -39,7 +40,7 @@ def prepare(folder: Path, ids: int, done: int) -> None:
         (folder / f"{name}.csv").write_text("key,uri\n" + "".join(f"{key},{image}\n" for key in some))
     paths = {"input": folder / "done.csv", "output": folder / "published", "model": model}
     flags = {"id_column": "key", **{name: str(path) for name, path in paths.items()}}
-    with planned(load_config(None, flags), pipeline_options(())) as plan:
+    with prepared(load_config(None, flags), pipeline_options(())) as plan:
         stage(plan, keys[:done], str(image))
         publish(plan, done)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from labelbeam.pipeline.plan import Plan, optimisation
+from labelbeam.pipeline.plan import Plan, optimisation_of
 from labelbeam.transforms.count import CountRows, SumCounts, count_as_is, count_listed, count_result
 from labelbeam.transforms.decode import DecodeImages
 from labelbeam.transforms.fetch import FetchImages
@@ -38,7 +38,7 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
         plan.threads,
         reuse=predict.dedupe == "content",
         require_gpu=predict.require_accelerator,
-        optimisation=optimisation(plan.config),
+        optimisation=optimisation_of(plan.config),
         keep_outputs=plan.keeps_outputs,
         threshold=predict.least_score,
         timeout_sec=predict.predict_timeout_sec,

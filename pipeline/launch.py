@@ -19,10 +19,11 @@ from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline import GO_ON
 from labelbeam.pipeline.checks.google import require_google_access
-from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.config import RunConfig, require_options
 from labelbeam.pipeline.graph import build_graph
 from labelbeam.pipeline.output import folder_of
-from labelbeam.pipeline.plan import Plan, failure_budget, planned
+from labelbeam.pipeline.plan import Plan, budget_of
+from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.report import progress
 from labelbeam.pipeline.report.bottleneck import Work, counters_of, describe_work, query_metrics, work_of
 from labelbeam.pipeline.report.model import (
@@ -83,6 +84,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
       RunError: The run broke off.
     """
     options = pipeline_options(config.beam_flags)
+    require_options(config)
     check_rules(config, options)
     require_google_access(config, options)
     local = is_local(options)
@@ -91,7 +93,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
         pipeline = new_pipeline(options)
-        with planned(config, options, tally, corpus) as plan:
+        with prepared(config, options, tally, corpus) as plan:
             _announce(plan.model)
             build_graph(pipeline, plan)
             try:
@@ -235,7 +237,7 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     manifest = finished.manifest
     lines = describe_work(finished.work, config) if finished.work else []
     print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
-    wrong = verdict(manifest, failure_budget(config))
+    wrong = verdict(manifest, budget_of(config))
     print(next_steps(manifest, output))
     if wrong:
         print(f"\nlabelbeam: {wrong}")

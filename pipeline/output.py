@@ -56,17 +56,19 @@ _WHAT = {
 
 @dataclass(frozen=True, slots=True)
 class OutputState:
-    """What an output folder holds when a run starts.
+    """State of a table folder when a run starts.
 
     Attributes:
-      follows: Run id of the generation that is published; None if there is none.
-      resumes: Unfinished runs that labelled with the same.
-      keeps_rows: Whether its rows stay in the tables.
-      keeps_files: Whether its files may stay as they are.
+      follows: Run id of the published generation; None if there is none.
+      resumes: Unfinished runs with the settings of this run.
+      replaces: Unfinished runs with other settings, which `--replace` deletes.
+      keeps_rows: Whether published rows stay in the tables.
+      keeps_files: Whether published files may stay as they are.
     """
 
     follows: str | None
     resumes: tuple[str, ...]
+    replaces: tuple[str, ...]
     keeps_rows: bool
     keeps_files: bool
 
@@ -87,12 +89,12 @@ def folder_of(output: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What an output folder holds.
+    """Contents of a table folder.
 
     Attributes:
-      manifest: Of the tables that readers see; None if nothing was published.
-      unfinished: What unfinished runs labelled with, by run id.
-      staged_rows: How many rows each of them has staged.
+      manifest: Manifest of the published tables; None if nothing was published.
+      unfinished: Settings of unfinished runs, by run id.
+      staged_rows: Number of staged rows of each unfinished run.
     """
 
     manifest: Manifest | None
@@ -101,51 +103,59 @@ class Contents:
 
     @property
     def labelled_with(self) -> list[LabelledWith]:
-        """What its rows were labelled with: the published, then those of each unfinished run."""
+        """Settings of all rows: of the published ones, then of each unfinished run."""
         has_rows = self.manifest and sum(self.manifest.rows.values())
         published = [self.manifest.labelled_with] if self.manifest and has_rows else []
         return [*published, *(facts for run, facts in self.unfinished.items() if self.staged_rows[run])]
 
 
-def open_output(config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
-    """Bring an output folder into order and announce a run there.
+def read_output(config: WriteConfig, labelled_with: LabelledWith) -> OutputState:
+    """Return the state of a table folder, and change nothing.
 
     Raises:
-      UserError: It can't be written, is damaged, or holds rows that were labelled with something else.
+      UserError: The folder can't be read, is damaged, or has rows with other settings.
     """
     output = folder_of(config.output)
     with _explained(output):
-        return _open(output, config, run_id, labelled_with)
+        contents = _look_into(output)
+        refuse_others(output, contents, config.replace, labelled_with)
+        manifest = contents.manifest
+        keeps_rows = manifest is None or manifest.labelled_with == labelled_with
+        if keeps_rows:
+            _refuse_losses(output, manifest)
+    resumes = tuple(run for run, settings in contents.unfinished.items() if settings == labelled_with)
+    others = tuple(run for run in contents.unfinished if run not in resumes)
+    return OutputState(
+        follows=manifest.run_id if manifest else None,
+        resumes=resumes,
+        replaces=others if config.replace else (),
+        keeps_rows=keeps_rows,
+        keeps_files=manifest is None or manifest.partitioned_by == config.partition_by,
+    )
+
+
+def prepare_output(config: WriteConfig, state: OutputState, run_id: str, labelled_with: LabelledWith) -> None:
+    """Tidy a table folder, delete the runs that are replaced, and announce a run.
+
+    Raises:
+      UserError: The folder can't be written.
+    """
+    output = folder_of(config.output)
+    with _explained(output):
+        # First, because a folder that can't be written must stay as it is.
+        _probe(output)
+        tidy(output, config.keep_generations)
+        for replaced in state.replaces:
+            delete_run(Layout(output), replaced)
+        announce(output, run_id, labelled_with)
 
 
 def _explained(output: str) -> AbstractContextManager[None]:
     return file_errors_as(UserError, f"output={output!r} cannot be written", "Check its name and rights.")
 
 
-def _open(output: str, config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
-    contents = _look_into(output)
-    refuse_others(output, contents, config.replace, labelled_with)
-    layout, manifest, unfinished = Layout(output), contents.manifest, dict(contents.unfinished)
-    keeps_rows = manifest is None or manifest.labelled_with == labelled_with
-    if keeps_rows:
-        _refuse_losses(output, manifest)
-    _probe(output)
-    tidy(output, config.keep_generations)
-    for run in [run for run, facts in unfinished.items() if facts != labelled_with]:
-        del unfinished[run]
-        if config.replace:
-            delete_run(layout, run)
-    announce(output, run_id, labelled_with)
-    return OutputState(
-        follows=manifest.run_id if manifest else None,
-        resumes=tuple(unfinished),
-        keeps_rows=keeps_rows,
-        keeps_files=manifest is None or manifest.partitioned_by == config.partition_by,
-    )
-
-
 def _refuse_losses(output: str, manifest: Manifest | None) -> None:
-    # Before `tidy`, because it deletes files that the manifest does not list.
+    # Checked before `tidy`, because `tidy` deletes files that the manifest does not list.
     if losses := list(find_losses(output, manifest)):
         more = f" (and {len(losses) - 1:,} more like it)" if len(losses) > 1 else ""
         raise UserError(f"{losses[0]}{more}. {MEND}")

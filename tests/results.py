@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from labelbeam.pipeline.config import WriteConfig
-from labelbeam.pipeline.output import open_output
+from labelbeam.pipeline.output import OutputState, prepare_output, read_output
 from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, Label, Prediction, TableFile
 from labelbeam.transforms.publish import Publication, commit, list_sources, make_manifest
@@ -52,8 +52,16 @@ def failure(n: int, reason: str = "timeout") -> Failure:
 
 def stage(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
     """Announce a run and stage its results, as a run that breaks off before it publishes."""
-    open_output(WriteConfig(output=str(output)), run_id, LABELLED_WITH)
+    open_output(output, run_id)
     add_staged(output, run_id, results, every_rows)
+
+
+def open_output(output: Path | str, run_id: str, **settings: Any) -> OutputState:
+    """Read and prepare an output folder, as a run does."""
+    config = WriteConfig(output=str(output), **settings)
+    state = read_output(config, LABELLED_WITH)
+    prepare_output(config, state, run_id, LABELLED_WITH)
+    return state
 
 
 def add_staged(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
@@ -67,7 +75,7 @@ def add_staged(output: Path | str, run_id: str, results: list, every_rows: int =
 def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Publication:
     """Open an output folder as a run does, and return the publication of that run."""
     keep = settings.get("keep_generations", 1)
-    state = open_output(WriteConfig(output=str(output), keep_generations=keep), run_id, LABELLED_WITH)
+    state = open_output(output, run_id, keep_generations=keep)
     fields = {
         "format": 1,
         "labelbeam": "1.2.3",

@@ -21,8 +21,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
-from labelbeam.pipeline.config import did_you_mean
-from labelbeam.pipeline.config import options as own_options
+from labelbeam.pipeline.config import RUN_OPTIONS, did_you_mean
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.process import available_cores
 
@@ -65,7 +64,7 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
     if unknown or stray:
         names = ", ".join([f"--{name}" for name in unknown] + stray)
-        hint = did_you_mean((unknown or stray)[0], [*own_options(), *known])
+        hint = did_you_mean((unknown or stray)[0], [*RUN_OPTIONS, *known], "--")
         raise UserError(
             f"Unknown flag {names}: neither labelbeam nor Beam has it. {hint}See labelbeam run --help."
         )

@@ -422,13 +422,13 @@ def test_run__same_graph_twice__publishes_both_times(tmp_path, tiny):
     import apache_beam as beam
 
     from labelbeam.pipeline.graph import build_graph
-    from labelbeam.pipeline.plan import planned
+    from labelbeam.pipeline.prepare import prepared
     from labelbeam.pipeline.runners.options import pipeline_options
 
     images = write_images(tmp_path / "in", ["a.jpg", "b.jpg"])
     flags = {"input": str(images), "output": str(tmp_path / "out"), "model": str(tiny)}
     options = pipeline_options(())
-    with planned(load_config(None, flags), options) as plan:
+    with prepared(load_config(None, flags), options) as plan:
         pipeline = beam.Pipeline(options=options)
         build_graph(pipeline, plan)
         for names in (["c.jpg"], ["d.jpg"]):
