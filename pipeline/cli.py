@@ -1,7 +1,7 @@
 """The command line.
 
-Exit status: 0 every image accounted for, within the failure budget; 1 not so;
-2 a mistake of the user's; 130 interrupted.
+Exit status: 0 every image has a row, within the failure budget; 1 the run failed or exceeded the budget;
+2 the command is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _DASHED = re.compile(r"^--([a-z]\w*(?:-\w+)+)(?==|$)")
 def _normalise(arguments: Sequence[str]) -> list[str]:
     """Write flags with underscores, as Beam does, and join values such as `-1,1` to them.
 
-    Values are joined, because argparse takes what begins with a dash for a flag.
+    Values are joined, because argparse takes a value that begins with a dash for a flag.
     """
     joined: list[str] = []
     for argument in arguments:
@@ -83,13 +83,15 @@ def _leave(message: str, status: int) -> int:
 
 
 def entry() -> NoReturn:
-    """Run a command as a process, and end what it leaves behind instead of waiting for it."""
+    """Run a command as a process, and kill threads and children that it leaves behind."""
     from labelbeam.pipeline.runners.local import end_children
 
     status = main()
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    threading.excepthook = lambda _: None  # threads that miss a process that ends now
+    # Threads of Beam and the children die with this process, because waiting for them could take minutes;
+    # their tracebacks about lost connections are of no use.
+    threading.excepthook = lambda _: None
     end_children()
     sys.stdout.flush()
     sys.stderr.flush()

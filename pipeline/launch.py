@@ -61,8 +61,8 @@ class Finished(NamedTuple):
     """A run that has ended.
 
     Attributes:
-      manifest: What it published.
-      work: What its processes did; None if the runner has no metrics.
+      manifest: The published manifest.
+      work: Work of its processes; None if the runner has no metrics.
     """
 
     manifest: Manifest
@@ -74,13 +74,13 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
 
     Args:
       config: The configuration.
-      corpus: What to label; by default what the configuration's input is.
+      corpus: The corpus; by default the configuration's input.
 
     Returns:
-      What came of it; None where the job was only written, or nobody waits for it.
+      The finished run; None if the job was only written as a template, or with `no_wait`.
 
     Raises:
-      UserError: Something is wrong before the start; nothing was written.
+      UserError: The run can't start; nothing was written.
       RunError: The run broke off.
     """
     options = pipeline_options(config.beam_flags)
@@ -99,6 +99,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
             try:
                 result = _run_here(pipeline, tally) if tally else _run_by_runner(pipeline, options, plan)
             except KeyboardInterrupt:
+                # Finished rows of this process are staged, because the next run continues from staged rows.
                 for staging in (plan.early_staging, plan.staging):
                     stager_of(staging).flush()
                 raise
@@ -114,7 +115,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
 
 
 def _announce(model: ModelSpec) -> None:
-    """Print what a model that is no preset is taken for, and what speaks against that."""
+    """Print the resolved meaning of a model that is no preset, and doubts about it."""
     if model.scaling_from != "preset" or model.head_from != "preset":
         scaling, head = describe_scaling(model), describe_head(model)
         print(f"Model: input range {scaling}; outputs {head}.", flush=True)
@@ -128,14 +129,14 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Make local paths absolute, because workers have another working folder."""
     model, output = config.model.model, config.write.output
     if os.path.exists(model) and not find_preset(model):
-        config = dataclasses.replace(
-            config, model=dataclasses.replace(config.model, model=os.path.abspath(model))
-        )
+        model = os.path.abspath(model)
     if is_local_path(output):
-        config = dataclasses.replace(
-            config, write=dataclasses.replace(config.write, output=os.path.abspath(output))
-        )
-    return config
+        output = os.path.abspath(output)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, model=model),
+        write=dataclasses.replace(config.write, output=output),
+    )
 
 
 def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
@@ -144,14 +145,15 @@ def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
         with progress.shown(tally.read), progress.quiet_beam(), supervised():
             result = pipeline.run()
             result.wait_until_finish()
-    except Exception as e:  # runners raise anything, also what a worker raised
+    except Exception as e:  # runners raise any error, those of workers among them
         raise _broken_off(e) from e
     return result
 
 
 def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan) -> Any:
     """Submit a pipeline to a runner, follow its job, and return the runner's result."""
-    elsewhere = runs_elsewhere(options)  # asked now: portable runners take their name out of the options
+    # Before the run, because portable runners remove their name from the options.
+    elsewhere = runs_elsewhere(options)
     if starts_job_server(options):
         keep_interrupts_from_job_server(pipeline.options)
     name_apart(pipeline.options, plan.publication.run_id)
@@ -162,7 +164,7 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
             _wait(result)
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(_WHILE_SUBMITTED if elsewhere else "") from e
-    except Exception as e:  # runners raise anything
+    except Exception as e:  # runners raise any error
         raise _broken_off(e) from e
     if elsewhere and getattr(result, "has_job", True):
         job = job_of(result, pipeline.runner, options)
@@ -176,7 +178,7 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
 
 @contextmanager
 def _own_interrupts() -> Iterator[None]:
-    """Has Ctrl-C mean afterwards what it did: Beam has it stop a job server, by which a job is cancelled."""
+    """Restore the SIGINT handler. Beam installs one that stops its job server, which would cancel the job."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -194,20 +196,18 @@ def _wait(result: Any) -> None:
         raise RunError(f"The run ended as {state}.")
 
 
-_WHILE_SUBMITTED = (
-    "Interrupted while the job was being submitted: look whether it runs. If not, run the same command again."
-)
+_WHILE_SUBMITTED = "Interrupted while the job was being submitted. Check whether it runs. If not, run the same command again."
 
 
 def _how_to_look(plan: Plan) -> str:
     manifest = Layout(plan.output).manifest
     return "\n".join(
         [
-            "It publishes its results itself, and needs nothing more of this machine. They are there when",
+            "The job publishes its results without this machine. They are published when",
             f"  {manifest}",
-            f"names the run {plan.publication.run_id}; then prove that they are whole:",
+            f"names the run {plan.run_id}; then check them with",
             f"  labelbeam verify {plan.output}",
-            "If it fails or is cancelled, the same command goes on from what is done, once it has ended.",
+            "If it fails or is cancelled, run the same command again once it has ended: all work is kept.",
         ]
     )
 

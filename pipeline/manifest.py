@@ -1,4 +1,4 @@
-"""Facts about a run in its manifest and in `run.json` beside its unfinished work."""
+"""Settings of a run, as its manifest and the `run.json` of its unfinished rows record them."""
 
 from __future__ import annotations
 

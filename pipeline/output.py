@@ -1,4 +1,4 @@
-"""Opening an output folder: what is done there, and whether a run can go on with it."""
+"""The table folder before a run: its state, checks, and preparation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from labelbeam.transforms.table.manifest import LabelledWith, Manifest
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where two runs at once are not noticed
+except ImportError:  # not on Windows, so two runs at once are not detected there
     fcntl = None  # type: ignore[assignment]
 
 _HINT = "; types of columns are set by --column_types"
@@ -74,10 +74,10 @@ class OutputState:
 
 
 def folder_of(output: str) -> str:
-    """Return an output folder's name without a slash at its end.
+    """Return the name of a table folder, without a slash at its end.
 
     Raises:
-      UserError: It is neither local nor in a bucket of Google's.
+      UserError: The folder is neither local nor in a bucket of Google's.
     """
     scheme = scheme_of(output)
     if scheme not in (None, GCS):
@@ -162,10 +162,10 @@ def _refuse_losses(output: str, manifest: Manifest | None) -> None:
 
 
 def look_into(output: str) -> Contents:
-    """Return what an output folder holds, and change nothing.
+    """Return the contents of a table folder, and change nothing.
 
     Raises:
-      UserError: It can't be read.
+      UserError: The folder can't be read.
     """
     with _explained(output):
         return _look_into(output)
@@ -179,10 +179,10 @@ def _look_into(output: str) -> Contents:
 
 
 def refuse_others(output: str, contents: Contents, replace: bool, labelled_with: LabelledWith) -> None:
-    """Make sure that an output folder's rows were labelled as new ones will be, or may go.
+    """Refuse rows with other settings than those of a new run, unless they may be replaced.
 
     Raises:
-      UserError: They were not, and may not.
+      UserError: The table folder has such rows.
     """
     others = [facts for facts in contents.labelled_with if facts != labelled_with]
     if others and not replace:
@@ -194,10 +194,10 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
 
 
 def probe_output(output: str) -> None:
-    """Write a file into an output folder, and delete it again with the folders that were made for it.
+    """Write a file into a table folder, and delete the file and the folders that were made for it.
 
     Raises:
-      UserError: It can't be written.
+      UserError: The folder can't be written.
     """
     made, folder = [], os.path.abspath(output) if is_local(output) else ""
     while folder and not os.path.isdir(folder):
@@ -213,7 +213,7 @@ def probe_output(output: str) -> None:
 
 
 def is_at_work(output: str) -> bool:
-    """Return whether a run of this machine is at work in a local output folder."""
+    """Return whether a run of this machine is at work in a local table folder."""
     if not is_local(output) or not os.path.exists(_lock_path(Layout(output).staging)):
         return False
     try:
@@ -249,11 +249,12 @@ def _lock_file(output: str, folder: str) -> TextIO:
 
 @contextmanager
 def locked(output: str) -> Iterator[None]:
-    """Keep other runs of this machine out of a local folder; the system frees it when the process ends.
+    """Keep other runs of this machine out of a local table folder while the body runs.
 
     Raises:
       UserError: Another run is at work there.
     """
+    # A lock of the system, because the system frees it even if the process is killed.
     folder = Layout(output).staging
     if fcntl is None or not is_local(folder):
         yield

@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def early_staging(self) -> Staging:
-        """Destination of images that fail before labelling; in the split layout of the decoding side."""
+        """Destination of images that fail before labelling."""
         return dataclasses.replace(self.staging, side="decoding") if self.is_split else self.staging
 
     @property
@@ -158,7 +158,7 @@ def optimisation_of(config: RunConfig) -> Optimisation:
 
 
 def row_metadata_of(config: RunConfig, model: ModelSpec, corpus: Corpus) -> RowMetadata:
-    """Return the id of a new run, and what else its rows have in common."""
+    """Return the columns that are equal in all rows of a new run, its new id among them."""
     prints = (model.model_fingerprint, model.preprocessing_fingerprint)
     return RowMetadata(new_run_id(), *prints, output_columns(corpus), _outputs_column(config, model))
 

@@ -197,7 +197,7 @@ def test_follow__cancelled_by_somebody__message_depends_on_the_runner():
         RunError, match="not by this command. The job server reports it as cancelled. Check on the"
     ):
         jobs.follow(OfAJobServer(PipelineState.CANCELLED), dict)
-    with pytest.raises(RunError, match="not by this command. What is done is kept"):
+    with pytest.raises(RunError, match="not by this command. Finished work is kept"):
         jobs.follow(ScriptedJob(PipelineState.CANCELLED), dict)
 
 
