@@ -53,7 +53,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.stage import stager_of
-from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 
 
@@ -196,11 +196,14 @@ def _wait(result: Any) -> None:
         raise RunError(f"The run ended as {state}.")
 
 
-_WHILE_SUBMITTED = "Interrupted while the job was being submitted. Check whether it runs. If not, run the same command again."
+_WHILE_SUBMITTED = (
+    "Interrupted while the job was being submitted. Check whether it runs on the runner's side. If not, run the "
+    "same command again."
+)
 
 
 def _how_to_look(plan: Plan) -> str:
-    manifest = Layout(plan.output).manifest
+    manifest = TableFolder(plan.output).manifest
     return "\n".join(
         [
             "The job publishes its results without this machine. They are published when",

@@ -25,7 +25,7 @@ from labelbeam.transforms.files import (
 )
 from labelbeam.transforms.sources.addresses import GCS
 from labelbeam.transforms.table.folder import (
-    Layout,
+    TableFolder,
     announce,
     delete_run,
     find_losses,
@@ -146,7 +146,7 @@ def prepare_output(config: WriteConfig, state: OutputState, run_id: str, labelle
         _probe(output)
         tidy(output, config.keep_generations)
         for replaced in state.replaces:
-            delete_run(Layout(output), replaced)
+            delete_run(TableFolder(output), replaced)
         announce(output, run_id, labelled_with)
 
 
@@ -214,7 +214,7 @@ def probe_output(output: str) -> None:
 
 def is_at_work(output: str) -> bool:
     """Return whether a run of this machine is at work in a local table folder."""
-    if not is_local(output) or not os.path.exists(_lock_path(Layout(output).staging)):
+    if not is_local(output) or not os.path.exists(_lock_path(TableFolder(output).staging)):
         return False
     try:
         with locked(output):
@@ -255,7 +255,7 @@ def locked(output: str) -> Iterator[None]:
       UserError: Another run is at work there.
     """
     # A lock of the system, because the system frees it even if the process is killed.
-    folder = Layout(output).staging
+    folder = TableFolder(output).staging
     if fcntl is None or not is_local(folder):
         yield
         return
