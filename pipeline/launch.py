@@ -197,8 +197,8 @@ def _wait(result: Any) -> None:
 
 
 _WHILE_SUBMITTED = (
-    "Interrupted while the job was being submitted. Check whether it runs on the runner's side. If not, run the "
-    "same command again."
+    "Interrupted while the job was being submitted. Check whether it has started. "
+    "If not, run the same command again."
 )
 
 
