@@ -20,7 +20,7 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     """Label failed images again, with the settings of the run that published them.
 
     Args:
-      output: An output folder.
+      output: A table folder.
       only: Reasons of failures to retry, separated by commas; by default all.
       flags: Options that replace those of the run. With an input, its rows are labelled, failed ids
         under their URIs in this input.
