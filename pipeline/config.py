@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ class Option:
     Attributes:
       default: Value of the option if it is not set.
       help: Definition, with the unit.
-      type: Type of a value: a key of `_PARSERS`.
+      type: Type of a value: a key of `_TYPES`.
       at_least: Smallest number.
       at_most: Largest number.
       choices: All values, if they can be listed.
@@ -51,7 +51,7 @@ class Option:
         """Description of the allowed values."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        noun = ", or ".join((*self.words, _NOUNS[self.type]))
+        noun = ", or ".join((*self.words, _TYPES[self.type][0]))
         if self.at_least is None:
             return noun
         return f"{noun} from {self.at_least:,} to {self.at_most:,}"
@@ -69,7 +69,7 @@ class Option:
         if isinstance(raw, str) and raw in self.words:
             return raw
         try:
-            value = _PARSERS[self.type](raw)
+            value = _TYPES[self.type][1](raw)
         except (TypeError, ValueError):
             value = None
         if value is None or not self._in_range(value):
@@ -94,6 +94,7 @@ def _parse_bool(raw: Any) -> bool | None:
 
 
 def _parse_integer(raw: Any) -> int | None:
+    # bool and float are refused, because int() would turn true into 1 and 2.5 into 2.
     return None if isinstance(raw, (bool, float)) else int(raw)
 
 
@@ -142,28 +143,21 @@ class Rates:
     """The type of an option of a rate for each of several reasons of failures."""
 
 
-_NOUNS: dict[type, str] = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    tuple: "two ascending numbers, such as 0,1",
-    Triple: "three numbers, for red, green and blue",
-    Divisors: "three numbers above zero, for red, green and blue",
-    dict: "NAME=VALUE pairs, separated by commas",
-    Rates: "REASON=RATE pairs, separated by commas, with rates from 0 to 1, and with the reasons "
-    f"{', '.join(Reason)}",
-}
-_PARSERS: dict[type, Any] = {
-    str: _parse_text,
-    bool: _parse_bool,
-    int: _parse_integer,
-    float: _parse_number,
-    tuple: _parse_pair,
-    Triple: _parse_triple,
-    Divisors: _parse_divisors,
-    dict: _parse_mapping,
-    Rates: _parse_rates,
+# Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
+_TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    str: ("text", _parse_text),
+    bool: ("true or false", _parse_bool),
+    int: ("a whole number", _parse_integer),
+    float: ("a number", _parse_number),
+    tuple: ("two ascending numbers, such as 0,1", _parse_pair),
+    Triple: ("three numbers, for red, green and blue", _parse_triple),
+    Divisors: ("three numbers above zero, for red, green and blue", _parse_divisors),
+    dict: ("NAME=VALUE pairs, separated by commas", _parse_mapping),
+    Rates: (
+        "REASON=RATE pairs, separated by commas, with rates from 0 to 1, and with the reasons "
+        f"{', '.join(Reason)}",
+        _parse_rates,
+    ),
 }
 
 
