@@ -278,7 +278,7 @@ class PredictConfig:
         600.0, "longest time of one call of the model, s; a longer call ends the run", float, (0.1, 86_400)
     )
     keep_outputs: bool = _option(
-        False, "additional column with the model's output for every class: logits or probabilities", bool
+        False, "write the model's output for every class, too, in the column logits or probabilities", bool
     )
     batch_size: int | Literal["auto"] | None = _option(
         None,
@@ -293,7 +293,9 @@ class PredictConfig:
         choices=("float32", "bfloat16", "float16"),
     )
     xla: Literal["off", "on", "force"] = _option(
-        "off", "compilation of the model; on: on GPUs, force: on CPUs, too", choices=("off", "on", "force")
+        "off",
+        "compilation of the model with XLA; on: on GPUs, force: on CPUs, too",
+        choices=("off", "on", "force"),
     )
     on_disagreement: Literal["refuse", "plain"] = _option(
         "refuse",
@@ -301,7 +303,7 @@ class PredictConfig:
         choices=("refuse", "plain"),
     )
     require_accelerator: bool = _option(
-        False, "end of the run if a worker has no GPU, because it would be slow", bool
+        False, "end the run if a worker has no GPU, because it would be slow", bool
     )
     layout: str = _option(
         "fused",
@@ -331,12 +333,10 @@ class WriteConfig:
     """Options of the table folder."""
 
     output: str = _option("", "table folder, which gets the results; local or gs://")
-    replace: bool = _option(
-        False, "removal of rows in the output that have another model or other settings", bool
-    )
+    replace: bool = _option(False, "drop rows in the output that have another model or other settings", bool)
     refresh: str = _option(
         "none",
-        "images to relabel; changed: those whose ETag, generation or mtime changed, and failed ones",
+        "changed: relabel images whose ETag, generation or mtime changed, and retry failed ones",
         choices=("none", "changed"),
     )
     stage_rows: int = _option(10_000, "largest number of rows in a staged file", int, (1, 1_000_000))
@@ -373,8 +373,7 @@ class LaunchConfig:
 
     no_wait: bool = _option(
         False,
-        "end of the command once the job is submitted, which publishes its results itself; not with a "
-        "local runner",
+        "return once the job is submitted, which publishes its results itself; not with a local runner",
         bool,
     )
 
