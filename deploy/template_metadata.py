@@ -9,21 +9,21 @@ import json
 import re
 from typing import Any
 
-from labelbeam.pipeline.config import RUN_OPTIONS, Divisors, Option, Rates, Triple
+from labelbeam.pipeline.config import RUN_OPTIONS, Divisors, Option, Pair, Pairs, Rates, Triple
 
 _REQUIRED = ("input", "output", "model")
 # A launcher writes the job and ends: there is nothing to wait for.
 _NOT_OF_A_TEMPLATE = ("no_wait",)
 # A job has no files but those of buckets.
 _BUCKET = r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^\r\n]*)?$"
-_PATTERNS = {
+_PATTERNS: dict[Any, str] = {
     bool: "^([Tt]rue|[Ff]alse)$",
     int: r"^[0-9]+$",
     float: r"^[0-9]+(\.[0-9]+)?$",
-    tuple: r"^-?[0-9]+(\.[0-9]+)?,-?[0-9]+(\.[0-9]+)?$",
+    Pair: r"^-?[0-9]+(\.[0-9]+)?,-?[0-9]+(\.[0-9]+)?$",
     Triple: r"^-?[0-9]+(\.[0-9]+)?(,-?[0-9]+(\.[0-9]+)?){2}$",
     Divisors: r"^[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){2}$",
-    dict: r"^[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*$",
+    Pairs: r"^[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*$",
     Rates: r"^[a-z0-9_]+=[0-9.]+(,[a-z0-9_]+=[0-9.]+)*$",
     str: r"^[^\r\n]+$",
 }
@@ -49,8 +49,8 @@ def _parameter(name: str, option: Option) -> dict[str, Any]:
 
 
 def _pattern(option: Option) -> str:
-    if option.choices:
-        return f"^({'|'.join(map(re.escape, option.choices))})$"
+    if option.type is None:
+        return f"^({'|'.join(map(re.escape, option.words))})$"
     return "|".join([*(f"^{word}$" for word in option.words), _PATTERNS[option.type]])
 
 

@@ -180,7 +180,7 @@ def _add_options(parser: argparse.ArgumentParser, names: Collection[str] = ()) -
 def _add_option(group: Any, name: str) -> None:
     option = RUN_OPTIONS[name]
     default = f" (default: {option.default})" if option.default not in ("", None, (), False) else ""
-    allowed = f"; {option.allowed}" if option.choices or option.type is not str else ""
+    allowed = f"; {option.allowed}" if option.type is not str else ""
     text = f"{option.help}{allowed}{default}".replace("%", "%%")
     switch: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
     metavar = "true" if switch else "VALUE"

@@ -12,14 +12,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from labelbeam.transforms.errors import Reason, UserError, describe_error
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
-from labelbeam.transforms.models.scaling import RANGE_NAMES
 
 BEAM = "beam"
 
@@ -31,26 +31,24 @@ class Option:
     Attributes:
       default: Value of the option if it is not set.
       help: Definition, with the unit.
-      type: Type of a value: a key of `_TYPES`.
       at_least: Smallest number.
       at_most: Largest number.
-      choices: All values, if they can be listed.
-      words: Values beside those of the type.
+      words: Words that are values.
+      type: Type of the other values, a key of `_TYPES`; None if there are none.
     """
 
     default: Any
     help: str
-    type: type = str
     at_least: float | None = None
     at_most: float | None = None
-    choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    type: Any = None
 
     @property
     def allowed(self) -> str:
         """Description of the allowed values."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
+        if self.type is None:
+            return f"one of {', '.join(self.words)}"
         noun = ", or ".join((*self.words, _TYPES[self.type][0]))
         if self.at_least is None:
             return noun
@@ -70,15 +68,13 @@ class Option:
             return raw
         try:
             value = _TYPES[self.type][1](raw)
-        except (TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             value = None
         if value is None or not self._in_range(value):
             raise UserError(f"{name}={raw!r} is not allowed: it must be {self.allowed}.")
         return value
 
     def _in_range(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
         if self.at_least is None or self.at_most is None:
             return True
         return self.at_least <= value <= self.at_most
@@ -131,28 +127,23 @@ def _parse_rates(raw: Any) -> tuple[tuple[str, float], ...] | None:
     return rates if allowed and pairs is not None else None
 
 
-class Triple:
-    """The type of an option of three numbers, for red, green and blue."""
-
-
-class Divisors:
-    """The type of an option of three numbers above zero, for red, green and blue."""
-
-
-class Rates:
-    """The type of an option of a rate for each of several reasons of failures."""
-
+# Types of options, as annotations name them.
+Pair = tuple[float, float]
+Triple = tuple[float, float, float]
+Divisors = Annotated[Triple, "above zero"]
+Pairs = tuple[tuple[str, str], ...]
+Rates = tuple[tuple[str, float], ...]
 
 # Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
-_TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {
+_TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     str: ("text", _parse_text),
     bool: ("true or false", _parse_bool),
     int: ("a whole number", _parse_integer),
     float: ("a number", _parse_number),
-    tuple: ("two ascending numbers, such as 0,1", _parse_pair),
+    Pair: ("two ascending numbers, such as 0,1", _parse_pair),
     Triple: ("three numbers, for red, green and blue", _parse_triple),
     Divisors: ("three numbers above zero, for red, green and blue", _parse_divisors),
-    dict: ("NAME=VALUE pairs, separated by commas", _parse_mapping),
+    Pairs: ("NAME=VALUE pairs, separated by commas", _parse_mapping),
     Rates: (
         "REASON=RATE pairs, separated by commas, with rates from 0 to 1, and with the reasons "
         f"{', '.join(Reason)}",
@@ -164,14 +155,10 @@ _TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {
 def _option(
     default: Any,
     help: str,
-    type: type = str,
-    between: tuple[float, float] | None = None,
-    choices: tuple[str, ...] = (),
+    between: tuple[float | None, float | None] = (None, None),
     words: tuple[str, ...] = (),
 ) -> Any:
-    low, high = between or (None, None)
-    option = Option(default, help, type, low, high, choices, words)
-    return field(default=default, metadata={"option": option})
+    return field(default=default, metadata={"option": Option(default, help, *between, words)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +173,7 @@ class ReadConfig:
     input_format: str = _option(
         "auto",
         "format of the input; auto: by its name",
-        choices=("auto", *INPUT_FORMATS),
+        words=("auto", *INPUT_FORMATS),
     )
     uri_column: str = _option("uri", "column of the CSV with the URIs")
     id_column: str | None = _option(
@@ -195,7 +182,6 @@ class ReadConfig:
     column_types: tuple[tuple[str, str], ...] = _option(
         (),
         "types of the CSV's other columns, which are text otherwise, such as price=float64,day=date",
-        dict,
     )
 
 
@@ -207,37 +193,31 @@ class ModelConfig:
         "",
         "preset (efficientnet-b0 … b7, efficientnet-lite0), TF Hub or Kaggle address, or SavedModel folder",
     )
-    image_size: int | None = _option(None, "width and height of the model's input, px", int, (1, 4096))
-    resize: str | None = _option(
-        None, "method that brings an image to the input's size", choices=("center_crop", "stretch")
+    image_size: int | None = _option(None, "width and height of the model's input, px", (1, 4096))
+    resize: Literal["center_crop", "stretch"] | None = _option(
+        None, "method that brings an image to the input's size"
     )
     decoding: Literal["good", "fast"] = _option(
         "good",
         "quality of the decoding; fast: JPEGs are decoded at the model's own size instead of twice that, "
         "which changes a few labels",
-        choices=("good", "fast"),
     )
     input_range: tuple[float, float] | Literal["caffe", "torch"] | None = _option(
         None,
         "values of the colours 0 and 255 in the model's input, or the name of a rule: caffe (0 to 255, BGR, "
         "ImageNet's means subtracted), torch (0 to 1, means subtracted, divided by deviations)",
-        tuple,
-        words=RANGE_NAMES,
     )
     channel_mean: tuple[float, float, float] | None = _option(
-        None, "values subtracted from red, green and blue after scaling to --input_range", Triple
+        None, "values subtracted from red, green and blue after scaling to --input_range"
     )
-    channel_std: tuple[float, float, float] | None = _option(
-        None, "divisors of red, green and blue after the means are subtracted", Divisors
+    channel_std: Annotated[tuple[float, float, float], "above zero"] | None = _option(
+        None, "divisors of red, green and blue after the means are subtracted"
     )
-    channel_order: Literal["rgb", "bgr"] | None = _option(
-        None, "order of the channels in the model's input", choices=("rgb", "bgr")
-    )
+    channel_order: Literal["rgb", "bgr"] | None = _option(None, "order of the channels in the model's input")
     outputs: Literal["logits", "probabilities", "multilabel", "embedding"] | None = _option(
         None,
         "meaning of the model's outputs: logits or probabilities of one class per image, multilabel (each "
         "class has a probability of its own), or an embedding (feature_vector models)",
-        choices=("logits", "probabilities", "multilabel", "embedding"),
     )
     labels: str | None = _option(
         None, "label map: imagenet, or a file, local or gs://: text with one label a line, CSV or JSON"
@@ -250,76 +230,63 @@ class ModelConfig:
 class FetchConfig:
     """Limits of an image's request."""
 
-    fetch_threads: int = _option(32, "number of simultaneous requests in a process", int, (1, 1024))
+    fetch_threads: int = _option(32, "number of simultaneous requests in a process", (1, 1024))
     fetch_timeout_sec: float = _option(
-        60.0, "longest time for an image, and for a server's silence, s", float, (0.1, 3600)
+        60.0, "longest time for an image, and for a server's silence, s", (0.1, 3600)
     )
-    max_image_mb: float = _option(64.0, "largest size of an encoded image, MB", float, (0.001, 2048))
+    max_image_mb: float = _option(64.0, "largest size of an encoded image, MB", (0.001, 2048))
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeConfig:
     """Limits of an image's pixels."""
 
-    max_megapixels: float = _option(
-        100.0, "largest image that is decoded, millions of pixels", float, (0.001, 1000)
-    )
+    max_megapixels: float = _option(100.0, "largest image that is decoded, millions of pixels", (0.001, 1000))
 
 
 @dataclass(frozen=True, slots=True)
 class PredictConfig:
     """Options of the model's execution and of labels."""
 
-    top_k: int = _option(5, "largest number of labels per image, also of multi-label models", int, (1, 1000))
+    top_k: int = _option(5, "largest number of labels per image, also of multi-label models", (1, 1000))
     threshold: float | None = _option(
-        None, "least score of a label, for multi-label models; 0.5 by default", float, (0, 1)
+        None, "least score of a label, for multi-label models; 0.5 by default", (0, 1)
     )
     predict_timeout_sec: float = _option(
-        600.0, "longest time of one call of the model, s; a longer call ends the run", float, (0.1, 86_400)
+        600.0, "longest time of one call of the model, s; a longer call ends the run", (0.1, 86_400)
     )
     keep_outputs: bool = _option(
-        False, "write the model's output for every class, too, in the column logits or probabilities", bool
+        False, "write the model's output for every class, too, in the column logits or probabilities"
     )
     batch_size: int | Literal["auto"] | None = _option(
         None,
         "number of images in a batch; computed from the device by default; auto: measured once per device",
-        int,
         (1, 4096),
-        words=("auto",),
     )
     precision: Literal["float32", "bfloat16", "float16"] = _option(
-        "float32",
-        "number format of the model's layers; bfloat16 is faster on CPUs, float16 on GPUs",
-        choices=("float32", "bfloat16", "float16"),
+        "float32", "number format of the model's layers; bfloat16 is faster on CPUs, float16 on GPUs"
     )
     xla: Literal["off", "on", "force"] = _option(
-        "off",
-        "compilation of the model with XLA; on: on GPUs, force: on CPUs, too",
-        choices=("off", "on", "force"),
+        "off", "compilation of the model with XLA; on: on GPUs, force: on CPUs, too"
     )
     on_disagreement: Literal["refuse", "plain"] = _option(
         "refuse",
         "action if precision or xla change outputs or labels too much: end the run, or run the plain model",
-        choices=("refuse", "plain"),
     )
-    require_accelerator: bool = _option(
-        False, "end the run if a worker has no GPU, because it would be slow", bool
-    )
-    layout: str = _option(
+    require_accelerator: bool = _option(False, "end the run if a worker has no GPU, because it would be slow")
+    layout: Literal["fused", "split"] = _option(
         "fused",
         "division of the work; split: some workers fetch and decode images, others label them, with a "
         "shuffle in between",
-        choices=("fused", "split"),
     )
     accelerator_hint: str | None = _option(
         None,
         "Beam's resource hint for the workers that label, with --layout=split; on Dataflow such as "
         "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver",
     )
-    dedupe: str = _option(
+    dedupe: Literal["id", "content"] = _option(
         "id",
         "key of duplicates; content: images of the same bytes share one inference in a worker process, too",
-        choices=("id", "content"),
     )
 
     @property
@@ -333,20 +300,18 @@ class WriteConfig:
     """Options of the table folder."""
 
     output: str = _option("", "table folder, which gets the results; local or gs://")
-    replace: bool = _option(False, "drop rows in the output that have another model or other settings", bool)
-    refresh: str = _option(
-        "none",
-        "changed: relabel images whose ETag, generation or mtime changed, and retry failed ones",
-        choices=("none", "changed"),
+    replace: bool = _option(False, "drop rows in the output that have another model or other settings")
+    refresh: Literal["none", "changed"] = _option(
+        "none", "changed: relabel images whose ETag, generation or mtime changed, and retry failed ones"
     )
-    stage_rows: int = _option(10_000, "largest number of rows in a staged file", int, (1, 1_000_000))
-    stage_sec: float = _option(30.0, "largest age of rows that are not staged yet, s", float, (0, 3600))
-    target_file_mb: float = _option(256.0, "desired size of the published files, MB", float, (0.01, 4096))
-    keep_generations: int = _option(1, "number of older generations of the tables to keep", int, (0, 1000))
+    stage_rows: int = _option(10_000, "largest number of rows in a staged file", (1, 1_000_000))
+    stage_sec: float = _option(30.0, "largest age of rows that are not staged yet, s", (0, 3600))
+    target_file_mb: float = _option(256.0, "desired size of the published files, MB", (0.01, 4096))
+    keep_generations: int = _option(1, "number of older generations of the tables to keep", (0, 1000))
     partition_by: str | None = _option(
         None, "key of partition folders: a column of the input (by_COLUMN=VALUE), or hash:N (by_hash=0 …)"
     )
-    max_partitions: int = _option(1000, "largest number of partition folders per table", int, (1, 100_000))
+    max_partitions: int = _option(1000, "largest number of partition folders per table", (1, 100_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,15 +319,14 @@ class BudgetConfig:
     """Limits of the share of images that fail."""
 
     max_failure_rate: float = _option(
-        0.1, "largest share of failed images; above it, a run stops or exits with status 1", float, (0, 1)
+        0.1, "largest share of failed images; above it, a run stops or exits with status 1", (0, 1)
     )
     max_failure_rates: tuple[tuple[str, float], ...] = _option(
-        (), "largest share of failed images by reason, such as timeout=0.01,not_found=0.2", Rates
+        (), "largest share of failed images by reason, such as timeout=0.01,not_found=0.2"
     )
     failure_floor: int = _option(
         1000,
         "number of finished images from which a worker process may stop the run",
-        int,
         (1, 1_000_000_000),
     )
 
@@ -374,7 +338,6 @@ class LaunchConfig:
     no_wait: bool = _option(
         False,
         "return once the job is submitted, which publishes its results itself; not with a local runner",
-        bool,
     )
 
 
@@ -405,11 +368,22 @@ class RunConfig:
 def _plain(value: Any, option: Option) -> Any:
     if not isinstance(value, tuple):
         return value
-    return dict(value) if option.type in (dict, Rates) else list(value)
+    return dict(value) if option.type in (Pairs, Rates) else list(value)
 
 
 def _options_of(section: Any) -> dict[str, Option]:
-    return {f.name: f.metadata["option"] for f in dataclasses.fields(section)}
+    annotations = get_type_hints(type(section), include_extras=True)
+    return {f.name: _typed(f.metadata["option"], annotations[f.name]) for f in dataclasses.fields(section)}
+
+
+def _typed(option: Option, annotation: Any) -> Option:
+    """Complete an option with words and type of its annotation, so that each value is named in one place."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    words = tuple(word for one in members if get_origin(one) is Literal for word in get_args(one))
+    types = [one for one in members if get_origin(one) is not Literal and one is not NoneType]
+    # Words that the option itself has are all its values, because no Literal can list a computed tuple.
+    types = [] if option.words else types
+    return dataclasses.replace(option, words=option.words or words, type=types[0] if types else None)
 
 
 _HEADINGS = {

@@ -250,16 +250,6 @@ def test_budget__by_reason__stops_for_this_reason_alone(tmp_path, tiny):
     run_pipeline(**options, failure_floor=20, max_failure_rates="timeout=0")
 
 
-@pytest.mark.parametrize(
-    ("rates", "said"),
-    [("often=0.1", "often='0.1' is not allowed: the reasons are"), ("timeout=2", "from 0 to 1")],
-)
-def test_budget__bad_rate__is_a_user_error(tmp_path, tiny, rates, said):
-    images = write_images(tmp_path / "in", ["a.jpg"])
-    with pytest.raises(UserError, match=said):
-        run_pipeline(input=images, output=tmp_path / "out", model=tiny, max_failure_rates=rates)
-
-
 @pytest.fixture
 def published(tmp_path, tiny):
     uris = make_mixed_corpus(tmp_path / "images")
