@@ -448,4 +448,4 @@ def test_rerun__no_wait__submits_what_failed(stub, corpus, arguments, brisk, cap
     again = ["rerun", corpus["output"], "--only=not_an_image", "--no_wait", "--job_name=again"]
     assert main(again) == 0
     assert [job.description["name"] for job in stub.jobs] == ["some-job", "again"]
-    assert "It publishes its results itself" in capsys.readouterr().out
+    assert "publishes its results without this machine" in capsys.readouterr().out
