@@ -17,13 +17,14 @@ from pathlib import Path
 
 from benchmarks.corpus import make_corpus
 from labelbeam.pipeline.config import load_config
-from labelbeam.pipeline.plan import Plan, planned
+from labelbeam.pipeline.plan import Plan
+from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import pipeline_options
 from labelbeam.transforms.count import LABELLED, LISTED
 from labelbeam.transforms.elements import ImageMetadata, ImageRef, Label, Prediction, id_of_uri
 from labelbeam.transforms.publish import commit, list_sources
 from labelbeam.transforms.stage import write_staged
-from labelbeam.transforms.table.folder import Layout
+from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.merge import merge_files, plan_merge
 from labelbeam.transforms.table.rows import PREDICTIONS, prediction_row, predictions_schema, to_record_batch
 from tests.tiny_model import save_tiny_model
@@ -39,7 +40,7 @@ def prepare(folder: Path, ids: int, done: int) -> None:
         (folder / f"{name}.csv").write_text("key,uri\n" + "".join(f"{key},{image}\n" for key in some))
     paths = {"input": folder / "done.csv", "output": folder / "published", "model": model}
     flags = {"id_column": "key", **{name: str(path) for name, path in paths.items()}}
-    with planned(load_config(None, flags), pipeline_options(())) as plan:
+    with prepared(load_config(None, flags), pipeline_options(())) as plan:
         stage(plan, keys[:done], str(image))
         publish(plan, done)
 
@@ -71,7 +72,7 @@ def publish(plan: Plan, rows: int) -> None:
     publication = plan.publication
     listing = list_sources(publication)
     tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)
-    folder = Layout(plan.output).merged(publication.run_id)
+    folder = TableFolder(plan.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
     commit(publication, listing.name, merged, {LISTED: rows, LABELLED: rows})
 

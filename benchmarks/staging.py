@@ -25,7 +25,8 @@ from benchmarks import throughput
 from benchmarks.corpus import make_corpus
 from benchmarks.measure import Command, Cost, cost_of
 from labelbeam.pipeline.config import load_config
-from labelbeam.pipeline.plan import Plan, planned
+from labelbeam.pipeline.plan import Plan
+from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import new_pipeline, pipeline_options
 from labelbeam.transforms.decode import DecodeImages
 from labelbeam.transforms.elements import Prediction
@@ -71,7 +72,7 @@ def straight(corpus: str, output: str) -> None:
     """Labels a corpus; the process ends as the pipeline's does, at once."""
     options = pipeline_options(())
     config = load_config(None, {"input": corpus, "output": output, "model": throughput.MODEL})
-    with planned(config, options) as plan, new_pipeline(options) as pipe:
+    with prepared(config, options) as plan, new_pipeline(options) as pipe:
         label_straight(pipe, plan)
     os._exit(0)
 

@@ -5,26 +5,26 @@ python deploy/template_metadata.py > metadata.json
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from typing import Any
 
-from labelbeam.pipeline.config import Divisors, Kind, Triple, options
+from labelbeam.pipeline.config import RUN_OPTIONS, Divisors, Option, Pair, Pairs, Rates, Triple
 
 _REQUIRED = ("input", "output", "model")
 # A launcher writes the job and ends: there is nothing to wait for.
 _NOT_OF_A_TEMPLATE = ("no_wait",)
 # A job has no files but those of buckets.
 _BUCKET = r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^\r\n]*)?$"
-_PATTERNS = {
+_PATTERNS: dict[Any, str] = {
     bool: "^([Tt]rue|[Ff]alse)$",
     int: r"^[0-9]+$",
     float: r"^[0-9]+(\.[0-9]+)?$",
-    tuple: r"^-?[0-9]+(\.[0-9]+)?,-?[0-9]+(\.[0-9]+)?$",
+    Pair: r"^-?[0-9]+(\.[0-9]+)?,-?[0-9]+(\.[0-9]+)?$",
     Triple: r"^-?[0-9]+(\.[0-9]+)?(,-?[0-9]+(\.[0-9]+)?){2}$",
     Divisors: r"^[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){2}$",
-    dict: r"^[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*$",
+    Pairs: r"^[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*$",
+    Rates: r"^[a-z0-9_]+=[0-9.]+(,[a-z0-9_]+=[0-9.]+)*$",
     str: r"^[^\r\n]+$",
 }
 
@@ -34,26 +34,24 @@ def metadata() -> dict[str, Any]:
     return {
         "name": "labelbeam",
         "description": "Labels every image of a corpus with a TensorFlow classifier, and accounts for each.",
-        "parameters": [_parameter(n, f) for n, f in options().items() if n not in _NOT_OF_A_TEMPLATE],
+        "parameters": [_parameter(n, one) for n, one in RUN_OPTIONS.items() if n not in _NOT_OF_A_TEMPLATE],
     }
 
 
-def _parameter(name: str, field: dataclasses.Field) -> dict[str, Any]:
-    help_text, kind = field.metadata["help"], field.metadata["kind"]
+def _parameter(name: str, option: Option) -> dict[str, Any]:
     return {
         "name": name,
         "label": name.replace("_", " "),
-        "helpText": f"{help_text[0].upper()}{help_text[1:]}. Allowed: {kind.allowed}.",
+        "helpText": f"{option.help[0].upper()}{option.help[1:]}. Allowed: {option.allowed}.",
         "isOptional": name not in _REQUIRED,
-        "regexes": [_BUCKET if name in ("input", "output") else _pattern(kind)],
+        "regexes": [_BUCKET if name in ("input", "output") else _pattern(option)],
     }
 
 
-def _pattern(kind: Kind) -> str:
-    if kind.choices:
-        return f"^({'|'.join(map(re.escape, kind.choices))})$"
-    pattern = _PATTERNS[kind.type]
-    return "|".join([*(f"^{word}$" for word in kind.words), pattern])
+def _pattern(option: Option) -> str:
+    if option.type is None:
+        return f"^({'|'.join(map(re.escape, option.words))})$"
+    return "|".join([*(f"^{word}$" for word in option.words), _PATTERNS[option.type]])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
 """A run: its configuration, graph, launch, progress and results."""
 
 # Last sentence about a run that broke off.
-GO_ON = "What is done is kept: run the same command again, and it goes on from there."
+GO_ON = "Finished work is kept: run the same command again to continue."

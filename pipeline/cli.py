@@ -1,25 +1,25 @@
 """The command line.
 
-Exit status: 0 every image accounted for, within the failure budget; 1 not so;
-2 a mistake of the user's; 130 interrupted.
+Exit status: 0 every image has a row, within the failure budget; 1 the run failed or exceeded the budget;
+2 the command is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from labelbeam import __version__
 from labelbeam.pipeline import GO_ON
-from labelbeam.pipeline.config import Kind, ModelConfig, load_config, options
+from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, did_you_mean, load_config
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not logging.getLogger().isEnabledFor(logging.INFO):
             logging.disable(logging.CRITICAL)  # threads of Beam that lose their process would log tracebacks
         return _leave(str(e) or f"Interrupted. {GO_ON}", INTERRUPTED)
-    except BrokenPipeError:  # who reads the output wants no more of it, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_OK
 
@@ -58,7 +58,7 @@ _DASHED = re.compile(r"^--([a-z]\w*(?:-\w+)+)(?==|$)")
 def _normalise(arguments: Sequence[str]) -> list[str]:
     """Write flags with underscores, as Beam does, and join values such as `-1,1` to them.
 
-    Values are joined, because argparse takes what begins with a dash for a flag.
+    Values are joined, because argparse takes a value that begins with a dash for a flag.
     """
     joined: list[str] = []
     for argument in arguments:
@@ -83,13 +83,15 @@ def _leave(message: str, status: int) -> int:
 
 
 def entry() -> NoReturn:
-    """Run a command as a process, and end what it leaves behind instead of waiting for it."""
+    """Run a command as a process, and kill threads and children that it leaves behind."""
     from labelbeam.pipeline.runners.local import end_children
 
     status = main()
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    threading.excepthook = lambda _: None  # threads that miss a process that ends now
+    # Threads of Beam and the children die with this process, because waiting for them could take minutes;
+    # their tracebacks about lost connections are of no use.
+    threading.excepthook = lambda _: None
     end_children()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -113,148 +115,171 @@ def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
         help="label a corpus",
-        description="Label a corpus. Flags not listed here go to Beam, such as --runner=DataflowRunner.",
+        usage="labelbeam run --input URIS --model MODEL --output FOLDER [OPTION …] [BEAM_OPTION …]",
+        description="Label a corpus. Flags not listed here go to Beam, such as --runner=DataflowRunner. "
+        "Words of a flag may also be joined by dashes.",
         epilog=(__doc__ or "").partition("\n\n")[2],
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="the same settings from a YAML file; flags win")
-    _add_options(parser, options())
+    parser.add_argument("--config", metavar="FILE", help="YAML file of these options; flags win")
+    _add_options(parser, RUN_OPTIONS)
     parser.set_defaults(command=_run)
 
 
 def _add_doctor(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
-        help="look at a run before it is started",
-        description="Look at a run before it is started, with the flags that it would have, Beam's among "
-        "them. Nothing is started, and nothing stays in the output. One line for each finding; exit status 0 "
-        "if none is an error, 1 if one is, 2 if the command itself is mistaken.",
+        help="check a run before it is started",
+        usage="labelbeam doctor [--offline] [OPTION …] [BEAM_OPTION …]",
+        description="Check a run before it is started, with the flags of the run. Nothing is started, and "
+        "nothing stays in the output. One line for each finding. Exit status 0 without errors, 1 with "
+        "errors, 2 if the command itself is wrong.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="the settings of the run; flags win")
-    parser.add_argument("--offline", action="store_true", help="leave out what needs a network")
-    _add_options(parser, options())
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the run's options; flags win")
+    parser.add_argument("--offline", action="store_true", help="skip checks that need a network")
+    _add_options(parser, RUN_OPTIONS)
     parser.set_defaults(command=_doctor)
 
 
 def _add_rerun(commands: Any) -> None:
     parser = commands.add_parser(
         "rerun",
-        help="label images again that failed",
-        description="Label images again that failed, with the settings of the run that published them. "
-        "Flags not listed here go to Beam.",
+        help="retry failed images",
+        usage="labelbeam rerun OUTPUT [--only REASONS] [--input URIS] [OPTION …] [BEAM_OPTION …]",
+        description="Retry failed images, with the settings of the run that published them. With --input, "
+        "label the rows of an input. Flags not listed here go to Beam.",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="OUTPUT", help="an output folder")
+    parser.add_argument("folder", metavar="OUTPUT", help="table folder")
     parser.add_argument(
-        "--only", metavar="REASONS", help="reasons to try again, such as timeout,http_5xx; by default all"
+        "--only", metavar="REASONS", help="reasons to retry, such as timeout,http_5xx; by default all"
     )
-    _add_options(parser, {name: f for name, f in options().items() if name not in _OF_THE_FIRST_RUN})
+    _add_options(parser, [name for name in RUN_OPTIONS if name not in _FIXED_BY_THE_FIRST_RUN])
     parser.set_defaults(command=_rerun)
 
 
-# What a rerun can't change.
-_OF_THE_FIRST_RUN = (
+# Options that a rerun can't change, because all rows of a table have them in common.
+_FIXED_BY_THE_FIRST_RUN = (
     *("id_column", "column_types", "output", "replace", "refresh"),
     *("model", "image_size", "resize", "input_range", "channel_mean", "channel_std", "channel_order"),
     *("outputs", "labels", "top_k", "threshold", "signature", "output_name"),
 )
 
 
-def _add_options(parser: argparse.ArgumentParser, known: Mapping[str, dataclasses.Field]) -> None:
+def _add_options(parser: argparse.ArgumentParser, names: Collection[str] = ()) -> None:
+    """Add --verbose, and options of a run under the headings of their sections."""
     parser.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
-    for name, f in known.items():
-        default = f" (default: {f.default})" if f.default not in ("", None, (), False) else ""
-        kind: Kind = f.metadata["kind"]
-        allowed = f"; {kind.allowed}" if kind.choices or kind.type is not str else ""
-        text = f"{f.metadata['help']}{allowed}{default}".replace("%", "%%")
-        switch: dict[str, Any] = {"nargs": "?", "const": True} if kind.type is bool else {}
-        metavar = "true" if switch else "VALUE"
-        parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, metavar=metavar, **switch)
+    for heading, options in OPTIONS_BY_HEADING.items():
+        if listed := [name for name in options if name in names]:
+            group = parser.add_argument_group(heading)
+            for name in listed:
+                _add_option(group, name)
+
+
+def _add_option(group: Any, name: str) -> None:
+    option = RUN_OPTIONS[name]
+    default = f" (default: {option.default})" if option.default not in ("", None, (), False) else ""
+    allowed = f"; {option.allowed}" if option.type is not str else ""
+    text = f"{option.help}{allowed}{default}".replace("%", "%%")
+    switch: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
+    metavar = "true" if switch else "VALUE"
+    # No default here, because an option that is absent must not replace the value of a file.
+    group.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, metavar=metavar, **switch)
 
 
 def _add_verify(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
-        help="prove that published tables are whole",
-        description="Read published tables and prove that they are as their manifest describes them, and, "
-        "with --input, that each image of an input has a row of its URI. "
-        "Exit status 0 if so, 1 if not; one line for each finding.",
+        help="check published tables",
+        description="Read published tables and compare them with their manifest, and, with --input, check "
+        "that each image of an input has a row of its URI. "
+        "Exit status 0 without findings, 1 with findings; one line for each.",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="OUTPUT", help="an output folder")
-    _add_options(parser, {name: options()[name] for name in ("input", "input_format", "uri_column")})
+    parser.add_argument("folder", metavar="OUTPUT", help="table folder")
+    _add_options(parser, OPTIONS_BY_HEADING["input"])
     parser.set_defaults(command=_verify)
 
 
 def _add_model(commands: Any) -> None:
-    model = commands.add_parser("model", help="look at a model, or copy it to where workers load it from")
+    model = commands.add_parser("model", help="describe or copy a model")
     actions = model.add_subparsers(title="actions", required=True, metavar="ACTION")
     inspect = actions.add_parser(
         "inspect",
-        help="describe a model's inputs and outputs, and whether it can be used",
+        help="describe a model's inputs and outputs, and whether labelbeam can use it",
         description="Describe a model's inputs and outputs. Exit status 0 if labelbeam can use it, 1 if not.",
         allow_abbrev=False,
     )
-    inspect.add_argument("handle", metavar="MODEL", help=options()["model"].metadata["help"])
-    known = {n: f for n, f in options().items() if n in ModelConfig.__slots__ and n != "model"}
-    _add_options(inspect, known)
+    inspect.add_argument("handle", metavar="MODEL", help=RUN_OPTIONS["model"].help)
+    _add_options(inspect, OPTIONS_BY_HEADING["model"].keys() - {"model"})
     inspect.set_defaults(command=_inspect)
     mirror = actions.add_parser(
         "mirror",
         help="copy a model to a folder or bucket",
-        description="Copy a model to where all workers can load it from; prints the copy's handle.",
+        description="Copy a model to a place that all workers can load it from, and print the copy's handle.",
         allow_abbrev=False,
     )
-    mirror.add_argument("handle", metavar="MODEL", help=options()["model"].metadata["help"])
-    mirror.add_argument("target", metavar="FOLDER", help="local or gs://; new or empty")
-    mirror.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
+    mirror.add_argument("handle", metavar="MODEL", help=RUN_OPTIONS["model"].help)
+    mirror.add_argument("target", metavar="FOLDER", help="new or empty folder, local or gs://")
+    _add_options(mirror)
     mirror.set_defaults(command=_mirror)
 
 
 def _add_sample(commands: Any) -> None:
     parser = commands.add_parser("sample", help="label the sample photos with the embedded model")
     parser.add_argument("--output", default="labelbeam-sample", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--verbose", action="store_true", help="show logs and tracebacks")
+    _add_options(parser)
     parser.set_defaults(command=_sample)
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in options() if hasattr(args, name)}
+    return {name: getattr(args, name) for name in RUN_OPTIONS if hasattr(args, name)}
+
+
+@contextmanager
+def _loading(args: argparse.Namespace, modules: str = "Beam and TensorFlow") -> Iterator[None]:
+    """Print a line on a terminal while modules are imported, because the imports take seconds."""
+    if args.verbose or sys.stderr.isatty():
+        print(f"Loading {modules}…", file=sys.stderr, flush=True)
+    # Deferred, because an interrupt inside an import leaves half of a module behind.
+    with interrupts_deferred():
+        yield
 
 
 def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    with interrupts_deferred():
+    config = load_config(args.config, _flags(args), rest)
+    with _loading(args):
         from labelbeam.pipeline.launch import run_and_report
 
-    return OK if run_and_report(load_config(args.config, _flags(args), rest)) else NOT_OK
+    return OK if run_and_report(config) else NOT_OK
 
 
 def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    with interrupts_deferred():
+    config = load_config(args.config, _flags(args), rest)
+    with _loading(args):
         from labelbeam.pipeline.commands.doctor import doctor
 
-    config = load_config(args.config, _flags(args), rest)
     return OK if doctor(config, args.offline, args.verbose) else NOT_OK
 
 
 def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    with interrupts_deferred():
+    with _loading(args):
         from labelbeam.pipeline.commands.rerun import rerun
 
     return OK if rerun(args.folder, args.only, _flags(args), rest) else NOT_OK
 
 
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    with interrupts_deferred():
+    _refuse(rest, "verify", OPTIONS_BY_HEADING["input"])
+    with _loading(args, "Beam"):
         from labelbeam.pipeline.commands.verify import verify
         from labelbeam.pipeline.manifest import published_manifest
         from labelbeam.pipeline.output import folder_of
 
-    _refuse(rest, "verify")
     flags = _flags(args)
     if flags and "input" not in flags:
-        raise UserError(f"--{next(iter(flags))} is for reading an input. Add --input.")
+        raise UserError(f"--{next(iter(flags))} is an option of an input. Add --input.")
     findings = verify(args.folder, flags)
     if not findings:
         manifest = published_manifest(folder_of(args.folder))
@@ -271,36 +296,37 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 _MEND = (
     "Put whole copies in the place of files that are damaged or missing, or label into another --output. "
-    "What has no row is labelled by the same run command."
+    "The same run command labels images that have no row."
 )
 
 
 def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    with interrupts_deferred():
+    _refuse(rest, "model inspect", OPTIONS_BY_HEADING["model"])
+    with _loading(args):
         from labelbeam.pipeline.commands.model import inspect_model
 
-    _refuse(rest, "model inspect")
     fits, text = inspect_model(args.handle, _flags(args))
     print(text)
     return OK if fits else NOT_OK
 
 
 def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    with interrupts_deferred():
+    _refuse(rest, "model mirror")
+    with _loading(args):
         from labelbeam.pipeline.commands.model import mirror_model
 
-    _refuse(rest, "model mirror")
     print(mirror_model(args.handle, args.target))
     return OK
 
 
-def _refuse(rest: Sequence[str], command: str) -> None:
+def _refuse(rest: Sequence[str], command: str, names: Collection[str] = ()) -> None:
     if rest:
-        raise UserError(f"Unknown argument {rest[0]}. See labelbeam {command} --help.")
+        hint = did_you_mean(rest[0].partition("=")[0].lstrip("-"), names, "--")
+        raise UserError(f"Unknown argument {rest[0]}. {hint}See labelbeam {command} --help.")
 
 
 def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    with interrupts_deferred():
+    with _loading(args):
         from labelbeam.pipeline.commands.sample import run_sample
 
     return OK if run_sample(args.output, rest) else NOT_OK

@@ -1,7 +1,7 @@
-"""Configuration: one frozen dataclass a section, one strict loader for file and flags.
+"""Configuration: one frozen dataclass per section, and one strict loader for file and flags.
 
-A key of a `run_configs/*.yaml` file is the name of a flag without its dashes;
-the mapping `beam` holds Beam's own pipeline options.
+A key of a `run_configs/*.yaml` file is the name of a flag without its dashes. The mapping `beam` has Beam's
+own pipeline options.
 """
 
 from __future__ import annotations
@@ -9,60 +9,72 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from labelbeam.transforms.errors import UserError, describe_error
+from labelbeam.transforms.errors import Reason, UserError, describe_error
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
-from labelbeam.transforms.models.scaling import RANGE_NAMES
 
 BEAM = "beam"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What values an option takes: the one place that parses and checks them."""
+class Option:
+    """An option of a run: its meaning, and the values that it may have.
 
-    type: type
+    Attributes:
+      default: Value of the option if it is not set.
+      help: Definition, with the unit.
+      at_least: Smallest number.
+      at_most: Largest number.
+      words: Words that are values.
+      type: Type of the other values, a key of `_TYPES`; None if there are none.
+    """
+
+    default: Any
+    help: str
     at_least: float | None = None
     at_most: float | None = None
-    choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    type: Any = None
 
     @property
     def allowed(self) -> str:
-        """What is allowed, for a person."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        noun = ", or ".join((*self.words, _NOUNS[self.type]))
+        """Description of the allowed values."""
+        if self.type is None:
+            return f"one of {', '.join(self.words)}"
+        noun = ", or ".join((*self.words, _TYPES[self.type][0]))
         if self.at_least is None:
             return noun
         return f"{noun} from {self.at_least:,} to {self.at_most:,}"
 
     def parse(self, name: str, raw: Any) -> Any:
-        """Check a value from YAML or the command line.
+        """Parse and check a value from YAML or the command line.
+
+        Args:
+          name: Name of the option in errors.
+          raw: The value.
 
         Raises:
-          UserError: It is of another type or out of range.
+          UserError: The value has another type or is out of range.
         """
         if isinstance(raw, str) and raw in self.words:
             return raw
         try:
-            value = _PARSERS[self.type](raw)
-        except (TypeError, ValueError):
+            value = _TYPES[self.type][1](raw)
+        except (KeyError, TypeError, ValueError):
             value = None
         if value is None or not self._in_range(value):
             raise UserError(f"{name}={raw!r} is not allowed: it must be {self.allowed}.")
         return value
 
     def _in_range(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
         if self.at_least is None or self.at_most is None:
             return True
         return self.at_least <= value <= self.at_most
@@ -78,6 +90,7 @@ def _parse_bool(raw: Any) -> bool | None:
 
 
 def _parse_integer(raw: Any) -> int | None:
+    # bool and float are refused, because int() would turn true into 1 and 2.5 into 2.
     return None if isinstance(raw, (bool, float)) else int(raw)
 
 
@@ -107,111 +120,104 @@ def _parse_mapping(raw: Any) -> tuple[tuple[str, str], ...] | None:
     return tuple((str(name), str(value)) for name, value in raw.items()) if isinstance(raw, Mapping) else None
 
 
-class Triple:
-    """The type of an option of three numbers, for red, green and blue."""
+def _parse_rates(raw: Any) -> tuple[tuple[str, float], ...] | None:
+    pairs = _parse_mapping(raw)
+    rates = tuple((reason, float(rate)) for reason, rate in pairs or ())
+    allowed = all(reason in set(Reason) and 0 <= rate <= 1 for reason, rate in rates)
+    return rates if allowed and pairs is not None else None
 
 
-class Divisors:
-    """The type of an option of three numbers above zero, for red, green and blue."""
+# Types of options, as annotations name them.
+Pair = tuple[float, float]
+Triple = tuple[float, float, float]
+Divisors = Annotated[Triple, "above zero"]
+Pairs = tuple[tuple[str, str], ...]
+Rates = tuple[tuple[str, float], ...]
 
-
-_NOUNS: dict[type, str] = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    tuple: "two ascending numbers, such as 0,1",
-    Triple: "three numbers, for red, green and blue",
-    Divisors: "three numbers above zero, for red, green and blue",
-    dict: "NAME=VALUE pairs, separated by commas",
-}
-_PARSERS: dict[type, Any] = {
-    str: _parse_text,
-    bool: _parse_bool,
-    int: _parse_integer,
-    float: _parse_number,
-    tuple: _parse_pair,
-    Triple: _parse_triple,
-    Divisors: _parse_divisors,
-    dict: _parse_mapping,
+# Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
+_TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
+    str: ("text", _parse_text),
+    bool: ("true or false", _parse_bool),
+    int: ("a whole number", _parse_integer),
+    float: ("a number", _parse_number),
+    Pair: ("two ascending numbers, such as 0,1", _parse_pair),
+    Triple: ("three numbers, for red, green and blue", _parse_triple),
+    Divisors: ("three numbers above zero, for red, green and blue", _parse_divisors),
+    Pairs: ("NAME=VALUE pairs, separated by commas", _parse_mapping),
+    Rates: (
+        "REASON=RATE pairs, separated by commas, with rates from 0 to 1, and with the reasons "
+        f"{', '.join(Reason)}",
+        _parse_rates,
+    ),
 }
 
 
 def _option(
     default: Any,
     help: str,
-    type: type = str,
-    between: tuple[float, float] | None = None,
-    choices: tuple[str, ...] = (),
+    between: tuple[float | None, float | None] = (None, None),
     words: tuple[str, ...] = (),
 ) -> Any:
-    low, high = between or (None, None)
-    kind = Kind(type, low, high, choices, words)
-    return field(default=default, metadata={"help": help, "kind": kind})
+    return field(default=default, metadata={"option": Option(default, help, *between, words)})
 
 
 @dataclass(frozen=True, slots=True)
 class ReadConfig:
-    """What the corpus is."""
+    """Options of the input."""
 
     input: str = _option(
         "",
-        "URIs to label: a text file (one a line), a CSV with a header, a folder or a glob; local or gs://",
+        "list of URIs (text with one URI a line, or CSV with a header), folder of images, or glob; "
+        "local or gs://",
     )
     input_format: str = _option(
         "auto",
-        "what the input is; auto goes by the name",
-        choices=("auto", *INPUT_FORMATS),
+        "format of the input; auto: by its name",
+        words=("auto", *INPUT_FORMATS),
     )
-    uri_column: str = _option("uri", "column of the CSV that holds the URI")
+    uri_column: str = _option("uri", "column of the CSV with the URIs")
     id_column: str | None = _option(
-        None, "column of the CSV that holds a unique id; made from the URI by default"
+        None, "column of the CSV with unique ids; by default ids are made from the URIs"
     )
     column_types: tuple[tuple[str, str], ...] = _option(
         (),
-        "types of the CSV's own columns, which are text otherwise, such as price=float64,day=date",
-        dict,
+        "types of the CSV's other columns, which are text otherwise, such as price=float64,day=date",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What labels the images; what is None comes from the preset or the model."""
+    """Options of the model; None leaves a fact to the preset, the model or the probe."""
 
     model: str = _option(
         "",
-        "preset (efficientnet-b0 … b7, efficientnet-lite0), TF Hub or Kaggle address, SavedModel folder",
+        "preset (efficientnet-b0 … b7, efficientnet-lite0), TF Hub or Kaggle address, or SavedModel folder",
     )
-    image_size: int | None = _option(None, "width and height of the model's input, px", int, (1, 4096))
-    resize: str | None = _option(
-        None, "how an image is brought to that size", choices=("center_crop", "stretch")
+    image_size: int | None = _option(None, "width and height of the model's input, px", (1, 4096))
+    resize: Literal["center_crop", "stretch"] | None = _option(
+        None, "method that brings an image to the input's size"
     )
     decoding: Literal["good", "fast"] = _option(
         "good",
-        "fast: JPEGs may be decoded at the model's own size, not twice that; a few labels change",
-        choices=("good", "fast"),
+        "quality of the decoding; fast: JPEGs are decoded at the model's own size instead of twice that, "
+        "which changes a few labels",
     )
     input_range: tuple[float, float] | Literal["caffe", "torch"] | None = _option(
         None,
         "values of the colours 0 and 255 in the model's input, or the name of a rule: caffe (0 to 255, BGR, "
         "ImageNet's means subtracted), torch (0 to 1, means subtracted, divided by deviations)",
-        tuple,
-        words=RANGE_NAMES,
     )
     channel_mean: tuple[float, float, float] | None = _option(
-        None, "values subtracted from red, green and blue after scaling to --input_range", Triple
+        None, "values subtracted from red, green and blue after scaling to --input_range"
     )
-    channel_std: tuple[float, float, float] | None = _option(
-        None, "divisors of red, green and blue after the means are subtracted", Divisors
+    channel_std: Annotated[tuple[float, float, float], "above zero"] | None = _option(
+        None, "divisors of red, green and blue after the means are subtracted"
     )
-    channel_order: Literal["rgb", "bgr"] | None = _option(
-        None, "order of the channels in the model's input", choices=("rgb", "bgr")
-    )
+    channel_order: Literal["rgb", "bgr"] | None = _option(None, "order of the channels in the model's input")
     outputs: Literal["logits", "probabilities", "multilabel", "embedding"] | None = _option(
         None,
         "meaning of the model's outputs: logits or probabilities of one class per image, multilabel (each "
-        "class is judged by itself), or an embedding (feature_vector models)",
-        choices=("logits", "probabilities", "multilabel", "embedding"),
+        "class has a probability of its own), or an embedding (feature_vector models)",
     )
     labels: str | None = _option(
         None, "label map: imagenet, or a file, local or gs://: text with one label a line, CSV or JSON"
@@ -222,73 +228,65 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class FetchConfig:
-    """Limits of a single image's request."""
+    """Limits of an image's request."""
 
-    fetch_threads: int = _option(32, "requests at once in a process", int, (1, 1024))
+    fetch_threads: int = _option(32, "number of simultaneous requests in a process", (1, 1024))
     fetch_timeout_sec: float = _option(
-        60.0, "longest time for an image, and for a server's silence", float, (0.1, 3600)
+        60.0, "longest time for an image, and for a server's silence, s", (0.1, 3600)
     )
-    max_image_mb: float = _option(64.0, "larger encoded images are refused", float, (0.001, 2048))
+    max_image_mb: float = _option(64.0, "largest size of an encoded image, MB", (0.001, 2048))
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeConfig:
-    """Limits of a single image's pixels."""
+    """Limits of an image's pixels."""
 
-    max_megapixels: float = _option(100.0, "larger images are refused before decoding", float, (0.001, 1000))
+    max_megapixels: float = _option(100.0, "largest image that is decoded, millions of pixels", (0.001, 1000))
 
 
 @dataclass(frozen=True, slots=True)
 class PredictConfig:
-    """How the model is run."""
+    """Options of the model's execution and of labels."""
 
-    top_k: int = _option(5, "largest number of labels per image, also of multi-label models", int, (1, 1000))
+    top_k: int = _option(5, "largest number of labels per image, also of multi-label models", (1, 1000))
     threshold: float | None = _option(
-        None, "least score of a label, for multi-label models; 0.5 by default", float, (0, 1)
+        None, "least score of a label, for multi-label models; 0.5 by default", (0, 1)
     )
     predict_timeout_sec: float = _option(
-        600.0, "longest time of one call of the model, s; the run ends after it", float, (0.1, 86_400)
+        600.0, "longest time of one call of the model, s; a longer call ends the run", (0.1, 86_400)
     )
     keep_outputs: bool = _option(
-        False, "write what the model gives for every class, too, in the column logits or probabilities", bool
+        False, "write the model's output for every class, too, in the column logits or probabilities"
     )
     batch_size: int | Literal["auto"] | None = _option(
         None,
-        "images in a batch; computed from the device by default, auto: tried out, once for a device",
-        int,
+        "number of images in a batch; computed from the device by default; auto: measured once per device",
         (1, 4096),
-        words=("auto",),
     )
     precision: Literal["float32", "bfloat16", "float16"] = _option(
-        "float32",
-        "what the model computes in: bfloat16 is faster on CPUs, float16 on GPUs",
-        choices=("float32", "bfloat16", "float16"),
+        "float32", "number format of the model's layers; bfloat16 is faster on CPUs, float16 on GPUs"
     )
     xla: Literal["off", "on", "force"] = _option(
-        "off", "compile the model: on GPUs, or force it on CPUs, too", choices=("off", "on", "force")
+        "off", "compilation of the model with XLA; on: on GPUs, force: on CPUs, too"
     )
     on_disagreement: Literal["refuse", "plain"] = _option(
         "refuse",
         "action if precision or xla change outputs or labels too much: end the run, or run the plain model",
-        choices=("refuse", "plain"),
     )
-    require_accelerator: bool = _option(
-        False, "a worker without a GPU ends the run, where it would be slow otherwise", bool
-    )
-    layout: str = _option(
+    require_accelerator: bool = _option(False, "end the run if a worker has no GPU, because it would be slow")
+    layout: Literal["fused", "split"] = _option(
         "fused",
-        "split: images are fetched and decoded by some workers and labelled by others, across a shuffle",
-        choices=("fused", "split"),
+        "division of the work; split: some workers fetch and decode images, others label them, with a "
+        "shuffle in between",
     )
     accelerator_hint: str | None = _option(
         None,
-        "with --layout=split, what labelling alone asks of its workers, as Beam's resource hint; on Dataflow "
-        "such as type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver",
+        "Beam's resource hint for the workers that label, with --layout=split; on Dataflow such as "
+        "type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver",
     )
-    dedupe: str = _option(
+    dedupe: Literal["id", "content"] = _option(
         "id",
-        "content: images of the same bytes share one inference, within a worker process",
-        choices=("id", "content"),
+        "key of duplicates; content: images of the same bytes share one inference in a worker process, too",
     )
 
     @property
@@ -299,56 +297,53 @@ class PredictConfig:
 
 @dataclass(frozen=True, slots=True)
 class WriteConfig:
-    """Where results go, and how."""
+    """Options of the table folder."""
 
-    output: str = _option("", "folder for the results; local or gs://")
-    replace: bool = _option(
-        False, "drop rows of the output folder that were labelled with another model or other settings", bool
+    output: str = _option("", "table folder, which gets the results; local or gs://")
+    replace: bool = _option(False, "drop rows in the output that have another model or other settings")
+    refresh: Literal["none", "changed"] = _option(
+        "none", "changed: relabel images whose ETag, generation or mtime changed, and retry failed ones"
     )
-    refresh: str = _option(
-        "none",
-        "changed: label images again whose version is another than in the table, and try failed ones again",
-        choices=("none", "changed"),
-    )
-    stage_rows: int = _option(10_000, "rows are staged when there are this many", int, (1, 1_000_000))
-    stage_sec: float = _option(30.0, "rows are staged when they are this old, in seconds", float, (0, 3600))
-    target_file_mb: float = _option(256.0, "size of the published files", float, (0.01, 4096))
-    keep_generations: int = _option(1, "older generations of the tables to keep", int, (0, 1000))
+    stage_rows: int = _option(10_000, "largest number of rows in a staged file", (1, 1_000_000))
+    stage_sec: float = _option(30.0, "largest age of rows that are not staged yet, s", (0, 3600))
+    target_file_mb: float = _option(256.0, "desired size of the published files, MB", (0.01, 4096))
+    keep_generations: int = _option(1, "number of older generations of the tables to keep", (0, 1000))
     partition_by: str | None = _option(
-        None, "a column of the input, or hash:N: files go to folders by_COLUMN=VALUE or by_hash=N"
+        None, "key of partition folders: a column of the input (by_COLUMN=VALUE), or hash:N (by_hash=0 …)"
     )
-    max_partitions: int = _option(1000, "more folders of a table are refused", int, (1, 100_000))
+    max_partitions: int = _option(1000, "largest number of partition folders per table", (1, 100_000))
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetConfig:
-    """How many images may fail."""
+    """Limits of the share of images that fail."""
 
     max_failure_rate: float = _option(
-        0.1, "a run with a larger share of failed images is stopped, or exits with status 1", float, (0, 1)
+        0.1, "largest share of failed images; above it, a run stops or exits with status 1", (0, 1)
     )
-    max_failure_rates: tuple[tuple[str, str], ...] = _option(
-        (), "the same by reason, such as timeout=0.01,not_found=0.2", dict
+    max_failure_rates: tuple[tuple[str, float], ...] = _option(
+        (), "largest share of failed images by reason, such as timeout=0.01,not_found=0.2"
     )
     failure_floor: int = _option(
-        1000, "images that a worker process finishes before it may stop the run", int, (1, 1_000_000_000)
+        1000,
+        "number of finished images from which a worker process may stop the run",
+        (1, 1_000_000_000),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchConfig:
-    """How the command goes about a run."""
+    """Options of the command."""
 
     no_wait: bool = _option(
         False,
         "return once the job is submitted, which publishes its results itself; not with a local runner",
-        bool,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """All options of a run."""
+    """Configuration of a run: a section per step, and Beam's own flags."""
 
     read: ReadConfig = ReadConfig()
     model: ModelConfig = ModelConfig()
@@ -362,26 +357,49 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as plain data, defaults included; Beam's flags are in `beam_flags`."""
-        flat = {f.name: _plain(getattr(getattr(self, s.name), f.name), f) for s, f in _section_fields()}
-        return {**flat, "beam_flags": list(self.beam_flags)}
+        values = {
+            name: _plain(getattr(getattr(self, section), name), option)
+            for section, default in _SECTIONS.items()
+            for name, option in _options_of(default).items()
+        }
+        return {**values, "beam_flags": list(self.beam_flags)}
 
 
-def _plain(value: Any, f: dataclasses.Field) -> Any:
+def _plain(value: Any, option: Option) -> Any:
     if not isinstance(value, tuple):
         return value
-    return dict(value) if f.metadata["kind"].type is dict else list(value)
+    return dict(value) if option.type in (Pairs, Rates) else list(value)
 
 
-def _section_fields() -> Iterator[tuple[dataclasses.Field, dataclasses.Field]]:
-    for section in dataclasses.fields(RunConfig):
-        if section.name != "beam_flags":
-            for f in dataclasses.fields(getattr(RunConfig(), section.name)):
-                yield section, f
+def _options_of(section: Any) -> dict[str, Option]:
+    annotations = get_type_hints(type(section), include_extras=True)
+    return {f.name: _typed(f.metadata["option"], annotations[f.name]) for f in dataclasses.fields(section)}
 
 
-def options() -> dict[str, dataclasses.Field]:
-    """Every option by name; its metadata has `help` and `kind`."""
-    return {f.name: f for _, f in _section_fields()}
+def _typed(option: Option, annotation: Any) -> Option:
+    """Complete an option with words and type of its annotation, so that each value is named in one place."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    words = tuple(word for one in members if get_origin(one) is Literal for word in get_args(one))
+    types = [one for one in members if get_origin(one) is not Literal and one is not NoneType]
+    # Words that the option itself has are all its values, because no Literal can list a computed tuple.
+    types = [] if option.words else types
+    return dataclasses.replace(option, words=option.words or words, type=types[0] if types else None)
+
+
+_HEADINGS = {
+    "read": "input",
+    "model": "model",
+    "fetch": "fetching",
+    "decode": "decoding",
+    "predict": "labelling",
+    "write": "output",
+    "budget": "failures",
+    "launch": "launching",
+}
+_SECTIONS = {name: getattr(RunConfig(), name) for name in _HEADINGS}
+# Options by name, by the heading of their section.
+OPTIONS_BY_HEADING = {_HEADINGS[name]: _options_of(section) for name, section in _SECTIONS.items()}
+RUN_OPTIONS = {name: one for section in OPTIONS_BY_HEADING.values() for name, one in section.items()}
 
 
 def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str] = ()) -> RunConfig:
@@ -389,11 +407,11 @@ def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence
 
     Args:
       path: A YAML file, or None.
-      flags: Options by name, as the command line gave them.
-      beam_flags: Pipeline options, as Beam takes them; they follow the file's and so win.
+      flags: Options by name, as on the command line.
+      beam_flags: Pipeline options, as Beam takes them. They follow the file's, because the last one wins.
 
     Raises:
-      UserError: A key is unknown, a value is not allowed, or a required one is missing.
+      UserError: A key is unknown, or a value is not allowed.
     """
     from_file = _read_yaml(path) if path else {}
     file_beam_flags = _beam_flags(path, from_file.pop(BEAM, None) or {})
@@ -407,30 +425,50 @@ def make_config(
 
     Args:
       values: Options by name.
-      source: What errors put before their names.
-      flags: Options by name, as the command line gave them.
+      source: Prefix of these names in errors.
+      flags: Options by name, as on the command line.
       beam_flags: Pipeline options, as Beam takes them.
 
     Raises:
-      UserError: A key is unknown, a value is not allowed, or a required one is missing.
+      UserError: A key is unknown, or a value is not allowed.
     """
-    known = options()
     for name in values:
-        if name not in known:
-            raise UserError(f"{source}{_unknown(name, [*known, BEAM])}")
+        if name not in RUN_OPTIONS:
+            names = [*RUN_OPTIONS, BEAM]
+            hint = did_you_mean(name, names)
+            raise UserError(f"{source}unknown key {name!r}. {hint}Known keys: {', '.join(sorted(names))}.")
     values = {
-        **{n: known[n].metadata["kind"].parse(f"{source}{n}", raw) for n, raw in values.items()},
-        **{n: known[n].metadata["kind"].parse(f"--{n}", raw) for n, raw in flags.items()},
+        **{name: RUN_OPTIONS[name].parse(f"{source}{name}", raw) for name, raw in values.items()},
+        **parse_flags(flags),
     }
+    sections = {
+        name: dataclasses.replace(default, **{n: values[n] for n in _options_of(default) if n in values})
+        for name, default in _SECTIONS.items()
+    }
+    return RunConfig(**sections, beam_flags=tuple(beam_flags))
+
+
+def parse_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse options of the command line, by name.
+
+    Raises:
+      UserError: A value is not allowed.
+    """
+    return {name: RUN_OPTIONS[name].parse(f"--{name}", raw) for name, raw in flags.items()}
+
+
+def require_options(config: RunConfig) -> None:
+    """Check that all required options are set.
+
+    Apart from `load_config`, because unknown flags are reported first: a misspelt `--input` is missing, too.
+
+    Raises:
+      UserError: One is missing.
+    """
+    values = config.as_dict()
     for name in ("input", "output", "model"):
-        if not values.get(name):
-            raise UserError(f"--{name} is missing: {known[name].metadata['help']}.")
-    sections: dict[str, dict[str, Any]] = {}
-    for section, f in _section_fields():
-        if f.name in values:
-            sections.setdefault(section.name, {})[f.name] = values[f.name]
-    made = {name: dataclasses.replace(getattr(RunConfig(), name), **v) for name, v in sections.items()}
-    return RunConfig(**made, beam_flags=tuple(beam_flags))
+        if not values[name]:
+            raise UserError(f"--{name} is missing: {RUN_OPTIONS[name].help}.")
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -445,14 +483,10 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return {str(key): value for key, value in document.items() if value is not None}
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
-    return f"unknown key {name!r}. {did_you_mean(name, known)}Known keys: {', '.join(sorted(known))}."
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question that names the nearest name; empty if none is near."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f"Did you mean {close[0]!r}? " if close else ""
+def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
+    """Return a question with the name that is most similar to a misspelt one; empty if none is similar."""
+    close = difflib.get_close_matches(name, names, 1)
+    return f"Did you mean {dashes}{close[0]}? " if close else ""
 
 
 def _beam_flags(path: str | None, beam: Any) -> list[str]:

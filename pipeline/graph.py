@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from labelbeam.pipeline.plan import Plan, optimisation
+from labelbeam.pipeline.plan import Plan, optimisation_of
 from labelbeam.transforms.count import CountRows, SumCounts, count_as_is, count_listed, count_result
 from labelbeam.transforms.decode import DecodeImages
 from labelbeam.transforms.fetch import FetchImages
@@ -18,7 +18,7 @@ from labelbeam.transforms.stage import StageResults
 
 
 def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
-    """From a corpus to published tables; gives the manifest."""
+    """Build the graph from a corpus to published tables, and return its manifest."""
     max_pixels = round(plan.config.decode.max_megapixels * 1e6)
     predict = plan.config.predict
 
@@ -38,16 +38,19 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
         plan.threads,
         reuse=predict.dedupe == "content",
         require_gpu=predict.require_accelerator,
-        optimisation=optimisation(plan.config),
+        optimisation=optimisation_of(plan.config),
         keep_outputs=plan.keeps_outputs,
         threshold=predict.least_score,
         timeout_sec=predict.predict_timeout_sec,
     ).with_resource_hints(**plan.hints)
 
-    # What takes predictions in has their hints, so that it is fused with them.
+    # Consumers of predictions get the same resource hints, because Beam only fuses steps whose hints are
+    # equal.
     early = (images.failures, encoded.failures, decoded.failures)
     results = (predictions.ok, predictions.failures)
     passed_on = (decoded.ok,) if plan.is_split else ()
+    # Two stagers and one Flatten, because the steps before the shuffle of the split layout run on other
+    # workers than those behind it, and publishing waits for the files of both.
     staged = (
         (*early, *passed_on) | "StageEarly" >> StageResults(plan.early_staging),
         results | "StageResults" >> StageResults(plan.staging).with_resource_hints(**plan.hints),

@@ -19,10 +19,11 @@ from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline import GO_ON
 from labelbeam.pipeline.checks.google import require_google_access
-from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.config import RunConfig, require_options
 from labelbeam.pipeline.graph import build_graph
 from labelbeam.pipeline.output import folder_of
-from labelbeam.pipeline.plan import Plan, failure_budget, planned
+from labelbeam.pipeline.plan import Plan, budget_of
+from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.report import progress
 from labelbeam.pipeline.report.bottleneck import Work, counters_of, describe_work, query_metrics, work_of
 from labelbeam.pipeline.report.model import (
@@ -52,7 +53,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.stage import stager_of
-from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 
 
@@ -60,8 +61,8 @@ class Finished(NamedTuple):
     """A run that has ended.
 
     Attributes:
-      manifest: What it published.
-      work: What its processes did; None if the runner has no metrics.
+      manifest: The published manifest.
+      work: Work of its processes; None if the runner has no metrics.
     """
 
     manifest: Manifest
@@ -73,16 +74,17 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
 
     Args:
       config: The configuration.
-      corpus: What to label; by default what the configuration's input is.
+      corpus: The corpus; by default the configuration's input.
 
     Returns:
-      What came of it; None where the job was only written, or nobody waits for it.
+      The finished run; None if the job was only written as a template, or with `no_wait`.
 
     Raises:
-      UserError: Something is wrong before the start; nothing was written.
+      UserError: The run can't start; nothing was written.
       RunError: The run broke off.
     """
     options = pipeline_options(config.beam_flags)
+    require_options(config)
     check_rules(config, options)
     require_google_access(config, options)
     local = is_local(options)
@@ -91,12 +93,13 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
         pipeline = new_pipeline(options)
-        with planned(config, options, tally, corpus) as plan:
+        with prepared(config, options, tally, corpus) as plan:
             _announce(plan.model)
             build_graph(pipeline, plan)
             try:
                 result = _run_here(pipeline, tally) if tally else _run_by_runner(pipeline, options, plan)
             except KeyboardInterrupt:
+                # Finished rows of this process are staged, because the next run continues from staged rows.
                 for staging in (plan.early_staging, plan.staging):
                     stager_of(staging).flush()
                 raise
@@ -112,7 +115,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
 
 
 def _announce(model: ModelSpec) -> None:
-    """Print what a model that is no preset is taken for, and what speaks against that."""
+    """Print the resolved meaning of a model that is no preset, and doubts about it."""
     if model.scaling_from != "preset" or model.head_from != "preset":
         scaling, head = describe_scaling(model), describe_head(model)
         print(f"Model: input range {scaling}; outputs {head}.", flush=True)
@@ -126,14 +129,14 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Make local paths absolute, because workers have another working folder."""
     model, output = config.model.model, config.write.output
     if os.path.exists(model) and not find_preset(model):
-        config = dataclasses.replace(
-            config, model=dataclasses.replace(config.model, model=os.path.abspath(model))
-        )
+        model = os.path.abspath(model)
     if is_local_path(output):
-        config = dataclasses.replace(
-            config, write=dataclasses.replace(config.write, output=os.path.abspath(output))
-        )
-    return config
+        output = os.path.abspath(output)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, model=model),
+        write=dataclasses.replace(config.write, output=output),
+    )
 
 
 def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
@@ -142,14 +145,15 @@ def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
         with progress.shown(tally.read), progress.quiet_beam(), supervised():
             result = pipeline.run()
             result.wait_until_finish()
-    except Exception as e:  # runners raise anything, also what a worker raised
+    except Exception as e:  # runners raise any error, those of workers among them
         raise _broken_off(e) from e
     return result
 
 
 def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan) -> Any:
     """Submit a pipeline to a runner, follow its job, and return the runner's result."""
-    elsewhere = runs_elsewhere(options)  # asked now: portable runners take their name out of the options
+    # Before the run, because portable runners remove their name from the options.
+    elsewhere = runs_elsewhere(options)
     if starts_job_server(options):
         keep_interrupts_from_job_server(pipeline.options)
     name_apart(pipeline.options, plan.publication.run_id)
@@ -160,7 +164,7 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
             _wait(result)
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(_WHILE_SUBMITTED if elsewhere else "") from e
-    except Exception as e:  # runners raise anything
+    except Exception as e:  # runners raise any error
         raise _broken_off(e) from e
     if elsewhere and getattr(result, "has_job", True):
         job = job_of(result, pipeline.runner, options)
@@ -174,7 +178,7 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
 
 @contextmanager
 def _own_interrupts() -> Iterator[None]:
-    """Has Ctrl-C mean afterwards what it did: Beam has it stop a job server, by which a job is cancelled."""
+    """Restore the SIGINT handler. Beam installs one that stops its job server, which would cancel the job."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -193,19 +197,20 @@ def _wait(result: Any) -> None:
 
 
 _WHILE_SUBMITTED = (
-    "Interrupted while the job was being submitted: look whether it runs. If not, run the same command again."
+    "Interrupted while the job was being submitted. Check whether it has started. "
+    "If not, run the same command again."
 )
 
 
 def _how_to_look(plan: Plan) -> str:
-    manifest = Layout(plan.output).manifest
+    manifest = TableFolder(plan.output).manifest
     return "\n".join(
         [
-            "It publishes its results itself, and needs nothing more of this machine. They are there when",
+            "The job publishes its results without this machine. They are published when",
             f"  {manifest}",
-            f"names the run {plan.publication.run_id}; then prove that they are whole:",
+            f"names the run {plan.run_id}; then check them with",
             f"  labelbeam verify {plan.output}",
-            "If it fails or is cancelled, the same command goes on from what is done, once it has ended.",
+            "If it fails or is cancelled, run the same command again once it has ended: all work is kept.",
         ]
     )
 
@@ -235,7 +240,7 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     manifest = finished.manifest
     lines = describe_work(finished.work, config) if finished.work else []
     print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
-    wrong = verdict(manifest, failure_budget(config))
+    wrong = verdict(manifest, budget_of(config))
     print(next_steps(manifest, output))
     if wrong:
         print(f"\nlabelbeam: {wrong}")

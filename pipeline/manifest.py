@@ -1,4 +1,4 @@
-"""Facts about a run in its manifest and in `run.json` beside its unfinished work."""
+"""Settings of a run, as its manifest and the `run.json` of its unfinished rows record them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labelbeam.pipeline.config import PredictConfig, RunConfig, make_config
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import FORMAT, LabelledWith, Manifest
 from labelbeam.transforms.table.rows import RowMetadata
 
@@ -38,14 +38,14 @@ def labelled_with(model: ModelSpec, rows: RowMetadata, predict: PredictConfig) -
 
 
 def published_manifest(folder: str) -> Manifest:
-    """Return the manifest of an output folder.
+    """Return the manifest of a table folder.
 
     Raises:
       UserError: There is none.
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise UserError(f"{folder!r} holds no published results: there is no {Layout(folder).manifest}.")
+        raise UserError(f"{folder!r} holds no published results: there is no {TableFolder(folder).manifest}.")
     return manifest
 
 

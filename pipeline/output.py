@@ -1,4 +1,4 @@
-"""Opening an output folder: what is done there, and whether a run can go on with it."""
+"""The table folder before a run: its state, checks, and preparation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from labelbeam.transforms.files import (
 )
 from labelbeam.transforms.sources.addresses import GCS
 from labelbeam.transforms.table.folder import (
-    Layout,
+    TableFolder,
     announce,
     delete_run,
     find_losses,
@@ -38,7 +38,7 @@ from labelbeam.transforms.table.manifest import LabelledWith, Manifest
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where two runs at once are not noticed
+except ImportError:  # not on Windows, so two runs at once are not detected there
     fcntl = None  # type: ignore[assignment]
 
 _HINT = "; types of columns are set by --column_types"
@@ -56,26 +56,28 @@ _WHAT = {
 
 @dataclass(frozen=True, slots=True)
 class OutputState:
-    """What an output folder holds when a run starts.
+    """State of a table folder when a run starts.
 
     Attributes:
-      follows: Run id of the generation that is published; None if there is none.
-      resumes: Unfinished runs that labelled with the same.
-      keeps_rows: Whether its rows stay in the tables.
-      keeps_files: Whether its files may stay as they are.
+      follows: Run id of the published generation; None if there is none.
+      resumes: Unfinished runs with the settings of this run.
+      replaces: Unfinished runs with other settings, which `--replace` deletes.
+      keeps_rows: Whether published rows stay in the tables.
+      keeps_files: Whether published files may stay as they are.
     """
 
     follows: str | None
     resumes: tuple[str, ...]
+    replaces: tuple[str, ...]
     keeps_rows: bool
     keeps_files: bool
 
 
 def folder_of(output: str) -> str:
-    """Return an output folder's name without a slash at its end.
+    """Return the name of a table folder, without a slash at its end.
 
     Raises:
-      UserError: It is neither local nor in a bucket of Google's.
+      UserError: The folder is neither local nor in a bucket of Google's.
     """
     scheme = scheme_of(output)
     if scheme not in (None, GCS):
@@ -87,12 +89,12 @@ def folder_of(output: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What an output folder holds.
+    """Contents of a table folder.
 
     Attributes:
-      manifest: Of the tables that readers see; None if nothing was published.
-      unfinished: What unfinished runs labelled with, by run id.
-      staged_rows: How many rows each of them has staged.
+      manifest: Manifest of the published tables; None if nothing was published.
+      unfinished: Settings of unfinished runs, by run id.
+      staged_rows: Number of staged rows of each unfinished run.
     """
 
     manifest: Manifest | None
@@ -101,61 +103,69 @@ class Contents:
 
     @property
     def labelled_with(self) -> list[LabelledWith]:
-        """What its rows were labelled with: the published, then those of each unfinished run."""
+        """Settings of all rows: of the published ones, then of each unfinished run."""
         has_rows = self.manifest and sum(self.manifest.rows.values())
         published = [self.manifest.labelled_with] if self.manifest and has_rows else []
         return [*published, *(facts for run, facts in self.unfinished.items() if self.staged_rows[run])]
 
 
-def open_output(config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
-    """Bring an output folder into order and announce a run there.
+def read_output(config: WriteConfig, labelled_with: LabelledWith) -> OutputState:
+    """Return the state of a table folder, and change nothing.
 
     Raises:
-      UserError: It can't be written, is damaged, or holds rows that were labelled with something else.
+      UserError: The folder can't be read, is damaged, or has rows with other settings.
     """
     output = folder_of(config.output)
     with _explained(output):
-        return _open(output, config, run_id, labelled_with)
+        contents = _look_into(output)
+        refuse_others(output, contents, config.replace, labelled_with)
+        manifest = contents.manifest
+        keeps_rows = manifest is None or manifest.labelled_with == labelled_with
+        if keeps_rows:
+            _refuse_losses(output, manifest)
+    resumes = tuple(run for run, settings in contents.unfinished.items() if settings == labelled_with)
+    others = tuple(run for run in contents.unfinished if run not in resumes)
+    return OutputState(
+        follows=manifest.run_id if manifest else None,
+        resumes=resumes,
+        replaces=others if config.replace else (),
+        keeps_rows=keeps_rows,
+        keeps_files=manifest is None or manifest.partitioned_by == config.partition_by,
+    )
+
+
+def prepare_output(config: WriteConfig, state: OutputState, run_id: str, labelled_with: LabelledWith) -> None:
+    """Tidy a table folder, delete the runs that are replaced, and announce a run.
+
+    Raises:
+      UserError: The folder can't be written.
+    """
+    output = folder_of(config.output)
+    with _explained(output):
+        # First, because a folder that can't be written must stay as it is.
+        _probe(output)
+        tidy(output, config.keep_generations)
+        for replaced in state.replaces:
+            delete_run(TableFolder(output), replaced)
+        announce(output, run_id, labelled_with)
 
 
 def _explained(output: str) -> AbstractContextManager[None]:
     return file_errors_as(UserError, f"output={output!r} cannot be written", "Check its name and rights.")
 
 
-def _open(output: str, config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
-    contents = _look_into(output)
-    refuse_others(output, contents, config.replace, labelled_with)
-    layout, manifest, unfinished = Layout(output), contents.manifest, dict(contents.unfinished)
-    keeps_rows = manifest is None or manifest.labelled_with == labelled_with
-    if keeps_rows:
-        _refuse_losses(output, manifest)
-    _probe(output)
-    tidy(output, config.keep_generations)
-    for run in [run for run, facts in unfinished.items() if facts != labelled_with]:
-        del unfinished[run]
-        if config.replace:
-            delete_run(layout, run)
-    announce(output, run_id, labelled_with)
-    return OutputState(
-        follows=manifest.run_id if manifest else None,
-        resumes=tuple(unfinished),
-        keeps_rows=keeps_rows,
-        keeps_files=manifest is None or manifest.partitioned_by == config.partition_by,
-    )
-
-
 def _refuse_losses(output: str, manifest: Manifest | None) -> None:
-    # Before `tidy`, because it deletes files that the manifest does not list.
+    # Checked before `tidy`, because `tidy` deletes files that the manifest does not list.
     if losses := list(find_losses(output, manifest)):
         more = f" (and {len(losses) - 1:,} more like it)" if len(losses) > 1 else ""
         raise UserError(f"{losses[0]}{more}. {MEND}")
 
 
 def look_into(output: str) -> Contents:
-    """Return what an output folder holds, and change nothing.
+    """Return the contents of a table folder, and change nothing.
 
     Raises:
-      UserError: It can't be read.
+      UserError: The folder can't be read.
     """
     with _explained(output):
         return _look_into(output)
@@ -169,10 +179,10 @@ def _look_into(output: str) -> Contents:
 
 
 def refuse_others(output: str, contents: Contents, replace: bool, labelled_with: LabelledWith) -> None:
-    """Make sure that an output folder's rows were labelled as new ones will be, or may go.
+    """Refuse rows with other settings than those of a new run, unless they may be replaced.
 
     Raises:
-      UserError: They were not, and may not.
+      UserError: The table folder has such rows.
     """
     others = [facts for facts in contents.labelled_with if facts != labelled_with]
     if others and not replace:
@@ -184,10 +194,10 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
 
 
 def probe_output(output: str) -> None:
-    """Write a file into an output folder, and delete it again with the folders that were made for it.
+    """Write a file into a table folder, and delete the file and the folders that were made for it.
 
     Raises:
-      UserError: It can't be written.
+      UserError: The folder can't be written.
     """
     made, folder = [], os.path.abspath(output) if is_local(output) else ""
     while folder and not os.path.isdir(folder):
@@ -203,8 +213,8 @@ def probe_output(output: str) -> None:
 
 
 def is_at_work(output: str) -> bool:
-    """Return whether a run of this machine is at work in a local output folder."""
-    if not is_local(output) or not os.path.exists(_lock_path(Layout(output).staging)):
+    """Return whether a run of this machine is at work in a local table folder."""
+    if not is_local(output) or not os.path.exists(_lock_path(TableFolder(output).staging)):
         return False
     try:
         with locked(output):
@@ -239,12 +249,13 @@ def _lock_file(output: str, folder: str) -> TextIO:
 
 @contextmanager
 def locked(output: str) -> Iterator[None]:
-    """Keep other runs of this machine out of a local folder; the system frees it when the process ends.
+    """Keep other runs of this machine out of a local table folder while the body runs.
 
     Raises:
       UserError: Another run is at work there.
     """
-    folder = Layout(output).staging
+    # A lock of the system, because the system frees it even if the process is killed.
+    folder = TableFolder(output).staging
     if fcntl is None or not is_local(folder):
         yield
         return

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from labelbeam.pipeline.config import WriteConfig
-from labelbeam.pipeline.output import open_output
+from labelbeam.pipeline.output import OutputState, prepare_output, read_output
 from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, Label, Prediction, TableFile
 from labelbeam.transforms.publish import Publication, commit, list_sources, make_manifest
 from labelbeam.transforms.stage import Stager, Staging, write_staged
 from labelbeam.transforms.table.documents import write_document
-from labelbeam.transforms.table.folder import Layout, Source
+from labelbeam.transforms.table.folder import Source, TableFolder
 from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
 from labelbeam.transforms.table.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
 from labelbeam.transforms.table.rows import (
@@ -71,12 +71,20 @@ def failure(n: int, reason: str = "timeout") -> Failure:
 
 def stage(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
     """Announce a run and stage its results, as a run that breaks off before it publishes."""
-    open_output(WriteConfig(output=str(output)), run_id, LABELLED_WITH)
+    open_output(output, run_id)
     add_staged(output, run_id, results, every_rows)
 
 
+def open_output(output: Path | str, run_id: str, **settings: Any) -> OutputState:
+    """Read and prepare an output folder, as a run does."""
+    config = WriteConfig(output=str(output), **settings)
+    state = read_output(config, LABELLED_WITH)
+    prepare_output(config, state, run_id, LABELLED_WITH)
+    return state
+
+
 def add_staged(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
-    folder = Layout(str(output)).run(run_id)
+    folder = TableFolder(str(output)).run(run_id)
     stager = Stager(Staging(folder, row_metadata_of(run_id), every_rows, 1e9, FailureBudget()))
     for result in results:
         stager.add(result)
@@ -86,7 +94,7 @@ def add_staged(output: Path | str, run_id: str, results: list, every_rows: int =
 def plan_publication(output: Path | str, run_id: str, **settings: Any) -> Publication:
     """Open an output folder as a run does, and return the publication of that run."""
     keep = settings.get("keep_generations", 1)
-    state = open_output(WriteConfig(output=str(output), keep_generations=keep), run_id, LABELLED_WITH)
+    state = open_output(output, run_id, keep_generations=keep)
     fields = {
         "format": 1,
         "labelbeam": "1.2.3",
@@ -129,6 +137,6 @@ def publish(publication: Publication, counts: dict[str, int] | None = None) -> M
         for path, rows in find_superseded(sources, part, parts_of(sources)).items():
             superseded[path].append(rows)
     tasks = plan_merge(sources, superseded, listing.name, publication.target_bytes)
-    folder = Layout(publication.output).merged(publication.run_id)
+    folder = TableFolder(publication.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
     return commit(publication, listing.name, merged, counts or {})

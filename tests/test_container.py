@@ -12,7 +12,7 @@ import yaml
 
 from deploy.check_image import wanted_versions
 from deploy.template_metadata import metadata
-from labelbeam.pipeline.config import load_config, options
+from labelbeam.pipeline.config import RUN_OPTIONS, load_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -108,7 +108,7 @@ NOT_ALLOWED = {
 
 def test_metadata__parameters__are_the_options_and_take_what_these_take():
     parameters = {p["name"]: p for p in metadata()["parameters"]}
-    known = {name: field for name, field in options().items() if name != "no_wait"}
+    known = {name: option for name, option in RUN_OPTIONS.items() if name != "no_wait"}
     assert parameters.keys() == known.keys()
     assert {name for name, p in parameters.items() if not p["isOptional"]} == {"input", "output", "model"}
     load_config(None, SAID)
@@ -118,9 +118,9 @@ def test_metadata__parameters__are_the_options_and_take_what_these_take():
 
     assert [name for name, value in SAID.items() if not takes(name, value)] == []
     assert [name for name, value in NOT_ALLOWED.items() if takes(name, value)] == []
-    for name, field in known.items():
-        if isinstance(field.default, (int, float, str)) and field.default != "":
-            assert takes(name, str(field.default)), name
+    for name, option in known.items():
+        if isinstance(option.default, (int, float, str)) and option.default != "":
+            assert takes(name, str(option.default)), name
 
 
 FAKE_DOCKER = """#!{python}

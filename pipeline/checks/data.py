@@ -24,18 +24,17 @@ from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import labelled_with
 from labelbeam.pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
 from labelbeam.pipeline.plan import (
-    facts_of_rows,
-    known_types,
+    column_types_of,
     limits_of,
-    model_of,
-    optimisation,
+    optimisation_of,
     partitioning_of,
+    row_metadata_of,
 )
+from labelbeam.pipeline.prepare import prepare_model
 from labelbeam.pipeline.report.model import describe_head, describe_photos, describe_scaling
 from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction
 from labelbeam.transforms.files import is_local
-from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.label import label_images
 from labelbeam.transforms.models.cache import is_here
 from labelbeam.transforms.models.classifier import Classifier
@@ -76,7 +75,7 @@ def _check_output(case: Case) -> Iterator[Finding]:
 def _check_input(case: Case) -> Iterator[Finding]:
     read = case.config.read
     manifest = case.contents.manifest if case.contents else None
-    corpus = find_corpus(read, known_types(case.config, manifest))
+    corpus = find_corpus(read, column_types_of(case.config, manifest))
     case.rows = list(itertools.islice(list_rows(corpus, _MOST_FILES), _IMAGES))
     if not case.rows:
         yield error(f"{read.input} lists no images.", "Check --input and --input_format.")
@@ -85,7 +84,7 @@ def _check_input(case: Case) -> Iterator[Finding]:
     names = [name for name, _ in corpus.columns]
     rows = [_format_row(row, names) for row in case.rows[:_ROWS_SHOWN]]
     yield ok(f"{read.input} is readable as {corpus.format}; its first rows:", *rows)
-    partitioning_of(case.config, [name for name, _ in output_columns(corpus)])
+    partitioning_of(case.config, corpus)
 
 
 def _format_row(row: ImageRef | Failure, names: list[str]) -> str:
@@ -109,8 +108,8 @@ def _check_model(case: Case) -> Iterator[Finding]:
         remedy = "Check the network, or set --model to a copy that labelbeam model mirror made."
         yield error(f"the model's server cannot be reached: {why}.", remedy)
         return
-    spec = model_of(case.config, case.options)
-    how = optimisation(case.config)
+    spec = prepare_model(case.config, case.options)
+    how = optimisation_of(case.config)
     misfit = how.unfit(has_gpu())
     batch_size = choose_batch_size(None, spec.resize.size_px, has_gpu())
     classifier = Classifier(spec, case.config.predict.top_k, batch_size, Optimisation() if misfit else how)
@@ -142,7 +141,7 @@ def _connection_error(handle: str) -> str:
 
 def _check_table(case: Case) -> Iterator[Finding]:
     assert case.corpus and case.spec and case.contents
-    rows = facts_of_rows(case.config, case.spec, output_columns(case.corpus))
+    rows = row_metadata_of(case.config, case.spec, case.corpus)
     facts = labelled_with(case.spec, rows, case.config.predict)
     output, replace = folder_of(case.config.write.output), case.config.write.replace
     refuse_others(output, case.contents, replace, facts)

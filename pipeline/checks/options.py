@@ -16,7 +16,6 @@ from apache_beam.options.pipeline_options import (
 from labelbeam.pipeline.checks.findings import Case, Check, Finding, error, ok, try_connection, warning
 from labelbeam.pipeline.checks.google import staging_folders
 from labelbeam.pipeline.config import RunConfig
-from labelbeam.pipeline.plan import failure_budget
 from labelbeam.pipeline.runners.options import (
     host_and_port,
     is_portable,
@@ -32,11 +31,10 @@ from labelbeam.transforms.errors import UserError
 def _check_options(case: Case) -> Iterator[Finding]:
     # All messages are shown, because a run stops at the first one.
     messages = list(broken_rules(case.config, case.options))
-    for validate in (failure_budget, lambda config: new_pipeline(_without_effects(config))):
-        try:
-            validate(case.config)
-        except UserError as e:
-            messages.append(str(e))
+    try:
+        new_pipeline(_without_effects(case.config))
+    except UserError as e:
+        messages.append(str(e))
     yield from map(error, messages)
     if not messages:
         yield ok(f"the options are valid for {case.runner}.")

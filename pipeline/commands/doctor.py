@@ -7,7 +7,7 @@ from collections import Counter
 
 from labelbeam.pipeline.checks import data, google, options, workers
 from labelbeam.pipeline.checks.findings import OFFLINE, Case, Finding, Level, examine
-from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.config import RunConfig, require_options
 from labelbeam.pipeline.runners.options import pipeline_options
 
 # The order matters, because later checks use what earlier ones store in the case.
@@ -44,6 +44,7 @@ def doctor(config: RunConfig, offline: bool = False, verbose: bool = False) -> b
       UserError: Neither labelbeam nor Beam has a flag.
     """
     case = Case(config, pipeline_options(config.beam_flags), offline)
+    require_options(config)
     levels: Counter[Level] = Counter()
     offline_checks = []
     with warnings.catch_warnings():

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labelbeam.pipeline.config import PredictConfig
-from labelbeam.pipeline.config import options as known_options
+from labelbeam.pipeline.config import PredictConfig, parse_flags
 from labelbeam.pipeline.report.model import (
     describe_crop,
     describe_head,
@@ -40,14 +39,13 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
       UserError: The model does not exist.
     """
     load_tensorflow()
-    known = known_options()
-    values = {name: known[name].metadata["kind"].parse(f"--{name}", raw) for name, raw in flags.items()}
+    options = ModelOptions(model=handle, **parse_flags(flags))
     preset = find_preset(handle)
     path = resolve_model(preset.handle if preset else handle)
     lines = [f"model         {handle}", f"kept at       {path}", f"digest        {digest_model(path)}"]
     try:
         lines += [f"{heading:<14}{text}" for heading, text in kind_of(path).describe(path)]
-        spec = understand_model(ModelOptions(model=handle, **values), PredictConfig().predict_timeout_sec)
+        spec = understand_model(options, PredictConfig().predict_timeout_sec)
         # Built as on a worker, because freezing shows faults that reading the model does not.
         classifier = Classifier(spec, top_k=1, batch_size=2)
         lines += [*_describe_spec(spec), *_describe_graph(classifier)]

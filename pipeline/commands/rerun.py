@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labelbeam.pipeline.config import RunConfig
-from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.launch import run_and_report
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
 from labelbeam.pipeline.output import folder_of
-from labelbeam.pipeline.plan import known_types
+from labelbeam.pipeline.plan import find_input
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.table.manifest import Manifest
@@ -21,7 +20,7 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     """Label failed images again, with the settings of the run that published them.
 
     Args:
-      output: An output folder.
+      output: A table folder.
       only: Reasons of failures to retry, separated by commas; by default all.
       flags: Options that replace those of the run. With an input, its rows are labelled, failed ids
         under their URIs in this input.
@@ -51,8 +50,7 @@ def _corpus_of(config: RunConfig, manifest: Manifest, reasons: frozenset[str], o
         folder = folder_of(config.write.output)
         return Corpus(folder, "failures", columns=manifest.labelled_with.column_types, reasons=reasons)
     # Read from the input, because it may have corrected URIs, while the table has those that failed.
-    listed = find_corpus(config.read, known_types(config, manifest))
-    return dataclasses.replace(listed, reasons=reasons)
+    return dataclasses.replace(find_input(config), reasons=reasons)
 
 
 # Reasons that a retry of the same input may remove.

@@ -39,7 +39,7 @@ def verify(output: str, reading: Mapping[str, Any] | None = None) -> list[str]:
     """Check published tables.
 
     Args:
-      output: An output folder.
+      output: A table folder.
       reading: Options of an input whose rows the tables should have, `input` and others, which replace
         those of the run that published; by default no input is read.
 

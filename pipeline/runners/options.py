@@ -1,4 +1,4 @@
-"""Beam's options, and what each runner means for a worker process."""
+"""Beam's options, and their consequences for worker processes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
-from labelbeam.pipeline.config import did_you_mean
-from labelbeam.pipeline.config import options as own_options
+from labelbeam.pipeline.config import RUN_OPTIONS, did_you_mean
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.process import available_cores
 
@@ -31,9 +30,10 @@ _RUNNERS = (
     *(LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "PrismRunner", "PortableRunner"),
     *("FlinkRunner", "SparkRunner", "DataflowRunner", "DaskRunner"),
 )
-# What has Dataflow start one SDK process on a worker, and not one for each vCPU.
+# Experiment by which Dataflow starts one SDK process on a worker, instead of one per vCPU.
 ONE_PROCESS = "no_use_multiple_sdk_containers"
-# Beam's limit for answers of a job server ends a job of Prism's, too, by default after five minutes.
+# Timeout of a job server. Very long, because Beam applies it to a whole job on Prism; its default is five
+# minutes.
 _NO_END_SEC = 30 * 24 * 3600
 _PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
 
@@ -42,30 +42,31 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     """Beam's options from flags, with a local runner that is always the same one.
 
     Raises:
-      UserError: A flag is not known to Beam, nor to us.
+      UserError: Neither labelbeam nor Beam has a flag.
     """
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
             options = PipelineOptions(list(flags))
-            known = PipelineOptions([]).get_all_options()
-            given = options.get_all_options(retain_unknown_options=True)
+            defaults = PipelineOptions([]).get_all_options()
+            values = options.get_all_options(retain_unknown_options=True)
     except SystemExit as e:
         raise UserError(
             f"Beam refuses an option: {output.getvalue().strip().rpartition('error: ')[2]}."
         ) from e
     standard = options.view_as(StandardOptions)
-    # Beam's DirectRunner is another one by what it finds on a machine and in a pipeline.
+    # One local runner, because Beam's DirectRunner chooses between several by machine and pipeline.
     runner = _full_name(standard.runner or LOCAL_RUNNER)
     standard.runner = LOCAL_RUNNER if runner == "DirectRunner" else runner
     portable = options.view_as(PortableOptions)
-    if standard.runner == "PrismRunner" and portable.job_server_timeout == known["job_server_timeout"]:
+    if standard.runner == "PrismRunner" and portable.job_server_timeout == defaults["job_server_timeout"]:
         portable.job_server_timeout = _NO_END_SEC
-    unknown = [] if is_portable(options) else sorted(set(given) - set(known))  # a job server may know them
+    # Passed on by portable runners, because their job server may have options that Beam has not.
+    unknown = [] if is_portable(options) else sorted(set(values) - set(defaults))
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
     if unknown or stray:
         names = ", ".join([f"--{name}" for name in unknown] + stray)
-        hint = did_you_mean((unknown or stray)[0], [*own_options(), *known])
+        hint = did_you_mean((unknown or stray)[0], [*RUN_OPTIONS, *defaults], "--")
         raise UserError(
             f"Unknown flag {names}: neither labelbeam nor Beam has it. {hint}See labelbeam run --help."
         )
@@ -75,14 +76,14 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
 def _full_name(runner: str) -> str:
     """Return the name of a runner's class; Beam takes any case, a module in front, and no `Runner`."""
     module, _, name = runner.rpartition(".")
-    known = {known.lower(): known for known in _RUNNERS}
+    names = {name.lower(): name for name in _RUNNERS}
     if module and not module.startswith("apache_beam."):
         return runner
-    return known.get(name.lower(), known.get(f"{name.lower()}runner", runner))
+    return names.get(name.lower(), names.get(f"{name.lower()}runner", runner))
 
 
 def _is_stray(flags: tuple[str, ...], n: int) -> bool:
-    """Whether a word belongs to no flag."""
+    """Return whether a word belongs to no flag."""
     return n == 0 or not flags[n - 1].startswith("--") or "=" in flags[n - 1]
 
 
@@ -98,12 +99,12 @@ def hints_for_all(options: PipelineOptions) -> list[str]:
 
 
 def accelerators_for_all(options: PipelineOptions) -> list[str]:
-    """Those of them that ask for an accelerator."""
+    """Return the resource hints of every step that request an accelerator."""
     return [hint for hint in hints_for_all(options) if hint.startswith("accelerator")]
 
 
 def has_one_process(options: PipelineOptions) -> bool:
-    """Whether a worker of Dataflow has one process, and not one for each vCPU."""
+    """Return whether a worker of Dataflow has one process, and not one for each vCPU."""
     return ONE_PROCESS in (options.view_as(DebugOptions).experiments or [])
 
 
@@ -125,39 +126,39 @@ def runner_of(options: PipelineOptions) -> str:
 
 
 def is_dataflow(options: PipelineOptions) -> bool:
-    """Whether the job goes to Dataflow."""
+    """Return whether the job goes to Dataflow."""
     return runner_of(options) == "DataflowRunner"
 
 
 def is_local(options: PipelineOptions) -> bool:
-    """Whether this process, or processes it starts, do the work."""
+    """Return whether this process, or processes it starts, do the work."""
     return runner_of(options) == LOCAL_RUNNER
 
 
 def is_portable(options: PipelineOptions) -> bool:
-    """Whether a job server takes the job."""
+    """Return whether a job server takes the job."""
     return runner_of(options) in _PORTABLE_RUNNERS
 
 
 def runs_elsewhere(options: PipelineOptions) -> bool:
-    """Whether a job may go on when this process ends: a service has it, or a job server, or a cluster."""
+    """Return whether a job may outlive this process, in a service, a job server or a cluster."""
     if not is_portable(options):
         return is_dataflow(options)
     return has_job_server(options) or _is_for_a_cluster(options)
 
 
 def has_job_server(options: PipelineOptions) -> bool:
-    """Whether there is a job server that is not this process's own."""
+    """Return whether there is a job server outside this process."""
     return options.view_as(PortableOptions).job_endpoint not in (None, "embed")
 
 
 def starts_job_server(options: PipelineOptions) -> bool:
-    """Whether Beam starts a job server here for a job that runs elsewhere."""
+    """Return whether Beam starts a job server here for a job that runs elsewhere."""
     return runs_elsewhere(options) and not is_dataflow(options) and not has_job_server(options)
 
 
 def keep_interrupts_from_job_server(options: PipelineOptions) -> None:
-    """Has Ctrl-C pass by a job server in Java that Beam starts: it is needed to cancel the job."""
+    """Make a Java job server that Beam starts ignore SIGINT, because it is needed to cancel the job."""
     server = options.view_as(JobServerOptions)
     java = [server.job_server_java_launcher, *server.job_server_jvm_properties]
     server.job_server_java_launcher = "sh"
@@ -178,7 +179,7 @@ def flink_cluster(options: PipelineOptions) -> str:
 
 
 def _is_for_a_cluster(options: PipelineOptions) -> bool:
-    """Whether the job server that a runner starts gives the job to a cluster."""
+    """Return whether the job server that a runner starts gives the job to a cluster."""
     if runner_of(options) == "SparkRunner":
         return not options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
     return runner_of(options) == "FlinkRunner" and bool(flink_cluster(options))
@@ -206,22 +207,22 @@ def host_and_port(endpoint: str) -> tuple[str | None, int | None]:
 
 
 def is_submitted_elsewhere(options: PipelineOptions) -> bool:
-    """Whether the job server or cluster is on another machine."""
+    """Return whether the job server or cluster is on another machine."""
     host = host_and_port(submitted_to(options)[1])[0] or "localhost"
     return host not in ("embed", "localhost") and not host.startswith("127.")
 
 
 def environment_of(options: PipelineOptions) -> str:
     """Return the environment of a job server's workers, such as `DOCKER`; by default Beam's."""
-    given = options.view_as(PortableOptions).environment_type or ""
-    if given.startswith("beam:env:"):
-        given = given.split(":")[2].upper()
+    environment = options.view_as(PortableOptions).environment_type or ""
+    if environment.startswith("beam:env:"):
+        environment = environment.split(":")[2].upper()
     at_home = runner_of(options) != "PortableRunner" and not _is_for_a_cluster(options)
-    return given or ("LOOPBACK" if at_home else "DOCKER")
+    return environment or ("LOOPBACK" if at_home else "DOCKER")
 
 
 def starts_image(options: PipelineOptions) -> bool:
-    """Whether workers start from a container image, Beam's own if no other is named."""
+    """Return whether workers start from a container image, Beam's own if no other is named."""
     return is_dataflow(options) or (is_portable(options) and environment_of(options) == "DOCKER")
 
 

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from labelbeam.pipeline.config import RunConfig
-from labelbeam.pipeline.plan import optimisation
+from labelbeam.pipeline.plan import optimisation_of
 from labelbeam.pipeline.runners.options import (
     LOCAL_RUNNER,
     ONE_PROCESS,
@@ -168,7 +168,7 @@ def _accelerator_required_without_one(settings: Settings) -> str | None:
 
 
 def _optimisation(settings: Settings) -> str | None:
-    how, required = optimisation(settings.config), settings.config.predict.require_accelerator
+    how, required = optimisation_of(settings.config), settings.config.predict.require_accelerator
     # Elsewhere each worker checks its own device, because only Dataflow's options show what workers have.
     if not required and not is_dataflow(settings.options):
         return how.contradiction()

@@ -111,6 +111,11 @@ MISTAKES = [
     ([], "COMMAND"),
     (["walk"], "invalid choice: 'walk'"),
     (["run"], "--input is missing"),
+    (["run", "--inptu=x"], "Unknown flag --inptu: neither labelbeam nor Beam has it. Did you mean --input?"),
+    (["run", "--batchsize=8"], "Did you mean --batch_size?"),
+    (["run", "--direct-num-worker=2"], "Unknown flag --direct_num_worker: "),
+    (["run", "--batch-size=0"], "--batch_size='0' is not allowed"),
+    (["run", "IN", "OUT", "MODEL", "--direct-num-workers=two"], "--direct_num_workers"),
     (["run", "--top_k", "0"], "--top_k='0' is not allowed: it must be a whole number from 1 to 1,000"),
     (["run", "--top_k"], "expected one argument"),
     (["run", "--config", "nowhere.yaml"], "--config='nowhere.yaml' cannot be read"),
@@ -126,7 +131,8 @@ MISTAKES = [
     (["run", "IN", "--output=s3://b/out", "MODEL"], "output='s3://b/out' is not allowed: a local folder"),
     (["verify", "s3://b/out"], "output='s3://b/out' is not allowed: a local folder"),
     (["verify", "nowhere"], "'nowhere' holds no published results"),
-    (["verify", "nowhere", "--inptu=x"], "Unknown argument --inptu=x"),
+    (["verify", "nowhere", "--inptu=x"], "Unknown argument --inptu=x. Did you mean --input?"),
+    (["verify", "nowhere", "--id-column=key"], "--id_column is an option of an input. Add --input."),
     (["rerun", "nowhere", "--only=timeout"], "'nowhere' holds no published results"),
     (["model", "inspect", "nowhere"], "model='nowhere' is no SavedModel"),
     (["run", "IN", "--output=/proc/none", "MODEL"], "output='/proc/none' cannot be written"),
@@ -182,8 +188,23 @@ def assert_mistake(status: int, out: str, err: str, said: str) -> None:
 def test_help__run__tells_options_and_exit_statuses():
     done = labelbeam("run", "--help")
     assert done.returncode == 0
-    for text in ("--max_failure_rate", "(default: 5)", "Exit status", "130 interrupted"):
+    for text in (
+        "--max_failure_rate",
+        "labelling: --top_k",
+        "failures: --max_failure_rate",
+        "(default: 5)",
+        "Exit status",
+        "130 interrupted",
+    ):
         assert text in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("is_terminal", "lines"), [(True, ["Loading Beam…"]), (False, [])])
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_command__terminal__shows_that_modules_are_being_loaded(monkeypatch, capsys, is_terminal, lines):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert main(["verify", "nowhere"]) == 2
+    assert capsys.readouterr().err.splitlines()[:-1] == lines
 
 
 def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pyarrow.dataset as ds
 import pytest
 
-from labelbeam.pipeline import launch, plan
+from labelbeam.pipeline import launch, prepare
 from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.verify import verify
 from labelbeam.pipeline.runners.options import pipeline_options
@@ -62,7 +62,7 @@ def command(output, tmp_path, monkeypatch, capsys):
     options = pipeline_options(())
     for stub, value in (("pipeline_options", options), ("check_rules", None), ("new_pipeline", None)):
         monkeypatch.setattr(launch, stub, lambda *_, value=value: value)  # Beam's take 0.1 s a command
-    monkeypatch.setattr(plan, "model_of", lambda *_: spec)
+    monkeypatch.setattr(prepare, "prepare_model", lambda *_: spec)
     monkeypatch.setattr(launch, "build_graph", reached)
     (tmp_path / "list.csv").write_text("uri,price\na.jpg,0.5\n", "utf-8")
     flags = [f"--input={tmp_path}/list.csv", f"--output={output}", "--model=m", "--top_k=2"]

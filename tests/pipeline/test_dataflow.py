@@ -305,8 +305,8 @@ def test_run__a_worker_stops_the_job__its_words_are_the_cause(stub, gcs, corpus,
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ("JOB_STATE_CANCELLED", "The job was cancelled, and not by this command. What is done is kept"),
-        ("JOB_STATE_UPDATED", "The job ended as UPDATED, and published nothing. What is done is kept"),
+        ("JOB_STATE_CANCELLED", "The job was cancelled, and not by this command. Finished work is kept"),
+        ("JOB_STATE_UPDATED", "The job ended as UPDATED, and published nothing. Finished work is kept"),
     ],
 )
 def test_run__job_ended_elsewhere__says_so(stub, arguments, brisk, capsys, state, said):
@@ -385,7 +385,7 @@ def test_run__ctrl_c__cancels_the_job_and_waits_until_it_has_ended(stub, gcs, co
     said, last = err.splitlines()[0], err.splitlines()[-1]
     assert said == "Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once."
     assert last.startswith(
-        "Interrupted: the job is cancelled. What is done is kept: run the same command again"
+        "Interrupted: the job is cancelled. Finished work is kept: run the same command again"
     )
     assert "Traceback" not in err and link_of(stub.job) in out
     stub.play = run_staged
@@ -448,4 +448,4 @@ def test_rerun__no_wait__submits_what_failed(stub, corpus, arguments, brisk, cap
     again = ["rerun", corpus["output"], "--only=not_an_image", "--no_wait", "--job_name=again"]
     assert main(again) == 0
     assert [job.description["name"] for job in stub.jobs] == ["some-job", "again"]
-    assert "It publishes its results itself" in capsys.readouterr().out
+    assert "publishes its results without this machine" in capsys.readouterr().out

@@ -107,7 +107,6 @@ def test_options__that_go_together__are_ok():
         ((), {"precision": "bfloat16", "require_accelerator": True}, "precision=bfloat16 is for CPUs"),
         ((), {"accelerator_hint": "type:nvidia-l4"}, "needs --layout=split"),
         ((*DATAFLOW, f"--dataflow_service_options={L4}"), {}, "no_use_multiple_sdk_containers"),
-        ((), {"max_failure_rates": "tomeout=0.1"}, "the reasons are"),
         ((*DATAFLOW, "--job_name=Not_A_Name"), {}, "Beam refuses .*Invalid job_name"),
         ((*DATAFLOW, "--num_workers=3", "--max_num_workers=2"), {}, "cannot exceed"),
         (("--runner=NoRunner",), {}, "Beam refuses .*NoRunner"),

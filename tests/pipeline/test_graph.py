@@ -11,7 +11,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.graph import build_graph
-from labelbeam.pipeline.plan import planned
+from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import pipeline_options
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
@@ -149,7 +149,7 @@ def stages_of(tmp_path, tiny, **options):
     needed = {"input": str(tmp_path / "list.txt"), "output": str(tmp_path / "out"), "model": str(tiny)}
     config, beam_options = load_config(None, needed | options), pipeline_options(())
     pipeline = beam.Pipeline(options=beam_options)
-    with planned(config, beam_options) as plan:
+    with prepared(config, beam_options) as plan:
         build_graph(pipeline, plan)
     context, stages = FnApiRunner().create_stages(pipeline.to_runner_api())
     environments = context.components.environments

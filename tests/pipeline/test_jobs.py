@@ -197,7 +197,7 @@ def test_follow__cancelled_by_somebody__message_depends_on_the_runner():
         RunError, match="not by this command. The job server reports it as cancelled. Check on the"
     ):
         jobs.follow(OfAJobServer(PipelineState.CANCELLED), dict)
-    with pytest.raises(RunError, match="not by this command. What is done is kept"):
+    with pytest.raises(RunError, match="not by this command. Finished work is kept"):
         jobs.follow(ScriptedJob(PipelineState.CANCELLED), dict)
 
 
@@ -324,7 +324,7 @@ def test_run__job_server__no_wait__the_job_publishes_by_itself(server, tmp_path,
     images = make_images(tmp_path / "in", good=3)
     args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
     done = labelbeam(*args, "--no_wait")
-    assert (done.returncode, done.stderr) == (0, "") and "It publishes its results itself" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "publishes its results without this" in done.stdout
     deadline = time.monotonic() + PATIENCE_SEC
     while not (tmp_path / "out" / "manifest.json").exists():
         assert time.monotonic() < deadline

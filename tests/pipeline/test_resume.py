@@ -187,7 +187,7 @@ def test_run__interrupted__keeps_all_that_is_labelled_and_says_how_to_go_on(
         time.sleep(0.01)
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=PATIENCE_SEC)
-    assert process.returncode == 130 and "run the same command again, and it goes on" in stderr
+    assert process.returncode == 130 and "run the same command again to continue" in stderr
     assert worked <= run.staged_rows() < IMAGES
     assert f"{run.staged_rows():,} were done before" in run.finish()
     assert_sound(tmp_path / "out")

@@ -9,7 +9,7 @@ from apache_beam.pipeline import Pipeline
 
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.graph import build_graph
-from labelbeam.pipeline.plan import planned
+from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import pipeline_options, threads_of_process
 from labelbeam.transforms.models.presets import find_preset
 
@@ -65,7 +65,7 @@ def test_run_configs__every_file__builds_its_graph(path, hub, flags):
     hub(config.model.model)
     options = pipeline_options(config.beam_flags)
     pipeline = Pipeline(options=options)
-    with planned(config, options) as plan:
+    with prepared(config, options) as plan:
         assert plan.model.resize.size_px == find_preset(config.model.model).image_size_px
         build_graph(pipeline, plan)
     proto = pipeline.to_runner_api()

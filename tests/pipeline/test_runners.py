@@ -57,7 +57,7 @@ def test_pipeline_options__prism__has_no_limit_that_would_end_a_long_job(flags, 
     ("flag", "meant"), [("--refesh=changed", "refresh"), ("--max_num_worker=3", "max_num_workers")]
 )
 def test_pipeline_options__misspelt__names_what_is_near(flag, meant):
-    with pytest.raises(UserError, match=f"Unknown flag .* Did you mean '{meant}'\\? See labelbeam"):
+    with pytest.raises(UserError, match=f"Unknown flag .* Did you mean --{meant}\\? See labelbeam"):
         pipeline_options((flag,))
 
 

@@ -7,7 +7,7 @@ from labelbeam.transforms import done
 from labelbeam.transforms.buckets import bucket_of
 from labelbeam.transforms.done import ReadDoneIds, read_done_ids
 from labelbeam.transforms.select import merge_done
-from labelbeam.transforms.table.folder import Layout, Source
+from labelbeam.transforms.table.folder import Source, TableFolder
 from tests.damage import flip
 from tests.eager import RUNNERS, eagerly
 from tests.results import failure, list_published, prediction, row_metadata_of, write_table_file
@@ -92,7 +92,7 @@ def test_read_done_ids__redo__marks_published_failures_of_these_reasons(
     ids=["published", "resumes", "replaced", "redo", "versions"],
 )
 def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runner, options, left):
-    layout = Layout(str(tmp_path))
+    layout = TableFolder(str(tmp_path))
     published = [
         write(tmp_path, [prediction(0), prediction(1)]),
         write(tmp_path, [failure(2), failure(3, "empty")]),
@@ -114,7 +114,7 @@ def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runn
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_read_done_ids__staged_file_damaged__is_deleted_and_has_no_ids(tmp_path, runner, capfd):
-    layout = Layout(str(tmp_path))
+    layout = TableFolder(str(tmp_path))
     whole, damaged = (write(layout.run("a"), [prediction(n)]).file.path for n in (0, 1))
     flip(Path(damaged), 99)
     assert ids_of(eagerly(ReadDoneIds(str(tmp_path), resumes=("a",)), None, runner)) == ["id0"]

@@ -13,7 +13,7 @@ import pytest
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.notes import SumNotes
 from labelbeam.transforms.publish import PublishResults
-from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import TopLabel
 from tests.damage import DISK, Death
 from tests.eager import RUNNERS, eagerly
@@ -131,7 +131,7 @@ def test_publish__older_generations__are_kept_readable_and_dropped_by_number(tmp
     for n in range(3):
         stage(tmp_path, f"20260102T00000{n}-00000000", [prediction(100 + n)])
         publish(plan_publication(tmp_path, f"20260103T00000{n}-00000000", keep_generations=2))
-    layout, older = Layout(str(tmp_path)), tmp_path / "_generations"
+    layout, older = TableFolder(str(tmp_path)), tmp_path / "_generations"
     assert read_manifest(str(tmp_path)).generation == 4
     assert sorted(p.name for p in older.glob("*.json")) == ["000002.json", "000003.json"]
     kept = json.loads(Path(layout.generation(2)).read_text())

@@ -96,4 +96,3 @@ NAMED_SCALINGS: dict[str, Scaling] = {
     "caffe": Scaling((0.0, 255.0), mean=(123.68, 116.779, 103.939), order="bgr"),
     "torch": Scaling((0.0, 1.0), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
 }
-RANGE_NAMES = ("caffe", "torch")

@@ -1,4 +1,4 @@
-"""What is where in an output folder, and how one generation of its tables follows another.
+"""The table folder: its files, and the switch from one generation of tables to the next.
 
     OUTPUT/manifest.json                    the generation that readers see
     OUTPUT/predictions/RUN-…-00000.parquet  its files, and no others
@@ -9,7 +9,7 @@
     OUTPUT/_generations/000001.json         the manifest of an older generation
     OUTPUT/_generations/predictions/…       files that only older generations have
 
-docs/output.md describes the layout for users.
+docs/output.md describes the folder for users.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """The names in an output folder.
+class TableFolder:
+    """Paths in a table folder.
 
     Attributes:
       output: The folder, without a slash at its end.
@@ -90,7 +90,7 @@ class Layout:
         return self.join("_generations")
 
     def join(self, *parts: str) -> str:
-        """Return a path below the output folder."""
+        """Return a path below the table folder."""
         return join_path(self.output, *parts)
 
     def run(self, run_id: str) -> str:
@@ -111,12 +111,12 @@ class Layout:
 
 
 def read_manifest(output: str) -> Manifest | None:
-    """Read the manifest of an output folder; None if nothing was published there.
+    """Read the manifest of a table folder; None if nothing was published there.
 
     Raises:
       UserError: The manifest is damaged or of a newer format, or the folder can't be read.
     """
-    path = Layout(output).manifest
+    path = TableFolder(output).manifest
     remedy = "Check the folder's name and your credentials."
     with file_errors_as(UserError, f"{path!r} cannot be read", remedy):
         try:
@@ -139,23 +139,23 @@ def staged_name(sha256: str, rows: int) -> str:
 
 def staged_sources(output: str, run_ids: Iterable[str]) -> list[Source]:
     """Return the files that runs have staged."""
-    layout = Layout(output)
+    tables = TableFolder(output)
     return [
         Source(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
         for run_id in run_ids
         for table in TABLES
-        for file in list_files(join_path(layout.run(run_id), table))
+        for file in list_files(join_path(tables.run(run_id), table))
         if (name := _STAGED_NAME.search(file.path))
     ]
 
 
 def staged_runs(output: str) -> dict[str, bool]:
     """Return the runs that have a folder in `_staging`, and whether each has announced itself."""
-    layout = Layout(output)
-    paths = [file.path for file in list_files(layout.staging)]
-    below = [path.removeprefix(layout.staging).strip("/") for path in paths]
+    tables = TableFolder(output)
+    paths = [file.path for file in list_files(tables.staging)]
+    below = [path.removeprefix(tables.staging).strip("/") for path in paths]
     run_ids = {path.partition("/")[0] for path in below if "/" in path}
-    return {run_id: layout.run_facts(run_id) in paths for run_id in sorted(run_ids)}
+    return {run_id: tables.run_facts(run_id) in paths for run_id in sorted(run_ids)}
 
 
 def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, LabelledWith]:
@@ -164,10 +164,10 @@ def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, Labelle
     Raises:
       UserError: A run's `run.json` is damaged, or is gone while its rows are there.
     """
-    layout = Layout(output)
+    tables = TableFolder(output)
     runs = {}
     for run_id, announced in staged_runs(output).items():
-        folder, path = layout.run(run_id), layout.run_facts(run_id)
+        folder, path = tables.run(run_id), tables.run_facts(run_id)
         if manifest and run_id in manifest.merged_runs:
             continue
         if announced:
@@ -182,7 +182,7 @@ def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, Labelle
 
 def announce(output: str, run_id: str, labelled_with: LabelledWith) -> None:
     """Write an unfinished run's `run.json`."""
-    write_file(Layout(output).run_facts(run_id), write_document(Announcement(labelled_with)))
+    write_file(TableFolder(output).run_facts(run_id), write_document(Announcement(labelled_with)))
 
 
 def find_losses(output: str, manifest: Manifest | None) -> Iterator[str]:
@@ -193,8 +193,8 @@ def find_losses(output: str, manifest: Manifest | None) -> Iterator[str]:
     Yields:
       One line for each, with the file's path.
     """
-    layout = Layout(output)
-    there = {file.path: file.size_in_bytes for table in TABLES for file in list_files(layout.join(table))}
+    tables = TableFolder(output)
+    there = {file.path: file.size_in_bytes for table in TABLES for file in list_files(tables.join(table))}
     for source in published_sources(output, manifest):
         file = source.file
         if file.path not in there:
@@ -205,7 +205,7 @@ def find_losses(output: str, manifest: Manifest | None) -> Iterator[str]:
         # A first publication that was killed leaves files without a manifest, but its staged rows, too.
         runs = staged_runs(output)
         orphans = [path for path in there if (name := _PUBLISHED_NAME.search(path)) and name[1] not in runs]
-        yield from (f"{path} is there and {layout.manifest} is not" for path in orphans)
+        yield from (f"{path} is there and {tables.manifest} is not" for path in orphans)
 
 
 def switch(
@@ -218,7 +218,7 @@ def switch(
     """Make a new generation the one that readers see.
 
     Args:
-      output: The output folder.
+      output: The table folder.
       manifest: Of the new generation.
       moves: Where its new files are, and their paths below `output`.
       follows: Run ids of generations that it may follow; None stands for none.
@@ -227,12 +227,12 @@ def switch(
     Raises:
       RunError: Another run has published meanwhile, or the output was deleted.
     """
-    layout = Layout(output)
+    tables = TableFolder(output)
     old = read_manifest(output)
     if old is None and None not in follows:
         raise RunError(
-            f"{layout.manifest} was deleted while the run was at work. Put a whole copy in its place, or "
-            f"delete {' and '.join(layout.join(table) for table in TABLES)}, too."
+            f"{tables.manifest} was deleted while the run was at work. Put a whole copy in its place, or "
+            f"delete {' and '.join(tables.join(table) for table in TABLES)}, too."
         )
     if (old.run_id if old else None) not in follows:
         raise RunError(
@@ -241,9 +241,9 @@ def switch(
         )
     if old and old.generation != manifest.generation:
         # The file's own bytes, because another version may have written keys that are not parsed here.
-        write_file(layout.generation(old.generation), read_file(layout.manifest))
-    move_files(list(moves), [layout.join(path) for path in moves.values()])
-    write_file(layout.manifest, write_document(manifest))
+        write_file(tables.generation(old.generation), read_file(tables.manifest))
+    move_files(list(moves), [tables.join(path) for path in moves.values()])
+    write_file(tables.manifest, write_document(manifest))
     tidy(output, keep)
 
 
@@ -256,49 +256,49 @@ def deleted_meanwhile(path: str) -> str:
 
 
 def tidy(output: str, keep: int) -> None:
-    """Bring an output folder into the state that its manifest lists, whatever a broken-off run has left.
+    """Bring a table folder into the state that its manifest lists, whatever a broken-off run has left.
 
     Args:
-      output: The output folder.
+      output: The table folder.
       keep: How many older generations to keep.
     """
-    layout = Layout(output)
+    tables = TableFolder(output)
     manifest = read_manifest(output)
     delete_temporary(output)
-    delete_temporary(layout.generations)
+    delete_temporary(tables.generations)
     live = {file.path for file in manifest.files} if manifest else set()
-    kept = _keep_generations(layout, manifest, keep) - live
+    kept = _keep_generations(tables, manifest, keep) - live
     for table in TABLES:
-        strays = [p for p in _paths_below(layout.output, table) if p not in live]
+        strays = [p for p in _paths_below(tables.output, table) if p not in live]
         retired = [p for p in strays if p in kept]
-        move_files([layout.join(p) for p in retired], [layout.join("_generations", p) for p in retired])
-        delete_files([layout.join(p) for p in strays if p not in kept])
-        dropped = [p for p in _paths_below(layout.generations, table) if p not in kept]
-        delete_files([layout.join("_generations", p) for p in dropped])
+        move_files([tables.join(p) for p in retired], [tables.join("_generations", p) for p in retired])
+        delete_files([tables.join(p) for p in strays if p not in kept])
+        dropped = [p for p in _paths_below(tables.generations, table) if p not in kept]
+        delete_files([tables.join("_generations", p) for p in dropped])
     for run_id, announced in staged_runs(output).items():
         if manifest and run_id in manifest.merged_runs:
-            delete_run(layout, run_id)
+            delete_run(tables, run_id)
         elif announced:
-            delete_folder(layout.merged(run_id))
+            delete_folder(tables.merged(run_id))
         elif not staged_sources(output, [run_id]):
-            delete_folder(layout.run(run_id))
+            delete_folder(tables.run(run_id))
 
 
-def delete_run(layout: Layout, run_id: str) -> None:
+def delete_run(tables: TableFolder, run_id: str) -> None:
     """Delete an unfinished run.
 
     `run.json` goes last, because staged rows without it look like a damaged run where a kill
     comes in between.
     """
-    for folder in (layout.merged(run_id), *(join_path(layout.run(run_id), t) for t in TABLES)):
+    for folder in (tables.merged(run_id), *(join_path(tables.run(run_id), t) for t in TABLES)):
         delete_folder(folder)
-    delete_folder(layout.run(run_id))
+    delete_folder(tables.run(run_id))
 
 
-def _keep_generations(layout: Layout, manifest: Manifest | None, keep: int) -> set[str]:
+def _keep_generations(tables: TableFolder, manifest: Manifest | None, keep: int) -> set[str]:
     """Delete the manifests of all older generations but the last `keep`; return the files of those."""
     current = manifest.generation if manifest else 0
-    paths = [f.path for f in list_files(layout.generations) if re.search(r"/\d{6}\.json$", f.path)]
+    paths = [f.path for f in list_files(tables.generations) if re.search(r"/\d{6}\.json$", f.path)]
     older = [path for path in paths if int(path[-11:-5]) < current]
     kept = older[-keep:] if keep else []
     # Parsed before anything is deleted, because a damaged one lists no files, and all would go.

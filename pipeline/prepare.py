@@ -1,0 +1,94 @@
+"""Preparation of a run: model, plan and table folder, before the graph is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.output import folder_of, locked, prepare_output
+from labelbeam.pipeline.plan import (
+    Plan,
+    find_input,
+    make_plan,
+    model_options,
+    optimisation_of,
+    partitioning_of,
+)
+from labelbeam.pipeline.runners.options import is_local, threads_of_process
+from labelbeam.transforms.count import Listener
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.models.heads import MULTILABEL
+from labelbeam.transforms.models.probe import understand_model
+from labelbeam.transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
+from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.process import available_cores
+
+
+@contextmanager
+def prepared(
+    config: RunConfig,
+    options: PipelineOptions,
+    listener: Listener | None = None,
+    corpus: Corpus | None = None,
+) -> Iterator[Plan]:
+    """Prepare a run, and keep other runs of this machine out of its table folder while the body runs.
+
+    Args:
+      config: The configuration.
+      options: Beam's options.
+      listener: Receives the counts of finished images on workers.
+      corpus: The corpus; by default the configuration's input.
+
+    Yields:
+      The plan of the run.
+
+    Raises:
+      UserError: The input, the model or the table folder can't be used.
+      RunError: The model does not return.
+    """
+    folder = folder_of(config.write.output)
+    corpus = corpus or find_input(config)
+    # Checked here and not only by `make_plan`, because the model's download may take minutes.
+    partitioning_of(config, corpus)
+    model = prepare_model(config, options)
+    with locked(folder):
+        # Planned under the lock, because another run could otherwise change the folder after it was read.
+        plan = make_plan(config, options, corpus, model, listener)
+        prepare_output(config.write, plan.output_state, plan.run_id, plan.labelled_with)
+        yield plan
+
+
+def prepare_model(config: RunConfig, options: PipelineOptions) -> ModelSpec:
+    """Download the model to this machine's cache, try it, and resolve it.
+
+    Raises:
+      UserError: The model can't be fetched or used, an option does not fit it, or this machine can't make it
+        faster as requested.
+      RunError: The model does not return.
+    """
+    if is_local(options):
+        _prepare_tensorflow(config, options)
+    load_tensorflow()
+    model = understand_model(model_options(config), config.predict.predict_timeout_sec)
+    if config.predict.threshold is not None and model.head.kind != MULTILABEL:
+        raise UserError(
+            f"--threshold={config.predict.threshold:g} is for multi-label models, and {config.model.model!r} "
+            f"returns {model.head}. Remove --threshold, or give --outputs multilabel."
+        )
+    return model
+
+
+def _prepare_tensorflow(config: RunConfig, options: PipelineOptions) -> None:
+    # Before the model is tried, because TensorFlow's threads can't be changed after its first operation, and
+    # a local run labels in this process.
+    cores = threads_of_process(options) or available_cores()
+    configure_tensorflow(cores, cores)
+    on_gpu = has_gpu()
+    if config.predict.require_accelerator and not on_gpu:
+        raise UserError(f"{NO_GPU}, but --require_accelerator is set.")
+    if unfit := optimisation_of(config).unfit(on_gpu):
+        raise UserError(unfit)
