@@ -23,7 +23,7 @@ from labelbeam.transforms.count import LABELLED, LISTED
 from labelbeam.transforms.elements import ImageMetadata, ImageRef, Label, Prediction, id_of_uri
 from labelbeam.transforms.publish import commit, list_sources
 from labelbeam.transforms.stage import write_staged
-from labelbeam.transforms.table.folder import Layout
+from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.merge import merge_files, plan_merge
 from labelbeam.transforms.table.rows import PREDICTIONS, prediction_row, predictions_schema, to_record_batch
 from tests.tiny_model import save_tiny_model
@@ -71,7 +71,7 @@ def publish(plan: Plan, rows: int) -> None:
     publication = plan.publication
     listing = list_sources(publication)
     tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)
-    folder = Layout(plan.output).merged(publication.run_id)
+    folder = TableFolder(plan.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
     commit(publication, listing.name, merged, {LISTED: rows, LABELLED: rows})
 

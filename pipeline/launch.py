@@ -52,7 +52,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.stage import stager_of
-from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 
 
@@ -198,7 +198,7 @@ _WHILE_SUBMITTED = (
 
 
 def _how_to_look(plan: Plan) -> str:
-    manifest = Layout(plan.output).manifest
+    manifest = TableFolder(plan.output).manifest
     return "\n".join(
         [
             "It publishes its results itself, and needs nothing more of this machine. They are there when",

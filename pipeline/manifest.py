@@ -12,7 +12,7 @@ from labelbeam.pipeline.config import PredictConfig, RunConfig, make_config
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import FORMAT, LabelledWith, Manifest
 from labelbeam.transforms.table.rows import RowMetadata
 
@@ -45,7 +45,7 @@ def published_manifest(folder: str) -> Manifest:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise UserError(f"{folder!r} holds no published results: there is no {Layout(folder).manifest}.")
+        raise UserError(f"{folder!r} holds no published results: there is no {TableFolder(folder).manifest}.")
     return manifest
 
 

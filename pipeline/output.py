@@ -25,7 +25,7 @@ from labelbeam.transforms.files import (
 )
 from labelbeam.transforms.sources.addresses import GCS
 from labelbeam.transforms.table.folder import (
-    Layout,
+    TableFolder,
     announce,
     delete_run,
     find_losses,
@@ -125,7 +125,7 @@ def _explained(output: str) -> AbstractContextManager[None]:
 def _open(output: str, config: WriteConfig, run_id: str, labelled_with: LabelledWith) -> OutputState:
     contents = _look_into(output)
     refuse_others(output, contents, config.replace, labelled_with)
-    layout, manifest, unfinished = Layout(output), contents.manifest, dict(contents.unfinished)
+    manifest, unfinished = contents.manifest, dict(contents.unfinished)
     keeps_rows = manifest is None or manifest.labelled_with == labelled_with
     if keeps_rows:
         _refuse_losses(output, manifest)
@@ -134,7 +134,7 @@ def _open(output: str, config: WriteConfig, run_id: str, labelled_with: Labelled
     for run in [run for run, facts in unfinished.items() if facts != labelled_with]:
         del unfinished[run]
         if config.replace:
-            delete_run(layout, run)
+            delete_run(TableFolder(output), run)
     announce(output, run_id, labelled_with)
     return OutputState(
         follows=manifest.run_id if manifest else None,
@@ -204,7 +204,7 @@ def probe_output(output: str) -> None:
 
 def is_at_work(output: str) -> bool:
     """Return whether a run of this machine is at work in a local output folder."""
-    if not is_local(output) or not os.path.exists(_lock_path(Layout(output).staging)):
+    if not is_local(output) or not os.path.exists(_lock_path(TableFolder(output).staging)):
         return False
     try:
         with locked(output):
@@ -244,7 +244,7 @@ def locked(output: str) -> Iterator[None]:
     Raises:
       UserError: Another run is at work there.
     """
-    folder = Layout(output).staging
+    folder = TableFolder(output).staging
     if fcntl is None or not is_local(folder):
         yield
         return

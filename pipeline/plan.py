@@ -33,7 +33,7 @@ from labelbeam.transforms.publish import Publication
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.sources.limits import CONNECT_TIMEOUT_SEC
 from labelbeam.transforms.stage import Staging
-from labelbeam.transforms.table.folder import Layout, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 from labelbeam.transforms.table.merge import Partitioning
 from labelbeam.transforms.table.rows import RowMetadata
@@ -199,7 +199,7 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
 
 def _staging(config: RunConfig, rows: RowMetadata, budget: FailureBudget) -> Staging:
     return Staging(
-        folder=Layout(folder_of(config.write.output)).run(rows.run_id),
+        folder=TableFolder(folder_of(config.write.output)).run(rows.run_id),
         row_metadata=rows,
         every_rows=config.write.stage_rows,
         every_sec=config.write.stage_sec,

@@ -17,7 +17,7 @@ from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, Labe
 from labelbeam.transforms.publish import Publication, commit, list_sources, make_manifest
 from labelbeam.transforms.stage import Stager, Staging
 from labelbeam.transforms.table.documents import write_document
-from labelbeam.transforms.table.folder import Layout
+from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
 from labelbeam.transforms.table.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
 from labelbeam.transforms.table.rows import FAILURES, RowMetadata
@@ -57,7 +57,7 @@ def stage(output: Path | str, run_id: str, results: list, every_rows: int = 7) -
 
 
 def add_staged(output: Path | str, run_id: str, results: list, every_rows: int = 7) -> None:
-    folder = Layout(str(output)).run(run_id)
+    folder = TableFolder(str(output)).run(run_id)
     stager = Stager(Staging(folder, row_metadata_of(run_id), every_rows, 1e9, FailureBudget()))
     for result in results:
         stager.add(result)
@@ -110,6 +110,6 @@ def publish(publication: Publication, counts: dict[str, int] | None = None) -> M
         for path, rows in find_superseded(sources, part, parts_of(sources)).items():
             superseded[path].append(rows)
     tasks = plan_merge(sources, superseded, listing.name, publication.target_bytes)
-    folder = Layout(publication.output).merged(publication.run_id)
+    folder = TableFolder(publication.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
     return commit(publication, listing.name, merged, counts or {})

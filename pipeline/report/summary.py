@@ -21,7 +21,7 @@ from labelbeam.transforms.count import (
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.presets import EMBEDDING
-from labelbeam.transforms.table.folder import Layout
+from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
 
@@ -73,7 +73,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     lines += ["", f"Results (generation {manifest.generation})"]
     for table in TABLES:
         lines.append(f"  {join_path(output, table)}  {_files(manifest.files_of(table))}")
-    return "\n".join([*lines, f"  {Layout(output).manifest}"])
+    return "\n".join([*lines, f"  {TableFolder(output).manifest}"])
 
 
 def _missing_names(manifest: Manifest) -> Iterator[str]:

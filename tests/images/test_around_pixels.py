@@ -254,7 +254,7 @@ def test_decode_image__first_frame_smaller_than_a_png__is_the_whole_still_image(
 
 @pytest.mark.parametrize("offset", [0, 8, 2**31, 2**63 - 1, 2**64 - 1])
 @pytest.mark.parametrize("big", [False, True])
-def test_tiff_layout__offsets_beyond_the_file__are_struct_errors_or_images(offset, big):
+def test_tiff_header__offsets_beyond_the_file__are_struct_errors_or_images(offset, big):
     head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, offset)
     block = (head if big else struct.pack("<2sHI", b"II", 42, offset % 2**32)) + b"\xff" * 40
     assert orientation_of_exif(block) == 1

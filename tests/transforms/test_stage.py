@@ -14,7 +14,7 @@ from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.elements import DecodedImage, Failure, ImageMetadata, ImageRef, Prediction
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.stage import Stager, StageResults, Staging, stager_of, write_staged
-from labelbeam.transforms.table.folder import Layout, staged_sources
+from labelbeam.transforms.table.folder import TableFolder, staged_sources
 from labelbeam.transforms.table.rows import (
     FAILURES,
     PREDICTIONS,
@@ -33,7 +33,7 @@ UNLIMITED = FailureBudget()
 
 
 def staging(output, every_rows=1000, every_sec=1e9, budget=UNLIMITED) -> Staging:
-    return Staging(Layout(str(output)).run("run"), METADATA, every_rows, every_sec, budget)
+    return Staging(TableFolder(str(output)).run("run"), METADATA, every_rows, every_sec, budget)
 
 
 def ids_of(files, table: str) -> list[str]:

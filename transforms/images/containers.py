@@ -148,7 +148,7 @@ class Entry(NamedTuple):
     end: int
 
 
-class TiffLayout(NamedTuple):
+class TiffHeader(NamedTuple):
     """The number formats of a TIFF or an EXIF block, and the offset of its first directory.
 
     Attributes:
@@ -204,12 +204,12 @@ class TiffLayout(NamedTuple):
         return struct.unpack_from(self.order + kinds, data, at)
 
 
-def tiff_layout(data: bytes) -> TiffLayout | None:
+def tiff_header(data: bytes) -> TiffHeader | None:
     """Return how a TIFF or an EXIF block is written; None if the bytes are neither."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
         return None
     version, first = struct.unpack_from(order + "HI", data, 2)
     if version == 43:
-        return TiffLayout(order, "Q", "Q", struct.unpack_from(order + "Q", data, 8)[0])
-    return TiffLayout(order, "H", "I", first) if version == 42 else None
+        return TiffHeader(order, "Q", "Q", struct.unpack_from(order + "Q", data, 8)[0])
+    return TiffHeader(order, "H", "I", first) if version == 42 else None

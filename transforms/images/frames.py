@@ -12,7 +12,7 @@ from labelbeam.transforms.images.containers import (
     MOST_PIECES,
     gif_blocks,
     png_chunks,
-    tiff_layout,
+    tiff_header,
     webp_chunks,
 )
 
@@ -56,16 +56,16 @@ def _frames_of_gif(data: bytes) -> int | None:
 
 
 def _pages_of_tiff(data: bytes) -> int | None:
-    layout = tiff_layout(data)
-    if layout is None:
+    header = tiff_header(data)
+    if header is None:
         return 1
     seen: set[int] = set()
-    at = layout.first
+    at = header.first
     while at and at not in seen:
         if len(seen) >= MOST_PIECES:
             return None
         try:
-            following = layout.following(data, at)
+            following = header.following(data, at)
         except struct.error:  # a chain that leaves the file ends there
             break
         seen.add(at)

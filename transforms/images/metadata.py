@@ -16,14 +16,14 @@ from labelbeam.transforms.images.containers import (
     JP2_SIGNATURE,
     PNG_SIGNATURE,
     Piece,
-    TiffLayout,
+    TiffHeader,
     boxes,
     gif_blocks,
     is_jpeg_metadata,
     jpeg_segments,
     png_chunk_is_intact,
     png_chunks,
-    tiff_layout,
+    tiff_header,
     webp_chunks,
 )
 from labelbeam.transforms.images.png import is_valid_transparency
@@ -87,22 +87,22 @@ def _clean_webp(data: bytes) -> bytes:
 
 
 def _clean_tiff(data: bytes) -> bytes:
-    layout = tiff_layout(data)
-    if layout is None:
+    header = tiff_header(data)
+    if header is None:
         return data
     try:
-        return _with_pixel_tags_only(data, layout)
+        return _with_pixel_tags_only(data, header)
     except struct.error:
         return data
 
 
-def _with_pixel_tags_only(data: bytes, layout: TiffLayout) -> bytes:
+def _with_pixel_tags_only(data: bytes, header: TiffHeader) -> bytes:
     """Return the file with a shorter first directory in the old one's place, so that no offset changes."""
-    entries = [entry for entry in layout.entries(data, layout.first) if entry.tag in _PIXEL_TAGS]
-    directory = struct.pack(layout.order + layout.length, len(entries))
+    entries = [entry for entry in header.entries(data, header.first) if entry.tag in _PIXEL_TAGS]
+    directory = struct.pack(header.order + header.length, len(entries))
     directory += b"".join(data[entry.start : entry.end] for entry in entries)
-    directory += struct.pack(layout.order + layout.offset, 0)
-    return data[: layout.first] + directory + data[layout.first + len(directory) :]
+    directory += struct.pack(header.order + header.offset, 0)
+    return data[: header.first] + directory + data[header.first + len(directory) :]
 
 
 def _clean_gif(data: bytes) -> bytes:

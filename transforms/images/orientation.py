@@ -13,7 +13,7 @@ from labelbeam.transforms.images.containers import (
     jpeg_segments,
     png_chunk_is_intact,
     png_chunks,
-    tiff_layout,
+    tiff_header,
     webp_chunks,
 )
 from labelbeam.transforms.images.resize import Box
@@ -58,12 +58,12 @@ def read_orientation(data: bytes, image: Image.Image) -> int:
 def orientation_of_exif(block: bytes) -> int:
     """Return the orientation in an EXIF block; 1 if the block is damaged or has none that is valid."""
     block = block[6:] if block.startswith(_EXIF) else block
-    layout = tiff_layout(block)
-    if layout is None:
+    header = tiff_header(block)
+    if header is None:
         return 1
     try:
-        entries = layout.entries(block, layout.first)
-        return _valid(next((layout.number(block, entry) for entry in entries if entry.tag == _TAG), 1))
+        entries = header.entries(block, header.first)
+        return _valid(next((header.number(block, entry) for entry in entries if entry.tag == _TAG), 1))
     except struct.error:  # the directory leaves the block
         return 1
 

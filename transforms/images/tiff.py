@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImagePalette, TiffImagePlugin
 
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.images.containers import tiff_layout
+from labelbeam.transforms.images.containers import tiff_header
 
 # Pillow's own reader of uncompressed TIFFs garbles 16-bit planes and YCbCr; libtiff reads both.
 TiffImagePlugin.READ_LIBTIFF = True
@@ -110,9 +110,9 @@ def values_of_tiff(image: Image.Image, values: np.ndarray) -> np.ndarray:
 
 def explain_tiff(data: bytes) -> ImageError | None:
     """Return why a TIFF that Pillow didn't open is unsupported; None if its header is damaged."""
-    layout = tiff_layout(data)
+    header = tiff_header(data)
     try:
-        tags = {e.tag: layout.number(data, e) for e in layout.entries(data, layout.first)} if layout else {}
+        tags = {e.tag: header.number(data, e) for e in header.entries(data, header.first)} if header else {}
     except struct.error:
         return None
     if not tags.get(_WIDTH) or _PHOTOMETRIC not in tags:
