@@ -1,7 +1,7 @@
-"""Metadata: taking it out of a file that Pillow can't open because of it.
+"""Metadata: its removal from files that Pillow can't open.
 
-Pillow gives an image up over a comment with a wrong checksum, where libpng, libjpeg, TensorFlow and
-browsers show the pixels. Files are cleaned only after a failure, because nearly all need no cleaning.
+Pillow refuses an image over a comment with a wrong checksum, while libpng, libjpeg, TensorFlow and browsers
+show the pixels. Metadata is removed only after a failure, because nearly all files decode with it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return the same image without its metadata; the same bytes if there is none to take out."""
+    """Return an image without its metadata; the same bytes if it has none."""
     clean = next((clean for signature, clean in _CLEANERS.items() if signature.match(data)), None)
     return clean(data) if clean else data
 
@@ -66,7 +66,7 @@ def _clean_png(data: bytes) -> bytes:
     chunks = list(png_chunks(data))
     kept = b"".join(data[c.start : c.end] for c in chunks if _makes_pixels(data, c))
     rest = data[chunks[-1].end :] if chunks else b""
-    # A cut-off chunk of pixels stays, so that the image is found to be truncated.
+    # A cut-off chunk of pixels stays, because the error must be that the image is truncated.
     return PNG_SIGNATURE + kept + (rest if rest[4:8] == b"IDAT" else b"")
 
 
@@ -97,7 +97,7 @@ def _clean_tiff(data: bytes) -> bytes:
 
 
 def _with_pixel_tags_only(data: bytes, header: TiffHeader) -> bytes:
-    """Return the file with a shorter first directory in the old one's place, so that no offset changes."""
+    """Overwrite the first directory with a shorter one, because no offset may change."""
     entries = [entry for entry in header.entries(data, header.first) if entry.tag in _PIXEL_TAGS]
     directory = struct.pack(header.order + header.length, len(entries))
     directory += b"".join(data[entry.start : entry.end] for entry in entries)
@@ -129,11 +129,11 @@ def _clean_avif(data: bytes) -> bytes:
     return _renamed(data, [match.end() - 4 for match in _AVIF_EXIF_ITEM.finditer(data)])
 
 
-def _renamed(data: bytes, places: list[int]) -> bytes:
-    """Return the data with another name at each place, because an unknown box or item is skipped."""
+def _renamed(data: bytes, offsets: list[int]) -> bytes:
+    """Rename the boxes or items at some offsets, because decoders skip unknown names."""
     renamed = bytearray(data)
-    for place in places:
-        renamed[place : place + 4] = b"skip"
+    for offset in offsets:
+        renamed[offset : offset + 4] = b"skip"
     return bytes(renamed)
 
 
