@@ -234,6 +234,18 @@ def test_decode_image__frames_beyond_count__are_unknown():
     assert decode(files.with_chunk(PNG, declared)).frames is None
 
 
+@pytest.mark.parametrize(
+    ("declared", "frames"), [(0, 1), (1, 1), (2, 2), (2**31 - 1, 2**31 - 1), (2**31, None), (2**32 - 1, None)]
+)
+def test_decode_image__declared_frames_at_the_edges_of_the_column__are_counted(declared, frames):
+    still = write(Image.fromarray(PICTURE), "PNG")
+    # The control chunk of the first frame lies before the pixels: the still image is that frame.
+    control = files.chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, SIZE, SIZE, 0, 0, 1, 1, 0, 0))
+    chunks = files.chunk(b"acTL", struct.pack(">II", declared, 0)) + control
+    with Image.open(io.BytesIO(still)) as image:
+        assert count_frames(files.with_chunk(still, chunks), image) == frames
+
+
 def test_decode_image__pages_beyond_count__are_unknown(monkeypatch):
     monkeypatch.setattr(frames, "MOST_PIECES", 2)
     assert decode(FRAMES["TIFF"]).frames is None
@@ -262,6 +274,16 @@ def test_tiff_header__offsets_beyond_the_file__are_struct_errors_or_images(offse
     assert (count_frames(block, Image.open(io.BytesIO(FRAMES["TIFF"]))) or 1) >= 1
     with pytest.raises(ImageError):
         decode(block)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "refused"), [(4096, 4096, False), (4096, 4112, True), (4112, 4096, True)]
+)
+def test_decode_image__tile_at_the_limit__is_allowed(width, height, refused):
+    data = patched(files.tiff(PICTURE, photometric="rgb", tile=(16, 16)), {322: width, 323: height})
+    with pytest.raises(ImageError) as e:  # its pixels are cut off in any case
+        decode(data)
+    assert ("tiles of" in str(e.value)) == refused
 
 
 def test_decode_image__tile_far_larger_than_its_image__is_refused_before_it_is_allocated():
