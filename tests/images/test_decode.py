@@ -130,6 +130,28 @@ def test_decode_image__sixteen_bits_at_the_edges__keep_the_high_byte(value, expe
     assert {name: values for name, values in faults.items() if values != [expected]} == {}
 
 
+@pytest.mark.parametrize(("most", "expected"), [(255, 255), (256, 1), (65535, 255)])
+def test_decode_image__tiff_palette_at_the_edge_of_8_bits__is_one_of_16_bits(most, expected):
+    pixels = pixels_of(files.tiff_of(np.zeros((32, 32, 1), int), 8, 3, tags={320: [most] * 768}))
+    assert np.unique(pixels).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [(7, "fewer than 8 bits"), (8, None), (9, "9 bits in several"), (16, "16 bits in several")],
+)
+def test_decode_image__jpeg_2000_of_other_depths__is_refused(bits, message):
+    data = bytearray(encoded(gradient(32, 32), "JPEG2000"))
+    depths = data.index(b"\xff\x4f\xff\x51") + 42
+    data[depths : depths + 9 : 3] = bytes((bits - 1,)) * 3
+    if message is None:
+        assert pixels_of(bytes(data)).shape == (32, 32, 3)
+    else:
+        with pytest.raises(ImageError, match=message) as e:
+            pixels_of(bytes(data))
+        assert e.value.reason is Reason.UNSUPPORTED
+
+
 @pytest.mark.parametrize("value", [value for value, _ in SIXTEEN_BITS])
 def test_decode_image__sixteen_bits_that_are_the_key__are_white(value):
     grey = np.full((32, 32), value, np.uint16)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from collections import Counter
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.stage import write_staged
 from labelbeam.transforms.table import merge
 from labelbeam.transforms.table.folder import Source
+from labelbeam.transforms.table.integrity import read_batches
 from labelbeam.transforms.table.merge import (
     NOT_PARTITIONED,
     Merged,
@@ -170,7 +172,7 @@ def test_parts_of__rows_at_the_limit__begin_another_part(monkeypatch, rows, part
     assert parts_of([Source(TableFile(PREDICTIONS, "p", rows, 1, "x"), False)]) == parts
 
 
-def test_rank_of__kinds_of_rows_and_the_largest_numbers__are_ordered(monkeypatch):
+def test_rank_of__kinds_of_rows_and_the_largest_numbers__are_ordered():
     published = [file(1, 1, table, published=True) for table in (FAILURES, PREDICTIONS)]
     runs = ["", *(f"run-{n}" for n in range(merge._MAX_RUNS - 1))]
     staged = [
@@ -179,11 +181,12 @@ def test_rank_of__kinds_of_rows_and_the_largest_numbers__are_ordered(monkeypatch
         for table in (FAILURES, PREDICTIONS)
     ]
     last_file, last_row = (1 << 21) - 1, (1 << 32) - 1
-    # Neither the last row of the last file reaches the next kind, nor the last run the sign.
+    # No last row reaches the next file, no last file the next kind, and the last run not the sign.
     ranks = [
-        rank
+        merge._rank_of(source, number, runs) + row
         for source in published + staged
-        for rank in (merge._rank_of(source, 0, runs), merge._rank_of(source, last_file, runs) + last_row)
+        for number in (0, 1, last_file)
+        for row in (0, last_row)
     ]
     assert ranks == sorted(set(ranks)) and ranks[0] >= 0 and ranks[-1] < 1 << 63
 
@@ -313,6 +316,25 @@ def test_merge_files__rows_and_bytes_at_the_limits__close_a_row_group(
     (written,) = merge_files(task, METADATA, str(tmp_path / "m"), NOT_PARTITIONED).files
     metadata = pq.read_metadata(written.path)
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == groups
+
+
+def test_merge_files__bytes_of_a_written_group__do_not_count_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
+    task = one_task(tmp_path, map(prediction, range(100, 164)))  # batches of one size
+    (first, *_) = read_batches(task.sources[0], 16)
+    monkeypatch.setattr(merge, "_BYTES_PER_GROUP", first.nbytes * 3 // 2)
+    (written,) = merge_files(task, METADATA, str(tmp_path / "m"), NOT_PARTITIONED).files
+    metadata = pq.read_metadata(written.path)
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [32, 32]
+
+
+def test_merged__examples_in_any_order__the_smallest_uri_stays():
+    examples = [("b", "2"), ("a", "1"), ("c", "3")]
+    for order in itertools.permutations(examples):
+        merged = Merged()
+        for example in order:
+            merged.add(Merged(examples={"timeout": example}))
+        assert merged.examples == {"timeout": ("a", "1")}
 
 
 def test_merged__more_hosts_than_a_manifest_has__keeps_those_with_most_failures(monkeypatch):
