@@ -67,7 +67,7 @@ def bmp_cases():
 
 
 def rle(row: np.ndarray, step: int, bits: int) -> bytes:
-    """A row as absolute runs of a length; shorter ones are repeated pixels."""
+    """Return a row as absolute runs of a length; a shorter rest is a run of repeated pixels."""
     out = b""
     for at in range(0, SIZE, step):
         part = row[at : at + step]

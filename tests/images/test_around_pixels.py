@@ -1,4 +1,4 @@
-"""Orientation, metadata and frames: what files hold around their pixels."""
+"""Orientation, metadata and frames: the contents of files around their pixels."""
 
 import io
 import random
@@ -33,7 +33,7 @@ def jp2_with_exif(image, o):
 
 
 def avif_with_tag(image):
-    """An AVIF with EXIF that has no orientation, because Pillow writes that into irot and imir."""
+    """Return an AVIF whose EXIF has another tag, because Pillow writes an orientation into irot and imir."""
     return write(image, "AVIF", exif=b"Exif\0\0" + files.exif_of(1).replace(b"\x12\1\3", b"\x11\1\3"))
 
 
@@ -115,7 +115,7 @@ PNG, JPEG, GIF = write(IMAGE, "PNG"), write(IMAGE, "JPEG"), write(Image.fromarra
 
 
 def tiff_with_long_tag(count: int) -> bytes:
-    """A TIFF whose description has a number of bytes that the file lacks."""
+    """Return a TIFF whose description has a number of bytes that the file lacks."""
     data = bytearray(write(IMAGE, "TIFF", tiffinfo={270: "x" * 40}))
     struct.pack_into("<I", data, data.index(struct.pack("<HH", 270, 2)) + 4, count)
     return bytes(data)

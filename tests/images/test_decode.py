@@ -23,7 +23,7 @@ def pixels_of(data: bytes, rule: ResizeRule = RULE) -> np.ndarray:
 
 
 def plain_way(image: Image.Image, rule: ResizeRule) -> np.ndarray:
-    """What the fast way must come close to: decode all, turn, crop, resize."""
+    """Decode in full, turn, crop and resize; the fast way must come close to this."""
     turned = ImageOps.exif_transpose(image).convert("RGB")
     cropped = turned.crop(tuple(map(int, rule.box(*turned.size))))
     return np.asarray(cropped.resize((rule.size_px, rule.size_px), Image.Resampling.BICUBIC))

@@ -91,5 +91,6 @@ def _palette(data: bytes, box: Piece, image: Image.Image) -> ImagePalette.ImageP
     return ImagePalette.raw("RGB", colours)
 
 
-def _unsupported(what: str) -> ImageError:
-    return ImageError(Reason.UNSUPPORTED, f"JPEG 2000: {what} is not read; convert the image to PNG or JPEG")
+def _unsupported(feature: str) -> ImageError:
+    message = f"JPEG 2000: {feature} is not read; convert the image to PNG or JPEG"
+    return ImageError(Reason.UNSUPPORTED, message)

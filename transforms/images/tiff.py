@@ -126,5 +126,5 @@ def explain_tiff(data: bytes) -> ImageError | None:
     return _unsupported(f"this combination is not read ({listing}, {data[:2].decode()} byte order)")
 
 
-def _unsupported(what: str) -> ImageError:
-    return ImageError(Reason.UNSUPPORTED, f"TIFF: {what}; {_REMEDY}")
+def _unsupported(feature: str) -> ImageError:
+    return ImageError(Reason.UNSUPPORTED, f"TIFF: {feature}; {_REMEDY}")
