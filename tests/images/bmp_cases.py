@@ -67,7 +67,7 @@ def bmp_cases():
 
 
 def rle(row: np.ndarray, step: int, bits: int) -> bytes:
-    """Return a row as absolute runs of a length; a shorter rest is a run of repeated pixels."""
+    """Return a row as absolute runs of a length; parts of less than 3 pixels are runs of one pixel."""
     out = b""
     for at in range(0, SIZE, step):
         part = row[at : at + step]
