@@ -48,6 +48,8 @@ def test_cloudbuild__every_step__uses_what_is_there():
     assert used == {"_IMAGE", *build["substitutions"]}
     for path in re.findall(r"deploy/[\w.]+", text.replace("/workspace/", "")):
         assert (ROOT / path).is_file()
+    mounts = re.findall(r"--volume /workspace/(\S+):/(\S+)", text)
+    assert mounts and all(source == target and (ROOT / source).is_dir() for source, target in mounts)
 
 
 def test_cloudbuild__builders__are_of_a_version():
