@@ -1,4 +1,6 @@
-"""Whether an image of workers fits the machine that submits: the same Python, Beam, TensorFlow and labelbeam.
+"""Compare the versions in a worker image with those of this machine: Python, Beam, TensorFlow and labelbeam.
+
+They must be equal, because Beam sends pickled code from this machine to the workers.
 
 python deploy/check_image.py IMAGE
 """
@@ -14,19 +16,19 @@ import sys
 PACKAGES = ("apache-beam", "tensorflow", "labelbeam")
 _PROBE = f"""
 import importlib.metadata, json, os, platform
-seen = {{"python": ".".join(platform.python_version_tuple()[:2])}}
+versions = {{"python": ".".join(platform.python_version_tuple()[:2])}}
 for name in {PACKAGES}:
     try:
-        seen[name] = importlib.metadata.version(name)
+        versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        seen[name] = "none"
-seen["boot"] = "there" if os.access("/opt/apache/beam/boot", os.X_OK) else "none"
-print(json.dumps(seen))
+        versions[name] = "none"
+versions["boot"] = "there" if os.access("/opt/apache/beam/boot", os.X_OK) else "none"
+print(json.dumps(versions))
 """
 
 
-def wanted_versions() -> dict[str, str]:
-    """Return the versions that the image must have."""
+def expected_versions() -> dict[str, str]:
+    """Return the versions of this machine, which the image must have."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions, "boot": "there"}
 
@@ -35,7 +37,7 @@ def versions_in(image: str) -> dict[str, str]:
     """Return the versions that the image has.
 
     Raises:
-      SystemExit: Docker, or the image, does not run.
+      SystemExit: Docker or the image does not run.
     """
     command = ["docker", "run", "--rm", "--entrypoint", "python", image, "-c", _PROBE]
     try:
@@ -49,18 +51,18 @@ def versions_in(image: str) -> dict[str, str]:
 
 def differences(image: str) -> list[str]:
     """Return the differences and their remedies, one line each."""
-    there = versions_in(image)
+    versions = versions_in(image)
     return [
-        f"{name}: {there.get(name)} in {image}, {version} here. Build the image again, or submit from an "
+        f"{name}: {versions.get(name)} in {image}, {version} here. Build the image again, or submit from an "
         "environment like it."
-        for name, version in wanted_versions().items()
-        if there.get(name) != version
+        for name, version in expected_versions().items()
+        if versions.get(name) != version
     ]
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    wrong = differences(sys.argv[1])
-    print("\n".join(wrong) or f"{sys.argv[1]} fits.")
-    sys.exit(1 if wrong else 0)
+    lines = differences(sys.argv[1])
+    print("\n".join(lines) or f"{sys.argv[1]} fits.")
+    sys.exit(1 if lines else 0)

@@ -1,4 +1,4 @@
-"""What Dataflow's launcher runs: `labelbeam run` with the template's parameters."""
+"""Entry point of Dataflow's launcher: `labelbeam run` with the template's parameters."""
 
 import sys
 

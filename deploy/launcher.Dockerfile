@@ -1,4 +1,4 @@
-# The image that starts jobs from the Flex template: the workers' own, with Dataflow's launcher.
+# Builds the image that starts jobs from the Flex template: the worker image with Dataflow's launcher.
 #   docker build --tag LAUNCHER --file deploy/launcher.Dockerfile --build-arg WORKER_IMAGE=IMAGE .
 ARG WORKER_IMAGE
 FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:20230622_RC00 AS launcher

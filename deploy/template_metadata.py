@@ -1,4 +1,4 @@
-"""The metadata of the Flex template: every option of `labelbeam run`, with what values it takes.
+"""Metadata of the Flex template: every option of `labelbeam run`, with its allowed values.
 
 python deploy/template_metadata.py > metadata.json
 """
@@ -12,9 +12,9 @@ from typing import Any
 from labelbeam.pipeline.config import RUN_OPTIONS, Divisors, Option, Pair, Pairs, Rates, Triple
 
 _REQUIRED = ("input", "output", "model")
-# A launcher writes the job and ends: there is nothing to wait for.
+# Left out, because a launcher submits the job and never waits for its end.
 _NOT_OF_A_TEMPLATE = ("no_wait",)
-# A job has no files but those of buckets.
+# A pattern of bucket paths, because the launcher's machine has no files of the user.
 _BUCKET = r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^\r\n]*)?$"
 _PATTERNS: dict[Any, str] = {
     bool: "^([Tt]rue|[Ff]alse)$",

@@ -1,4 +1,4 @@
-"""Deaths and damage: runs without a model, processes that end before a change of the disk, flipped bits."""
+"""Damage: runs without a model, processes that die before a change of the disk, and flipped bits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_number(n: int) -> str:
 
 
 def label(output: Path | str, run_id: str, results: list, **settings: Any) -> int:
-    """Does on the disk what a run does that labels images; gives how many were not done before."""
+    """Change the disk as a run does that labels images; return the number of newly labelled images."""
     publication = plan_publication(output, run_id, **settings)
     sources = [
         *published_sources(str(output), read_manifest(str(output))),
@@ -37,14 +37,14 @@ def label(output: Path | str, run_id: str, results: list, **settings: Any) -> in
 
 
 class Death(BaseException):
-    """The process ends here."""
+    """The death of this process, no `Exception`, because code under test catches those."""
 
 
 class Disk:
     """The changes that this process makes below a folder.
 
-    Python announces each change to audit hooks before it is made, and a hook that raises prevents
-    it. So no function that changes the disk can be forgotten here.
+    They are counted by an audit hook, because Python calls it before every change, whichever function makes
+    the change, and a hook that raises an error prevents the change.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Disk:
 
     @contextmanager
     def dying_before(self, change: int, folder: Path) -> Iterator[None]:
-        """Let the process die before its n-th change below a folder, and change nothing afterwards."""
+        """Raise `Death` before the n-th change below a folder and before all later ones."""
         self._folder, self._left, self.changes = str(folder), change, 0
         try:
             yield

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.check_image import wanted_versions
+from deploy.check_image import expected_versions
 from deploy.template_metadata import metadata
 from labelbeam.pipeline.config import RUN_OPTIONS, load_config
 
@@ -26,7 +26,7 @@ def test_dockerfile__linted__has_no_findings(file):
 
 def test_dockerfile__versions__are_those_of_this_environment():
     args = dict(re.findall(r"^ARG (\w+)=(.*)$", (ROOT / "Dockerfile").read_text(), re.M))
-    wanted = wanted_versions()
+    wanted = expected_versions()
     assert (args["PYTHON_VERSION"], args["BEAM_VERSION"]) == (wanted["python"], wanted["apache-beam"])
     assert args["TENSORFLOW_VERSION"] == wanted["tensorflow"]
     assert args["PYTHON_TAG"].startswith(wanted["python"] + ".")
@@ -133,7 +133,7 @@ print(json.dumps({seen!r}))
 @pytest.mark.parametrize(("changed", "status"), [({}, 0), ({"tensorflow": "2.10.0", "boot": "none"}, 1)])
 def test_check_image__versions__differences_are_named(tmp_path, changed, status):
     docker = tmp_path / "docker"
-    docker.write_text(FAKE_DOCKER.format(python=sys.executable, seen={**wanted_versions(), **changed}))
+    docker.write_text(FAKE_DOCKER.format(python=sys.executable, seen={**expected_versions(), **changed}))
     docker.chmod(0o755)
     command = [sys.executable, ROOT / "deploy/check_image.py", "image:1"]
     done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)

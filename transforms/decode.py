@@ -12,8 +12,8 @@ from apache_beam.metrics import Metrics
 from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageMetadata
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.formats import is_raw
 from labelbeam.transforms.images.resize import ResizeRule
-from labelbeam.transforms.images.suffixes import is_raw
 from labelbeam.transforms.outcomes import Outcomes, Timed, attempt, par_do
 from labelbeam.transforms.window import PixelsFn
 

@@ -131,7 +131,7 @@ def _check_runs(publication: Publication, merged: Collection[str]) -> None:
             # Announced again, because rows staged since the deletion are whole, and the next run needs
             # `run.json` to take them.
             announce(publication.output, publication.run_id, publication.manifest_fields["labelled_with"])
-            raise RunError(deleted_meanwhile(TableFolder(publication.output).run_facts(run_id)))
+            raise RunError(deleted_meanwhile(TableFolder(publication.output).announcement(run_id)))
 
 
 def make_manifest(
@@ -212,7 +212,7 @@ def commit(
     Raises:
       RunError: Another run has published meanwhile, or the tables would be too scattered.
     """
-    tables = TableFolder(publication.output)
+    folder = TableFolder(publication.output)
     old = read_manifest(publication.output)
     if old and old.publication == name:
         # Beam repeats a bundle whose result it lost. The earlier attempt has published, but may have been
@@ -229,7 +229,7 @@ def commit(
     for table in TABLES:
         folders = {path.rpartition("/")[0] for path in merged.paths if path.startswith(f"{table}/")}
         check_fan_out(folders, publication.partitioning)
-    staged = tables.merged(publication.run_id)
+    staged = folder.merged(publication.run_id)
     # Each table has a file, because a reader of a table without files would find no schema.
     for table in set(TABLES) - {file.table for file in merged.files}:
         merged.add(write_empty(table, f"{name}-99999", publication.row_metadata, staged))

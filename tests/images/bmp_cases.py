@@ -46,7 +46,8 @@ def bmp_cases():
     data = files.bmp(rows, SIZE, 16, b"", 124, 3, (0x7C00, 0x3E0, 0x1F, 0))
     yield "16 bits, masks", data, shown
     for masks in ((0x7C00, 0x3E0, 0x1F, 0x8000), (0xF00, 0xF0, 0xF, 0xF000)):
-        yield f"16 bits, {masks}", files.bmp(rows, SIZE, 16, b"", 124, 3, masks), UNSUPPORTED
+        for header in (56, 108, 124):
+            yield f"{header} 16 bits, {masks}", files.bmp(rows, SIZE, 16, b"", header, 3, masks), UNSUPPORTED
     whole = b"".join(colour + b"\0" for colour in bgr)
     for bits, compression in ((8, 1), (4, 2)):
         for step in (1, 3, 5):
@@ -66,7 +67,7 @@ def bmp_cases():
 
 
 def rle(row: np.ndarray, step: int, bits: int) -> bytes:
-    """A row as absolute runs of a length; shorter ones are repeated pixels."""
+    """Return a row as absolute runs of a length; parts of less than 3 pixels are runs of one pixel."""
     out = b""
     for at in range(0, SIZE, step):
         part = row[at : at + step]

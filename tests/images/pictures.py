@@ -1,4 +1,4 @@
-"""The pictures that test files show, and how they are written and decoded."""
+"""The pictures that test files show, and functions that write and decode them."""
 
 import numpy as np
 from PIL import Image
@@ -41,13 +41,13 @@ def over(alpha: np.ndarray) -> np.ndarray:
 
 
 def indexed(colours: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices, the palette and the picture that they make."""
+    """Return indices, a palette and the picture of both."""
     indices = np.add.outer(np.arange(SIZE), np.arange(SIZE) // 3) % colours
     palette = np.random.default_rng(colours).integers(0, 256, (colours, 3), np.uint8)
     return indices.astype(np.uint8), palette, palette[indices]
 
 
 def ramp(bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a number of bits, and the grey picture that they make."""
+    """Return values of a number of bits, and the grey picture of them."""
     values = (GREY.astype(int) >> 8 - min(bits, 8)).astype(np.uint16)
     return values, np.dstack([(values.astype(int) * 255 // ((1 << min(bits, 8)) - 1)).astype(np.uint8)] * 3)

@@ -96,7 +96,7 @@ def interlaced(values: np.ndarray, bits: int, colour: int, extra: bytes = b"") -
 
 
 def apples_png() -> bytes:
-    """A PNG as Xcode writes it into apps: BGRA, and Deflate without zlib's header."""
+    """Return a PNG as Xcode writes it into apps: BGRA, and Deflate without zlib's header."""
     deflate = zlib.compressobj(wbits=-15)
     rows = b"".join(b"\0" + row for row in files.packed(over(ALPHA)[..., [2, 1, 0, 3]], 8))
     header = files.chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE, SIZE, 8, 6, 0, 0, 0))

@@ -1,4 +1,4 @@
-"""Orientation, metadata and frames: what files hold around their pixels."""
+"""Orientation, metadata and frames: the contents of files around their pixels."""
 
 import io
 import random
@@ -33,7 +33,7 @@ def jp2_with_exif(image, o):
 
 
 def avif_with_tag(image):
-    """An AVIF with EXIF that has no orientation, because Pillow writes that into irot and imir."""
+    """Return an AVIF whose EXIF has another tag, because Pillow writes an orientation into irot and imir."""
     return write(image, "AVIF", exif=b"Exif\0\0" + files.exif_of(1).replace(b"\x12\1\3", b"\x11\1\3"))
 
 
@@ -115,7 +115,7 @@ PNG, JPEG, GIF = write(IMAGE, "PNG"), write(IMAGE, "JPEG"), write(Image.fromarra
 
 
 def tiff_with_long_tag(count: int) -> bytes:
-    """A TIFF whose description has a number of bytes that the file lacks."""
+    """Return a TIFF whose description has a number of bytes that the file lacks."""
     data = bytearray(write(IMAGE, "TIFF", tiffinfo={270: "x" * 40}))
     struct.pack_into("<I", data, data.index(struct.pack("<HH", 270, 2)) + 4, count)
     return bytes(data)
@@ -234,6 +234,18 @@ def test_decode_image__frames_beyond_count__are_unknown():
     assert decode(files.with_chunk(PNG, declared)).frames is None
 
 
+@pytest.mark.parametrize(
+    ("declared", "frames"), [(0, 1), (1, 1), (2, 2), (2**31 - 1, 2**31 - 1), (2**31, None), (2**32 - 1, None)]
+)
+def test_decode_image__declared_frames_at_the_edges_of_the_column__are_counted(declared, frames):
+    still = write(Image.fromarray(PICTURE), "PNG")
+    # The control chunk of the first frame lies before the pixels: the still image is that frame.
+    control = files.chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, SIZE, SIZE, 0, 0, 1, 1, 0, 0))
+    chunks = files.chunk(b"acTL", struct.pack(">II", declared, 0)) + control
+    with Image.open(io.BytesIO(still)) as image:
+        assert count_frames(files.with_chunk(still, chunks), image) == frames
+
+
 def test_decode_image__pages_beyond_count__are_unknown(monkeypatch):
     monkeypatch.setattr(frames, "MOST_PIECES", 2)
     assert decode(FRAMES["TIFF"]).frames is None
@@ -254,7 +266,7 @@ def test_decode_image__first_frame_smaller_than_a_png__is_the_whole_still_image(
 
 @pytest.mark.parametrize("offset", [0, 8, 2**31, 2**63 - 1, 2**64 - 1])
 @pytest.mark.parametrize("big", [False, True])
-def test_tiff_layout__offsets_beyond_the_file__are_struct_errors_or_images(offset, big):
+def test_tiff_header__offsets_beyond_the_file__are_struct_errors_or_images(offset, big):
     head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, offset)
     block = (head if big else struct.pack("<2sHI", b"II", 42, offset % 2**32)) + b"\xff" * 40
     assert orientation_of_exif(block) == 1
@@ -262,6 +274,16 @@ def test_tiff_layout__offsets_beyond_the_file__are_struct_errors_or_images(offse
     assert (count_frames(block, Image.open(io.BytesIO(FRAMES["TIFF"]))) or 1) >= 1
     with pytest.raises(ImageError):
         decode(block)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "refused"), [(4096, 4096, False), (4096, 4112, True), (4112, 4096, True)]
+)
+def test_decode_image__tile_at_the_limit__is_allowed(width, height, refused):
+    data = patched(files.tiff(PICTURE, photometric="rgb", tile=(16, 16)), {322: width, 323: height})
+    with pytest.raises(ImageError) as e:  # its pixels are cut off in any case
+        decode(data)
+    assert ("tiles of" in str(e.value)) == refused
 
 
 def test_decode_image__tile_far_larger_than_its_image__is_refused_before_it_is_allocated():

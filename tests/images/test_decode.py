@@ -1,12 +1,13 @@
 import io
 import random
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.images.decode import decode_image
+from labelbeam.transforms.images.decode import _draft, decode_image
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.photos import PHOTOS
 from tests import image_files as files
@@ -22,7 +23,7 @@ def pixels_of(data: bytes, rule: ResizeRule = RULE) -> np.ndarray:
 
 
 def plain_way(image: Image.Image, rule: ResizeRule) -> np.ndarray:
-    """What the fast way must come close to: decode all, turn, crop, resize."""
+    """Decode in full, turn, crop and resize; the fast way must come close to this."""
     turned = ImageOps.exif_transpose(image).convert("RGB")
     cropped = turned.crop(tuple(map(int, rule.box(*turned.size))))
     return np.asarray(cropped.resize((rule.size_px, rule.size_px), Image.Resampling.BICUBIC))
@@ -97,6 +98,69 @@ def test_decode_image__sixteen_bits__are_scaled_not_cut(format):
     assert (pixels_of(encoded(image, format)) == 128).all()
 
 
+# The high byte counts, whatever the low one is, as in libpng and TensorFlow.
+SIXTEEN_BITS = [
+    (0x0000, 0x00),
+    (0x00FF, 0x00),
+    (0x0100, 0x01),
+    (0x7FFF, 0x7F),
+    (0x8000, 0x80),
+    (0xFEFF, 0xFE),
+    (0xFF00, 0xFF),
+    (0xFFFF, 0xFF),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), SIXTEEN_BITS)
+def test_decode_image__sixteen_bits_at_the_edges__keep_the_high_byte(value, expected):
+    grey = np.full((32, 32), value, np.uint16)
+    rgb = np.dstack([grey] * 3)
+    # With a colour key that no pixel has, Pillow's reading is replaced by ours.
+    other = struct.pack(">H", value ^ 1)
+    encodings = {
+        "grey PNG": files.png(files.packed(grey, 16), 32, 16, 0),
+        "grey PNG with a key": files.png(files.packed(grey, 16), 32, 16, 0, files.chunk(b"tRNS", other)),
+        "RGB PNG": files.png(files.packed(rgb, 16), 32, 16, 2),
+        "RGB PNG with a key": files.png(files.packed(rgb, 16), 32, 16, 2, files.chunk(b"tRNS", other * 3)),
+        "grey TIFF": files.tiff(grey, photometric="minisblack"),
+        "inverse grey TIFF": files.tiff(~grey, photometric="miniswhite"),
+        "RGB TIFF": files.tiff(rgb, photometric="rgb"),
+    }
+    faults = {name: np.unique(pixels_of(data)).tolist() for name, data in encodings.items()}
+    assert {name: values for name, values in faults.items() if values != [expected]} == {}
+
+
+@pytest.mark.parametrize(("most", "expected"), [(255, 255), (256, 1), (65535, 255)])
+def test_decode_image__tiff_palette_at_the_edge_of_8_bits__is_one_of_16_bits(most, expected):
+    pixels = pixels_of(files.tiff_of(np.zeros((32, 32, 1), int), 8, 3, tags={320: [most] * 768}))
+    assert np.unique(pixels).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [(7, "fewer than 8 bits"), (8, None), (9, "9 bits in several"), (16, "16 bits in several")],
+)
+def test_decode_image__jpeg_2000_of_other_depths__is_refused(bits, message):
+    data = bytearray(encoded(gradient(32, 32), "JPEG2000"))
+    depths = data.index(b"\xff\x4f\xff\x51") + 42
+    data[depths : depths + 9 : 3] = bytes((bits - 1,)) * 3
+    if message is None:
+        assert pixels_of(bytes(data)).shape == (32, 32, 3)
+    else:
+        with pytest.raises(ImageError, match=message) as e:
+            pixels_of(bytes(data))
+        assert e.value.reason is Reason.UNSUPPORTED
+
+
+@pytest.mark.parametrize("value", [value for value, _ in SIXTEEN_BITS])
+def test_decode_image__sixteen_bits_that_are_the_key__are_white(value):
+    grey = np.full((32, 32), value, np.uint16)
+    key = struct.pack(">H", value)
+    for colour, pixels in ((0, grey), (2, np.dstack([grey] * 3))):
+        trns = files.chunk(b"tRNS", key * pixels[0, 0].size)
+        assert (pixels_of(files.png(files.packed(pixels, 16), 32, 16, colour, trns)) == 255).all()
+
+
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
     [("L", 77, (77, 77, 77)), ("1", 1, (255, 255, 255)), ("CMYK", (0, 255, 255, 0), (255, 0, 0))],
@@ -163,6 +227,30 @@ def test_decode_image__palettes_and_runs_that_contradict_their_header__are_error
     with pytest.raises(ImageError, match=message) as e:
         decode_image(BROKEN[message], RULE, MAX_PIXELS)
     assert e.value.reason is Reason.DECODE_ERROR
+
+
+@pytest.mark.parametrize(
+    ("max_pixels", "decoded"), [(64 * 48 + 1, True), (64 * 48, True), (64 * 48 - 1, False)]
+)
+def test_decode_image__pixels_at_the_limit__are_decoded(max_pixels, decoded):
+    data = png_bytes(64, 48)
+    if decoded:
+        assert decode_image(data, RULE, max_pixels).width_px == 64
+    else:
+        with pytest.raises(ImageError) as e:
+            decode_image(data, RULE, max_pixels)
+        assert e.value.reason is Reason.TOO_LARGE_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("side_px", "decoding", "decoded_px"),
+    [(127, "good", 127), (128, "good", 64), (255, "good", 128), (63, "fast", 63), (64, "fast", 32)],
+)
+def test_draft__sides_at_twice_the_least_size__are_halved_from_there(side_px, decoding, decoded_px):
+    rule = ResizeRule(32, "stretch", decoding=decoding)
+    with Image.open(io.BytesIO(jpeg_bytes(side_px, side_px))) as image:
+        drafted = _draft(image, rule.box(side_px, side_px), rule)
+    assert drafted.size == (decoded_px, decoded_px)
 
 
 def test_decode_image__over_the_limit__names_size_and_limit():

@@ -32,7 +32,7 @@ def test_decode_image__every_property__shows_the_plain_picture_or_is_refused(gro
 
 
 def fault_of(name: str, data: bytes, shown: np.ndarray | None, group: str) -> str:
-    """What is wrong with how a file is decoded; nothing if it is right."""
+    """Return the fault of a decoded file; an empty text if there is none."""
     try:
         pixels = decode(data).pixels
     except ImageError as e:

@@ -108,7 +108,7 @@ def tiff_cases():
 
 
 def patched(tiff: bytes, tags: dict[int, int]) -> bytes:
-    """A little-endian TIFF with other numbers in its first directory."""
+    """Return a little-endian TIFF with other numbers in its first directory."""
     data = bytearray(tiff)
     at = struct.unpack_from("<I", data, 4)[0]
     for place in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12):

@@ -33,7 +33,7 @@ def table_cases():
 
 
 def _misplaced(row) -> bool:
-    """Whether Pillow would put the planes in the wrong places."""
+    """Return whether Pillow would put the planes in the wrong places."""
     _, photometric, _, _, _, extra = row
     alpha = extra[:1] not in ((), (_NO_MEANING,))
     return alpha and (len(extra) > 1 or photometric in (_BLACK_IS_ZERO, _PALETTE))
@@ -44,7 +44,7 @@ def _kinds(extra, missing: int) -> tuple[int, ...]:
 
 
 def _colours(photometric: int, bits: int):
-    """The stored colours, the picture that they show and the tags that they need."""
+    """Return stored colours, the picture that they show, and the tags that they need."""
     if photometric == _PALETTE:
         indices, palette, picture = indexed(1 << min(bits, 4))
         colours = np.zeros((1 << bits, 3), np.uint16)

@@ -135,6 +135,7 @@ def test_load_config__no_such_reason_or_rate__is_refused(rates):
         ("max_failure_rate: lots", "max_failure_rate='lots'"),
         ("resize: squeeze", "one of center_crop, stretch"),
         ("input_range: [1, 0]", "two ascending numbers"),
+        ("input_range: [1, 1]", "two ascending numbers"),
         ("column_types: 3", "NAME=VALUE pairs"),
         ("max_failure_rates: timeout", "max_failure_rates='timeout' is not allowed: it must be REASON=RATE"),
         ("failure_floor: 0", "a whole number from 1 to 1,000,000,000"),

@@ -9,7 +9,7 @@ import pytest
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.images.suffixes import IMAGES
+from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs import globs
 from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.read import list_rows
@@ -43,7 +43,7 @@ def folder(tmp_path):
 def test_find_corpus__by_its_name__is_of_a_format(folder, name, form, pattern):
     corpus = find_corpus(ReadConfig(input=f"{folder}/{name}"))
     assert (corpus.format, corpus.pattern) == (form, f"{folder}/{pattern}")
-    assert corpus.suffixes == (IMAGES if name.startswith("photos") and name[-1] in "s/" else ())
+    assert corpus.suffixes == (IMAGE_SUFFIXES if name.startswith("photos") and name[-1] in "s/" else ())
 
 
 def test_find_corpus__csv__columns_are_text_unless_declared_or_in_the_table(folder):

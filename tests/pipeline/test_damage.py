@@ -270,7 +270,7 @@ def test_manifest__gone_while_its_tables_are_there__deletes_nothing(output, whol
     path = output / "manifest.json"
     path.unlink()
     before = files_below(output)
-    with pytest.raises(UserError, match=f"is there and {path} is not .*Put a whole copy") as error:
+    with pytest.raises(UserError, match=f"exists, but {path} does not.*Put a whole copy") as error:
         label(output, run_number(4), LONGER)
     assert files_below(output) == before
     mend(output, whole, path, str(error.value))

@@ -92,15 +92,15 @@ def test_read_done_ids__redo__marks_published_failures_of_these_reasons(
     ids=["published", "resumes", "replaced", "redo", "versions"],
 )
 def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runner, options, left):
-    layout = TableFolder(str(tmp_path))
+    folder = TableFolder(str(tmp_path))
     published = [
         write(tmp_path, [prediction(0), prediction(1)]),
         write(tmp_path, [failure(2), failure(3, "empty")]),
     ]
     list_published(tmp_path, [source.file for source in published])
-    write(layout.run("a"), [prediction(4)])
-    write(layout.run("a"), [failure(5, "empty")])
-    write(layout.run("b"), [prediction(6)])
+    write(folder.run("a"), [prediction(4)])
+    write(folder.run("a"), [failure(5, "empty")])
+    write(folder.run("b"), [prediction(6)])
     parts = eagerly(ReadDoneIds(str(tmp_path), **options), None, runner)
     done = [part for part in parts if not part.retry]
     assert merge_done(done) == left and len(ids_of(done)) == len(left)
@@ -114,8 +114,8 @@ def test_read_done_ids__an_output_folder__gives_what_is_asked_for(tmp_path, runn
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_read_done_ids__staged_file_damaged__is_deleted_and_has_no_ids(tmp_path, runner, capfd):
-    layout = TableFolder(str(tmp_path))
-    whole, damaged = (write(layout.run("a"), [prediction(n)]).file.path for n in (0, 1))
+    folder = TableFolder(str(tmp_path))
+    whole, damaged = (write(folder.run("a"), [prediction(n)]).file.path for n in (0, 1))
     flip(Path(damaged), 99)
     assert ids_of(eagerly(ReadDoneIds(str(tmp_path), resumes=("a",)), None, runner)) == ["id0"]
     assert (Path(whole).exists(), Path(damaged).exists()) == (True, False)

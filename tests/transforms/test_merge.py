@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+from collections import Counter
 from urllib.parse import unquote
 
 import duckdb
@@ -12,11 +14,15 @@ from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.table import merge
 from labelbeam.transforms.table.folder import Source
+from labelbeam.transforms.table.integrity import read_batches
 from labelbeam.transforms.table.merge import (
     NOT_PARTITIONED,
+    Merged,
     Partitioning,
+    check_fan_out,
     find_superseded,
     merge_files,
+    parts_of,
     plan_merge,
 )
 from labelbeam.transforms.table.rows import (
@@ -127,6 +133,57 @@ def test_plan_merge__published__stays_if_whole_and_large_or_alone():
     assert task.name and np.frombuffer(task.dropped[0], "<i8").tolist() == [4, 5, 7]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([500, 500], [2]),
+        ([500, 501], [1, 1]),
+        ([999, 1, 1], [2, 1]),
+        ([1000, 1], [1, 1]),
+        ([1001, 1], [1, 1]),
+        ([1, 1001], [1, 1]),
+        ([0, 0, 1000], [3]),
+    ],
+)
+def test_plan_merge__sizes_at_the_target__are_grouped_up_to_it(sizes, expected):
+    tasks = tasks_of([file(n, size) for n, size in enumerate(sizes)], target_bytes=1000)
+    assert [len(task.sources) for task in tasks] == expected
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "target_bytes", "stays"),
+    [(500, 1000, True), (499, 1000, False), (500, 1001, True), (500, 1002, False)],
+)
+def test_plan_merge__published_at_half_the_target__stays_from_there(size_bytes, target_bytes, stays):
+    first, *_ = tasks_of([file(1, size_bytes, published=True), file(2, 1)], target_bytes)
+    assert (first.name == "") == stays
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(0, 1), (9, 1), (10, 2), (19, 2), (20, 3)])
+def test_parts_of__rows_at_the_limit__begin_another_part(monkeypatch, rows, parts):
+    monkeypatch.setattr(merge, "IDS_PER_PART", 10)
+    assert parts_of([Source(TableFile(PREDICTIONS, "p", rows, 1, "x"), False)]) == parts
+
+
+def test_rank_of__kinds_of_rows_and_the_largest_numbers__are_ordered():
+    published = [file(1, 1, table, published=True) for table in (FAILURES, PREDICTIONS)]
+    runs = ["", *(f"run-{n}" for n in range(merge._MAX_RUNS - 1))]
+    staged = [
+        Source(TableFile(table, f"/o/_staging/{run}/{table}/f", 1, 1, "x"), False)
+        for run in (runs[1], runs[2], runs[-1])
+        for table in (FAILURES, PREDICTIONS)
+    ]
+    last_file, last_row = (1 << 21) - 1, (1 << 32) - 1
+    # No last row reaches the next file, no last file the next kind, and the last run not the sign.
+    ranks = [
+        merge._rank_of(source, number, runs) + row
+        for source in published + staged
+        for number in (0, 1, last_file)
+        for row in (0, last_row)
+    ]
+    assert ranks == sorted(set(ranks)) and ranks[0] >= 0 and ranks[-1] < 1 << 63
+
+
 def merged_rows(merged) -> list[dict]:
     return [row for f in merged.files for row in pq.read_table(f.path, partitioning=None).to_pylist()]
 
@@ -206,6 +263,94 @@ def test_merge_files__too_many_folders__is_refused_with_a_remedy(tmp_path):
     task = one_task(tmp_path, map(prediction, range(10)))
     with pytest.raises(RunError, match=r"partition_by=price would make more than max_partitions=3 .*hash:64"):
         merge_files(task, METADATA, str(tmp_path / "m"), Partitioning("price", max_folders=3))
+
+
+@pytest.mark.parametrize(("folders", "most"), [(0, 1), (1, 1), (2, 1), (3, 3), (4, 3)])
+def test_check_fan_out__folders_at_the_limit__are_allowed(folders, most):
+    names, partitioning = {str(n) for n in range(folders)}, Partitioning("c", max_folders=most)
+    if folders <= most:
+        check_fan_out(names, partitioning)
+    else:
+        with pytest.raises(RunError, match=f"max_partitions={most} folders"):
+            check_fan_out(names, partitioning)
+
+
+@pytest.mark.parametrize("most", [10, 9])
+def test_merge_files__folders_at_the_limit__are_written(tmp_path, most):
+    task, partitioning = (
+        one_task(tmp_path, map(prediction, range(10))),
+        Partitioning("price", max_folders=most),
+    )
+    if most == 10:
+        assert len(merge_files(task, METADATA, str(tmp_path / "m"), partitioning).files) == 10
+    else:
+        with pytest.raises(RunError, match="max_partitions=9"):
+            merge_files(task, METADATA, str(tmp_path / "m"), partitioning)
+
+
+@pytest.mark.parametrize(
+    ("rows_per_group", "bytes_per_group", "groups"),
+    [
+        (16, 1 << 30, [16, 16, 8]),  # a full batch is a full group
+        (17, 1 << 30, [32, 8]),
+        (32, 1 << 30, [32, 8]),
+        (33, 1 << 30, [40]),
+        (1 << 30, 1, [16, 16, 8]),
+        (1 << 30, 1 << 30, [40]),
+    ],
+)
+def test_merge_files__rows_and_bytes_at_the_limits__close_a_row_group(
+    tmp_path, monkeypatch, rows_per_group, bytes_per_group, groups
+):
+    monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
+    monkeypatch.setattr(merge, "_ROWS_PER_GROUP", rows_per_group)
+    monkeypatch.setattr(merge, "_BYTES_PER_GROUP", bytes_per_group)
+    task = one_task(tmp_path, map(prediction, range(40)))
+    (written,) = merge_files(task, METADATA, str(tmp_path / "m"), NOT_PARTITIONED).files
+    metadata = pq.read_metadata(written.path)
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == groups
+
+
+def test_merge_files__bytes_of_a_written_group__do_not_count_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
+    task = one_task(tmp_path, map(prediction, range(100, 164)))  # batches of one size
+    (first, *_) = read_batches(task.sources[0], 16)
+    monkeypatch.setattr(merge, "_BYTES_PER_GROUP", first.nbytes * 3 // 2)
+    (written,) = merge_files(task, METADATA, str(tmp_path / "m"), NOT_PARTITIONED).files
+    metadata = pq.read_metadata(written.path)
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [32, 32]
+
+
+def test_merged__examples_in_any_order__the_smallest_uri_stays():
+    examples = [("b", "2"), ("a", "1"), ("c", "3")]
+    for order in itertools.permutations(examples):
+        merged = Merged()
+        for example in order:
+            merged.add(Merged(examples={"timeout": example}))
+        assert merged.examples == {"timeout": ("a", "1")}
+
+
+def test_merged__more_hosts_than_a_manifest_has__keeps_those_with_most_failures(monkeypatch):
+    monkeypatch.setattr(merge, "_MAX_HOSTS", 2)
+    merged = Merged(hosts=Counter(a=1, b=2))
+    merged.add(Merged(hosts=Counter(c=3)))
+    assert merged.hosts == {"b": 2, "c": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [
+        ("x" * 120, "x" * 120),
+        ("x" * 121, "x" * 103 + "~"),
+        ("%" * 40, "%25" * 40),
+        ("%" * 41, "%25" * 34 + "~"),  # 102 characters, because a third of "%25" is no text
+    ],
+)
+def test_partitioning__values_at_the_longest_name__are_shortened_beyond_it(value, folder):
+    (name,) = Partitioning("c").folders(pa.record_batch({"c": [value]})).to_pylist()
+    name = name.removeprefix("by_c=").removesuffix("/")
+    assert name.startswith(folder) and len(name) <= 120
+    assert len(name) - len(folder) == (16 if folder.endswith("~") else 0)
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, 300])

@@ -72,7 +72,7 @@ def test_publish__output_deleted_during_the_run__is_reported_and_the_next_run_pu
     else:
         shutil.rmtree(output / gone)
     add_staged(output, publication.run_id, [prediction(2)])
-    with pytest.raises(RunError, match=r"was deleted while the run was at work\. (Run the same|Put a whole)"):
+    with pytest.raises(RunError, match=r"was deleted during the run\. (Run the same|Put a whole)"):
         publish(publication)
     if gone == "manifest.json":
         (output / gone).write_bytes(whole)
@@ -131,15 +131,15 @@ def test_publish__older_generations__are_kept_readable_and_dropped_by_number(tmp
     for n in range(3):
         stage(tmp_path, f"20260102T00000{n}-00000000", [prediction(100 + n)])
         publish(plan_publication(tmp_path, f"20260103T00000{n}-00000000", keep_generations=2))
-    layout, older = TableFolder(str(tmp_path)), tmp_path / "_generations"
+    folder, older = TableFolder(str(tmp_path)), tmp_path / "_generations"
     assert read_manifest(str(tmp_path)).generation == 4
     assert sorted(p.name for p in older.glob("*.json")) == ["000002.json", "000003.json"]
-    kept = json.loads(Path(layout.generation(2)).read_text())
+    kept = json.loads(Path(folder.generation(2)).read_text())
     live = {f.path for f in read_manifest(str(tmp_path)).files}
     paths = [f["path"] if f["path"] in live else f"_generations/{f['path']}" for f in kept["files"]]
     table = ds.dataset([str(tmp_path / p) for p in paths if "predictions" in p]).to_table(["id"])
     assert {"id100"} | {i for i, v in old.items() if v in "abc"} == set(table["id"].to_pylist())
-    needed = {f["path"] for n in (2, 3) for f in json.loads(Path(layout.generation(n)).read_text())["files"]}
+    needed = {f["path"] for n in (2, 3) for f in json.loads(Path(folder.generation(n)).read_text())["files"]}
     retired = {str(p.relative_to(older)) for p in older.rglob("*.parquet")}
     assert retired == needed - live
     publish(plan_publication(tmp_path, RUN_4, keep_generations=0))

@@ -10,7 +10,7 @@ import pytest
 
 from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
 from labelbeam.transforms.errors import ImageError, RunError
-from labelbeam.transforms.images.suffixes import IMAGES
+from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs import files
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile, LongLine, match_files
@@ -132,7 +132,9 @@ NAMES = {
 
 @pytest.mark.parametrize(("name", "uri"), NAMES.items())
 def test_name_file__any_name__is_a_uri_of_plain_text_that_fetches_the_file(tmp_path, name, uri):
-    (row,) = name_file(os.fsdecode(b"/f/" + name), Corpus("/f/**", "images", suffixes=IMAGES), Notes())
+    (row,) = name_file(
+        os.fsdecode(b"/f/" + name), Corpus("/f/**", "images", suffixes=IMAGE_SUFFIXES), Notes()
+    )
     assert row == ImageRef(id_of_uri(uri), uri) and row.uri.isprintable()
     path = os.fsencode(tmp_path) + b"/" + name
     with open(path, "wb") as f:
@@ -142,7 +144,7 @@ def test_name_file__any_name__is_a_uri_of_plain_text_that_fetches_the_file(tmp_p
 
 
 def test_name_file__files_left_out__are_counted_by_suffix_without_case():
-    notes, corpus = Notes(), Corpus("/f/**", "images", suffixes=IMAGES)
+    notes, corpus = Notes(), Corpus("/f/**", "images", suffixes=IMAGE_SUFFIXES)
     names = [".DS_Store", "._x.jpg", "a.txt", "B.TXT", "c", "d.", "e.\udcff", "f." + 20 * "x", "g.jpg.gz"]
     assert [row for name in names for row in name_file(f"/f/{name}", corpus, notes)] == []
     assert notes.to_json() == {"left_out": {"(hidden)": 2, "(none)": 2, ".txt": 2, ".gz": 1, "(other)": 2}}
@@ -234,7 +236,7 @@ def linked(tmp_path):
 
 
 def test_list_rows__links__each_folder_is_listed_once_and_broken_ones_are_images(linked):
-    corpus = Corpus(f"{linked}/**", "images", suffixes=IMAGES)
+    corpus = Corpus(f"{linked}/**", "images", suffixes=IMAGE_SUFFIXES)
     listed = eagerly(ReadImageRefs(corpus))
     rows = list(list_rows(corpus))
     names = [row.uri.removeprefix(f"{linked}/") for row in rows]
@@ -303,7 +305,7 @@ def test_list_rows__bucket__gives_what_the_pipeline_gives(gcs):
     names = ["a.jpg", "b#c?d%20 é[1].JPE", "notes.txt", "folder/", "folder/.x.jpg"]
     for name in names:
         gcs.put(f"gs://listed/f/{name}", b"image")
-    corpus = Corpus("gs://listed/f/**", "images", suffixes=IMAGES)
+    corpus = Corpus("gs://listed/f/**", "images", suffixes=IMAGE_SUFFIXES)
     listed = eagerly(ReadImageRefs(corpus))
     assert sorted(row.uri for row in listed.ok) == [f"gs://listed/f/{name}" for name in names[:2]]
     assert listed.notes[0].to_json() == {"left_out": {"(hidden)": 1, ".txt": 1}}
@@ -313,7 +315,7 @@ def test_list_rows__bucket__gives_what_the_pipeline_gives(gcs):
 
 def test_read_image_refs__files_gone_since_the_start__end_the_run(tmp_path):
     with pytest.raises((RunError, RuntimeError), match="matches no file"):
-        eagerly(ReadImageRefs(Corpus(f"{tmp_path}/**", "images", suffixes=IMAGES)))
+        eagerly(ReadImageRefs(Corpus(f"{tmp_path}/**", "images", suffixes=IMAGE_SUFFIXES)))
 
 
 COLUMNS = (("price", pa.float64()), ("day", pa.date32()))

@@ -1,1 +1,1 @@
-"""Images: formats, orientation, resize rules. Knows neither Beam nor TensorFlow."""
+"""Images: formats, orientation, resize rules. These modules import neither Beam nor TensorFlow."""

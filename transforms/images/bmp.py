@@ -1,4 +1,4 @@
-"""BMP: palettes, runs and masks that Pillow reads wrong."""
+"""BMP: workarounds for palettes, runs and masks that Pillow reads wrong."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from PIL import Image
 from labelbeam.transforms.errors import ImageError, Reason
 
 _CORE_HEADER, _INFO_HEADER = 12, 40
-_HEADERS = (_CORE_HEADER, _INFO_HEADER, 52, 56, 64, 108, 124)  # their sizes; Pillow refuses others
+_HEADERS = (_CORE_HEADER, _INFO_HEADER, 52, 56, 64, 108, 124)  # sizes of headers; Pillow refuses others
 _RLE8, _RLE4, _BITFIELDS = 1, 2, 3
 _ALPHA_MASK_AT = 66  # in headers of 56 bytes and more
 _END_OF_ROW, _END_OF_IMAGE, _MOVE = 0, 1, 2  # after a count of 0
-# A colour that is no grey at its place, whatever the palette's length is.
+# A colour that is not part of a grey ramp, for every length of the palette.
 _NO_GREY = b"\x00\x01\x02\x00"
 
 
 def prepare_bmp(data: bytes) -> bytes:
     """Return the bytes of a BMP with a palette that Pillow recognises; other bytes as they are.
 
-    Pillow takes a palette that is a ramp of greys for none, and then reads whole bytes or bits, whatever the
-    pixels' depth is: an 8-bit image of black and white comes out black. One more colour avoids that.
+    A colour is appended to the palette, because Pillow ignores a palette that is a ramp of greys, and then
+    reads bytes or bits of a wrong depth: an 8-bit image of black and white comes out black.
 
     Raises:
-      ImageError: 16 bits with alpha, which Pillow leaves out.
+      ImageError: The pixels have 16 bits with alpha, and Pillow would ignore the alpha.
       struct.error: The header is cut off.
     """
     if not data.startswith(b"BM") or len(data) < 14 + _INFO_HEADER:
@@ -82,10 +82,11 @@ def expand_runs(data: bytes, image: Image.Image) -> Image.Image:
 
 
 def _indices(runs: bytes, width: int, height: int, four_bits: bool) -> bytes:
-    """Return one byte a pixel, the lowest row first; pixels that no run covers are 0."""
+    """Return one byte per pixel, the lowest row first; pixels outside all runs are 0."""
     indices = bytearray(width * height)
     at = x = y = 0
-    while (y, x) < (height - 1, width):  # a file may lack the marks behind its last pixel
+    # Not until the end mark, because a file may lack the marks behind its last pixel.
+    while (y, x) < (height - 1, width):
         if at + 2 > len(runs):
             raise ImageError(Reason.TRUNCATED, f"BMP: the runs end in row {y} of {height}")
         count, value = runs[at], runs[at + 1]
@@ -105,10 +106,11 @@ def _indices(runs: bytes, width: int, height: int, four_bits: bool) -> bytes:
 
 
 def _run(runs: bytes, at: int, count: int, value: int, four_bits: bool) -> tuple[bytes, int]:
-    """Return the pixels of a run, and where the next one starts, which is at an even distance."""
+    """Return the pixels of a run, and the offset of the next one."""
     if count:
         return (_nibbles(bytes((value,)) * 128)[:count] if four_bits else bytes((value,)) * count), at
     size = (value + 1) // 2 if four_bits else value
+    # `size % 2`, because literal runs are padded to an even length.
     stored = runs[at : at + size]
     return (_nibbles(stored)[:value] if four_bits else stored), at + size + size % 2
 

@@ -1,4 +1,4 @@
-"""Colours: from every mode that Pillow decodes to opaque 8-bit RGB."""
+"""Colours: conversion of every mode that Pillow decodes to opaque 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def to_rgb(data: bytes, image: ImageFile.ImageFile) -> Image.Image:
       image: The same image, opened by Pillow and not loaded.
 
     Raises:
-      ImageError: Pixels without a known range.
+      ImageError: The range of the pixels is unknown.
     """
     box = first_frame_box(data, image)
     key = image.info.get("transparency")
@@ -48,7 +48,8 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         return _over_white(image.convert("RGBA"))
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        # Pillow inverts every CMYK JPEG, but only Adobe's are stored inverted, as TensorFlow reads them.
+        # Inverted again, because Pillow inverts every CMYK JPEG, and only Adobe's are stored inverted, as
+        # TensorFlow reads them.
         image = ImageChops.invert(image)
     return image.convert("RGB")
 
@@ -59,14 +60,15 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def _from_16_bit(values: np.ndarray) -> Image.Image:
+    # Shifted, not divided by 257, because libpng and TensorFlow drop the low byte.
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:
     """Compose an RGBA image over white, unless its alpha is unused.
 
-    Alpha that is 0 everywhere hides a picture that its author meant to be seen: writers of 32-bit pixels
-    leave the fourth byte 0. Only where there is no picture, but one colour, the image is really blank.
+    Alpha that is 0 everywhere is ignored, because writers of 32-bit pixels often leave the fourth byte 0. An
+    image of one colour whose alpha is 0 is blank.
     """
     (*colours, alpha) = (band.getextrema() for band in image.split())
     if alpha == (255, 255) or (alpha == (0, 0) and any(low != high for low, high in colours)):
@@ -83,15 +85,15 @@ def _on_white_canvas(image: Image.Image, box: PixelBox | None) -> Image.Image:
 
 
 def _without_key(data: bytes, image: Image.Image, key: int | tuple[int, ...]) -> Image.Image:
-    """Decode a PNG with a colour key to RGB, with white in the key's place.
+    """Decode a PNG with a colour key to RGB, with white for the key.
 
-    Pillow compares the key, which has the file's depth, with pixels that it has widened or cut to 8 bits.
+    Not by Pillow, because it compares the key, which has the file's depth, with pixels of 8 bits.
     """
     bits = data[_PNG_BITS_AT]
     values, rgb = _stored_values(data, image, bits)
-    wanted = np.atleast_1d(np.asarray(key, np.int64)) & (1 << bits) - 1
+    stored_key = np.atleast_1d(np.asarray(key, np.int64)) & (1 << bits) - 1
     pixels = np.array(rgb)
-    pixels[(values == wanted).all(-1)] = 255
+    pixels[(values == stored_key).all(-1)] = 255
     return Image.fromarray(pixels)
 
 
@@ -109,9 +111,9 @@ def _stored_values(data: bytes, image: Image.Image, bits: int) -> tuple[np.ndarr
 
 
 def _low_bytes(data: bytes) -> np.ndarray:
-    """Return the low bytes of a PNG's 16-bit colours, of which Pillow keeps the high ones.
+    """Return the low bytes of a PNG's 16-bit colours, because Pillow keeps only the high ones.
 
-    Read as little-endian, a value's second byte is the high one.
+    The pixels are read as little-endian, so that Pillow takes the low bytes for the high ones.
     """
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]

@@ -1,4 +1,4 @@
-"""Containers: the pieces that a file of each format consists of, found without decoding it."""
+"""Containers: the pieces of a file of each format, listed without decoding pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-# Pieces that are looked at, at most, because hostile files consist of millions of empty ones.
+# Most pieces that are listed, because hostile files consist of millions of empty ones.
 MOST_PIECES = 100_000
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -21,10 +21,10 @@ class Piece(NamedTuple):
     """A named part of a file.
 
     Attributes:
-      kind: A chunk's or box's name; a JPEG marker's second byte.
-      start: Where the piece starts, its header included.
-      body: Where its payload starts.
-      end: Where the next piece starts.
+      kind: Name of a chunk or box; second byte of a JPEG marker.
+      start: Offset of the piece with its header.
+      body: Offset of the payload.
+      end: Offset of the next piece.
     """
 
     kind: bytes
@@ -34,7 +34,7 @@ class Piece(NamedTuple):
 
 
 def jpeg_segments(data: bytes) -> Iterator[Piece]:
-    """Yield the segments of a JPEG up to its first scan, which is the last one."""
+    """Yield the segments of a JPEG up to and including its first scan."""
     at = 2
     while len(data) >= at + 4 and data[at] == 0xFF:
         if data[at + 1] == 0xFF:  # a fill byte
@@ -49,12 +49,12 @@ def jpeg_segments(data: bytes) -> Iterator[Piece]:
 
 
 def is_jpeg_metadata(segment: Piece) -> bool:
-    """Return whether a segment is an application's or a comment."""
+    """Return whether a segment is application data or a comment."""
     return segment.kind[0] in _APP_OR_COMMENT
 
 
 def png_chunks(data: bytes) -> Iterator[Piece]:
-    """Yield the whole chunks of a PNG, with their checksums."""
+    """Yield the complete chunks of a PNG, with their checksums."""
     return islice(_png_chunks(data), MOST_PIECES)
 
 
@@ -75,7 +75,7 @@ def png_chunk_is_intact(data: bytes, chunk: Piece) -> bool:
 
 
 def webp_chunks(data: bytes) -> Iterator[Piece]:
-    """Yield the whole chunks of a WebP; their ends leave out the padding to an even length."""
+    """Yield the complete chunks of a WebP, without their padding to an even length."""
     return islice(_webp_chunks(data), MOST_PIECES)
 
 
@@ -101,7 +101,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[Piece]:
         body = at + 8
         if length == 1 and at + 16 <= end:
             length, body = int.from_bytes(data[at + 8 : at + 16]), at + 16
-        elif length == 0:  # the last one
+        elif length == 0:  # the last box, up to the end
             length = end - at
         if at + length > end or at + length < body:
             return
@@ -113,7 +113,7 @@ GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 
 
 def gif_blocks(data: bytes) -> Iterator[Piece]:
-    """Yield the blocks of a GIF; one of kind b";" is the last one, unless there are too many."""
+    """Yield the blocks of a GIF; the last one has kind b";", unless there are too many blocks."""
     at = 13 + _palette_bytes(data[10]) if len(data) > 13 else len(data)
     left = MOST_PIECES
     while left > 0:
@@ -139,7 +139,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 class Entry(NamedTuple):
-    """A tag of a TIFF directory: its number and type, and where the entry and its value lie."""
+    """A tag of a TIFF directory: number, type, and offsets of the entry, its value and its end."""
 
     tag: int
     type: int
@@ -148,7 +148,7 @@ class Entry(NamedTuple):
     end: int
 
 
-class TiffLayout(NamedTuple):
+class TiffHeader(NamedTuple):
     """The number formats of a TIFF or an EXIF block, and the offset of its first directory.
 
     Attributes:
@@ -194,22 +194,22 @@ class TiffLayout(NamedTuple):
         return range(start, start + number * size, size)
 
     def number(self, data: bytes, entry: Entry) -> int | None:
-        """Return the value of an entry, or its first one; None if the value is no whole number."""
+        """Return the first or only value of an entry; None for values that are not whole numbers."""
         kind = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.type)
         return self._unpack(kind, data, entry.value)[0] if kind else None
 
     def _unpack(self, kinds: str, data: bytes, at: int) -> tuple[int, ...]:
-        if at > len(data):  # an offset of BigTIFF may exceed what `struct` takes
+        if at > len(data):  # because `struct` refuses offsets as large as BigTIFF's with another error
             raise struct.error(f"offset {at} in {len(data)} bytes")
         return struct.unpack_from(self.order + kinds, data, at)
 
 
-def tiff_layout(data: bytes) -> TiffLayout | None:
-    """Return how a TIFF or an EXIF block is written; None if the bytes are neither."""
+def tiff_header(data: bytes) -> TiffHeader | None:
+    """Read the header of a TIFF or an EXIF block; return None for other bytes."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
         return None
     version, first = struct.unpack_from(order + "HI", data, 2)
     if version == 43:
-        return TiffLayout(order, "Q", "Q", struct.unpack_from(order + "Q", data, 8)[0])
-    return TiffLayout(order, "H", "I", first) if version == 42 else None
+        return TiffHeader(order, "Q", "Q", struct.unpack_from(order + "Q", data, 8)[0])
+    return TiffHeader(order, "H", "I", first) if version == 42 else None

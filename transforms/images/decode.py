@@ -1,4 +1,4 @@
-"""Decoding: from encoded bytes to the pixels a model sees."""
+"""Decoding: encoded bytes become the pixels that a model sees."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from labelbeam.transforms.images.orientation import (
     read_orientation,
     stored_box,
     turn,
-    turns_itself,
 )
 from labelbeam.transforms.images.png import prepare_png
 from labelbeam.transforms.images.resize import Box, ResizeRule, resize_image, to_pixels
 from labelbeam.transforms.images.tiff import explain_tiff, prepare_tiff
 
-# All decoders are loaded here, before threads ask for them.
+# All decoders are loaded here, because threads would race to load them.
 Image.init()
-# The limit is ours, checked before pixels are decoded; Pillow's would warn or raise on its own.
+# Pillow's limit is off, because `_decode` checks the configured one before pixels are decoded.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow warns of odd metadata and logs errors that it raises as well; a row of failures has them.
+# Pillow's warnings and logs are off, because they are about harmless metadata, or errors that become failure
+# rows.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-# Reasons for which metadata can't be the cause.
+# Reasons that damaged metadata can't cause.
 _PIXELS_TO_BLAME = (Reason.TOO_LARGE_PIXELS, Reason.EMPTY)
 
 
@@ -49,8 +49,8 @@ class Decoded(NamedTuple):
       width_px: Width as displayed, after orientation.
       height_px: Height as displayed.
       format: The encoding's name, such as `JPEG`.
-      orientation: How the stored image was turned, 1 to 8, as EXIF numbers it.
-      frames: Frames or pages of the file; None if there are too many to count.
+      orientation: Turn of the stored image, 1 to 8, as EXIF numbers it.
+      frames: Number of frames or pages; None if there are too many to count.
     """
 
     pixels: np.ndarray
@@ -62,26 +62,26 @@ class Decoded(NamedTuple):
 
 
 def decode_image(data: bytes, rule: ResizeRule, max_pixels: int) -> Decoded:
-    """Decode an image and bring it to the model's input size.
+    """Decode an image and resize it to the model's input size.
 
-    The orientation is applied. Transparency is composed over white, 16-bit
-    values are scaled to 8 bits, of an animation the first frame is taken, and
-    embedded colour profiles are ignored. docs/images.md has the rules of each format.
+    The orientation is applied, transparency is composed over white, 16-bit values are scaled to 8 bits, and
+    colour profiles are ignored. An animation is decoded to its first frame. docs/images.md has the rules of
+    each format.
 
     Args:
       data: The encoded image.
-      rule: Which part is seen, at what size.
-      max_pixels: Larger images are refused before they are decoded.
+      rule: Part of the image that the model sees, and its size.
+      max_pixels: Largest number of pixels that are decoded.
 
     Raises:
-      ImageError: The bytes are no image that can be read, or too large a one.
+      ImageError: The bytes are not an image that can be read, or the image is too large.
     """
     if not data:
         raise ImageError(Reason.EMPTY, "0 bytes")
     try:
         return _decode_bytes(data, data, rule, max_pixels)
     except ImageError as e:
-        # Damaged metadata costs no pixels: the second attempt decodes the image without metadata.
+        # A second attempt without metadata, because damaged metadata must not cost an image.
         plain = data if e.reason in _PIXELS_TO_BLAME else without_metadata(data)
         if plain == data:
             raise
@@ -92,13 +92,13 @@ def _decode_bytes(data: bytes, original: bytes, rule: ResizeRule, max_pixels: in
     try:
         data = prepare_bmp(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.decodermaxblock = len(data)  # all at once: each block is a turn at the GIL
+            image.decodermaxblock = len(data)  # one block, because Pillow takes the GIL between blocks
             return _decode(image, data, original, rule, max_pixels)
     except UnidentifiedImageError as e:
         raise explain_unidentified(data) from e
     except ImageError:
         raise
-    except Exception as e:  # Pillow's decoders raise anything on hostile bytes
+    except Exception as e:  # because Pillow's decoders raise errors of any type on hostile bytes
         raise _broken(data, e) from e
 
 
@@ -106,9 +106,9 @@ def _broken(data: bytes, e: Exception) -> ImageError:
     message = f"{type(e).__name__}: {e}"[:300]
     if "Unsupported BMP" in message:
         return ImageError(Reason.UNSUPPORTED, f"{e}; convert the image to PNG or JPEG")
-    # Pillow looks a compression that it has no name for up in a dictionary.
-    if isinstance(e, KeyError) and (special := explain_tiff(data)):
-        return special
+    # A KeyError, because Pillow looks up a compression without a name in a dictionary.
+    if isinstance(e, KeyError) and (error := explain_tiff(data)):
+        return error
     truncated = isinstance(e, EOFError) or "truncated" in message.lower()
     return ImageError(Reason.TRUNCATED if truncated else Reason.DECODE_ERROR, message)
 
@@ -125,7 +125,9 @@ def _decode(
     _prepare(image, data)
     orientation = read_orientation(original, image)
     frames = count_frames(original, image)
-    to_turn = 1 if turns_itself(image) else orientation
+    # TIFFs have turn 1, because Pillow turns them while it loads them.
+    to_turn = 1 if image.format == "TIFF" else orientation
+    # The crop is computed as displayed, and cut from the stored image, because turning few pixels is cheaper.
     displayed = displayed_size(stored, to_turn)
     box = stored_box(rule.box(*displayed), displayed, to_turn)
     rgb = to_rgb(data, _draft(image, box, rule))
@@ -143,7 +145,7 @@ def _prepare(image: ImageFile.ImageFile, data: bytes) -> None:
 
 
 def _draft(image: ImageFile.ImageFile, box: Box, rule: ResizeRule) -> ImageFile.ImageFile:
-    """Have a JPEG decoded smaller where the box keeps enough pixels; return the image itself."""
+    """Let libjpeg decode a large JPEG at a smaller size, because full decoding takes 4 times as long."""
     shrink = min(box[2] - box[0], box[3] - box[1]) / (rule.oversampling * rule.size_px)
     if image.format in ("JPEG", "MPO") and shrink >= 2:
         image.draft(None, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))

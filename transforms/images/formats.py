@@ -1,16 +1,41 @@
-"""Formats: the ones that are read, and errors for bytes of others."""
+"""Formats: decoders, suffixes of file names, and errors for bytes that no decoder reads."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.containers import jpeg_segments
 from labelbeam.transforms.images.jpeg2000 import explain_jpeg2000
 from labelbeam.transforms.images.tiff import explain_tiff
 
-# Pillow's names; JPEG includes MPO. A closed list, so that hostile bytes reach no other decoder.
+# Formats by Pillow's names; JPEG includes MPO. The list is closed, because hostile bytes must reach no other
+# decoder.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
 
-# First bytes of images (and the like) that are not read.
+# A folder's images are recognised by their suffixes, because opening every file of a bucket would cost a
+# request each. Suffixes only select files: the decoder judges the bytes.
+# Suffixes of FORMATS. MPO is JPEG, APNG is PNG, DIB is BMP without its first header.
+READ_SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
+    *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpg2", ".avif", ".avifs"),
+)
+# Camera raw formats. Many are TIFF files whose first picture is a small preview.
+RAW_SUFFIXES: Final = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mrw"),
+    *(".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+# Photos and web pictures in formats without a decoder count as images of a folder, because a photo without a
+# label must show up as a failure. Textures, system icons, documents and scientific images (TGA, ICNS, PDF,
+# DICOM, ...) are not photos: files of these formats are left out and counted.
+UNREAD_SUFFIXES: Final = (
+    *(".heic", ".heif", ".hif", ".heics", ".jxl", ".psd", ".svg", ".ico"),
+    *RAW_SUFFIXES,
+)
+IMAGE_SUFFIXES: Final = READ_SUFFIXES + UNREAD_SUFFIXES
+
+# First bytes of images and documents that are not read.
 _SIGNATURES = (
     (0, b"8BPS", "Photoshop"),
     (0, b"%PDF", "PDF"),
@@ -36,8 +61,8 @@ _SIGNATURES = (
     (0, b"FOVb", "Sigma's raw format"),
     (0, b"\0MRM", "Minolta's raw format"),
 )
-# First bytes of formats that are read: a file with them that Pillow doesn't open is damaged.
-_OURS = (
+# First bytes of FORMATS: a file that begins so, and that Pillow doesn't open, is damaged.
+_READ_STARTS = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
     b"GIF87a",
@@ -52,8 +77,13 @@ _OURS = (
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
+def is_raw(name: str) -> bool:
+    """Return whether a file's name is that of a camera raw photo."""
+    return name.lower().endswith(RAW_SUFFIXES)
+
+
 def explain_unidentified(data: bytes) -> ImageError:
-    """Return an error for bytes that no decoder takes: the format's name, or how they begin."""
+    """Return an error for bytes that no decoder accepts, with the format's name or the first bytes."""
     start = data[:512]
     for offset, signature, name in _SIGNATURES:
         if start[offset:].startswith(signature):
@@ -65,15 +95,15 @@ def explain_unidentified(data: bytes) -> ImageError:
         return ImageError(Reason.UNSUPPORTED, "SVG is not read; render it to PNG")
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return ImageError(Reason.NOT_AN_IMAGE, "a web page, not an image: check the address")
-    if special := explain_tiff(data) or _explain_jpeg(data) or explain_jpeg2000(data):
-        return special
-    if start.startswith(_OURS) or start[8:12] == b"WEBP" or start[4:12] in (b"ftypavif", b"ftypavis"):
+    if error := explain_tiff(data) or _explain_jpeg(data) or explain_jpeg2000(data):
+        return error
+    if start.startswith(_READ_STARTS) or start[8:12] == b"WEBP" or start[4:12] in (b"ftypavif", b"ftypavis"):
         return ImageError(Reason.DECODE_ERROR, f"a damaged header: {start[:16]!r}")
     return ImageError(Reason.NOT_AN_IMAGE, f"begins with {start[:16]!r}")
 
 
 def _explain_jpeg(data: bytes) -> ImageError | None:
-    """Return why a JPEG that Pillow didn't open is unsupported; None if its header is damaged."""
+    """Return an error for a JPEG that is unsupported; None if its header is damaged."""
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     frame = next((s for s in jpeg_segments(data) if s.kind[0] in _JPEG_FRAMES), None)

@@ -1,4 +1,4 @@
-"""Frames: their number, and the part of the canvas that the first one covers."""
+"""Frames: their number, and the part of the canvas that the first frame covers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from labelbeam.transforms.images.containers import (
     MOST_PIECES,
     gif_blocks,
     png_chunks,
-    tiff_layout,
+    tiff_header,
     webp_chunks,
 )
 
-_MOST_FRAMES = 2**31 - 1  # of an int32 column
+_MOST_FRAMES = 2**31 - 1  # because the column `frames` is int32
 
 PixelBox = tuple[int, int, int, int]
 
@@ -29,7 +29,7 @@ def count_frames(data: bytes, image: Image.Image) -> int | None:
       image: The same image, opened by Pillow.
 
     Returns:
-      At least 1; None where the file has more pieces than are looked at, because a hostile one has millions.
+      At least 1; None for a file with more than `MOST_PIECES` pieces.
     """
     count = _COUNTERS.get(image.format or "")
     frames = count(data) if count else getattr(image, "n_frames", 1)
@@ -56,21 +56,22 @@ def _frames_of_gif(data: bytes) -> int | None:
 
 
 def _pages_of_tiff(data: bytes) -> int | None:
-    layout = tiff_layout(data)
-    if layout is None:
+    header = tiff_header(data)
+    if header is None:
         return 1
-    seen: set[int] = set()
-    at = layout.first
-    while at and at not in seen:
-        if len(seen) >= MOST_PIECES:
+    # Offsets of directories are kept, because the chain of a hostile file may be a circle.
+    offsets: set[int] = set()
+    at = header.first
+    while at and at not in offsets:
+        if len(offsets) >= MOST_PIECES:
             return None
         try:
-            following = layout.following(data, at)
+            following = header.following(data, at)
         except struct.error:  # a chain that leaves the file ends there
             break
-        seen.add(at)
+        offsets.add(at)
         at = following
-    return len(seen)
+    return len(offsets)
 
 
 _COUNTERS: dict[str, Callable[[bytes], int | None]] = {
@@ -81,10 +82,10 @@ _COUNTERS: dict[str, Callable[[bytes], int | None]] = {
 
 
 def first_frame_box(data: bytes, image: ImageFile.ImageFile) -> PixelBox | None:
-    """Return the part of the canvas that the first frame covers; None if that is all of it.
+    """Return the part of the canvas that the first frame covers; None for the whole canvas.
 
-    The rest of the canvas is transparent in every browser, but holds the palette's first colour
-    in Pillow's GIFs and black in its WebPs without alpha.
+    The rest must become white, because browsers show it as transparent, while Pillow fills it with the first
+    colour of a GIF's palette, and with black in a WebP without alpha.
 
     Args:
       data: The encoded image.

@@ -1,4 +1,4 @@
-"""JPEG 2000: header boxes that Pillow ignores or reads wrong."""
+"""JPEG 2000: workarounds for header boxes that Pillow ignores or reads wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labelbeam.transforms.images.containers import JP2_SIGNATURE, Piece, boxes
 _SIZ = b"\xff\x4f\xff\x51"  # start of a codestream, and its first segment
 # Colour spaces by number (ISO 15444-1 and -2) that Pillow reads: CMYK, sRGB, grey, sYCC.
 _COLOUR_SPACES = (12, 16, 17, 18)
-_WHOLE_IMAGE = 0  # what a channel of alpha belongs to (ISO 15444-1, I.5.3.6)
+_WHOLE_IMAGE = 0  # association of an alpha channel (ISO 15444-1, I.5.3.6)
 
 
 def prepare_jpeg2000(data: bytes, image: Image.Image) -> None:
@@ -25,7 +25,7 @@ def prepare_jpeg2000(data: bytes, image: Image.Image) -> None:
     if min(bits, default=8) < 8:
         raise _unsupported("fewer than 8 bits")
     if max(bits, default=8) > 8 and len(bits) > 1:
-        # Pillow rounds to 8 bits and lets the highest values overflow, so that white becomes black.
+        # Refused, because Pillow rounds to 8 bits and lets the highest values overflow: white becomes black.
         raise _unsupported(f"{max(bits)} bits in several components")
     if not data.startswith(JP2_SIGNATURE):
         return
@@ -38,7 +38,7 @@ def prepare_jpeg2000(data: bytes, image: Image.Image) -> None:
 
 
 def explain_jpeg2000(data: bytes) -> ImageError | None:
-    """Return why a JPEG 2000 that Pillow didn't open is unsupported; None if its header is damaged."""
+    """Return an error for a JPEG 2000 that is unsupported; None if its header is damaged."""
     codestream = data.startswith((JP2_SIGNATURE, _SIZ))
     components = len(_bits(data)) if codestream else 0
     return _unsupported(f"{components} components") if components > 4 else None
@@ -54,10 +54,10 @@ def _bits(data: bytes) -> list[int]:
 
 def _header_boxes(data: bytes) -> dict[bytes, Piece]:
     header = next((box for box in boxes(data, 0, len(data)) if box.kind == b"jp2h"), None)
-    found: dict[bytes, Piece] = {}
+    first: dict[bytes, Piece] = {}  # of each kind, because decoders ignore repeated boxes
     for box in boxes(data, header.body, header.end) if header else ():
-        found.setdefault(box.kind, box)
-    return found
+        first.setdefault(box.kind, box)
+    return first
 
 
 def _check_colour_space(data: bytes, parts: dict[bytes, Piece]) -> None:
@@ -91,5 +91,6 @@ def _palette(data: bytes, box: Piece, image: Image.Image) -> ImagePalette.ImageP
     return ImagePalette.raw("RGB", colours)
 
 
-def _unsupported(what: str) -> ImageError:
-    return ImageError(Reason.UNSUPPORTED, f"JPEG 2000: {what} is not read; convert the image to PNG or JPEG")
+def _unsupported(feature: str) -> ImageError:
+    message = f"JPEG 2000: {feature} is not read; convert the image to PNG or JPEG"
+    return ImageError(Reason.UNSUPPORTED, message)

@@ -1,7 +1,7 @@
-"""Metadata: taking it out of a file that Pillow can't open because of it.
+"""Metadata: its removal from files that Pillow can't open.
 
-Pillow gives an image up over a comment with a wrong checksum, where libpng, libjpeg, TensorFlow and
-browsers show the pixels. Files are cleaned only after a failure, because nearly all need no cleaning.
+Pillow refuses an image over a comment with a wrong checksum, while libpng, libjpeg, TensorFlow and browsers
+show the pixels. Metadata is removed only after a failure, because nearly all files decode with it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from labelbeam.transforms.images.containers import (
     JP2_SIGNATURE,
     PNG_SIGNATURE,
     Piece,
-    TiffLayout,
+    TiffHeader,
     boxes,
     gif_blocks,
     is_jpeg_metadata,
     jpeg_segments,
     png_chunk_is_intact,
     png_chunks,
-    tiff_layout,
+    tiff_header,
     webp_chunks,
 )
 from labelbeam.transforms.images.png import is_valid_transparency
@@ -44,7 +44,7 @@ _AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return the same image without its metadata; the same bytes if there is none to take out."""
+    """Return an image without its metadata; the same bytes if it has none."""
     clean = next((clean for signature, clean in _CLEANERS.items() if signature.match(data)), None)
     return clean(data) if clean else data
 
@@ -66,7 +66,7 @@ def _clean_png(data: bytes) -> bytes:
     chunks = list(png_chunks(data))
     kept = b"".join(data[c.start : c.end] for c in chunks if _makes_pixels(data, c))
     rest = data[chunks[-1].end :] if chunks else b""
-    # A cut-off chunk of pixels stays, so that the image is found to be truncated.
+    # A cut-off chunk of pixels stays, because the error must be that the image is truncated.
     return PNG_SIGNATURE + kept + (rest if rest[4:8] == b"IDAT" else b"")
 
 
@@ -87,22 +87,22 @@ def _clean_webp(data: bytes) -> bytes:
 
 
 def _clean_tiff(data: bytes) -> bytes:
-    layout = tiff_layout(data)
-    if layout is None:
+    header = tiff_header(data)
+    if header is None:
         return data
     try:
-        return _with_pixel_tags_only(data, layout)
+        return _with_pixel_tags_only(data, header)
     except struct.error:
         return data
 
 
-def _with_pixel_tags_only(data: bytes, layout: TiffLayout) -> bytes:
-    """Return the file with a shorter first directory in the old one's place, so that no offset changes."""
-    entries = [entry for entry in layout.entries(data, layout.first) if entry.tag in _PIXEL_TAGS]
-    directory = struct.pack(layout.order + layout.length, len(entries))
+def _with_pixel_tags_only(data: bytes, header: TiffHeader) -> bytes:
+    """Overwrite the first directory with a shorter one, because no offset may change."""
+    entries = [entry for entry in header.entries(data, header.first) if entry.tag in _PIXEL_TAGS]
+    directory = struct.pack(header.order + header.length, len(entries))
     directory += b"".join(data[entry.start : entry.end] for entry in entries)
-    directory += struct.pack(layout.order + layout.offset, 0)
-    return data[: layout.first] + directory + data[layout.first + len(directory) :]
+    directory += struct.pack(header.order + header.offset, 0)
+    return data[: header.first] + directory + data[header.first + len(directory) :]
 
 
 def _clean_gif(data: bytes) -> bytes:
@@ -129,11 +129,11 @@ def _clean_avif(data: bytes) -> bytes:
     return _renamed(data, [match.end() - 4 for match in _AVIF_EXIF_ITEM.finditer(data)])
 
 
-def _renamed(data: bytes, places: list[int]) -> bytes:
-    """Return the data with another name at each place, because an unknown box or item is skipped."""
+def _renamed(data: bytes, offsets: list[int]) -> bytes:
+    """Rename the boxes or items at some offsets, because decoders skip unknown names."""
     renamed = bytearray(data)
-    for place in places:
-        renamed[place : place + 4] = b"skip"
+    for offset in offsets:
+        renamed[offset : offset + 4] = b"skip"
     return bytes(renamed)
 
 

@@ -1,4 +1,4 @@
-"""Orientation: the turn from a stored to a displayed image, and the place of its number in each format."""
+"""Orientation: the turn from the stored to the displayed image, and its number in files of each format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labelbeam.transforms.images.containers import (
     jpeg_segments,
     png_chunk_is_intact,
     png_chunks,
-    tiff_layout,
+    tiff_header,
     webp_chunks,
 )
 from labelbeam.transforms.images.resize import Box
@@ -23,8 +23,8 @@ _EXIF = b"Exif\0"
 _JP2_EXIF = b"JpgTiffExif->JP2"  # the UUID under which Adobe and Exiv2 put EXIF into JPEG 2000
 _Turn = Image.Transpose
 
-# For each orientation: how the stored image is turned, and where a box of the
-# displayed image, W by H, lies in the stored one.
+# For each orientation: the turn of the stored image, and the function from a box of the displayed image, of
+# size W by H, to the box in the stored image.
 _TURNS: dict[int, tuple[_Turn, Callable[[Box, int, int], Box]]] = {
     2: (_Turn.FLIP_LEFT_RIGHT, lambda b, w, h: (w - b[2], b[1], w - b[0], b[3])),
     3: (_Turn.ROTATE_180, lambda b, w, h: (w - b[2], h - b[3], w - b[0], h - b[1])),
@@ -37,33 +37,33 @@ _TURNS: dict[int, tuple[_Turn, Callable[[Box, int, int], Box]]] = {
 
 
 def read_orientation(data: bytes, image: Image.Image) -> int:
-    """Return an image's orientation, 1 to 8; 1 if the file notes none that is valid.
+    """Return an image's orientation, 1 to 8; 1 if the file has no valid one.
 
-    Only a format's own carrier counts, as in browsers; XMP and text chunks don't.
+    XMP and text chunks are ignored, because browsers ignore them.
 
     Args:
       data: The encoded image.
       image: The same image, opened by Pillow.
     """
     if image.format == "TIFF":
-        # Pillow turns a TIFF while it loads it, so that Pillow's own reading of the tag is the true one.
+        # As Pillow reads the tag, because Pillow turns a TIFF while it loads it.
         return _valid(image.getexif().get(_TAG, 1))
     if image.format == "AVIF":
-        # Pillow puts the boxes irot and imir, which alone count in AVIF, into the EXIF block.
+        # From the EXIF block, because Pillow writes the boxes irot and imir into it; only they count in AVIF.
         return orientation_of_exif(image.info.get("exif", b""))
     find = _FINDERS.get(image.format or "")
     return orientation_of_exif(find(data)) if find else 1
 
 
 def orientation_of_exif(block: bytes) -> int:
-    """Return the orientation in an EXIF block; 1 if the block is damaged or has none that is valid."""
+    """Return the orientation in an EXIF block; 1 if the block is damaged or has no valid one."""
     block = block[6:] if block.startswith(_EXIF) else block
-    layout = tiff_layout(block)
-    if layout is None:
+    header = tiff_header(block)
+    if header is None:
         return 1
     try:
-        entries = layout.entries(block, layout.first)
-        return _valid(next((layout.number(block, entry) for entry in entries if entry.tag == _TAG), 1))
+        entries = header.entries(block, header.first)
+        return _valid(next((header.number(block, entry) for entry in entries if entry.tag == _TAG), 1))
     except struct.error:  # the directory leaves the block
         return 1
 
@@ -89,8 +89,8 @@ def _exif_of_webp(data: bytes) -> bytes:
 def _exif_of_jpeg2000(data: bytes) -> bytes:
     if not data.startswith(JP2_SIGNATURE):
         return b""
-    found = (b for b in boxes(data, 0, len(data)) if b.kind == b"uuid" and data.startswith(_JP2_EXIF, b.body))
-    return next((data[b.body + 16 : b.end] for b in found), b"")
+    exif = (b for b in boxes(data, 0, len(data)) if b.kind == b"uuid" and data.startswith(_JP2_EXIF, b.body))
+    return next((data[b.body + 16 : b.end] for b in exif), b"")
 
 
 _FINDERS: dict[str, Callable[[bytes], bytes]] = {
@@ -102,21 +102,16 @@ _FINDERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def turns_itself(image: Image.Image) -> bool:
-    """Return whether Pillow turns the image while it loads it, so that `size` is as displayed."""
-    return image.format == "TIFF"
-
-
 def displayed_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Return width and height after turning, px."""
     return size[::-1] if orientation >= 5 else size
 
 
 def stored_box(box: Box, displayed: tuple[int, int], orientation: int) -> Box:
-    """Return where a box of the displayed image lies in the stored image."""
+    """Return the box of the stored image that shows a box of the displayed image."""
     return _TURNS[orientation][1](box, *displayed) if orientation in _TURNS else box
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn a stored image to how it is displayed."""
+    """Turn a stored image as it is displayed."""
     return image.transpose(_TURNS[orientation][0]) if orientation in _TURNS else image

@@ -1,4 +1,4 @@
-"""PNG: files whose pixels Pillow would read wrong."""
+"""PNG: workarounds for files whose pixels Pillow reads wrong."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.containers import Piece, png_chunks
 
 _FIRST_CHUNK_AT, _COLOUR_TYPE_AT = 12, 25
-# How many bytes tRNS has in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).
+# Lengths of tRNS in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).
 _TRANSPARENCY_BYTES = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
 
 
 def prepare_png(data: bytes, image: ImageFile.ImageFile) -> None:
-    """Make an opened PNG ready to be loaded.
+    """Prepare an opened PNG for loading.
 
     Raises:
       ImageError: Pillow would read the pixels wrong.
@@ -27,12 +27,12 @@ def prepare_png(data: bytes, image: ImageFile.ImageFile) -> None:
         raise ImageError(Reason.DECODE_ERROR, "PNG: indices without a palette")
     if "transparency" in image.info:
         _drop_invalid_transparency(data, image)
-    # The still image fills the canvas, whatever size a damaged animation declares for its first frame.
+    # The tile is set to the canvas, because a damaged animation may declare another size for its first frame.
     image.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in image.tile]
 
 
 def _drop_invalid_transparency(data: bytes, image: ImageFile.ImageFile) -> None:
-    """Ignore a chunk tRNS of a wrong length, as libpng does; Pillow would take its first bytes for a key."""
+    """Ignore a chunk tRNS of a wrong length, as libpng does, because Pillow would read a key from it."""
     chunk = next((c for c in png_chunks(data) if c.kind == b"tRNS"), None)
     if chunk is not None and not is_valid_transparency(data, chunk):
         del image.info["transparency"]

@@ -10,23 +10,25 @@ from PIL import Image
 
 Box = tuple[float, float, float, float]
 
-# Part of the fingerprint: raise its number when the same rule gives other pixels.
+# Part of the fingerprint of rows. Raise the number when a rule gives other pixels than before, because rows
+# of both would otherwise be mixed in one table.
 _ALGORITHM = "pillow-bicubic-antialiased-draft{oversampling}x-1"
-# JPEGs are decoded at no less than this many times the target's size. Against a full decode, 1600 x 1200 to
-# 224 px (docs/performance.md): twice is 54.5 dB at 0.24 of the time, once is faster and further off.
+# Least size at which a JPEG is decoded, in multiples of the target's size. Twice, because it gives 54.5 dB
+# against a full decode, in 0.24 of the time (1600 x 1200 to 224 px, docs/performance.md). Once is faster and
+# less exact.
 OVERSAMPLING = {"good": 2, "fast": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class ResizeRule:
-    """A way of bringing an image to the model's input size.
+    """A way of resizing an image to the model's input size.
 
     Attributes:
       size_px: Width and height of the result.
       mode: `center_crop` takes the central square, `stretch` the whole image.
       crop_padding_px: The central square is `size / (size + padding)` of the shorter
         side; 32 in EfficientNet's own evaluation (its `preprocessing.py`).
-      decoding: `good`, or `fast`, where JPEGs may be decoded at the target's own size.
+      decoding: `good`, or `fast` for JPEGs that are decoded near the target's size.
     """
 
     size_px: int
@@ -40,7 +42,7 @@ class ResizeRule:
         return OVERSAMPLING[self.decoding]
 
     def describe(self) -> dict[str, Any]:
-        """Return the rule as plain data, which differs wherever the pixels would."""
+        """Return the rule as plain data; rules that give different pixels have different data."""
         padding = {"crop_padding_px": self.crop_padding_px} if self.mode == "center_crop" else {}
         algorithm = _ALGORITHM.format(oversampling=self.oversampling)
         return {"size_px": self.size_px, "mode": self.mode, **padding, "algorithm": algorithm}

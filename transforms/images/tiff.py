@@ -1,4 +1,4 @@
-"""TIFF: files whose pixels Pillow would read wrong, and libtiff's messages."""
+"""TIFF: workarounds for files whose pixels Pillow reads wrong, and silence for libtiff."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from PIL import Image, ImagePalette, TiffImagePlugin
 
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.images.containers import tiff_layout
+from labelbeam.transforms.images.containers import tiff_header
 
-# Pillow's own reader of uncompressed TIFFs garbles 16-bit planes and YCbCr; libtiff reads both.
+# libtiff reads uncompressed TIFFs, too, because Pillow's own reader garbles 16-bit planes and YCbCr.
 TiffImagePlugin.READ_LIBTIFF = True
 
 
 def _silence_libtiff() -> None:
-    """Remove libtiff's error handler, because it prints to stderr what Pillow raises as well.
+    """Remove libtiff's error handler, because it prints errors to stderr that Pillow raises as well.
 
-    A symbol is looked up in the libraries, too, that Pillow's extension is linked to. Pillow itself
-    removes the handler of warnings in the same way. Without a shared libtiff, errors stay printed.
+    The symbol is looked up through Pillow's extension, because libtiff is one of its linked libraries.
+    Without a shared libtiff, errors stay printed.
     """
     set_handler = getattr(ctypes.CDLL(Image.core.__file__), "TIFFSetErrorHandler", None)
     if set_handler:
@@ -42,15 +42,16 @@ _REMEDY = "convert the image to PNG or JPEG"
 
 
 def prepare_tiff(image: Image.Image) -> None:
-    """Make an opened TIFF ready to be loaded.
+    """Prepare an opened TIFF for loading.
 
     Raises:
       ImageError: Pillow would read the pixels wrong, or their range is unknown.
     """
-    image.info.pop("xmp", None)  # Pillow would turn the image by XMP's orientation, which doesn't count
+    # Without XMP, because Pillow would turn the image by XMP's orientation.
+    image.info.pop("xmp", None)
     tags = image.tag_v2  # type: ignore[attr-defined]
-    formats = {_FORMATS.get(n, "") for n in _several(tags.get(_SAMPLE_FORMAT))} - {""}
-    bits = max(_several(tags.get(_BITS)) or (1,))
+    formats = {_FORMATS.get(n, "") for n in _whole_numbers(tags.get(_SAMPLE_FORMAT))} - {""}
+    bits = max(_whole_numbers(tags.get(_BITS)) or (1,))
     if formats:
         raise _unsupported(f"pixels of {bits}-bit {formats.pop()} have no known range")
     if bits > 16:
@@ -63,13 +64,13 @@ def prepare_tiff(image: Image.Image) -> None:
     if image.mode == "CMYK" and tags.get(_INK_SET, 1) != 1:
         raise _unsupported("inks other than cyan, magenta, yellow and black are not read")
     if tags.get(_PLANES) == 2:
-        _check_planes(image, len(_several(tags.get(_EXTRA_SAMPLES))))
+        _check_planes(image, len(_whole_numbers(tags.get(_EXTRA_SAMPLES))))
     if image.mode in ("P", "PA"):
-        _mend_palette(image, _several(tags.get(_COLOUR_MAP)), bits)
+        _correct_palette(image, _whole_numbers(tags.get(_COLOUR_MAP)), bits)
 
 
 def _check_planes(image: Image.Image, extra_samples: int) -> None:
-    """Refuse planes that Pillow puts in the wrong places: its second band lies where RGBA's fourth does."""
+    """Refuse planes of alpha that Pillow confuses, because its second band of LA is the fourth of RGBA."""
     if image.mode in ("LA", "PA"):
         raise _unsupported("planes of grey or of a palette with alpha are not read")
     if image.mode == "RGBA" and extra_samples > 1:
@@ -87,13 +88,13 @@ def _check_tile(image: Image.Image, width: object, height: object) -> None:
         )
 
 
-def _several(value: object) -> tuple[int, ...]:
-    values = value if isinstance(value, tuple) else (value,)
-    return tuple(one for one in values if isinstance(one, int))
+def _whole_numbers(value: object) -> tuple[int, ...]:
+    items = value if isinstance(value, tuple) else (value,)
+    return tuple(item for item in items if isinstance(item, int))
 
 
-def _mend_palette(image: Image.Image, colours: tuple[int, ...], bits: int) -> None:
-    """Take a palette of 8 bits for one, as libtiff does, although the format's palettes have 16."""
+def _correct_palette(image: Image.Image, colours: tuple[int, ...], bits: int) -> None:
+    """Accept a palette of 8-bit values, as libtiff does, although TIFF's palettes have 16-bit values."""
     if len(colours) != 3 << bits:
         raise ImageError(Reason.DECODE_ERROR, f"TIFF: a palette of {len(colours)} values for {bits} bits")
     if max(colours) < 256:
@@ -101,18 +102,18 @@ def _mend_palette(image: Image.Image, colours: tuple[int, ...], bits: int) -> No
 
 
 def values_of_tiff(image: Image.Image, values: np.ndarray) -> np.ndarray:
-    """Return 16-bit values, `[H, W] uint16`, with black as 0, of values that Pillow left as stored."""
+    """Convert stored values to 16 bits with black as 0, `[H, W] uint16`."""
     tags = image.tag_v2  # type: ignore[attr-defined]
-    if _several(tags.get(_BITS)) == (12,):
+    if _whole_numbers(tags.get(_BITS)) == (12,):
         values = values << 4
     return ~values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
 
 
 def explain_tiff(data: bytes) -> ImageError | None:
-    """Return why a TIFF that Pillow didn't open is unsupported; None if its header is damaged."""
-    layout = tiff_layout(data)
+    """Return an error for a TIFF that is unsupported; None if its header is damaged."""
+    header = tiff_header(data)
     try:
-        tags = {e.tag: layout.number(data, e) for e in layout.entries(data, layout.first)} if layout else {}
+        tags = {e.tag: header.number(data, e) for e in header.entries(data, header.first)} if header else {}
     except struct.error:
         return None
     if not tags.get(_WIDTH) or _PHOTOMETRIC not in tags:
@@ -121,9 +122,9 @@ def explain_tiff(data: bytes) -> ImageError | None:
         **{"photometric interpretation": _PHOTOMETRIC, "samples": _SAMPLES, "compression": _COMPRESSION},
         "extra samples": _EXTRA_SAMPLES,
     }
-    found = ", ".join(f"{name} {tags[tag]}" for name, tag in names.items() if tag in tags)
-    return _unsupported(f"this combination is not read ({found}, {data[:2].decode()} byte order)")
+    listing = ", ".join(f"{name} {tags[tag]}" for name, tag in names.items() if tag in tags)
+    return _unsupported(f"this combination is not read ({listing}, {data[:2].decode()} byte order)")
 
 
-def _unsupported(what: str) -> ImageError:
-    return ImageError(Reason.UNSUPPORTED, f"TIFF: {what}; {_REMEDY}")
+def _unsupported(feature: str) -> ImageError:
+    return ImageError(Reason.UNSUPPORTED, f"TIFF: {feature}; {_REMEDY}")

@@ -14,7 +14,7 @@ import pyarrow as pa
 from labelbeam.transforms.elements import ImageRef, id_of_uri
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import is_local
-from labelbeam.transforms.images.suffixes import IMAGES, READ
+from labelbeam.transforms.images.formats import IMAGE_SUFFIXES, READ_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions
 from labelbeam.transforms.inputs.globs import list_paths
@@ -32,7 +32,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _Images:
-    suffixes = IMAGES
+    suffixes = IMAGE_SUFFIXES
     has_columns = False
 
     def find(
@@ -45,12 +45,12 @@ class _Images:
                 raise matches_nothing(location)
             return Corpus(location.pattern, "images")
         names = [path.lower() for path in itertools.islice(paths, _FILES_LOOKED_AT)]
-        if len(names) < _FILES_LOOKED_AT and not any(name.endswith(IMAGES) for name in names):
+        if len(names) < _FILES_LOOKED_AT and not any(name.endswith(IMAGE_SUFFIXES) for name in names):
             raise UserError(
-                f"input={location.path!r} holds no images: no file ends in {', '.join(READ)}. Check the "
-                "name, or list the images' URIs in a text file."
+                f"input={location.path!r} holds no images: no file ends in {', '.join(READ_SUFFIXES)}. Check "
+                "the name, or list the images' URIs in a text file."
             )
-        return Corpus(location.pattern, "images", suffixes=IMAGES)
+        return Corpus(location.pattern, "images", suffixes=IMAGE_SUFFIXES)
 
     def split(self, corpus: Corpus) -> Iterator[str]:
         """Yield the pattern, as one piece, because listing gives the rows themselves."""

@@ -1,1 +1,1 @@
-"""Tables: their folder, manifest, rows, and the merge of staged rows into them."""
+"""Tables: their folder, manifest and rows, and merging of staged rows."""

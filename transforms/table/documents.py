@@ -1,7 +1,6 @@
-"""JSON documents that are read into dataclasses, and checked once while they are.
+"""JSON documents as dataclasses, checked once when they are read.
 
-A document carries a checksum of itself, because a flipped bit in a number is
-still JSON of the right shape.
+A document carries a checksum, because JSON with a flipped bit in a number is still valid.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _KINDS = {str: "text", int: "a whole number from 0", float: "a number", bool: "t
 
 
 class DocumentError(ValueError):
-    """A document that is not what it should be; the message names the key and what it holds."""
+    """An error in a document; the message names the key and its value."""
 
 
 def write_document(value: Any) -> bytes:
-    """Return a dataclass as JSON that carries its checksum."""
+    """Return a dataclass as JSON with a checksum."""
     document = dataclasses.asdict(value)
     return json.dumps({**document, _CHECKSUM: _checksum_of(document)}, indent=2).encode()
 
@@ -35,7 +34,7 @@ def read_document(data: bytes) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-      DocumentError: The bytes are no JSON object.
+      DocumentError: The bytes are not a JSON object.
     """
     if not data.strip():
         raise DocumentError("the file is empty")
@@ -53,18 +52,19 @@ def parse_document(kind: type[_T], document: Mapping[str, Any]) -> _T:
 
     Args:
       kind: The dataclass. Its fields are typed as text, numbers, booleans, dataclasses, and
-        mappings and tuples of them; a mapping to `Any` is not looked into.
-      document: The document. Documents of versions that wrote no checksum have none.
+        mappings and tuples of them; values of a mapping to `Any` are not checked.
+      document: The document. Old versions of labelbeam wrote no checksum.
 
     Raises:
-      DocumentError: A key is missing or mistyped, or the checksum is another. Unknown keys are passed over,
-        because newer versions may write more; if damage made them, the checksum is another.
+      DocumentError: A key is missing or has a wrong type, or the checksum is wrong. Unknown keys are ignored,
+        because newer versions may write more keys; a key that damage has changed spoils the checksum.
     """
     checksum = document.get(_CHECKSUM)
     document = {key: value for key, value in document.items() if key != _CHECKSUM}
+    # Parsed first, because a message about a key helps more than one about the checksum.
     value = _parse(kind, document, "")
     if checksum not in (None, _checksum_of(document)):
-        raise DocumentError("its checksum is another than its contents have")
+        raise DocumentError("its checksum does not fit its contents")
     return value
 
 
@@ -76,7 +76,7 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
-    if origin is types.UnionType:  # of one type and None
+    if origin is types.UnionType:  # always of one type and None
         return None if value is None else _parse(args[0], value, key)
     if origin is tuple:
         return tuple(_parse(args[0], one, f"{key}[{n}]") for n, one in enumerate(_check(list, value, key)))
@@ -101,10 +101,10 @@ def _fields(kind: Any, value: Mapping[str, Any], prefix: str) -> Iterator[tuple[
 
 
 def _check(kind: type, value: Any, key: str) -> Any:
-    # Not isinstance, because true is an int for Python.
+    # Not isinstance, because True is an int in Python.
     if type(value) is not kind or (type(value) is int and value < 0):
-        wanted = {list: "a list", dict: "an object", **_KINDS}[kind]
-        raise DocumentError(f"the key {key!r} holds {_abbreviate(value)}; it must be {wanted}")
+        expected = {list: "a list", dict: "an object", **_KINDS}[kind]
+        raise DocumentError(f"the key {key!r} holds {_abbreviate(value)}; it must be {expected}")
     return value
 
 

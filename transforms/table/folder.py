@@ -1,22 +1,22 @@
-"""The table folder: its files, and the switch from one generation of tables to the next.
+"""The table folder: names of its files, and the switch from one generation of the tables to the next.
 
     OUTPUT/manifest.json                    the generation that readers see
-    OUTPUT/predictions/RUN-…-00000.parquet  its files, and no others
+    OUTPUT/predictions/RUN-…-00000.parquet  the files of this generation, and no others
     OUTPUT/failures/RUN-…-00000.parquet
-    OUTPUT/_staging/RUN/run.json            an unfinished run: what it labels with
-    OUTPUT/_staging/RUN/predictions/…       its finished rows
+    OUTPUT/_staging/RUN/run.json            an unfinished run: its settings
+    OUTPUT/_staging/RUN/predictions/…       finished rows of the run
     OUTPUT/_staging/RUN/merged/…            the next generation's files, before the switch
     OUTPUT/_generations/000001.json         the manifest of an older generation
     OUTPUT/_generations/predictions/…       files that only older generations have
 
-docs/output.md describes the folder for users.
+docs/output.md describes the folder to users.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,10 +45,10 @@ from labelbeam.transforms.table.manifest import (
     parse_manifest,
 )
 
-# Names of ours in a table's folder; other files there are never touched.
+# Names of published files. Files of other names are never touched, because they belong to the user.
 _PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
-# A staged file's name holds its digest and its rows, because a second file beside it could be lost
-# or be another attempt's. Names of version 0.1.0 have 32 random digits in the digest's place.
+# A staged file's name holds its digest and its number of rows, because a second file with these numbers
+# could be lost or belong to another attempt. Version 0.1.0 wrote 32 random digits in place of the digest.
 _STAGED_NAME = re.compile(r"/(?:[0-9a-f]{32}|([0-9a-f]{64}))-(\d+)\.parquet$")
 
 
@@ -56,8 +56,8 @@ class Source(NamedTuple):
     """A file whose rows belong into the next generation.
 
     Attributes:
-      file: Its path is absolute.
-      published: Whether readers see it already.
+      file: The file, with an absolute path.
+      published: Whether the file belongs to the generation that readers see.
     """
 
     file: TableFile
@@ -69,7 +69,7 @@ class TableFolder:
     """Paths in a table folder.
 
     Attributes:
-      output: The folder, without a slash at its end.
+      output: Path of the table folder, without a slash at its end.
     """
 
     output: str
@@ -86,7 +86,7 @@ class TableFolder:
 
     @property
     def generations(self) -> str:
-        """The folder of what only older generations have."""
+        """The folder of files that only older generations have."""
         return self.join("_generations")
 
     def join(self, *parts: str) -> str:
@@ -97,7 +97,7 @@ class TableFolder:
         """Return the folder of an unfinished run."""
         return join_path(self.staging, run_id)
 
-    def run_facts(self, run_id: str) -> str:
+    def announcement(self, run_id: str) -> str:
         """Return the path of the file with an unfinished run's settings."""
         return join_path(self.run(run_id), "run.json")
 
@@ -111,7 +111,7 @@ class TableFolder:
 
 
 def read_manifest(output: str) -> Manifest | None:
-    """Read the manifest of a table folder; None if nothing was published there.
+    """Read the manifest of a table folder; None if nothing has been published.
 
     Raises:
       UserError: The manifest is damaged or of a newer format, or the folder can't be read.
@@ -122,7 +122,7 @@ def read_manifest(output: str) -> Manifest | None:
         try:
             data = read_file(path) if exists(path) else None
         except IsADirectoryError as e:
-            raise UserError(f"{path} is damaged: a folder is in its place. {MEND_MANIFEST}") from e
+            raise UserError(f"{path} is damaged: the path is a folder. {MEND_MANIFEST}") from e
     return None if data is None else parse_manifest(data, path)
 
 
@@ -139,73 +139,74 @@ def staged_name(sha256: str, rows: int) -> str:
 
 def staged_sources(output: str, run_ids: Iterable[str]) -> list[Source]:
     """Return the files that runs have staged."""
-    tables = TableFolder(output)
+    folder = TableFolder(output)
     return [
         Source(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
         for run_id in run_ids
         for table in TABLES
-        for file in list_files(join_path(tables.run(run_id), table))
+        for file in list_files(join_path(folder.run(run_id), table))
         if (name := _STAGED_NAME.search(file.path))
     ]
 
 
 def staged_runs(output: str) -> dict[str, bool]:
-    """Return the runs that have a folder in `_staging`, and whether each has announced itself."""
-    tables = TableFolder(output)
-    paths = [file.path for file in list_files(tables.staging)]
-    below = [path.removeprefix(tables.staging).strip("/") for path in paths]
+    """Return the runs that have a folder in `_staging`, and whether each has a `run.json`."""
+    folder = TableFolder(output)
+    paths = [file.path for file in list_files(folder.staging)]
+    below = [path.removeprefix(folder.staging).strip("/") for path in paths]
     run_ids = {path.partition("/")[0] for path in below if "/" in path}
-    return {run_id: tables.run_facts(run_id) in paths for run_id in sorted(run_ids)}
+    return {run_id: folder.announcement(run_id) in paths for run_id in sorted(run_ids)}
 
 
 def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, LabelledWith]:
     """Return the settings of the runs whose staged rows are not published yet, by run id.
 
     Raises:
-      UserError: A run's `run.json` is damaged, or is gone while its rows are there.
+      UserError: A run's `run.json` is damaged, or is missing while finished rows lie beside it.
     """
-    tables = TableFolder(output)
+    folder = TableFolder(output)
     runs = {}
     for run_id, announced in staged_runs(output).items():
-        folder, path = tables.run(run_id), tables.run_facts(run_id)
+        path = folder.announcement(run_id)
         if manifest and run_id in manifest.merged_runs:
             continue
         if announced:
-            runs[run_id] = parse_announcement(read_file(path), path, folder).labelled_with
+            runs[run_id] = parse_announcement(read_file(path), path, folder.run(run_id)).labelled_with
         elif staged_sources(output, [run_id]):
             raise UserError(
-                f"{path} is gone, and finished rows are beside it. Put the file back, or delete {folder}: "
-                "its rows are then labelled again."
+                f"{path} is missing, and finished rows lie beside it. Put the file back, or delete "
+                f"{folder.run(run_id)}: the rows are then labelled again."
             )
     return runs
 
 
 def announce(output: str, run_id: str, labelled_with: LabelledWith) -> None:
     """Write an unfinished run's `run.json`."""
-    write_file(TableFolder(output).run_facts(run_id), write_document(Announcement(labelled_with)))
+    write_file(TableFolder(output).announcement(run_id), write_document(Announcement(labelled_with)))
 
 
 def find_losses(output: str, manifest: Manifest | None) -> Iterator[str]:
-    """Find published files that are gone or of another length, and files whose manifest is gone.
+    """Find published files that are missing or of another length, and files whose manifest is missing.
 
-    Only names and lengths are looked at.
+    Only names and lengths are compared, because every run does it before it starts.
 
     Yields:
-      One line for each, with the file's path.
+      One line for each file.
     """
-    tables = TableFolder(output)
-    there = {file.path: file.size_in_bytes for table in TABLES for file in list_files(tables.join(table))}
+    folder = TableFolder(output)
+    sizes = {file.path: file.size_in_bytes for table in TABLES for file in list_files(folder.join(table))}
     for source in published_sources(output, manifest):
         file = source.file
-        if file.path not in there:
-            yield f"{file.path} is listed in manifest.json and is not there"
-        elif there[file.path] != file.size_bytes:
-            yield f"{file.path} has {there[file.path]:,} bytes, and {file.size_bytes:,} are listed"
+        if file.path not in sizes:
+            yield f"{file.path} is listed in manifest.json, but does not exist"
+        elif sizes[file.path] != file.size_bytes:
+            yield f"{file.path} has {sizes[file.path]:,} bytes; manifest.json lists {file.size_bytes:,}"
     if manifest is None:
-        # A first publication that was killed leaves files without a manifest, but its staged rows, too.
+        # Files of runs that are still in `_staging` are no losses, because a first publication that was
+        # killed leaves files without a manifest, and the staged rows are published again.
         runs = staged_runs(output)
-        orphans = [path for path in there if (name := _PUBLISHED_NAME.search(path)) and name[1] not in runs]
-        yield from (f"{path} is there and {tables.manifest} is not" for path in orphans)
+        orphans = [path for path in sizes if (name := _PUBLISHED_NAME.search(path)) and name[1] not in runs]
+        yield from (f"{path} exists, but {folder.manifest} does not" for path in orphans)
 
 
 def switch(
@@ -219,89 +220,85 @@ def switch(
 
     Args:
       output: The table folder.
-      manifest: Of the new generation.
-      moves: Where its new files are, and their paths below `output`.
-      follows: Run ids of generations that it may follow; None stands for none.
-      keep: How many older generations to keep.
+      manifest: Manifest of the new generation.
+      moves: Paths of new files, and the paths below `output` that they move to.
+      follows: Run ids of generations that the new one may follow; None stands for an empty table folder.
+      keep: Number of older generations to keep.
 
     Raises:
-      RunError: Another run has published meanwhile, or the output was deleted.
+      RunError: Another run has published meanwhile, or the manifest was deleted.
     """
-    tables = TableFolder(output)
+    folder = TableFolder(output)
     old = read_manifest(output)
     if old is None and None not in follows:
         raise RunError(
-            f"{tables.manifest} was deleted while the run was at work. Put a whole copy in its place, or "
-            f"delete {' and '.join(tables.join(table) for table in TABLES)}, too."
+            f"{folder.manifest} was deleted during the run. Put a whole copy in its place, or delete "
+            f"{' and '.join(folder.join(table) for table in TABLES)}, too."
         )
     if (old.run_id if old else None) not in follows:
         raise RunError(
-            f"Another run has published to {output!r} meanwhile. Run the same command again: what "
-            "this one labelled is kept."
+            f"Another run has published to {output!r} meanwhile. Run the same command again: rows that "
+            "this run labelled are kept."
         )
     if old and old.generation != manifest.generation:
-        # The file's own bytes, because another version may have written keys that are not parsed here.
-        write_file(tables.generation(old.generation), read_file(tables.manifest))
-    move_files(list(moves), [tables.join(path) for path in moves.values()])
-    write_file(tables.manifest, write_document(manifest))
+        # The bytes are copied, because another version may have written keys that are not parsed here.
+        write_file(folder.generation(old.generation), read_file(folder.manifest))
+    # The manifest is written last: until then readers see the old generation, because files that no manifest
+    # lists belong to no generation. A run that is killed before it is repeated from `_staging`.
+    move_files(list(moves), [folder.join(path) for path in moves.values()])
+    write_file(folder.manifest, write_document(manifest))
     tidy(output, keep)
 
 
 def deleted_meanwhile(path: str) -> str:
     """Return the message about a file that somebody else deleted during a run."""
-    return (
-        f"{path} was deleted while the run was at work. Run the same command again: rows that were deleted "
-        "are labelled again."
-    )
+    return f"{path} was deleted during the run. Run the same command again: deleted rows are labelled again."
 
 
 def tidy(output: str, keep: int) -> None:
-    """Bring a table folder into the state that its manifest lists, whatever a broken-off run has left.
+    """Bring a table folder into the state that its manifest lists, after a run that was killed or finished.
 
     Args:
       output: The table folder.
-      keep: How many older generations to keep.
+      keep: Number of older generations to keep.
     """
-    tables = TableFolder(output)
+    folder = TableFolder(output)
     manifest = read_manifest(output)
     delete_temporary(output)
-    delete_temporary(tables.generations)
+    delete_temporary(folder.generations)
     live = {file.path for file in manifest.files} if manifest else set()
-    kept = _keep_generations(tables, manifest, keep) - live
+    kept = _keep_generations(folder, manifest, keep) - live
     for table in TABLES:
-        strays = [p for p in _paths_below(tables.output, table) if p not in live]
+        strays = [p for p in _paths_below(folder.output, table) if p not in live]
         retired = [p for p in strays if p in kept]
-        move_files([tables.join(p) for p in retired], [tables.join("_generations", p) for p in retired])
-        delete_files([tables.join(p) for p in strays if p not in kept])
-        dropped = [p for p in _paths_below(tables.generations, table) if p not in kept]
-        delete_files([tables.join("_generations", p) for p in dropped])
+        move_files([folder.join(p) for p in retired], [folder.join("_generations", p) for p in retired])
+        delete_files([folder.join(p) for p in strays if p not in kept])
+        dropped = [p for p in _paths_below(folder.generations, table) if p not in kept]
+        delete_files([folder.join("_generations", p) for p in dropped])
     for run_id, announced in staged_runs(output).items():
         if manifest and run_id in manifest.merged_runs:
-            delete_run(tables, run_id)
+            delete_run(folder, run_id)
         elif announced:
-            delete_folder(tables.merged(run_id))
+            delete_folder(folder.merged(run_id))
         elif not staged_sources(output, [run_id]):
-            delete_folder(tables.run(run_id))
+            delete_folder(folder.run(run_id))
 
 
-def delete_run(tables: TableFolder, run_id: str) -> None:
-    """Delete an unfinished run.
-
-    `run.json` goes last, because staged rows without it look like a damaged run where a kill
-    comes in between.
-    """
-    for folder in (tables.merged(run_id), *(join_path(tables.run(run_id), t) for t in TABLES)):
-        delete_folder(folder)
-    delete_folder(tables.run(run_id))
+def delete_run(folder: TableFolder, run_id: str) -> None:
+    """Delete an unfinished run."""
+    # `run.json` is deleted last, because after a kill in between, rows without it would look like damage.
+    for path in (folder.merged(run_id), *(join_path(folder.run(run_id), table) for table in TABLES)):
+        delete_folder(path)
+    delete_folder(folder.run(run_id))
 
 
-def _keep_generations(tables: TableFolder, manifest: Manifest | None, keep: int) -> set[str]:
-    """Delete the manifests of all older generations but the last `keep`; return the files of those."""
+def _keep_generations(folder: TableFolder, manifest: Manifest | None, keep: int) -> set[str]:
+    """Delete the manifests of all older generations but the last `keep`; return the files of the others."""
     current = manifest.generation if manifest else 0
-    paths = [f.path for f in list_files(tables.generations) if re.search(r"/\d{6}\.json$", f.path)]
+    paths = [f.path for f in list_files(folder.generations) if re.search(r"/\d{6}\.json$", f.path)]
     older = [path for path in paths if int(path[-11:-5]) < current]
     kept = older[-keep:] if keep else []
-    # Parsed before anything is deleted, because a damaged one lists no files, and all would go.
+    # All are parsed before anything is deleted, because files that a damaged manifest lists would be deleted.
     files = {file.path for path in kept for file in _parse_generation(path).files}
     delete_files([path for path in paths if path not in kept])
     return files
@@ -309,11 +306,11 @@ def _keep_generations(tables: TableFolder, manifest: Manifest | None, keep: int)
 
 def _parse_generation(path: str) -> Manifest:
     return parse_manifest(
-        read_file(path), path, "Put a whole copy in its place, or delete it: readers' tables do not need it."
+        read_file(path), path, "Put a whole copy in its place, or delete it: only older generations need it."
     )
 
 
-def _paths_below(folder: str, table: str) -> Iterable[str]:
-    """Return the files of ours in a table's folder, as manifests name them."""
-    paths: Sequence[str] = [f.path for f in list_files(join_path(folder, table))]
+def _paths_below(folder: str, table: str) -> list[str]:
+    """Return the published files of a table, as manifests name them."""
+    paths = [file.path for file in list_files(join_path(folder, table))]
     return [path.removeprefix(folder).strip("/") for path in paths if _PUBLISHED_NAME.search(path)]

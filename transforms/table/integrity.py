@@ -1,8 +1,7 @@
-"""Reading table files: their bytes are compared with their digest before their rows are believed.
+"""Reading table files: a file's bytes are compared with its digest before its rows are used.
 
-A flipped bit can leave a Parquet file readable, with other values or other ids. Page checksums
-would not find a flip in the footer, which holds the schema and the places of all pages, and so
-the whole file is digested.
+A flipped bit can leave a Parquet file readable, with other values or other ids. The whole file is digested,
+because page checksums leave out the footer, which holds the schema and the offsets of all pages.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from labelbeam.transforms.table.folder import Source
 
 
 def damage_of(source: Source) -> str:
-    """Return what is wrong with a file's bytes; an empty text if they are as listed."""
+    """Return the damage of a file in words; an empty text for a file as listed."""
     file = source.file
     if not exists(file.path):
-        return "it is gone"
+        return "the file is missing"
     try:
         actual = digest_file(file.path)
     except IsADirectoryError:
-        return "a folder is in its place"
+        return "the path is a folder"
     if actual.size_bytes != file.size_bytes:
-        return f"{actual.size_bytes:,} bytes, and {file.size_bytes:,} are listed"
+        return f"{actual.size_bytes:,} bytes instead of {file.size_bytes:,}"
     # Files that version 0.1.0 staged have no digest.
     if file.sha256 not in (None, actual.sha256):
-        return f"its SHA-256 is {actual.sha256[:16]}…, and {str(file.sha256)[:16]}… is listed"
+        return f"SHA-256 {actual.sha256[:16]}… instead of {str(file.sha256)[:16]}…"
     return ""
 
 
 def check_source(source: Source) -> None:
-    """Make sure that a file's bytes are as listed.
+    """Check that a file's bytes are as listed.
 
     Raises:
-      RunError: They are not.
+      RunError: The file is damaged or missing.
     """
     if damage := damage_of(source):
         raise RunError(f"{source.file.path} is damaged: {damage}. {_remedy(source)}")
@@ -48,18 +47,18 @@ def check_source(source: Source) -> None:
 def _remedy(source: Source) -> str:
     if source.published:
         return MEND
-    # The next run can't find damage of a file without a digest.
-    who = "The next run deletes it" if source.file.sha256 else f"Delete {source.file.path}"
-    return f"{who}: its rows are labelled again."
+    # A file without a digest is deleted by hand, because the next run would not find the damage, either.
+    action = "The next run deletes it" if source.file.sha256 else f"Delete {source.file.path}"
+    return f"{action}: its rows are labelled again."
 
 
 def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Read a file's rows, or some columns of them.
+    """Read a file's rows in batches.
 
     Args:
       source: The file.
       rows: Largest number of rows in a batch.
-      columns: The columns; by default all.
+      columns: Names of the columns to read; None for all.
 
     Raises:
       RunError: The file is damaged in a way that Arrow notices; `check_source` notices the others.
@@ -68,13 +67,13 @@ def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None
         for batch in parquet.iter_batches(rows, columns=columns):
             if columns and batch.num_columns < len(columns):
                 raise pa.ArrowInvalid(f"one of the columns {', '.join(columns)} is missing")
-            # Texts that are no UTF-8 would raise only where they become Python's.
+            # Validated here, because invalid UTF-8 would otherwise raise later, without the file's name.
             batch.validate(full=True)
             yield batch
 
 
 def keep_whole(source: Source) -> bool:
-    """Delete a staged file that is damaged, because its rows are only saved work; return whether it stays.
+    """Delete a damaged staged file, because its rows can be labelled again; return whether the file stays.
 
     An error while the file is read deletes nothing, because the bytes on the disk may be whole.
 
@@ -85,9 +84,9 @@ def keep_whole(source: Source) -> bool:
         check_source(source)
         return True
     file = source.file
-    if not exists(file.path):  # deleted by an earlier attempt of this bundle
+    if not exists(file.path):  # because an earlier attempt of this bundle deleted it
         return False
-    for _ in range(2):  # because one read of whole bytes can go wrong, too
+    for _ in range(2):  # because one read of an undamaged file can go wrong
         data = read_file(file.path)
         if len(data) != file.size_bytes:
             raise RunError(
@@ -97,7 +96,7 @@ def keep_whole(source: Source) -> bool:
         if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
             return True
     delete_files([file.path])
-    # On standard error, because a run without --verbose turns logs off.
+    # Printed, because a run without --verbose shows no logs.
     rows = "its row is" if file.rows == 1 else f"its {file.rows:,} rows are"
     print(f"{file.path} was damaged and is deleted: {rows} labelled again.", file=sys.stderr, flush=True)
     return False

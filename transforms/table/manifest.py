@@ -28,11 +28,11 @@ class LabelledWith:
     Attributes:
       model: Fingerprint of the model.
       preprocessing: Fingerprint of the preprocessing.
-      precision: Precision that was asked for.
-      xla: Whether XLA was asked for.
+      precision: Precision as configured.
+      xla: Whether XLA is on.
       top_k: Labels per row.
       outputs: Column of the model's outputs and their number; empty where rows have none.
-      columns: The input's own columns and their Arrow types.
+      columns: Input columns and their Arrow types.
       threshold: Least score of a label; None for models that are not multi-label.
     """
 
@@ -47,18 +47,18 @@ class LabelledWith:
 
     @property
     def column_types(self) -> tuple[tuple[str, pa.DataType], ...]:
-        """The input's own columns, with their types."""
+        """Input columns, with their types."""
         return tuple((name, pa.type_for_alias(kind)) for name, kind in self.columns.items())
 
     @property
     def outputs_column(self) -> tuple[str, int] | None:
-        """The column of the model's outputs, and their number."""
+        """Column of the model's outputs, and their number; None for rows without."""
         return next(iter(self.outputs.items()), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """The contents of an unfinished run's `run.json`."""
+    """Contents of an unfinished run's `run.json`."""
 
     labelled_with: LabelledWith
     format: int = FORMAT
@@ -66,7 +66,7 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class TopLabel:
-    """A label that many rows have first."""
+    """A label that is the best one of many rows."""
 
     class_id: int
     label: str
@@ -75,7 +75,7 @@ class TopLabel:
 
 @dataclass(frozen=True, slots=True)
 class FailureExample:
-    """One of the images that failed for a reason."""
+    """An image that failed for a reason."""
 
     uri: str
     message: str
@@ -120,8 +120,8 @@ def parse_manifest(data: bytes, path: str, remedy: str = MEND_MANIFEST) -> Manif
 
     Args:
       data: The file's bytes.
-      path: The file.
-      remedy: Last sentence of the message about a damaged one.
+      path: The file's path.
+      remedy: Last sentence of the message about a damaged manifest.
 
     Raises:
       UserError: The file is damaged, or a newer version wrote it.
@@ -145,7 +145,7 @@ _T = TypeVar("_T", Manifest, Announcement)
 def _parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
     try:
         document = read_document(data)
-        # First of all, because the keys of a later format may be others.
+        # The format is checked first, because a later format may have other keys.
         if type(document.get("format")) is int and document["format"] > FORMAT:
             raise UserError(
                 f"{path} has format {document['format']}, and this version of labelbeam reads formats up to "
@@ -164,7 +164,7 @@ def _contradictions(value: Manifest | Announcement) -> Iterator[str]:
         yield f"the key 'format' holds {value.format}; it must be {FORMAT}"
     for name, kind in value.labelled_with.columns.items():
         if not _is_type(kind):
-            yield f"the key 'labelled_with.columns.{name}' holds {kind!r}, which is no type of a column"
+            yield f"the key 'labelled_with.columns.{name}' holds {kind!r}, which is not a column type"
     outputs = value.labelled_with.outputs
     if len(outputs) > 1 or not outputs.keys() <= set(get_args(Outputs)):
         allowed = ", ".join(get_args(Outputs))
@@ -186,7 +186,7 @@ def _contradictions_in_manifest(manifest: Manifest) -> Iterator[str]:
             or file.table not in TABLES
             or ".." in file.path.split("/")
         ):
-            yield f"the key 'files[{n}].path' holds {file.path!r}, which is no file of {file.table!r}"
+            yield f"the key 'files[{n}].path' holds {file.path!r}, which is not a file of {file.table!r}"
         if not file.sha256:
             yield f"the key 'files[{n}].sha256' is empty"
     if repeated := [path for path, n in Counter(f.path for f in manifest.files).items() if n > 1]:

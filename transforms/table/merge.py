@@ -1,8 +1,8 @@
 """Merging: staged and published files become the files of the next generation.
 
-Rows never meet in a shuffle or in one process's memory: ids alone are looked
-at to find the rows that another row supersedes, and each new file is written
-from a few old ones, those rows left out.
+Rows never cross a shuffle and never lie in one process's memory, because a table may be larger than both
+allow. Ids alone are compared to find superseded rows. Each new file is then written from a few old files,
+without their superseded rows.
 """
 
 from __future__ import annotations
@@ -28,43 +28,44 @@ from labelbeam.transforms.table.integrity import check_source, read_batches
 from labelbeam.transforms.table.manifest import TABLES
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowMetadata, parquet_options, schema_of
 
-# Ids that are compared at once, by 8 bytes each.
+# Number of ids that are compared at once; each takes 8 bytes of memory.
 IDS_PER_PART = 16_000_000
 # DuckDB, Spark and BigQuery read row groups of this size in parallel, and skip them by their statistics.
 _ROWS_PER_GROUP = 1 << 17
 _ROWS_PER_BATCH = 1 << 14
-# Rows with a model's outputs are long: a group of them is written when it has this many bytes.
+# Largest memory of an unwritten row group, because rows with a model's outputs are long.
 _BYTES_PER_GROUP = 128 << 20
-# Hosts that a manifest may name.
+# Most hosts in a manifest, because a crawl may fail at millions of hosts.
 _MAX_HOSTS = 1000
-
-# Two names of this length, `by_` and `=` stay below the 255 bytes that file systems allow a folder's name.
+# A column and a value of this length, with `by_` and `=`, make a folder's name of at most 244 bytes, because
+# file systems allow 255.
 _MAX_PARTITION_NAME = 120
-
-# The columns that a manifest counts.
+# Columns whose values a manifest counts.
 _COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host", "uri", "message")}
 
-# The rank of a row, packed into one integer so that 16 million ranks are one array: the order of its run,
-# whether it is a prediction, and its place, which is the number of its file and the row in it. A later run
-# beats an earlier one, because it labelled the id again for a reason, such as another URI; published rows are
-# the earliest. Within a run a prediction beats a failure, because bundles are tried again. The place decides
-# between equals, so that every process chooses the same row.
+# The rank of a row is packed into one integer, because 16 million ranks then fit one array of 128 MB:
+#     bits 54-62  order of the run. A later run beats an earlier one, because it labelled the id again for a
+#                 reason, such as another URI. Published rows have order 0, the lowest.
+#     bit  53     whether it is a prediction. Predictions beat failures of their run, because Beam repeats
+#                 bundles, and the prediction then comes from the attempt that worked.
+#     bits 32-52  number of the file, and bits 0-31 the row in the file. They decide between equals, because
+#                 every process must choose the same row.
 _RUN_SHIFT, _PREDICTION, _FILE_SHIFT = 54, 1 << 53, 32
-# Of more unfinished runs, the earliest count as one.
+# The order has 9 bits: of more unfinished runs, the earliest count as one.
 _MAX_RUNS = 1 << 9
 
 
 @dataclass(frozen=True, slots=True)
 class Partitioning:
-    """How a table's files are laid out in folders, as Hive does it: `by_COLUMN=VALUE/`.
+    """The rule that distributes a table's rows over folders, in Hive's notation: `by_COLUMN=VALUE/`.
 
-    The column itself stays in the files; with another name for the folders, readers that
-    make a column of these find no two of one name.
+    The column stays in the files. The folders' names begin with `by_`, because readers make a column of each
+    folder name, and two columns of one name are an error.
 
     Attributes:
-      column: A column of the user's whose values name the folders,
-      buckets: or into how many folders rows are dealt by the hash of their id.
-      max_folders: More are refused.
+      column: Input column whose values name the folders; None for one folder or for `buckets`.
+      buckets: Number of folders for rows that are distributed by the hash of their id; 0 for none.
+      max_folders: Largest number of folders.
     """
 
     column: str | None = None
@@ -73,11 +74,11 @@ class Partitioning:
 
     @property
     def folder_column(self) -> str:
-        """The name that readers see in the folders' names; an empty text without a column."""
-        return f"by_{_fitting(self.column)}" if self.column else ""
+        """Column name that readers derive from the folders' names; empty without a column."""
+        return f"by_{_folder_name(self.column)}" if self.column else ""
 
     def folders(self, batch: pa.RecordBatch) -> pa.Array:
-        """Return the folder of each row; "" where tables are not partitioned."""
+        """Return the folder of each row; "" for tables without partitions."""
         if self.buckets:
             width = len(str(self.buckets - 1))
             names = [f"by_hash={hash_of(i) % self.buckets:0{width}d}/" for i in batch["id"].to_pylist()]
@@ -86,9 +87,9 @@ class Partitioning:
             return pa.repeat("", len(batch))
         values = batch[self.column].dictionary_encode()
         prefix = f"{self.folder_column}="
-        names = [f"{prefix}{_fitting(str(value))}/" for value in values.dictionary.to_pylist()]
+        names = [f"{prefix}{_folder_name(str(value))}/" for value in values.dictionary.to_pylist()]
         folders = pa.array(names, pa.string()).take(values.indices)
-        # Empty texts too, because Hive and Spark know no folder without a value.
+        # Empty texts count as null, because Hive and Spark allow no folder without a value.
         default = f"{prefix}__HIVE_DEFAULT_PARTITION__/"
         folders = pc.fill_null(folders, default)
         return pc.if_else(pc.equal(folders, f"{prefix}/"), default, folders)
@@ -97,13 +98,13 @@ class Partitioning:
 NOT_PARTITIONED = Partitioning()
 
 
-def _fitting(value: str) -> str:
-    """Percent-encode a value, and shorten it where no file system would take a folder of that name."""
+def _folder_name(value: str) -> str:
+    """Percent-encode a value, and shorten a name that is too long for file systems."""
     name = quote(value, safe=" ")
     if len(name) <= _MAX_PARTITION_NAME:
         return name
-    # Cut between characters, because readers refuse folders whose name is no UTF-8. The digest keeps
-    # values apart that begin alike.
+    # The cut lies between characters, because readers refuse names that are not UTF-8. The digest follows,
+    # because two long values may begin alike.
     lengths = itertools.accumulate(len(quote(character, safe=" ")) for character in value)
     start = value[: sum(length <= _MAX_PARTITION_NAME - 17 for length in lengths)]
     return f"{quote(start, safe=' ')}~{hashlib.sha256(value.encode()).hexdigest()[:16]}"
@@ -111,12 +112,13 @@ def _fitting(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MergeTask:
-    """One new file, or one that stays as it is.
+    """The plan of one new file, or of a file that stays as it is.
 
     Attributes:
-      name: Of the new file, without its suffix; "" if the file stays.
-      sources: The files that it is made from, all of one table.
-      dropped: For each of them the rows that are left out: little-endian `int64`, ascending.
+      name: Name of the new file, without its suffix; "" for a file that stays.
+      sources: Files whose rows go into the new file, all of one table.
+      dropped: Superseded rows of each source, as the bytes of little-endian `int64`, ascending, because
+        tasks cross a shuffle.
     """
 
     name: str
@@ -129,11 +131,11 @@ class Merged:
     """Results of merging.
 
     Attributes:
-      files: The next generation's files, at their paths now.
-      paths: Of each, its path below the output folder; "" if it stays where it is.
-      labels: Rows by class id and label.
-      reasons: Failures by reason.
-      hosts: Failures by host; those that failed most.
+      files: Files of the next generation, at their present paths.
+      paths: Path of each file below the table folder; "" for a file that stays.
+      labels: Number of rows by class id and label.
+      reasons: Number of failures by reason.
+      hosts: Number of failures by host, for the hosts with most failures.
       examples: URI and message of one failure for each reason.
     """
 
@@ -160,7 +162,7 @@ class Merged:
 
 
 def parts_of(sources: Sequence[Source]) -> int:
-    """Return the number of parts that ids are dealt into, so that those of one part fit into memory."""
+    """Return the number of parts that ids are split into, because only a part of them fits into memory."""
     return 1 + sum(source.file.rows for source in sources) // IDS_PER_PART
 
 
@@ -169,41 +171,43 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
 
     Args:
       sources: All files.
-      part: Which of the parts to look at,
-      parts: into which ids are dealt by their hash.
+      part: Number of the part to search.
+      parts: Number of parts into which ids are split by their hash.
 
     Returns:
-      Rows by the path of their file: `int64`, ascending.
+      Superseded rows by the path of their file: `int64`, ascending.
     """
+    # Two passes, because nearly all ids have one row: the first compares 8 bytes of each id, the second only
+    # ids whose hashes occur twice. Python's seeded `hash` suffices, because hashes stay in this process.
     hashes = [_hashes(ids) for source in sources for ids, _ in ids_of_part(source, part, parts)]
-    seen = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.int64)
-    doubled = np.unique(seen[1:][seen[1:] == seen[:-1]])
-    if not len(doubled):
+    ascending = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.int64)
+    repeated = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
+    if not len(repeated):
         return {}
     runs = ["", *sorted({_run_of(source) for source in sources if not source.published})]
     suspects = [
-        pa.record_batch({"id": list(itertools.compress(ids, met)), "rank": ranks[met]})
+        pa.record_batch({"id": list(itertools.compress(ids, mask)), "rank": ranks[mask]})
         for number, source in enumerate(sources)
         for ids, ranks in ids_of_part(source, part, parts, _rank_of(source, number, runs))
-        if (met := np.isin(_hashes(ids), doubled)).any()
+        if (mask := np.isin(_hashes(ids), repeated)).any()
     ]
     table = pa.Table.from_batches(suspects)
     best = table.group_by("id").aggregate([("rank", "max")])["rank_max"].to_numpy()
-    beaten = np.setdiff1d(table["rank"].to_numpy(), best, assume_unique=True)
-    return _by_path(beaten, sources) if len(beaten) else {}
+    superseded = np.setdiff1d(table["rank"].to_numpy(), best, assume_unique=True)
+    return _by_path(superseded, sources) if len(superseded) else {}
 
 
 def ids_of_part(
     source: Source, part: int, parts: int, first: int = 0
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield the ids of a part, some at a time, and their row numbers counted from `first`."""
+    """Yield batches of a part's ids, and the ids' row numbers, counted from `first`."""
     for batch in read_batches(source, _ROWS_PER_BATCH, ["id"]):
         ids = batch["id"].to_pylist()
         numbers = np.arange(first, first + len(ids))
         first += len(ids)
         if parts > 1:
-            mine = np.fromiter((hash_of(i) % parts == part for i in ids), bool, len(ids))
-            ids, numbers = list(itertools.compress(ids, mine)), numbers[mine]
+            mask = np.fromiter((hash_of(i) % parts == part for i in ids), bool, len(ids))
+            ids, numbers = list(itertools.compress(ids, mask)), numbers[mask]
         yield ids, numbers
 
 
@@ -212,13 +216,14 @@ def _hashes(ids: list[str]) -> np.ndarray:
 
 
 def _run_of(source: Source) -> str:
-    """Return the run that staged a file, whose id begins with its time; an empty text if it is published."""
+    """Return the id of the run that staged a file; an empty text for a published file."""
+    # Run ids begin with the time of the run, so that their order is the order of the runs.
     return "" if source.published else source.file.path.rsplit("/", 3)[-3]
 
 
 def _rank_of(source: Source, number: int, runs: Sequence[str]) -> int:
-    """Return the rank of a file's first row, where `runs` are in their order, behind an empty text."""
-    # At least 1 if staged, because staged rows beat what is published.
+    """Return the rank of a file's first row; `runs` is an empty text, then the ids of the runs in order."""
+    # The order of staged rows is at least 1, because they beat published rows, also where runs count as one.
     order = max(not source.published, runs.index(_run_of(source)) + min(0, _MAX_RUNS - len(runs)))
     return order << _RUN_SHIFT | (source.file.table == PREDICTIONS) * _PREDICTION | number << _FILE_SHIFT
 
@@ -237,28 +242,34 @@ def plan_merge(
     target_bytes: int,
     keep_published: bool = True,
 ) -> list[MergeTask]:
-    """Deal files out to tasks, each of which makes one file.
+    """Distribute files over tasks, each of which makes one file.
 
-    A published file stays as it is if all its rows stay, and it is at least half
-    as large as it should be or nothing is new in its table.
+    A published file stays as it is if no row of the file is superseded, and the file has at least half the
+    target size, or its table has no new rows.
 
     Args:
       sources: All files.
-      superseded: What `find_superseded` found, by path, from all parts.
-      name: What the new files' names begin with.
-      target_bytes: What a new file is to be made from.
+      superseded: Results of `find_superseded` for all parts, by path.
+      name: Prefix of the new files' names.
+      target_bytes: Largest total size of the files that one new file is made from.
       keep_published: Whether published files may stay.
     """
+    # Sorted, because a repeated bundle must make the same tasks.
     sources = sorted(sources, key=lambda source: source.file.path)
-    whole = {s.file.path for s in sources if keep_published and s.published and s.file.path not in superseded}
+    intact = {
+        s.file.path for s in sources if keep_published and s.published and s.file.path not in superseded
+    }
     tasks: list[MergeTask] = []
     for table in TABLES:
-        its = [source for source in sources if source.file.table == table]
-        settled = all(source.file.path in whole for source in its)
-        small = target_bytes // 2
-        stays = [s.file.path in whole and (settled or s.file.size_bytes >= small) for s in its]
-        tasks += [MergeTask("", (source,), (b"",)) for source in itertools.compress(its, stays)]
-        moving = [source for source, stay in zip(its, stays, strict=True) if not stay]
+        candidates = [source for source in sources if source.file.table == table]
+        unchanged = all(source.file.path in intact for source in candidates)
+        # Half the target, because a file near the target would otherwise be rewritten by every run.
+        stays = [
+            s.file.path in intact and (unchanged or s.file.size_bytes >= target_bytes // 2)
+            for s in candidates
+        ]
+        tasks += [MergeTask("", (source,), (b"",)) for source in itertools.compress(candidates, stays)]
+        moving = [source for source, stay in zip(candidates, stays, strict=True) if not stay]
         for group in _group_by_size(moving, target_bytes):
             dropped = tuple(_pack_rows(superseded.get(source.file.path, ())) for source in group)
             tasks.append(MergeTask(f"{name}-{len(tasks):05d}", tuple(group), dropped))
@@ -282,16 +293,16 @@ def _pack_rows(rows: Sequence[np.ndarray]) -> bytes:
 
 
 def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitioning: Partitioning) -> Merged:
-    """Carry a task out.
+    """Execute a task.
 
     Args:
-      task: Which files become one.
-      metadata: The new file's metadata.
-      folder: Where it goes.
-      partitioning: How rows are dealt to folders.
+      task: Plan of the new file.
+      metadata: Metadata of the new file.
+      folder: Folder of merged files.
+      partitioning: Rule that distributes rows over folders.
 
     Raises:
-      RunError: A file is damaged, or more folders would be needed than are allowed.
+      RunError: A file is damaged, or the rows need more folders than are allowed.
     """
     table = task.sources[0].file.table
     for source in task.sources:
@@ -326,13 +337,13 @@ def count_rows(source: Source, metadata: RowMetadata) -> Merged:
 
 
 def write_empty(table: str, name: str, metadata: RowMetadata, folder: str) -> Merged:
-    """Write a file without rows: a table that readers can open."""
+    """Write a file without rows, because readers find the schema in a file."""
     writer = _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, metadata))
     return Merged(files=[writer.close(table)], paths=[f"{table}/{name}.parquet"])
 
 
 def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
-    """Refuse to scatter a table.
+    """Check the number of folders of a table.
 
     Raises:
       RunError: There are more folders than allowed.
@@ -341,7 +352,7 @@ def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
         raise RunError(
             f"partition_by={partitioning.column} would make more than max_partitions="
             f"{partitioning.max_folders:,} folders. Run the same command with --partition_by=hash:64, with "
-            "a column of fewer values, or with a larger --max_partitions; what was labelled is kept."
+            "a column of fewer values, or with a larger --max_partitions; labelled rows are kept."
         )
 
 
@@ -349,9 +360,9 @@ def _read_rows(source: Source, dropped: np.ndarray) -> Iterator[pa.RecordBatch]:
     start = 0
     for batch in read_batches(source, _ROWS_PER_BATCH):
         end = start + len(batch)
-        here = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
+        in_batch = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
         keep = np.ones(len(batch), bool)
-        keep[here - start] = False
+        keep[in_batch - start] = False
         start = end
         yield batch if keep.all() else batch.filter(pa.array(keep))
 
@@ -371,7 +382,7 @@ def _count(table: str, batch: pa.RecordBatch, merged: Merged) -> None:
             uri = pc.min(failures["uri"])
             message = failures["message"][pc.index(failures["uri"], uri).as_py()]
             merged.add_example(reason.as_py(), (uri.as_py(), message.as_py()))
-    elif len(batch) and "labels" in batch.schema.names:  # not of a model that names no classes
+    elif len(batch) and "labels" in batch.schema.names:  # models that name no classes have none
         labelled = batch.filter(pc.is_valid(batch["label"]))  # a multi-label model may find no class
         class_ids = pc.struct_field(pc.list_element(labelled["labels"], 0), "class_id")
         best = pa.table({"class_id": class_ids, "label": labelled["label"]})
@@ -385,21 +396,25 @@ def _value_counts(values: pa.Array) -> dict[str, int]:
 
 
 class _Writer:
-    """Writes rows to a file, in row groups of one size; it is opened when the first of these is full."""
+    """A Parquet file in writing, with row groups of one size.
+
+    The file is opened for the first full row group, because a task may write to many partitions at once,
+    and an open file takes memory.
+    """
 
     def __init__(self, path: str, schema: pa.Schema) -> None:
         self._path = path
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
-        self._waiting = self._waiting_bytes = self._rows = 0
+        self._pending = self._pending_bytes = self._rows = 0
         self._sink: FileSink | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
         self._batches.append(batch.replace_schema_metadata(self._schema.metadata))
-        self._waiting += len(batch)
-        self._waiting_bytes += batch.nbytes
-        if self._waiting >= _ROWS_PER_GROUP or self._waiting_bytes >= _BYTES_PER_GROUP:
+        self._pending += len(batch)
+        self._pending_bytes += batch.nbytes
+        if self._pending >= _ROWS_PER_GROUP or self._pending_bytes >= _BYTES_PER_GROUP:
             self._write_group()
 
     def _open(self) -> FileSink:
@@ -413,12 +428,12 @@ class _Writer:
         table = pa.Table.from_batches(self._batches, self._schema)
         self._writer.write_table(table, row_group_size=max(1, len(table)))
         self._rows += len(table)
-        self._batches, self._waiting, self._waiting_bytes = [], 0, 0
+        self._batches, self._pending, self._pending_bytes = [], 0, 0
 
     def close(self, table: str) -> TableFile:
         """Complete the file."""
         sink = self._open()
-        if self._waiting:
+        if self._pending:
             self._write_group()
         self._writer.close()
         sink.close()

@@ -1,4 +1,4 @@
-"""The rows of the output: schemas, and how elements become rows."""
+"""Rows of the tables: their schemas, and their making from elements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREDICTIONS, FAILURES = "predictions", "failures"
 
 _LABELS = pa.list_(pa.struct([("class_id", pa.int32()), ("label", pa.string()), ("score", pa.float32())]))
 
-# Columns with few values, which Parquet keeps as a dictionary.
+# Columns with few distinct values, which Parquet stores as a dictionary.
 DICTIONARY_COLUMNS = (
     *("label", "labels.list.element.label", "format", "stage", "reason", "host"),
     *("model_fingerprint", "preprocessing_fingerprint", "run_id"),
@@ -25,14 +25,14 @@ DICTIONARY_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class RowMetadata:
-    """What every row of a run carries.
+    """Values and columns that all rows of a run have in common.
 
     Attributes:
-      run_id: Which run wrote it.
-      model_fingerprint: What labelled it.
-      preprocessing_fingerprint: How its pixels were made.
-      columns: The user's own columns, with their types.
-      outputs: The column that holds the model's outputs, and their number, where rows have one.
+      run_id: Id of the run.
+      model_fingerprint: Fingerprint of the model.
+      preprocessing_fingerprint: Fingerprint of the preprocessing.
+      columns: Input columns, with their types.
+      outputs: Column of the model's outputs, and their number; None for rows without.
     """
 
     run_id: str
@@ -43,7 +43,7 @@ class RowMetadata:
 
     @property
     def outputs_bytes(self) -> int:
-        """What a row has of the model's outputs."""
+        """Size of the model's outputs in a row."""
         return 4 * self.outputs[1] if self.outputs else 0
 
     @property
@@ -53,7 +53,7 @@ class RowMetadata:
 
     @property
     def file_metadata(self) -> dict[str, str]:
-        """What every file's schema carries."""
+        """Metadata of every file's schema."""
         return {
             "labelbeam.run_id": self.run_id,
             "labelbeam.model_fingerprint": self.model_fingerprint,
@@ -64,7 +64,7 @@ class RowMetadata:
 def predictions_schema(metadata: RowMetadata) -> pa.Schema:
     """Return the schema of `predictions/`; `label` and `score` are the best of `labels`."""
     labels = [
-        # Null where no class of a multi-label model reaches the threshold.
+        # Nullable, because no class of a multi-label model may reach the threshold.
         pa.field("label", pa.string()),
         pa.field("score", pa.float32()),
         pa.field("labels", _LABELS, nullable=False),
@@ -123,12 +123,12 @@ def _common_fields(metadata: RowMetadata) -> list[pa.Field]:
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """Return the encoding of every file: zstd, few-valued columns as dictionaries, checksums of pages."""
-    few_valued = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
-    return {"compression": "zstd", "use_dictionary": few_valued, "write_page_checksum": True}
+    """Return the encoding of every file: zstd, dictionaries for columns of few values, checksums of pages."""
+    dictionaries = [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
+    return {"compression": "zstd", "use_dictionary": dictionaries, "write_page_checksum": True}
 
 
-# The names that a user's column can't have.
+# Names that input columns can't have, because the tables have columns of these names.
 RESERVED_COLUMNS = frozenset(
     name for schema in (predictions_schema, failures_schema) for name in schema(RowMetadata("", "", "")).names
 ) | frozenset(get_args(Outputs))
@@ -151,7 +151,7 @@ def prediction_row(prediction: Prediction, metadata: RowMetadata) -> tuple:
 
 
 def _labels_of(prediction: Prediction) -> tuple[str | None, float | None, list[tuple[int, str, float]]]:
-    labels = [(one.class_id, one.label, one.score) for one in prediction.labels]
+    labels = [(label.class_id, label.label, label.score) for label in prediction.labels]
     return (labels[0][1], labels[0][2], labels) if labels else (None, None, labels)
 
 
@@ -178,8 +178,8 @@ def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
     """Turn rows into columns.
 
     Args:
-      rows: Values in the schema's order; a struct is a tuple of its fields, a list of numbers their bytes.
-      schema: Of the result.
+      rows: Values in the schema's order; a struct is a tuple of its fields, a fixed-size list its bytes.
+      schema: Schema of the columns.
     """
     columns = zip(*rows, strict=True)
     return pa.record_batch(
@@ -190,6 +190,7 @@ def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
 def _array(values: Sequence, kind: pa.DataType) -> pa.Array:
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind)
+    # Copied as bytes, because Arrow would make a Python object of every number.
     numbers = pa.Array.from_buffers(
         kind.value_type, len(values) * kind.list_size, [None, pa.py_buffer(b"".join(values))]
     )
