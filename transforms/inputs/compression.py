@@ -48,7 +48,7 @@ class Compression(NamedTuple):
       suffix: Ending of file names.
       first_bytes: Pattern of the bytes that every file begins with.
       make_decoder: Returns a decoder with `decompress`, `eof` and `unused_data`.
-      decode: Yields the content of a chunk in pieces of bounded size, and returns the bytes behind the member.
+      decode: Yields the content of a chunk in bounded pieces, and returns the bytes behind the member.
     """
 
     name: str
