@@ -30,7 +30,7 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
       known_types: Types of output columns, where the output has rows already.
 
     Raises:
-      UserError: The input does not exist, can't be read, or does not have its format.
+      UserError: The input does not exist, or its content does not fit the options.
     """
     if config.input.startswith(("http://", "https://")):
         raise UserError(

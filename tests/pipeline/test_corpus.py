@@ -64,7 +64,7 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "begins with '', which is no header"),
         ("uri,uri\n", "distinct column names"),
@@ -77,9 +77,9 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ("uri,label,input_label\n", "two columns 'input_label'"),
     ],
 )
-def test_find_corpus__bad_header__says_so(tmp_path, text, said):
+def test_find_corpus__bad_header__is_explained(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         output_columns(find_corpus(ReadConfig(input=f"{tmp_path}/list.csv")))
 
 

@@ -14,7 +14,7 @@ from labelbeam.transforms.sources.sources import SCHEMES
 from tests.eager import RUNNERS, eagerly
 
 IMAGE_SHA256 = hashlib.sha256(b"image").hexdigest()
-# Long waits, so that a busy machine fails no test; short ones where the wait is what is tested.
+# Long waits, so that a busy machine fails no test; short ones in tests of the waits.
 LIMITS = Limits(connect_timeout_sec=60, total_timeout_sec=60, max_bytes=100_000, connections=8)
 HURRIED = dataclasses.replace(LIMITS, connect_timeout_sec=0.5, total_timeout_sec=0.5)
 
@@ -249,7 +249,7 @@ def test_gcs__object__gives_its_bytes(sources, gcs):
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_gcs__known_generation__is_none_until_there_is_another(web, gcs, monkeypatch, conditional):
-    # The emulator tells no generation where it gives an object's bytes; GCS does.
+    # The emulator sends no generation with an object's bytes; GCS does.
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.uri(""))
     sources, path = Sources(LIMITS), "/download/storage/v1/b/photos/o/a.jpg"
     web.files[path], web.versions[path], web.conditional = b"image", {"X-Goog-Generation": "7"}, conditional

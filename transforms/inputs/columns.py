@@ -48,9 +48,9 @@ def add_columns(
     """
     _check_names(options, names, path)
     own = [name for name in names if name not in (options.uri_column, options.id_column)]
-    known = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
+    in_table = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
     # Text unless declared otherwise, because a guess from the first rows would change values such as 00123.
-    types = dict.fromkeys(own, pa.string()) | known | _declared_types(options, own, path)
+    types = dict.fromkeys(own, pa.string()) | in_table | _declared_types(options, own, path)
     return dataclasses.replace(
         corpus,
         uri_column=options.uri_column,

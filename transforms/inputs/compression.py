@@ -1,4 +1,4 @@
-"""Compressed lists: which compression a file has, and its end checked."""
+"""Compressed lists: detection of the compression, and decompression that checks the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import zstandard
 
 from labelbeam.transforms.errors import RunError
 
-# What the decoders raise for damaged bytes.
+# Errors that decoders raise for damaged bytes.
 _DAMAGED = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)
 # zlib's window size, plus 16 for gzip's header and checksum.
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
@@ -32,7 +32,7 @@ def _decode_by_output(decoder: Any, chunk: bytes) -> Generator[bytes, None, byte
 
 
 def _decode_by_input(decoder: Any, chunk: bytes) -> Generator[bytes, None, bytes]:
-    """Decode by a decoder that takes in whatever it is given."""
+    """Decode by a decoder that cannot limit its output."""
     for end in range(_SLICE_BYTES, len(chunk) + _SLICE_BYTES, _SLICE_BYTES):
         yield decoder.decompress(chunk[end - _SLICE_BYTES : end])
         if decoder.eof:
@@ -46,9 +46,9 @@ class Compression(NamedTuple):
     Attributes:
       name: For messages.
       suffix: Ending of file names.
-      first_bytes: What every file begins with.
+      first_bytes: Pattern of the bytes that every file begins with.
       make_decoder: Returns a decoder with `decompress`, `eof` and `unused_data`.
-      decode: Yields what a chunk holds in pieces of bounded size, and returns what follows the member.
+      decode: Yields the content of a chunk in bounded pieces, and returns the bytes behind the member.
     """
 
     name: str
@@ -107,8 +107,8 @@ def compression_of(start: bytes, path: str) -> Compression | None:
 def decompress(chunks: Iterable[bytes], compression: Compression, path: str) -> Iterator[bytes]:
     """Decompress a file of one or several members.
 
-    The standard readers take a file that ends within a member as whole, or pass over what follows the
-    last one. A list would lose lines that way without a word.
+    Python's own readers are not used, because they take a file that ends within a member as whole, or skip
+    bytes behind the last member, so that a list would lose lines unnoticed.
 
     Raises:
       RunError: The file is cut, damaged, or goes on with something else. Bytes that were right up to

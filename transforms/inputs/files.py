@@ -1,4 +1,4 @@
-"""Files of lists: planned once, read in pieces, and checked to be the files that were planned."""
+"""Files of lists: listed at planning, read in pieces, and compared with their planned size and time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def match_files(pattern: str) -> tuple[ListFile, ...]:
 def _local_file(path: str) -> ListFile:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise RunError(f"{path} is no ordinary file. Copy what it gives to a file, and give that.")
+        raise RunError(f"{path} is no ordinary file. Copy its content to a file, and use the file.")
     return ListFile(path, status.st_size, status.st_mtime)
 
 
@@ -105,7 +105,8 @@ def read_piece(piece: Piece) -> Iterator[bytes | LongLine]:
     check_planned(file)
     with _read_errors_explained(file.path), open_file(file.path) as f:
         compression = compression_of(f.read(MAGIC_BYTES), file.path)
-        before = max(start - 1, 0)  # a line begins at `start` if a line end lies before it
+        # From the byte before `start`, because a line begins at `start` only if a line end lies before it.
+        before = max(start - 1, 0)
         f.seek(before)
         chunks = _chunks(f, file, before)
         yield from (
@@ -126,7 +127,7 @@ def _lines(chunks: Iterable[bytes], position: int, start: int, end: int | None) 
 
 
 def _chunks(f: object, file: ListFile, position: int) -> Iterator[bytes]:
-    """Read a file up to its planned size; what was appended since is refused by `check_planned`."""
+    """Read a file up to its planned size. Bytes that were appended since are refused by `check_planned`."""
     while position < file.size_bytes:
         chunk = f.read(min(_CHUNK_BYTES, file.size_bytes - position))  # type: ignore[attr-defined]
         if not chunk:

@@ -45,7 +45,7 @@ def explain_binary(start: bytes) -> str | None:
       start: Up to `START_BYTES`, decompressed.
 
     Returns:
-      What the file is and a remedy, to follow the file's name; None if nothing speaks against text.
+      A sentence without subject and final stop, with a remedy, to follow the file's name; None for text.
     """
     return _explain_magic(start) or _explain_encoding(start)
 

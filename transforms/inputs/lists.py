@@ -1,4 +1,4 @@
-"""Lists: what formats with one row a line have in common."""
+"""Lists: the common part of formats with one row a line."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from labelbeam.transforms.sources.addresses import split_gcs
 from labelbeam.transforms.sources.limits import Fetched, Limits, timed_out, too_large
 
 _FEW_CONNECTIONS = 4
-# Errors of the client for a refusal or no answer. RetryError, of the last retry, is no GoogleAPICallError.
+# Errors of the client for a refusal or no response. RetryError, of the last retry, is no GoogleAPICallError.
 _REFUSED = (
     api.GoogleAPICallError,
     api.RetryError,
@@ -88,7 +88,7 @@ class GcsSource:
         bucket, name = split_gcs(uri)
         if not bucket or not name:
             raise ImageError(Reason.BAD_URI, f"{uri!r:.300} should be gs://BUCKET/OBJECT")
-        sink, known = _Sink(self._limits), known_version or ""
+        sink, generation = _Sink(self._limits), known_version or ""
         try:
             blob = self._client.bucket(bucket).blob(name)
             blob.download_to_file(
@@ -96,7 +96,7 @@ class GcsSource:
                 retry=None,  # because retries would exceed the image's time limit
                 timeout=self._timeouts(),
                 checksum="crc32c",
-                if_generation_not_match=int(known) if known.isdecimal() else None,
+                if_generation_not_match=int(generation) if generation.isdecimal() else None,
             )
         except api.NotModified:
             return None
