@@ -189,8 +189,8 @@ def test_kept__index_damaged__is_fetched_again(cache, archive):
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        ("variables/variables.index", "missing in .*variables: variables.index"),
-        ("variables/variables.data-00000-of-00001", "missing in .*variables: 1 of 1 data files"),
+        ("variables/variables.index", "the files in .*variables are not what was saved"),
+        ("variables/variables.data-00000-of-00001", "variables.data-00000-of-00001; No such file"),
         ("saved_model.pb", "is no SavedModel"),
     ],
 )

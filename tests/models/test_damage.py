@@ -13,12 +13,12 @@ from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
 from labelbeam.transforms.errors import LabelbeamError, RunError, UserError
 from labelbeam.transforms.models.cache import resolve_model
+from labelbeam.transforms.models.contract import Contract
 from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
-from labelbeam.transforms.models.keras_file import load_keras
 from labelbeam.transforms.models.kinds import check_model, kind_of
 from labelbeam.transforms.models.loading import load_model
 from labelbeam.transforms.models.probe import understand_model
-from labelbeam.transforms.models.saved_model import load_errors_explained
+from labelbeam.transforms.models.saved_model import load
 from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
 
 IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
@@ -60,11 +60,7 @@ def outputs(path: Path) -> np.ndarray:
     """Load a model as a run does, and call it."""
     resolve_model(str(path))
     contract = kind_of(path).read_contract(path, None, None)
-    if path.is_file():
-        return load_keras(path)(IMAGES).numpy()
-    with load_errors_explained(path, RunError):
-        signature = hub.load(str(path)).signatures[contract.signature]
-    return signature(**{contract.input_name: tf.constant(IMAGES)})[contract.output_name].numpy()
+    return kind_of(path).load(path, "h", contract, 8)(tf.constant(IMAGES)).numpy()
 
 
 def assert_same_or_refused(path: Path, expected: np.ndarray) -> str:
@@ -136,7 +132,14 @@ def test_check_model__another_graph_than_its_checksum__is_refused_if_comparable(
     check_model(folder, "h")
 
 
-@pytest.mark.parametrize("kind", [UserError, RunError])
+def load_with(error: Exception, path: Path, monkeypatch) -> None:
+    def fail(_path):
+        raise error
+
+    monkeypatch.setattr(hub, "load", fail)
+    load(path, "h", Contract(), 8)
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -152,22 +155,22 @@ def test_check_model__another_graph_than_its_checksum__is_refused_if_comparable(
         (zipfile.BadZipFile("x"), "export it with TensorFlow 2"),
     ],
 )
-def test_load_errors__any__are_one_line_with_a_remedy(tmp_path, kind, error, message):
-    with pytest.raises(kind, match=message), load_errors_explained(tmp_path / "m", kind):
-        raise error
+def test_load__any_error__is_one_line_with_a_remedy(tmp_path, monkeypatch, error, message):
+    with pytest.raises(RunError, match=message):
+        load_with(error, tmp_path / "m", monkeypatch)
 
 
-def test_load_errors__of_a_kept_model__name_what_to_delete(tmp_path, monkeypatch):
+def test_load__error_of_a_kept_model__names_what_to_delete(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELBEAM_CACHE_DIR", str(tmp_path))
     kept = tmp_path / "models" / "0"
     message = f"Delete {kept}, so that the next run fetches it again"
-    with pytest.raises(RunError, match=message), load_errors_explained(kept, RunError):
-        raise ValueError("x")
+    with pytest.raises(RunError, match=message):
+        load_with(ValueError("x"), kept, monkeypatch)
 
 
-def test_load_errors__of_the_device__pass():
-    with pytest.raises(tf.errors.ResourceExhaustedError), load_errors_explained(Path("m"), RunError):
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+def test_load__error_of_the_device__passes(tmp_path, monkeypatch):
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        load_with(tf.errors.ResourceExhaustedError(None, None, "OOM"), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("file", [GRAPH, INDEX, DATA])

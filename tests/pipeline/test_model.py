@@ -19,7 +19,6 @@ def test_inspect__model_without_names__describes_it_and_fits(tiny):
     assert fits and text.endswith(f"fits          yes, {use}, {assumed}")
     for line in (
         "signature     serving_default: inputs float32 [any, 16, 16, 3] -> logits float32 [any, 3]",
-        "parameters    1",
         f"digest        {digest_model(tiny)}",
         "input         float32, 16 px, the central square, 33% of the shorter side (center_crop)",
         "classes       3, such as 'class 0' (there is no label map: give one with --labels)",
@@ -30,11 +29,10 @@ def test_inspect__model_without_names__describes_it_and_fits(tiny):
         assert line in text, line
 
 
-def test_inspect__embedded__has_its_parameters(lite0_dir):
+def test_inspect__embedded__fits(lite0_dir):
     fits, text = inspect_model("efficientnet-lite0", {})
     assert text.endswith("fits          yes, an image classifier")
     assert fits and "classes       1,000, such as 'tench'" in text
-    assert "parameters    4,631,000" in text  # 4.65 million, batch normalisation folded
 
 
 def test_inspect__wrong_options_or_model__gives_the_remedy(tiny, tmp_path):

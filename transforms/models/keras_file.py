@@ -20,7 +20,7 @@ from labelbeam.transforms.models.contract import (
     read_size_px,
 )
 from labelbeam.transforms.models.keras_graph import read_head, read_input_range
-from labelbeam.transforms.models.refusals import EXPORT, is_hdf5, one_line
+from labelbeam.transforms.models.refusals import EXPORT, LOADING_ERRORS, is_hdf5, one_line
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -33,17 +33,6 @@ _WEIGHTS = ("model.weights.h5", "model.weights.npz")
 _OPTIMIZER = "optimizer/"
 _CHUNK_BYTES = 1 << 20
 
-# Many types, because Keras builds a model from any description, and each layer raises errors of its own.
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    zipfile.BadZipFile,
-)
 # Modules of classes that Keras finds by itself. The module of a class that Keras can't find is null.
 _KERAS_MODULES = ("keras", "builtins")
 _LONGEST_REASON = 120
@@ -170,8 +159,8 @@ def load(path: Path, handle: str, contract: Contract, size_px: int) -> Model:
 
 
 def describe(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the number of parameters."""
-    yield "parameters", f"{load_keras(path).count_params():,}"
+    """Yield nothing, because a Keras model has no signatures."""
+    yield from ()
 
 
 def load_keras(path: Path) -> Any:
@@ -187,7 +176,7 @@ def load_keras(path: Path) -> Any:
     tf.keras.config.set_image_data_format("channels_last")
     try:
         model = tf.keras.models.load_model(path, compile=False)
-    except _LOADING_ERRORS as e:
+    except LOADING_ERRORS as e:
         raise UserError(f"model={str(path)!r} can't be loaded: {_explain(path, e)}.") from e
     if not getattr(model, "inputs", None):
         raise UserError(

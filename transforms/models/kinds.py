@@ -56,7 +56,7 @@ class ModelKind(Protocol):
         """
 
     def describe(self, path: Path) -> Iterator[tuple[str, str]]:
-        """Yield signatures and the number of parameters, each with a heading, for a person."""
+        """Yield signatures, each with a heading, for a person."""
 
 
 # Modules and no classes, because a kind has no state. mypy checks their functions against the protocol.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 from labelbeam.transforms.errors import UserError
@@ -34,6 +36,12 @@ _REMEDIES = {
     ".ckpt": f"it holds weights without a model. {_USE_TENSORFLOW}",
 }
 _LONGEST_ERROR = 300
+# Errors of a file that can't be loaded. Many types, because TensorFlow and Keras build a model from any
+# description, and each layer raises errors of its own.
+LOADING_ERRORS = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def refuse_other_formats(handle: str, path: Path | None = None) -> None:

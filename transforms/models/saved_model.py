@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelbeam.transforms.errors import LabelbeamError, RunError, UserError
+from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.models.contract import (
     Contract,
     Model,
@@ -23,7 +19,7 @@ from labelbeam.transforms.models.contract import (
     read_size_px,
 )
 from labelbeam.transforms.models.folders import cache_folder
-from labelbeam.transforms.models.refusals import one_line
+from labelbeam.transforms.models.refusals import LOADING_ERRORS, one_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -65,22 +61,11 @@ def digest_parts(path: Path) -> Iterator[bytes]:
 
 def find_damage(path: Path) -> str:
     """Return missing files, or files that differ from the checksums that TensorFlow saved with them."""
-    return _missing_files(path / "variables") or _graph_damage(path) or _variables_damage(path)
-
-
-def _missing_files(variables: Path) -> str:
-    if not variables.is_dir() or not any(variables.iterdir()):
-        return ""
-    if not (variables / "variables.index").is_file():
-        return f"missing in {variables}: variables.index"
-    shards = sorted(variables.glob("variables.data-*-of-*"))
-    expected = int(shards[0].name.rpartition("-")[2]) if shards else 1
-    missing = expected - len(shards)
-    return f"missing in {variables}: {missing} of {expected} data files" if missing else ""
+    return _graph_damage(path) or _variables_damage(path / "variables")
 
 
 def _graph_damage(folder: Path) -> str:
-    """Compare the graph with its checksum, because TensorFlow runs a graph with a flipped bit."""
+    # Compared with its checksum here, because TensorFlow runs a graph with a flipped bit.
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -108,23 +93,18 @@ def _graph_damage(folder: Path) -> str:
 
 
 def _variables_damage(folder: Path) -> str:
-    """Read all variables once, because TensorFlow checks each one as it reads it."""
     import tensorflow as tf
 
-    variables = _variables(folder)
-    if not variables.with_suffix(".index").is_file():
+    if not folder.is_dir() or not any(folder.iterdir()):  # a model without variables
         return ""
+    # All variables are read, because TensorFlow compares the checksum of each one only when it reads it.
     try:
-        reader = tf.train.load_checkpoint(str(variables))
+        reader = tf.train.load_checkpoint(str(folder / "variables"))
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except (tf.errors.OpError, IndexError) as e:  # IndexError: a data file is too short
-        return f"the files in {variables.parent} are not what was saved ({one_line(e)})"
+    except (tf.errors.OpError, ValueError, IndexError) as e:  # IndexError: a data file is too short
+        return f"the files in {folder} are not what was saved ({one_line(e)})"
     return ""
-
-
-def _variables(folder: Path) -> Path:
-    return folder / "variables" / "variables"
 
 
 def read_contract(path: Path, signature: str | None = None, output: str | None = None) -> Contract:
@@ -217,18 +197,11 @@ def _other_signature(signatures: Mapping[str, SignatureDef]) -> str:
 
 
 def describe(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each signature with its inputs and outputs, and the number of parameters."""
-    import tensorflow as tf
-
+    """Yield each signature with its inputs and outputs."""
     for name, signature in sorted(_read_signatures(path).items()):
         ends = (signature.inputs, signature.outputs)
         inputs, outputs = (", ".join(f"{n} {_describe(t)}" for n, t in sorted(end.items())) for end in ends)
         yield "signature", f"{name}: {inputs} -> {outputs}"
-    variables = _variables(path)
-    if variables.with_suffix(".index").exists():
-        shapes = tf.train.load_checkpoint(str(variables)).get_variable_to_shape_map()
-        counted = [shape for name, shape in shapes.items() if name.endswith(".ATTRIBUTES/VARIABLE_VALUE")]
-        yield "parameters", f"{sum(math.prod(shape) for shape in counted):,}"
 
 
 def _describe(tensor: TensorInfo) -> str:
@@ -238,11 +211,16 @@ def _describe(tensor: TensorInfo) -> str:
 
 def load(path: Path, handle: str, contract: Contract, size_px: int) -> Model:
     """Load a signature, or the restored object itself if there are no signatures."""
+    import tensorflow as tf
     import tensorflow_hub as hub
 
-    with load_errors_explained(path, RunError):
+    try:
         loaded = hub.load(str(path))
         signature = loaded.signatures[contract.signature] if contract.signature else None
+    except (tf.errors.ResourceExhaustedError, tf.errors.InternalError):
+        raise  # faults of the device, not of the model
+    except (tf.errors.OpError, *LOADING_ERRORS) as e:
+        raise RunError(f"Model {str(path)!r} cannot be loaded: {one_line(e)}. {_remedy(path, str(e))}") from e
     if signature is None:
         return _load_callable(loaded, handle, contract, size_px)
 
@@ -278,27 +256,6 @@ def _load_callable(loaded: Any, handle: str, contract: Contract, size_px: int) -
         f"Model {handle!r} has no signature, and can't be called with images {images.shape} alone for "
         f"one result (parameters: {', '.join(parameters)}). Export it with a signature 'serving_default'."
     )
-
-
-@contextlib.contextmanager
-def load_errors_explained(path: Path, kind: type[LabelbeamError]) -> Iterator[None]:
-    """Turn an error that TensorFlow raises while it loads a model into one line with a remedy.
-
-    Args:
-      path: The model.
-      kind: Type of the error to raise: `UserError` before a run, `RunError` on a worker.
-    """
-    import tensorflow as tf
-
-    try:
-        yield
-    except (tf.errors.ResourceExhaustedError, tf.errors.InternalError):
-        raise  # faults of the device, not of the model
-    except (
-        *(tf.errors.OpError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as e:
-        raise kind(f"Model {str(path)!r} cannot be loaded: {one_line(e)}. {_remedy(path, str(e))}") from e
 
 
 def _remedy(path: Path, error: str) -> str:
