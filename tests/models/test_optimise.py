@@ -97,20 +97,24 @@ def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, 
 
 
 def test_build_graph__top_1_agreement_below_the_least__is_refused(tiny, monkeypatch):
-    monkeypatch.setattr(optimise, "_compiled", lambda function: lambda x: [*function(x)[:3], -function(x)[3]])
+    monkeypatch.setattr(
+        optimise,
+        "with_signature",
+        lambda function, jit_compile: lambda x: [*function(x)[:3], -function(x)[3]],
+    )
     monkeypatch.setattr(optimise, "MAX_OUTPUT_CHANGE", 100)
     with pytest.raises(RunError, match="xla=force change the outputs of model"):
         build_graph(tiny, 1, Optimisation(xla="force"), 8)
 
 
 def test_build_graph__a_graph_that_fails__is_refused_or_runs_plain(tiny, monkeypatch):
-    def fail(_function):
+    def fail(_function, jit_compile):
         def run(_pixels):
             raise tf.errors.InvalidArgumentError(None, None, "XLA can't compile this")
 
         return run
 
-    monkeypatch.setattr(optimise, "_compiled", fail)
+    monkeypatch.setattr(optimise, "with_signature", fail)
     with pytest.raises(RunError, match="fail with model .* XLA can't compile this.*--on_disagreement plain"):
         build_graph(tiny, 1, Optimisation(xla="force"), 8)
     graph = build_graph(tiny, 1, Optimisation(xla="force", otherwise="plain"), 8)

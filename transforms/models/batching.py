@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 E = TypeVar("E")
@@ -25,7 +25,7 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 class Batcher(Generic[E, T]):
     """A queue that merges the items of all threads and bundles of a process into full batches.
 
-    A full batch runs as soon as a caller is free. A thread that has
+    A full batch runs as soon as the executor has a thread for it, on the first free caller. A thread that has
     nothing more to submit calls `flush` before it waits, because a part of a batch would wait forever.
     """
 
@@ -33,6 +33,7 @@ class Batcher(Generic[E, T]):
         self,
         callers: Sequence[Callable[[Sequence[E]], Sequence[T]]],
         batch_size: int,
+        executor: Executor | None = None,
     ) -> None:
         """Make a batcher.
 
@@ -41,6 +42,7 @@ class Batcher(Generic[E, T]):
             items and returns one result per item, in order. A caller runs one batch at a time; if it is in
             the list twice, two.
           batch_size: Items in a full batch.
+          executor: Executor that runs the callers; by default one thread per caller.
         """
         self._batch_size = batch_size
         # Callers are taken and put back, because a caller runs one batch at a time, and whichever is free may
@@ -48,7 +50,7 @@ class Batcher(Generic[E, T]):
         self._free: queue.SimpleQueue[Callable[[Sequence[E]], Sequence[T]]] = queue.SimpleQueue()
         for caller in callers:
             self._free.put(caller)
-        self._executor = ThreadPoolExecutor(len(callers), "predict")
+        self._executor = executor or ThreadPoolExecutor(len(callers), "predict")
         self._lock = threading.Lock()
         self._waiting: list[tuple[E, Future[T]]] = []
         self._opened: float | None = None

@@ -40,6 +40,12 @@ _NO_MEMORY = (
     "cublas_status_alloc_failed",
     "failed to get convolution algorithm",
 )
+# TensorFlow's errors of the device. They fail the bundle, because the runner then tries it elsewhere. Names,
+# because this module is imported where TensorFlow must not be loaded yet.
+_DEVICE_FAULTS = (
+    *("InternalError", "UnknownError", "UnavailableError"),
+    *("AbortedError", "CancelledError", "DeadlineExceededError"),
+)
 # Number of single images that fail before a model that has never worked ends the run.
 _HOPELESS = 16
 
@@ -189,7 +195,7 @@ class Classifier:
             return results
         except (tf.errors.OpError, MemoryError) as e:
             no_memory = is_out_of_memory(e)
-            if isinstance(e, _faults_of_the_device()) and not no_memory:
+            if type(e).__name__ in _DEVICE_FAULTS and not no_memory:
                 raise
             message = str(getattr(e, "message", e)).strip().rpartition("\n\n")[2]  # without the graph's stack
         # Retried outside of `except`, because the exception's traceback keeps the tensors of the failed call.
@@ -262,20 +268,6 @@ def _result_of(
     if finite:
         return TopK(class_ids, scores, outputs)
     return ImageError(Reason.MODEL_ERROR, "The model returned NaN or infinity for this image")
-
-
-def _faults_of_the_device() -> tuple[type[Exception], ...]:
-    """Return errors of the device, which fail the bundle, because the runner then tries it elsewhere."""
-    from tensorflow import errors
-
-    return (
-        errors.InternalError,
-        errors.UnknownError,
-        errors.UnavailableError,
-        errors.AbortedError,
-        errors.CancelledError,
-        errors.DeadlineExceededError,
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

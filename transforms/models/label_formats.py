@@ -33,16 +33,6 @@ _SYNSET_LINE = re.compile(rf"{_SYNSET.pattern}\s+(\S.*)")
 _NUMBERED_LINE = re.compile(r"[0-9]+\W+\S.*")
 # A class id and a label: "0 tench", "0: tench", "0 - tench", "0,tench". Not "0,5 mm", "0:30" or "0-5 years".
 _INDEXED_LINE = re.compile(r"([0-9]+)(?:\s*[:,;.)|=-]?\s+|[:,;|=)](?=[^\W\d]))(\S.*)")
-# First bytes of files that are no text. UTF-32 comes before UTF-16, whose mark it begins with.
-_BINARY_STARTS = {
-    b"\x1f\x8b": ("is compressed with gzip", "Unpack it"),
-    b"PK\x03\x04": ("is a zip archive, an Excel or a NumPy file", "Save it as CSV"),
-    b"PAR1": ("is a Parquet file", "Save it as CSV"),
-    b"\xff\xfe\0\0": ("is UTF-32", "Save it as UTF-8"),
-    b"\0\0\xfe\xff": ("is UTF-32", "Save it as UTF-8"),
-    b"\xff\xfe": ("is UTF-16", "Save it as UTF-8"),
-    b"\xfe\xff": ("is UTF-16", "Save it as UTF-8"),
-}
 # Categories of characters that are never part of a label: controls, line ends, and halves of UTF-16 pairs,
 # which UTF-8 can't hold.
 _NO_LABEL = ("Cc", "Zl", "Zp", "Cs")
@@ -82,15 +72,12 @@ def parse_labels(suffix: str, data: bytes) -> Labels:
 
 def _decode(data: bytes) -> str:
     """Return the text with Unix line ends, because `str.splitlines` would also split inside labels."""
-    for start, (what, remedy) in _BINARY_STARTS.items():
-        if data.startswith(start):
-            raise ValueError(f"it {what}. {remedy}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
         raise ValueError(
-            f"line {line} is no UTF-8: it has the byte 0x{data[e.start]:02x}. Save the file as UTF-8"
+            f"line {line} is no UTF-8: it has the byte 0x{data[e.start]:02x}. Save the file as UTF-8 text"
         ) from e
     text = re.sub("\r\n?", "\n", text)
     if "\0" in text:

@@ -137,7 +137,8 @@ def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_s
         return plain
     from tensorflow.errors import OpError
 
-    function = _compiled(plain.function) if optimisation.xla != "off" else plain.function
+    uses_xla = optimisation.xla != "off"
+    function = with_signature(plain.function, jit_compile=True) if uses_xla else plain.function
     conditions = {
         **runtime_conditions(spec),
         "precision": optimisation.precision,
@@ -163,7 +164,7 @@ def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_s
     _set_precision(optimisation.precision)
     # Outputs that don't change at all show a graph that TensorFlow left as it was: for this processor, or for
     # variables, its optimiser has no faster operations.
-    return Graph(function, plain.frozen, optimisation.xla != "off" or agreement.change > 0, agreement, plain)
+    return Graph(function, plain.frozen, uses_xla or agreement.change > 0, agreement, plain)
 
 
 def _compare_on_photos(
@@ -224,11 +225,6 @@ def _plain(spec: ModelSpec, top_k: int) -> Graph:
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
         _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
         return Graph(function, False, True, keeps=model)
-
-
-def _compiled(function: Any) -> Any:
-    """Return the function, which XLA compiles at the first call with each batch size."""
-    return with_signature(function, jit_compile=True)
 
 
 def wrong_length(spec: ModelSpec, shape: tuple[int | None, ...]) -> str:

@@ -16,7 +16,7 @@ from labelbeam.transforms.models.doubts import doubts_about, refuse_contradictio
 from labelbeam.transforms.models.evidence import Evidence, Run
 from labelbeam.transforms.models.heads import MULTILABEL, Head, HeadKind, OutputsOption
 from labelbeam.transforms.models.kinds import digest_model, kind_of
-from labelbeam.transforms.models.labels import fit_labels, read_labels
+from labelbeam.transforms.models.labels import IMAGENET, fit_labels, read_labels
 from labelbeam.transforms.models.presets import EMBEDDING, Outputs, Preset, find_preset
 from labelbeam.transforms.models.scaling import (
     BYTES,
@@ -170,7 +170,7 @@ def read_model(options: ModelOptions) -> Reading:
     size_px = options.image_size or (preset.image_size_px if preset else contract.size_px)
     resize = ResizeRule(
         _checked_size(size_px, contract, options.model),
-        options.resize or (preset.resize if preset else "center_crop"),
+        options.resize or "center_crop",
         decoding=options.decoding,
     )
     return Reading(options, preset, handle, contract, digest_model(path), resize)
@@ -240,7 +240,7 @@ def usual_scaling(reading: Reading) -> tuple[Scaling, Origin]:
 
 def _default_scaling(reading: Reading) -> tuple[Scaling, Origin]:
     if reading.preset:
-        return Scaling(reading.preset.input_range), "preset"
+        return UNIT, "preset"
     if reading.contract.input_range:
         return Scaling(reading.contract.input_range), "read"
     return UNIT, "assumed"
@@ -288,7 +288,7 @@ def _decide_head(
     if option:
         return Head(one_class, option), "given"
     if preset:
-        return Head(one_class, preset.outputs), "preset"
+        return Head(one_class, "logits"), "preset"
     if contract.outputs:
         return Head("multilabel" if contract.multilabel and length != 1 else one_class, values), "read"
     return (probed, "probed") if probed else (Head(one_class, values), "assumed")
@@ -318,7 +318,7 @@ def _embedding_length(reading: Reading, length: int | None) -> int:
 
 def _labels(reading: Reading, head: Head, length: int | None) -> tuple[str, ...]:
     model = reading.options.model
-    source = reading.options.labels or (reading.preset.labels if reading.preset else None)
+    source = reading.options.labels or (IMAGENET if reading.preset else None)
     if source is None:
         if length is None:
             raise UserError(
