@@ -145,7 +145,7 @@ def test_read_labels__text_that_looks_like_more__only_prefixes_of_all_lines_are_
         ("l.csv", b"label\n", "holds no labels"),
         ("l.json", "{}", "holds no labels"),
         ("l.json", '{"categories": []}', "holds no labels"),
-        ("l.txt", "é\nb".encode("utf-16"), "line 1 is no UTF-8: it has the byte 0xff. Save the file as UTF-8"),
+        ("l.txt", "é\nb".encode("utf-16"), "line 1 is no UTF-8: it has the byte 0xff. Save it as UTF-8"),
         ("l.txt", "é\nb".encode("utf-32"), "line 1 is no UTF-8: it has the byte 0xff"),
         ("l.txt", "a\nb".encode("utf-16-le"), "line 1 has a null byte.*UTF-8"),
         ("l.csv", b"label\na\nb\0", "line 3 has a null byte"),

@@ -106,7 +106,11 @@ def _cached_model(handle: str, version: str, fetch: Fetch) -> Path:
             entry = _look_up(index)
             if entry and (not version or entry["version"] == version) and _is_whole(entry):
                 return Path(entry["path"])
-            return _fetch_again(handle, version, fetch, index, Path(entry["path"]) if entry else None)
+            if entry:
+                _LOG.warning(
+                    "The copy of model %r in %s is damaged or old; it is fetched again", handle, entry["path"]
+                )
+            return _fetch(handle, version, fetch, index)
     except Timeout as e:
         raise UserError(
             f"model={handle!r}: another process has been downloading it for "
@@ -141,18 +145,6 @@ def _is_whole(entry: dict) -> bool:
 
 def _kept_name(path: Path) -> str:
     return digest_model(path)[:32] + kind_of(path).SUFFIX
-
-
-def _fetch_again(handle: str, version: str, fetch: Fetch, index: Path, kept: Path | None) -> Path:
-    """Fetch a model. If that fails and a damaged copy is in the cache, report the copy, too."""
-    try:
-        return _fetch(handle, version, fetch, index)
-    except UserError as e:
-        if version or kept is None or not kept.exists():
-            raise
-        raise UserError(
-            f"The copy of model {handle!r} in {kept} is damaged, and no other can be fetched: {e}"
-        ) from e
 
 
 def _fetch(handle: str, version: str, fetch: Fetch, index: Path) -> Path:
@@ -256,9 +248,8 @@ def _resolve_gcs(handle: str) -> Path:
     except UserError as e:
         _LOG.info("%s; the copy in the model cache is used, if there is one", e)
         return _cached_model(handle, "", functools.partial(_raise, e))
-    objects = [
-        o for o in objects if not o.name.endswith("/")
-    ]  # markers of folders that a user made in the console
+    # Names that end with a slash are no files: Google's console makes such an object for each new folder.
+    objects = [o for o in objects if not o.name.endswith("/")]
     if not objects:
         raise UserError(f"model={handle!r} holds no objects. Check the bucket and the folder's name.")
     # Generations, because an upload changes them even if names and sizes stay.

@@ -11,14 +11,13 @@ from labelbeam.transforms.models import meter
 from labelbeam.transforms.models.batching import batch_sizes
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.meter import Meter
-from labelbeam.transforms.models.optimise import Optimisation
+from labelbeam.transforms.models.optimise import Optimisation, conditions_of
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.runtime import (
     NO_GPU,
     configure_tensorflow,
     has_gpu,
     model_devices,
-    runtime_conditions,
 )
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.models.tuning import tuned_batch_size
@@ -124,11 +123,7 @@ def _check_device(optimisation: Optimisation, on_gpu: bool, require_gpu: bool) -
 
 def _try_batch_sizes(classifier: Classifier, optimisation: Optimisation, callers: int, on_gpu: bool) -> int:
     size_px = classifier.spec.resize.size_px
-    conditions = {
-        **runtime_conditions(classifier.spec),
-        "precision": optimisation.precision,
-        "xla": optimisation.xla,
-    }
+    conditions = conditions_of(classifier.spec, optimisation)
     return tuned_batch_size(classifier, callers, _bounded(_LARGEST_TRIAL[on_gpu], size_px), conditions)
 
 

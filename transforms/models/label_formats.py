@@ -77,7 +77,7 @@ def _decode(data: bytes) -> str:
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
         raise ValueError(
-            f"line {line} is no UTF-8: it has the byte 0x{data[e.start]:02x}. Save the file as UTF-8 text"
+            f"line {line} is no UTF-8: it has the byte 0x{data[e.start]:02x}. Save it as UTF-8"
         ) from e
     text = re.sub("\r\n?", "\n", text)
     if "\0" in text:

@@ -15,7 +15,7 @@ from labelbeam.transforms.models.labels import first_class
 from labelbeam.transforms.models.loading import Model, freeze, load_model, scaled, with_signature
 from labelbeam.transforms.models.measurements import Measurement, cached_measurement
 from labelbeam.transforms.models.presets import EMBEDDING
-from labelbeam.transforms.models.runtime import runtime_conditions
+from labelbeam.transforms.models.runtime import device_kind
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.photos import photo_pixels
 
@@ -139,19 +139,17 @@ def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_s
 
     uses_xla = optimisation.xla != "off"
     function = with_signature(plain.function, jit_compile=True) if uses_xla else plain.function
-    conditions = {
-        **runtime_conditions(spec),
-        "precision": optimisation.precision,
-        "xla": optimisation.xla,
-        "frozen": plain.frozen,
-    }
+
+    def measure() -> tuple[Measurement, bool]:
+        pixels, batch = photo_pixels(spec.resize), spec.contract.batch or batch_size
+        # The plain outputs first, because the precision applies to all that TensorFlow runs from then on.
+        expected = _outputs_of(plain.function, pixels, batch)
+        _set_precision(optimisation.precision)
+        return compare(expected, _outputs_of(function, pixels, batch))._asdict(), True
+
+    conditions = {**conditions_of(spec, optimisation), "frozen": plain.frozen}
     try:
-        measured = cached_measurement(
-            "agreements",
-            conditions,
-            lambda: _compare_on_photos(plain, function, spec, optimisation, batch_size),
-        )
-        agreement = Agreement(**measured)
+        agreement = Agreement(**cached_measurement("agreements", conditions, measure))
         wrong = _disagreement(agreement, optimisation, spec)
     except OpError as e:
         wrong = f"{optimisation} fail with model {spec.handle!r}: {e.message}"[:500] + "."
@@ -167,14 +165,18 @@ def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_s
     return Graph(function, plain.frozen, uses_xla or agreement.change > 0, agreement, plain)
 
 
-def _compare_on_photos(
-    plain: Graph, function: Any, spec: ModelSpec, optimisation: Optimisation, batch_size: int
-) -> tuple[Measurement, bool]:
-    pixels = photo_pixels(spec.resize)
-    batch = spec.contract.batch or batch_size
-    expected = _outputs_of(plain.function, pixels, batch)
-    _set_precision(optimisation.precision)
-    return compare(expected, _outputs_of(function, pixels, batch))._asdict(), True
+def conditions_of(spec: ModelSpec, optimisation: Optimisation) -> dict[str, Any]:
+    """Return the conditions of every measurement of a model in this process."""
+    import tensorflow as tf
+
+    return {
+        "tensorflow": tf.__version__,
+        "device": device_kind(),
+        "model": spec.model_fingerprint,
+        "preprocessing": spec.preprocessing_fingerprint,
+        "precision": optimisation.precision,
+        "xla": optimisation.xla,
+    }
 
 
 def compare(expected: np.ndarray, actual: np.ndarray) -> Agreement:

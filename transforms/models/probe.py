@@ -10,7 +10,7 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -82,10 +82,8 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
 
     def collect() -> tuple[Measurement, bool]:
         evidence = run_in_time(reading.handle, timeout_sec, lambda: probe(reading, scaling))
-        return (
-            evidence.as_json(),
-            not evidence.untried,
-        )  # not cached then, because an idle machine may try more
+        # Not cached if scalings are untried, because an idle machine may try more.
+        return evidence.as_json(), not evidence.untried
 
     evidence = Evidence.from_json(cached_measurement("probes", conditions, collect))
     # Frees the probed model before a worker's copy is loaded in the same process, because TensorFlow keeps
@@ -112,7 +110,11 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     deadline = start + _PROBE_SEC
     outputs = _outputs(call, pixels, scaling, batch, start + _FIRST_SHARE * _PROBE_SEC)
     sec_a_photo = (time.monotonic() - start) / len(outputs)
-    _refuse_nan(outputs, reading)
+    if not _some_finite(outputs):
+        raise UserError(
+            f"Model {reading.handle!r} returns NaN or infinity for every sample photo. "
+            "Check that it is trained, and that --input_range is the range that it was trained with."
+        )
     right = _right_classes(outputs.shape[1])
     evidence = Evidence(outputs.shape[1], 0, {scaling.name: make_run(outputs, ())})
     others = {name: other for name, other in NAMED_SCALINGS.items() if other != scaling}
@@ -124,18 +126,12 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
         return evidence
     if photos < _FEWEST_PHOTOS:
         return dataclasses.replace(evidence, untried=True)
+    right = right[:photos]  # the same photos for all scalings, because their numbers are compared
     tried = {name: _outputs(call, pixels[:photos], other, batch) for name, other in others.items()}
-    return _compare_scalings(scaling, outputs, tried, right[:photos])
-
-
-def _compare_scalings(
-    scaling: Scaling,
-    outputs: np.ndarray,
-    tried: Mapping[str, np.ndarray],
-    right: Sequence[frozenset[int]],
-) -> Evidence:
-    runs = {name: make_run(rows, right) for name, rows in tried.items() if _some_finite(rows)}
-    return Evidence(outputs.shape[1], len(right), {scaling.name: make_run(outputs, right), **runs})
+    # The configured scaling comes first: see `Evidence.runs`.
+    rows_by_name = {scaling.name: outputs, **tried}
+    runs = {name: make_run(rows, right) for name, rows in rows_by_name.items() if _some_finite(rows)}
+    return Evidence(outputs.shape[1], len(right), runs)
 
 
 def _right_classes(length: int) -> list[frozenset[int]]:
@@ -219,11 +215,3 @@ def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Re
 
 def _some_finite(outputs: np.ndarray) -> bool:
     return bool(np.isfinite(outputs).all(axis=1).any())
-
-
-def _refuse_nan(outputs: np.ndarray, reading: Reading) -> None:
-    if not _some_finite(outputs):
-        raise UserError(
-            f"Model {reading.handle!r} returns NaN or infinity for every sample photo. "
-            "Check that it is trained, and that --input_range is the range that it was trained with."
-        )

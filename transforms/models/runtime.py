@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from labelbeam.transforms.interrupts import interrupts_deferred
-from labelbeam.transforms.models.spec import ModelSpec
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,18 +86,6 @@ def device_kind() -> str:
         return f"{platform.machine()} {platform.processor()}"
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
-
-
-def runtime_conditions(spec: ModelSpec) -> dict[str, str]:
-    """Return the conditions of every measurement of a model in this process."""
-    import tensorflow as tf
-
-    return {
-        "tensorflow": tf.__version__,
-        "device": device_kind(),
-        "model": spec.model_fingerprint,
-        "preprocessing": spec.preprocessing_fingerprint,
-    }
 
 
 def has_gpu() -> bool:
