@@ -18,7 +18,7 @@ def test_inspect__model_without_names__describes_it_and_fits(tiny):
     use = "a classifier, or an embedding of length 3 with --outputs embedding"
     assert fits and text.endswith(f"fits          yes, {use}, {assumed}")
     for line in (
-        "signature     serving_default: inputs float32 [any, 16, 16, 3] -> logits float32 [any, 3]",
+        "signature     serving_default: inputs float32 [N, 16, 16, 3] -> logits float32 [N, 3]",
         f"digest        {digest_model(tiny)}",
         "input         float32, 16 px, the central square, 33% of the shorter side (center_crop)",
         "classes       3, such as 'class 0' (there is no label map: give one with --labels)",

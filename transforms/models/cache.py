@@ -227,12 +227,10 @@ def _fetch_archive(handle: str, folder: Path) -> Path:
 def _unpack(archive: Path, handle: str, folder: Path) -> Path:
     """Unpack an archive and find the model in it."""
     with tarfile.open(archive) as tar:
+        # The filter, because names in a foreign archive may lead out of the folder.
         tar.extractall(folder / "unpacked", filter="data")
-    return _find_model(folder / "unpacked", handle)
-
-
-def _find_model(folder: Path, handle: str) -> Path:
-    models = [path for path in (folder, *folder.rglob("*")) if find_kind(path)]
+    unpacked = folder / "unpacked"
+    models = [path for path in (unpacked, *unpacked.rglob("*")) if find_kind(path)]
     if len(models) != 1:
         raise UserError(f"model={handle!r} holds {len(models)} models; it must hold one.")
     return models[0]

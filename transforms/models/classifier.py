@@ -146,10 +146,7 @@ class Classifier:
             # The count of failures starts below 0, by as much as this batch can add, because a model may fail
             # on every image of noise and still work on photos: the warm-up alone must never reach _HOPELESS.
             self._failed_alone = -len(batch)
-            results = self._attempt(batch)
-            for result in results:
-                self._check_length(result)
-            first = self._compare_with_first(first, results[0])
+            first = self._check(self._attempt(batch), first)
         self._failed_alone = 0
         self.sizes = tuple(size for size in sizes if size <= self.largest) or self.sizes[:1]
         # All counts are taken and the splits alone put back, because images of the warm-up are no images of
@@ -157,17 +154,18 @@ class Classifier:
         splits = self.meter.take()[OOM_SPLITS]
         self.meter.add(**{OOM_SPLITS: splits})
 
-    def _compare_with_first(self, first: TopK | None, result: TopK | ImageError) -> TopK | None:
-        """Compare the first image's outputs with those from an earlier batch; return the earlier ones."""
+    def _check(self, results: Sequence[TopK | ImageError], first: TopK | None) -> TopK | None:
+        """Check outputs, those of the first image against an earlier batch; return the earlier ones."""
+        # Here for models of open shape, because the graph's own shape shows no length.
+        for result in results:
+            if isinstance(result, TopK) and len(result.outputs) != self.spec.length:
+                raise RunError(wrong_length(self.spec, (None, len(result.outputs))))
+        result = results[0]
         if isinstance(result, ImageError):
             return first
         if first is not None and change_of(first.outputs, result.outputs) > MAX_CHANGE:
             raise RunError(depends_on_neighbours(self.spec.handle))
         return first or result
-
-    def _check_length(self, result: TopK | ImageError) -> None:
-        if isinstance(result, TopK) and len(result.outputs) != self.spec.length:
-            raise RunError(wrong_length(self.spec, (None, len(result.outputs))))
 
     def classify(self, images: Sequence[np.ndarray]) -> list[TopK | ImageError]:
         """Label a batch.

@@ -106,7 +106,9 @@ def read_size_px(where: str, shape: Shape) -> int | None:
     if shape is None:
         return None
     if len(shape) != 4 or shape[3] not in (3, None):
-        raise UserError(f"{where} takes {_text(shape)}; it must take images [N, S, S, 3]. {_remedy(shape)}.")
+        raise UserError(
+            f"{where} takes {shape_text(shape)}; it must take images [N, S, S, 3]. {_remedy(shape)}."
+        )
     sizes = {side for side in shape[1:3] if side}
     if len(sizes) == 2:
         raise UserError(
@@ -144,13 +146,13 @@ def read_classes(where: str, name: str, dtype: str, shape: Shape) -> int | None:
     if len(shape) != 2:
         end = "ends with keras.layers.GlobalAveragePooling2D" if len(shape) == 4 else "flattens it"
         raise UserError(
-            f"{where} returns {_text(shape)} as {name!r}; it must return [N, classes]. Wrap it in a model "
-            f"that {end}, and export that with model.export('FOLDER')."
+            f"{where} returns {shape_text(shape)} as {name!r}; it must return [N, classes]. Wrap it in a "
+            f"model that {end}, and export that with model.export('FOLDER')."
         )
     return shape[1]
 
 
-def _text(shape: list[int | None]) -> str:
+def shape_text(shape: list[int | None]) -> str:
     """Return a shape as messages show it, N for the batch."""
     first = [str(size) if size else "N" for size in shape[:1]]
     return f"[{', '.join(first + [str(size) if size else 'any' for size in shape[1:]])}]"

@@ -209,13 +209,8 @@ def keras_outputs(model: Any) -> dict[str, KerasTensor]:
 
 
 def _is_trained_by_class(path: Path, outputs: list[str], name: str) -> bool:
-    """Return whether an output was trained with a binary cross-entropy, which judges each class by itself.
-
-    Args:
-      path: A `.keras` file; it keeps the loss of a compiled model.
-      outputs: Names of all outputs of the model, in order.
-      name: Name of the output.
-    """
+    # The loss that the file of a compiled model keeps decides, because a linear layer serves both kinds of
+    # head. A binary cross-entropy judges each class by itself.
     loss = (_read_json(path, _CONFIG).get("compile_config") or {}).get("loss")
     if isinstance(loss, list):
         loss = dict(zip(outputs, loss, strict=False)).get(name)

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 _LABEL_COLUMNS = ("label", "name", "class_name", "display_name")
 _ID_COLUMNS = ("class_id", "index", "id")
@@ -38,14 +38,8 @@ _INDEXED_LINE = re.compile(r"([0-9]+)(?:\s*[:,;.)|=-]?\s+|[:,;|=)](?=[^\W\d]))(\
 _NO_LABEL = ("Cc", "Zl", "Zp", "Cs")
 
 Labels = tuple[str, ...]
-
-
-class _Entry(NamedTuple):
-    """A label with its class id and its place in the file, for messages."""
-
-    place: str
-    class_id: int
-    label: str
+# A place in the file, for messages, a class id, and its label.
+Entry = tuple[str, int, str]
 
 
 def parse_labels(suffix: str, data: bytes) -> Labels:
@@ -172,9 +166,7 @@ def _from_map(document: Mapping[str, Any]) -> Labels:
     entries = [
         (f"entry {_quote(key)}", *((key, v) if ids_first else (v, key))) for key, v in document.items()
     ]
-    return _by_class_id(
-        _Entry(place, _class_id(place, n), _label(place, label)) for place, n, label in entries
-    )
+    return _by_class_id((place, _class_id(place, n), _label(place, label)) for place, n, label in entries)
 
 
 def _record(place: str, entry: Any) -> Mapping[str, Any]:
@@ -223,7 +215,7 @@ def _from_table(rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Sequence
         if missing := next((c for c in (label, class_id) if c is not None and c not in row), None):
             raise ValueError(f"{place} has no {missing!r}: {_quote(row)}. Add it")
     return _by_class_id(
-        _Entry(place, n if class_id is None else _class_id(place, row[class_id]), _label(place, row[label]))
+        (place, n if class_id is None else _class_id(place, row[class_id]), _label(place, row[label]))
         for n, (place, row) in enumerate(rows)
     )
 
@@ -263,16 +255,17 @@ def _label(place: str, value: Any) -> str:
     return label
 
 
-def _by_class_id(entries: Iterable[_Entry]) -> Labels:
-    """Order labels by class id, from 0 without a gap, because a model's outputs are numbered so."""
-    by_id: dict[int, _Entry] = {}
-    for entry in entries:
-        if first := by_id.get(entry.class_id):
+def _by_class_id(entries: Iterable[Entry]) -> Labels:
+    # From 0 without a gap, because a model's outputs are numbered so.
+    by_id: dict[int, str] = {}
+    places: dict[int, str] = {}
+    for place, class_id, label in entries:
+        if class_id in by_id:
             raise ValueError(
-                f"class id {entry.class_id} occurs twice: {_quote(first.label)} ({first.place}) and "
-                f"{_quote(entry.label)} ({entry.place}). Keep one of them"
+                f"class id {class_id} occurs twice: {_quote(by_id[class_id])} ({places[class_id]}) and "
+                f"{_quote(label)} ({place}). Keep one of them"
             )
-        by_id[entry.class_id] = entry
+        by_id[class_id], places[class_id] = label, place
     missing = next((n for n in range(len(by_id)) if n not in by_id), None)
     if missing is not None:
         raise ValueError(
@@ -280,7 +273,7 @@ def _by_class_id(entries: Iterable[_Entry]) -> Labels:
             f"{max(by_id)}. Class ids must be the indices of the model's outputs, which begin at 0: number "
             "them so or, if the model has outputs without a class, add a label for each, such as 'unused'"
         )
-    return tuple(by_id[n].label for n in range(len(by_id)))
+    return tuple(by_id[n] for n in range(len(by_id)))
 
 
 def _quote(value: Any) -> str:

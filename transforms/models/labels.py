@@ -27,15 +27,7 @@ def read_labels(source: str) -> tuple[str, ...]:
     """Read a label map.
 
     Args:
-      source: `imagenet`, or the path of a UTF-8 file, local or `gs://`, of one of these formats:
-        Text: one label per line, by class id. Class ids before all labels (`0: tench`), counted
-        from 0, are removed, as are WordNet ids (`n01440764 tench`).
-        `.json`: a list of labels; an object from class id to label, or from label to class id; a list of
-        objects with an `id` (or `class_id`, `index`) and a `name` (or `label`, `class_name`,
-        `display_name`), alone or as COCO's `categories`; Keras' class index; a Hugging Face `config.json`
-        with `id2label`.
-        `.csv`, `.tsv`: columns of the same names, separated by `,`, `;` or tabs. Without a column of class
-        ids, rows are by class id.
+      source: `imagenet`, or the path of a UTF-8 file, local or `gs://`, in a format of docs/models.md.
 
     Returns:
       The labels by class id, which is the index of the model's output; a first label `background` is kept.

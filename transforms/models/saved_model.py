@@ -17,6 +17,7 @@ from labelbeam.transforms.models.contract import (
     list_tensors,
     read_classes,
     read_size_px,
+    shape_text,
 )
 from labelbeam.transforms.models.folders import cache_folder
 from labelbeam.transforms.models.refusals import LOADING_ERRORS, one_line
@@ -200,13 +201,11 @@ def describe(path: Path) -> Iterator[tuple[str, str]]:
     """Yield each signature with its inputs and outputs."""
     for name, signature in sorted(_read_signatures(path).items()):
         ends = (signature.inputs, signature.outputs)
-        inputs, outputs = (", ".join(f"{n} {_describe(t)}" for n, t in sorted(end.items())) for end in ends)
+        inputs, outputs = (
+            ", ".join(f"{n} {_dtype(t)} {shape_text(_shape(t) or [])}" for n, t in sorted(end.items()))
+            for end in ends
+        )
         yield "signature", f"{name}: {inputs} -> {outputs}"
-
-
-def _describe(tensor: TensorInfo) -> str:
-    shape = [str(d.size) if d.size >= 0 else "any" for d in tensor.tensor_shape.dim]
-    return f"{_dtype(tensor)} [{', '.join(shape)}]"
 
 
 def load(path: Path, handle: str, contract: Contract, size_px: int) -> Model:

@@ -224,21 +224,21 @@ def usual_scaling(reading: Reading) -> tuple[Scaling, Origin]:
     Raises:
       UserError: The options contradict each other or the model.
     """
-    options, contract = reading.options, reading.contract
-    configured = _configured_scaling(options, reading)
-    if "int" in contract.input_dtype:
-        if configured and dataclasses.replace(configured, order="rgb") != BYTES:
-            raise UserError(
-                f"--input_range {configured.name}: model {options.model!r} takes {contract.input_dtype}, so "
-                "the range must be 0,255, without means and deviations. Remove these options."
-            )
-        return configured or BYTES, "given" if configured else "read"
-    if configured:
-        return configured, "given"
-    return _default_scaling(reading)
+    dtype, configured = reading.contract.input_dtype, _configured_scaling(reading)
+    if configured is None:
+        return _default_scaling(reading)
+    # Integers hold no fractions and, in part, no negative numbers, so any other range would be cut off.
+    if "int" in dtype and dataclasses.replace(configured, order="rgb") != BYTES:
+        raise UserError(
+            f"--input_range {configured.name}: model {reading.options.model!r} takes {dtype}, so the range "
+            "must be 0,255, without means and deviations. Remove these options."
+        )
+    return configured, "given"
 
 
 def _default_scaling(reading: Reading) -> tuple[Scaling, Origin]:
+    if "int" in reading.contract.input_dtype:
+        return BYTES, "read"
     if reading.preset:
         return UNIT, "preset"
     if reading.contract.input_range:
@@ -246,7 +246,8 @@ def _default_scaling(reading: Reading) -> tuple[Scaling, Origin]:
     return UNIT, "assumed"
 
 
-def _configured_scaling(options: ModelOptions, reading: Reading) -> Scaling | None:
+def _configured_scaling(reading: Reading) -> Scaling | None:
+    options = reading.options
     channels = {
         "mean": options.channel_mean,
         "std": options.channel_std,
@@ -262,8 +263,8 @@ def _configured_scaling(options: ModelOptions, reading: Reading) -> Scaling | No
         return NAMED_SCALINGS[options.input_range]
     if options.input_range is None and not channels:
         return None
-    usual = BYTES if "int" in reading.contract.input_dtype else _default_scaling(reading)[0]
-    return Scaling(options.input_range or usual.input_range, **channels)  # type: ignore[arg-type]
+    input_range = options.input_range or _default_scaling(reading)[0].input_range
+    return Scaling(input_range, **channels)  # type: ignore[arg-type]
 
 
 def _decide_scaling(reading: Reading, evidence: Evidence | None) -> tuple[Scaling, Origin]:
