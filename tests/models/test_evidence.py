@@ -1,5 +1,6 @@
 """Evidence: what outputs for the sample photos show, without a model."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_make_run__probabilities__are_weighed_as_they_are():
 
 def test_json__evidence__comes_back_the_same():
     evidence = Evidence(1000, 3, {"0,1": make_run(LOGITS, [frozenset({n}) for n in range(3)])})
-    assert Evidence.from_json(json.loads(json.dumps(evidence.as_json()))) == evidence
+    assert Evidence.from_json(json.loads(json.dumps(dataclasses.asdict(evidence)))) == evidence
 
 
 def test_rival__two_scalings_that_are_near__are_told_apart_or_not():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from labelbeam.transforms.models.keras_graph import fit_range, read_head, read_input_range
+from labelbeam.transforms.models.keras_graph import fit_range, read_input_range, read_last_operation
 
 keras = tf.keras
 layers, applications = keras.layers, keras.applications
@@ -178,4 +178,4 @@ def operation(function):
 )
 def test_read_head__last_operation__is_named(make, expected):
     (output,) = make().outputs
-    assert read_head(output) == expected
+    assert read_last_operation(output) == expected

@@ -78,14 +78,10 @@ def list_tensors(inputs: Mapping[str, str]) -> str:
 
 
 def check_inputs(where: str, inputs: Mapping[str, str]) -> None:
-    """Check that images are the only input, and that the colours 0 to 255 fit into their type.
-
-    Args:
-      where: The model or signature, for the message.
-      inputs: Types by name.
+    """Check that images are the only one of the inputs, and that the colours 0 to 255 fit into their type.
 
     Raises:
-      UserError: They are not.
+      UserError: Images are not the only input, or 0 to 255 don't fit.
     """
     tensors = list_tensors(inputs)
     if len(inputs) != 1:

@@ -36,16 +36,7 @@ def refuse_contradiction(spec: ModelSpec, evidence: Evidence, run: Run) -> None:
 
 
 def doubts_about(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterator[str]:
-    """Compare a spec with the evidence.
-
-    Args:
-      spec: The resolved model.
-      evidence: All runs of the probe.
-      run: The run with the spec's scaling.
-
-    Yields:
-      A warning with a remedy for each contradiction.
-    """
+    """Yield a warning with a remedy for each contradiction; `run` is the one with the spec's scaling."""
     yield from _doubts_about_range(spec, evidence, run)
     if spec.head.kind != EMBEDDING:
         yield from _doubts_about_head(spec, run)

@@ -5,7 +5,6 @@ Nothing here runs a model. `labelbeam.transforms.models.probe` collects the evid
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -141,13 +140,9 @@ class Evidence:
             return Head("binary", values)
         return Head("multilabel" if run.in_unit_range and not run.sums_to_one else "single_label", values)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the evidence as plain data."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Evidence:
-        """Return evidence from the plain data of `as_json`."""
+        """Return evidence from the plain data of `dataclasses.asdict`."""
         runs = {
             name: Run(**{**run, "best": tuple(run["best"]), "likelihoods": tuple(run["likelihoods"])})
             for name, run in document["runs"].items()

@@ -42,13 +42,9 @@ class Head:
         return {"binary": 2, EMBEDDING: 0}.get(self.kind, length)
 
     def scores(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Turn outputs into scores in a TensorFlow graph.
+        """Turn outputs, `[N, length] float32`, into scores in [0, 1], `[N, classes] float32`.
 
-        Args:
-          outputs: `[N, length] float32`.
-
-        Returns:
-          `[N, classes] float32`, each in [0, 1]; the outputs themselves for an embedding.
+        The outputs of an embedding stay as they are.
         """
         import tensorflow as tf
 

@@ -19,7 +19,7 @@ from labelbeam.transforms.models.contract import (
     read_classes,
     read_size_px,
 )
-from labelbeam.transforms.models.keras_graph import read_head, read_input_range
+from labelbeam.transforms.models.keras_graph import read_input_range, read_last_operation
 from labelbeam.transforms.models.refusals import EXPORT, LOADING_ERRORS, is_hdf5, one_line
 
 if TYPE_CHECKING:
@@ -127,13 +127,13 @@ def read_contract(path: Path, signature: str | None = None, output: str | None =
     shape = list(model.inputs[0].shape)
     size_px = read_size_px(str(path), shape)
     classes = read_classes(str(path), output_name, str(result.dtype), list(result.shape))
-    head = read_head(result)
-    if head == "softmax" and classes == 1:
+    last = read_last_operation(result)
+    if last == "softmax" and classes == 1:
         raise UserError(
             f"{path} has a softmax over one class as {output_name!r}, which is 1 for every image. Train it "
             "with a sigmoid or a linear output instead."
         )
-    by_class = head == "linear" and _is_trained_by_class(path, list(outputs), output_name)
+    by_class = last == "linear" and _is_trained_by_class(path, list(outputs), output_name)
     return Contract(
         input_dtype=str(model.inputs[0].dtype),
         batch=shape[0],
@@ -141,8 +141,8 @@ def read_contract(path: Path, signature: str | None = None, output: str | None =
         output_name=output_name if len(outputs) > 1 else "",
         classes=classes,
         input_range=read_input_range(model),
-        outputs="logits" if head == "linear" else "probabilities" if head else "",
-        multilabel=head == "sigmoid" or by_class,
+        outputs="logits" if last == "linear" else "probabilities" if last else "",
+        multilabel=last == "sigmoid" or by_class,
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from keras import KerasTensor
 
-Head = Literal["softmax", "sigmoid", "linear", ""]
+# "linear" is a layer without activation; "" stands for all other operations.
+LastOperation = Literal["softmax", "sigmoid", "linear", ""]
 
 # Class names of Keras layers and operations that only prepare pixels. Layers named Random... count as well.
 # BatchNormalization is left out, because a network may start with one over pixels of any range.
@@ -45,10 +46,7 @@ _ANY_SIZE_PX = 256
 
 
 def read_input_range(model: Any) -> tuple[float, float] | None:
-    """Read which range of colours a model was built for from its first layers.
-
-    Args:
-      model: A Keras 3 model with one input.
+    """Read which range of colours a Keras 3 model of one input was built for from its first layers.
 
     Returns:
       The values that the colours 0 and 255 must become; None if the first layers don't prepare
@@ -77,10 +75,6 @@ def fit_range(scale: np.ndarray, offset: np.ndarray) -> tuple[float, float] | No
     A range fits if the preprocessing `scale * x + offset` maps it onto a range that networks are trained
     on: about 0 to 1, 0 to 255, -1 to 1, or colours less a mean colour, divided by a deviation or not.
 
-    Args:
-      scale: Factor of each channel.
-      offset: Offset of each channel.
-
     Returns:
       One of (0, 255), (0, 1) and (-1, 1); None if no range fits or several do.
     """
@@ -102,16 +96,8 @@ def _fits(ends: tuple[float, float], mean: tuple[float, float], scale: float, of
     return standard or bytes_less_mean or from_zero
 
 
-def read_head(output: KerasTensor) -> Head:
-    """Read which operation computes the values of an output.
-
-    Args:
-      output: One of a model's outputs, `[N, classes]`.
-
-    Returns:
-      `softmax` over the classes, `sigmoid`, `linear` (a layer without activation), or "" for
-      all others.
-    """
+def read_last_operation(output: KerasTensor) -> LastOperation:
+    """Read which operation computes the values of an output: a softmax over the classes, or another."""
     tensor, operation = _last_operation(output)
     name = type(operation).__name__
     activation = getattr(operation, "activation", None) if name in _WITH_ACTIVATION else operation

@@ -83,7 +83,7 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
     def collect() -> tuple[Measurement, bool]:
         evidence = run_in_time(reading.handle, timeout_sec, lambda: probe(reading, scaling))
         # Not cached if scalings are untried, because an idle machine may try more.
-        return evidence.as_json(), not evidence.untried
+        return dataclasses.asdict(evidence), not evidence.untried
 
     evidence = Evidence.from_json(cached_measurement("probes", conditions, collect))
     # Frees the probed model before a worker's copy is loaded in the same process, because TensorFlow keeps

@@ -47,10 +47,6 @@ LOADING_ERRORS = (
 def refuse_other_formats(handle: str, path: Path | None = None) -> None:
     """Refuse a model in a format that labelbeam doesn't load.
 
-    Args:
-      handle: Handle of the model.
-      path: Local file or folder of the model, if there is one.
-
     Raises:
       UserError: The name or the content shows such a format.
     """

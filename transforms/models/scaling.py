@@ -64,14 +64,7 @@ class Scaling:
         return factors, offsets, [0, 1, 2] if self.order == "rgb" else [2, 1, 0]
 
     def apply(self, pixels: tf.Tensor) -> tf.Tensor:
-        """Scale pixels in a TensorFlow graph.
-
-        Args:
-          pixels: `[N, H, W, 3] float32`, RGB, 0-255.
-
-        Returns:
-          `[N, H, W, 3] float32`, as the model expects them.
-        """
+        """Scale pixels, `[N, H, W, 3] float32`, RGB, 0-255, in a TensorFlow graph."""
         factors, offsets, _ = self.factors()
         if self.mean == _NO_MEAN and self.std == _NO_STD:
             # Scalars, because TensorFlow multiplies by them faster than by a vector for each pixel.
