@@ -1,9 +1,7 @@
 """Model cache: a model on this machine for a handle.
 
 A model from elsewhere is kept in a folder named by its digest. An index maps each handle to such a folder,
-because several handles may have the same content. A model is fetched under another name, checked, and then
-renamed, because the process may be killed meanwhile. A file lock per handle stops others from fetching
-the same model; the system frees the lock when its process ends.
+because several handles may have the same content.
 """
 
 from __future__ import annotations
@@ -102,6 +100,8 @@ def _cached_model(handle: str, version: str, fetch: Fetch) -> Path:
     index = _index_of(handle)
     index.parent.mkdir(parents=True, exist_ok=True)
     try:
+        # A lock, because all workers of a machine would otherwise download the same model at once. A lock on
+        # a file, because the system frees it when a process is killed.
         with FileLock(index.with_suffix(".lock"), timeout=_LONGEST_WAIT_SEC):
             entry = _look_up(index)
             if entry and (not version or entry["version"] == version) and _is_whole(entry):
@@ -131,11 +131,9 @@ def _look_up(index: Path) -> dict | None:
 
 
 def _is_whole(entry: dict) -> bool:
-    """Return whether a cached model has the digest in its name.
-
-    The whole content is digested, because users often delete a part of a cache, and a flipped bit changes
-    neither size nor time of a file.
-    """
+    """Return whether a cached model has the digest in its name."""
+    # The whole content is digested, because users often delete a part of a cache, and a flipped bit changes
+    # neither size nor time of a file.
     path = Path(entry["path"])
     try:
         return path.exists() and _kept_name(path) == path.name
@@ -150,7 +148,8 @@ def _kept_name(path: Path) -> str:
 def _fetch(handle: str, version: str, fetch: Fetch, index: Path) -> Path:
     models = cache_folder() / "models"
     models.mkdir(parents=True, exist_ok=True)
-    # In the same folder as the target, because a rename is only atomic within a file system.
+    # Fetched under another name, checked, and then renamed, because the process may be killed meanwhile. In
+    # the folder of the target, because a rename is only atomic within a file system.
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=models) as temporary:
         try:
             path = fetch(Path(temporary))

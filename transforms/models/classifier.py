@@ -104,6 +104,8 @@ class Classifier:
         Raises:
           RunError: The model changed since the run started, can't be loaded, or does not fit its label map.
         """
+        import tensorflow as tf
+
         self.spec = spec
         self.meter: Meter = twin.meter if twin else Meter()
         self._device = device
@@ -112,22 +114,16 @@ class Classifier:
         self._failed_alone = 0
         self._lock = threading.Lock()
         sizes = (spec.contract.batch,) if spec.contract.batch else batch_sizes(batch_size)
-        self.graph = self._load(top_k, optimisation, sizes[-1], twin)
+        if twin and twin.graph.frozen:
+            self.graph: Graph = twin.graph
+        else:
+            # On the device, because the variables of a model that can't be frozen stay where they are loaded.
+            with tf.device(device):
+                self.graph = build_graph(spec, top_k, optimisation, sizes[-1])
         # Frees the variables of a frozen graph, because TensorFlow keeps them in reference cycles: 3 of the
         # 7.7 GB that EfficientNet-B7 takes.
         gc.collect()
         self.warm_up(sizes)
-
-    def _load(
-        self, top_k: int, optimisation: Optimisation, batch_size: int, twin: Classifier | None
-    ) -> Graph:
-        import tensorflow as tf
-
-        if twin and twin.graph.frozen:
-            return twin.graph
-        # On the device, because the variables of a model that can't be frozen stay where they are loaded.
-        with tf.device(self._device):
-            return build_graph(self.spec, top_k, optimisation, batch_size)
 
     def warm_up(self, sizes: Sequence[int]) -> None:
         """Run a batch of each size, and keep the sizes for which memory suffices.
@@ -201,6 +197,7 @@ class Classifier:
             self._shrink(len(images))
         if no_memory and len(images) > 1:
             return self.classify(images)
+        # Halved, because one image may be at fault: few calls single it out and label all others.
         if len(images) > 1:
             middle = len(images) // 2
             return self._attempt(images[:middle]) + self._attempt(images[middle:])
@@ -247,11 +244,9 @@ class Classifier:
 
 
 def _warm_up_batches(sizes: Sequence[int], size_px: int) -> Iterator[list[np.ndarray]]:
-    """Yield a batch of each size. All begin with the same image, whose outputs must be equal in all batches.
-
-    Its neighbours are another image, because a model that normalises over the batch returns the same for a
-    batch of equal images. If there is a single size, a second batch of it has other neighbours.
-    """
+    """Yield a batch of each size. All begin with the same image, whose outputs must not change."""
+    # Its neighbours are another image, because a model that normalises over the batch returns the same for a
+    # batch of equal images. If there is a single size, a second batch of it has other neighbours.
     shape = (size_px, size_px, 3)
     first, neighbour = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
     for size in sizes:

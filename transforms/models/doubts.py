@@ -64,6 +64,7 @@ def _doubts_about_range(spec: ModelSpec, evidence: Evidence, run: Run) -> Iterat
         )
     best = evidence.best_scaling()
     better = best.name if best and best != spec.scaling else None
+    # One warning of two, because a wrong range also makes a model return one class for all photos.
     if better:
         yield (
             f"{run.right} of {evidence.photos} sample photos of known class are right with --input_range "
@@ -121,6 +122,7 @@ def _doubts_about_head(spec: ModelSpec, run: Run) -> Iterator[str]:
 
 def _doubts_about_labels(spec: ModelSpec, evidence: Evidence) -> Iterator[str]:
     most_right = max(run.right for run in evidence.runs.values())
+    # The last 1000 labels, because a map of 1001 begins with the background.
     has_imagenet_labels = spec.labels[-1000:] == imagenet_labels()
     if evidence.has_imagenet_classes and spec.labels[0] == "class 0":
         yield (

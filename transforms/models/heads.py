@@ -52,6 +52,7 @@ class Head:
             return outputs
         squash = tf.nn.softmax if self.kind == "single_label" else tf.math.sigmoid
         scores = squash(outputs) if self.values == "logits" else outputs
+        # A binary head gets a column for each class, because top-k and label maps need one.
         return tf.concat([1 - scores, scores], axis=1) if self.kind == "binary" else scores
 
 

@@ -95,15 +95,16 @@ def _member_parts(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
 
 
 def _without_object_ids(value: Any) -> Any:
-    """Remove `shared_object_id`, because Keras writes memory addresses, which differ in each process."""
+    # `shared_object_id` is left out, because it holds memory addresses, which differ in each process.
     if isinstance(value, dict):
         return {key: _without_object_ids(v) for key, v in value.items() if key != "shared_object_id"}
     return [_without_object_ids(v) for v in value] if isinstance(value, list) else value
 
 
 def _weights(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the arrays of an HDF5 file by name, because its bytes depend on the order of writing."""
     import h5py
+
+    # Arrays by name instead of the file, because the file's bytes depend on the order of writing.
 
     with h5py.File(file, "r") as weights:
         names: list[str] = []
@@ -155,6 +156,7 @@ def load(path: Path, handle: str, contract: Contract, size_px: int) -> Model:
     output = outputs[contract.output_name] if contract.output_name else next(iter(outputs.values()))
     # A new model of one tensor to one tensor, because the model in the file may nest them in dictionaries.
     classifier = tf.keras.Model(model.inputs[0], output)
+    # Never in training, because dropout and batch normalisation then depend on chance and on the batch.
     return functools.partial(classifier, training=False)
 
 
@@ -175,6 +177,7 @@ def load_keras(path: Path) -> Any:
     # channels_first.
     tf.keras.config.set_image_data_format("channels_last")
     try:
+        # Uncompiled, because the code of a custom loss or metric is not here, and labels don't need it.
         model = tf.keras.models.load_model(path, compile=False)
     except LOADING_ERRORS as e:
         raise UserError(f"model={str(path)!r} can't be loaded: {_explain(path, e)}.") from e

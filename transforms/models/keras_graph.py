@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -133,7 +134,7 @@ def _prepare(model: Any, images: Any) -> np.ndarray | None:
     """Run the operations of a model that only prepare pixels, also those in a nested model."""
     import tensorflow as tf
 
-    consumers = _consumers(model.outputs)
+    consumers = _consumers(model)
     ends = _ends_of_preparation(model, consumers)
     if len(ends) != 1:
         return None
@@ -166,25 +167,20 @@ def _ends_of_preparation(model: Any, consumers: Mapping[int, list[Any]]) -> list
 
 def _is_preparing(operation: Any) -> bool:
     if outputs := _graph_outputs(operation):
-        ends = _ends_of_preparation(operation, _consumers(outputs))
+        ends = _ends_of_preparation(operation, _consumers(operation))
         return len(ends) == len(outputs) == 1 and ends[0] is outputs[0]
     name = type(operation).__name__
     return name in _PREPARING or name.startswith("Random")
 
 
-def _consumers(outputs: Iterable[KerasTensor]) -> defaultdict[int, list[Any]]:
-    """Return the nodes of a graph by the id of each tensor they take."""
+def _consumers(model: Any) -> defaultdict[int, list[Any]]:
+    """Return the nodes of a model's graph by the id of each tensor they take."""
+    graph = getattr(model, "_functional", model)  # a Sequential model wraps a Functional one
     consumers: defaultdict[int, list[Any]] = defaultdict(list)
-    nodes: dict[int, Any] = {}
-    waiting = list(outputs)
-    while waiting:
-        node = _node(waiting.pop())
-        if id(node) in nodes:
-            continue
-        nodes[id(node)] = node
-        for tensor in {id(t): t for t in node.input_tensors}.values():
-            consumers[id(tensor)].append(node)
-            waiting.append(tensor)
+    for node in itertools.chain(*graph._nodes_by_depth.values()):
+        # By id, because symbolic tensors can't be compared: `==` is an operation of the graph.
+        for tensor_id in {id(tensor) for tensor in node.input_tensors}:
+            consumers[tensor_id].append(node)
     return consumers
 
 

@@ -65,7 +65,6 @@ def parse_labels(suffix: str, data: bytes) -> Labels:
 
 
 def _decode(data: bytes) -> str:
-    """Return the text with Unix line ends, because `str.splitlines` would also split inside labels."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
@@ -73,6 +72,7 @@ def _decode(data: bytes) -> str:
         raise ValueError(
             f"line {line} is no UTF-8: it has the byte 0x{data[e.start]:02x}. Save it as UTF-8"
         ) from e
+    # Unix line ends for `str.split`, because `str.splitlines` would also split at separators inside labels.
     text = re.sub("\r\n?", "\n", text)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -93,7 +93,7 @@ def _parse_text(text: str) -> Labels:
 
 
 def _refuse_other_formats(lines: Sequence[str]) -> None:
-    """Refuse another format under a wrong name, because all its lines would be taken as labels."""
+    # Other formats under a wrong name are refused, because all their lines would be taken as labels.
     if lines[0][:1] + lines[-1][-1:] in ("[]", "{}"):
         raise ValueError("it looks like JSON. Give a whole JSON file, with the suffix .json")
     if re.fullmatch(r"item\s*\{.*", lines[0]):
@@ -153,7 +153,7 @@ def _parse_json(text: str) -> Labels:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that has a key twice, because `json` keeps the last value without an error."""
+    # An object that has a key twice is refused, because `json` keeps the last value without an error.
     key, times = next(iter(Counter(key for key, _ in pairs).most_common(1)), ("", 0))
     if times > 1:
         raise ValueError(f"the key {_quote(key)} occurs {times} times in one object. Keep one of them")
@@ -179,6 +179,7 @@ def _parse_csv(text: str) -> Labels:
     lines = text.rstrip().split("\n")
     delimiter = next((d for d in _DELIMITERS if set(_LABEL_COLUMNS) & set(_header(lines[0], d))), ",")
     columns = _header(lines[0], delimiter)
+    # Strict, because `csv` otherwise reads all lines after an open quote as one label.
     reader = csv.reader(
         [f"{line}\n" for line in lines], delimiter=delimiter, strict=True, skipinitialspace=True
     )
@@ -228,7 +229,7 @@ def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _class_id(place: str, value: Any) -> int:
-    """Read a class id strictly, because "1.0", "01" and `true` are signs of a file that a tool damaged."""
+    # Read strictly, because "1.0", "01" and `true` are signs of a file that a tool damaged.
     if isinstance(value, str) and _CLASS_ID.fullmatch(value):
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:

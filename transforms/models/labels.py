@@ -58,10 +58,9 @@ def _read(source: str) -> bytes:
 
 
 def first_class(labels: tuple[str, ...]) -> int:
-    """Return the first class that an image may get: not the background of ImageNet's 1001 classes.
-
-    Scores stay the model's own, the background's share included.
-    """
+    """Return the first class that an image may get: not the background of ImageNet's 1001 classes."""
+    # By number and name, because "background" may be a real class of another model. Scores stay the model's
+    # own, the background's share included.
     return int(len(labels) == IMAGENET_WITH_BACKGROUND and labels[0].lower() == BACKGROUND)
 
 

@@ -24,6 +24,8 @@ def load_model(spec: ModelSpec | Reading) -> Model:
       RunError: The model changed since the run started, or can't be loaded.
     """
     path = resolve_model(spec.handle)
+    # Checked on each worker, because a model in a bucket may be replaced while workers start, and a run must
+    # not label with two models.
     if (digest := digest_model(path)) != spec.digest:
         raise RunError(
             f"Model {spec.handle!r} changed since the run started: its digest is {digest[:16]}, it was "

@@ -37,6 +37,7 @@ def cached_measurement(
 
 
 def _read(file: Path) -> Measurement | None:
+    # The digest is compared, because a damaged number would silently change labels or speed.
     try:
         document = json.loads(file.read_text("utf-8"))
         return document["result"] if document["sha256"] == _digest(document["result"]) else None

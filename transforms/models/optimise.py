@@ -151,7 +151,7 @@ def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_s
     try:
         agreement = Agreement(**cached_measurement("agreements", conditions, measure))
         wrong = _disagreement(agreement, optimisation, spec)
-    except OpError as e:
+    except OpError as e:  # at the first call only, because XLA compiles then and lacks some operations
         wrong = f"{optimisation} fail with model {spec.handle!r}: {e.message}"[:500] + "."
     if wrong and optimisation.otherwise == "refuse":
         raise RunError(f"{wrong} {_REMEDY}")
@@ -238,8 +238,9 @@ def wrong_length(spec: ModelSpec, shape: tuple[int | None, ...]) -> str:
 
 
 def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
-    """Return scaling, model, head and top-k as one graph, because TensorFlow fuses within a graph only."""
     import tensorflow as tf
+
+    # Scaling, model, head and top-k in one graph, because TensorFlow fuses within a graph only.
 
     size_px = spec.resize.size_px
     shape = [spec.contract.batch, size_px, size_px, 3]

@@ -102,7 +102,8 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     Raises:
       UserError: The model fails, or its outputs for a photo depend on the other photos of a batch.
     """
-    call, batch = _load(reading), _batch_size(reading)
+    call = _load(reading)
+    batch = reading.contract.batch or max(1, _BATCH_PIXELS // reading.resize.size_px**2)
     pixels = photo_pixels(reading.resize)
     _check_batches(call, pixels, scaling, reading)
     # Started after the load and the trace, because their time is no measure of the model's speed.
@@ -171,10 +172,6 @@ def _load(reading: Reading) -> Call:
             raise UserError(f"Model {reading.handle!r} fails on the sample photos: {message[:300]}") from e
 
     return call
-
-
-def _batch_size(reading: Reading) -> int:
-    return reading.contract.batch or max(1, _BATCH_PIXELS // reading.resize.size_px**2)
 
 
 def _outputs(

@@ -50,7 +50,8 @@ class Recent(Generic[T]):
         return _adapted(earlier, adapt)
 
     def _forget_error(self, key: str, done: Future[T]) -> None:
-        """Remove a failed result, because a later attempt may succeed."""
+        # A failed result is removed, because a later attempt may succeed. The identity is compared, because
+        # the key may belong to a successor already.
         with self._lock:
             if done.exception() and self._futures.get(key) is done:
                 del self._futures[key]

@@ -78,6 +78,8 @@ def device_kind() -> str:
     """Return the product name of the first GPU, or of the processor."""
     import tensorflow as tf
 
+    # Exact names, because measurements are shared by devices of one name, and clouds mix processors.
+
     if gpus := tf.config.list_physical_devices("GPU"):
         return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
     try:

@@ -43,7 +43,8 @@ def matches(path: Path) -> bool:
 
 
 def list_files(path: Path) -> dict[str, Path]:
-    """Return all files by name, the graph last."""
+    """Return all files by name."""
+    # The graph comes last, because a copy that was cut off then has no graph and is no model.
     files = sorted(file for file in path.rglob("*") if file.is_file())
     files.sort(key=lambda file: file == path / GRAPH)
     return {file.relative_to(path).as_posix(): file for file in files}

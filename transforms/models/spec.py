@@ -129,6 +129,7 @@ class ModelSpec:
     @property
     def model_fingerprint(self) -> str:
         """A value that changes with the graph, the variables, the labels and the head; 16 hex digits."""
+        # Labels and head are part of it, because rows of one table must not mix their meanings.
         facts: dict[str, Any] = {
             "digest": self.digest,
             "head": (self.contract.signature, self.contract.output_name),
