@@ -1,6 +1,6 @@
 r"""Models, from a handle to labels. No module here imports Beam.
 
-Before a run, the launching process settles all facts of a model once, in a `ModelSpec`:
+Before a run, the launching process settles all properties of a model once, in a `ModelSpec`:
 
     handle --cache--> path --kinds--> contract, digest --spec--> ModelSpec
     (presets)                                             ^
@@ -8,8 +8,8 @@ Before a run, the launching process settles all facts of a model once, in a `Mod
 
   cache     finds or downloads a model            probe     runs the model on the sample photos
   kinds     saved_model, keras_file: one each     evidence  draws conclusions from the outputs
-  contract  inputs and outputs in the file        doubts    warns if facts contradict each other
-  spec      option, preset, contract, evidence: the first that has a fact decides
+  contract  inputs and outputs in the file        doubts    warns if properties contradict each other
+  spec      option, preset, contract, evidence: the first that shows a property decides
 
 In a run, each worker process checks the digest, loads the model (devices, loading), and runs batches:
 

@@ -27,7 +27,7 @@ _MAX_NAMES = 10
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Inputs and outputs of a model; None or "" for a fact that the model doesn't show.
+    """Inputs and outputs of a model; None or "" for a property that the model doesn't show.
 
     Attributes:
       signature: Name of the SavedModel's signature; "" if the model itself is called.
@@ -116,7 +116,7 @@ def read_size_px(where: str, shape: Shape) -> int | None:
 
 
 def _remedy(shape: list[int | None]) -> str:
-    """Return what makes a model of images of another kind take RGB images."""
+    """Return the remedy for a model of other images than RGB, channels last."""
     if shape[1:2] == [3] and len(shape) == 4:
         step = "and starts with keras.layers.Permute((3, 1, 2)), because its channels come first"
     elif shape[3:] == [1]:

@@ -112,24 +112,23 @@ def _without_prefixes(lines: Sequence[str]) -> Sequence[str]:
 
 
 def _without_indices(lines: Sequence[str]) -> list[str]:
-    labels = [_without_index(n, line) for n, line in enumerate(lines)]
+    labels = []
+    for n, line in enumerate(lines):
+        match = _INDEXED_LINE.fullmatch(line)
+        if match is None or match[1] != str(n):
+            raise ValueError(
+                f"every line begins with a number, and line {n + 1}, {_quote(line)}, not with {n}. If the "
+                "numbers are class ids, save the file as CSV with the columns class_id and label, the ids "
+                "from 0; if they are part of the labels, save it as a JSON list"
+            )
+        labels.append(match[2])
+    # Many equal labels show that the number is the label's own, as in "1 year", "2 years".
     if len(lines) > 1 and 2 * len(set(labels)) <= len(labels):
         raise ValueError(
             f"every line begins with a number, and without it most labels are equal, such as {labels[0]!r}. "
             "If the numbers are part of the labels, save the file as a JSON list"
         )
     return labels
-
-
-def _without_index(index: int, line: str) -> str:
-    match = _INDEXED_LINE.fullmatch(line)
-    if match and match[1] == str(index):
-        return match[2]
-    raise ValueError(
-        f"every line begins with a number, and line {index + 1}, {_quote(line)}, not with {index}. If the "
-        "numbers are class ids, save the file as CSV with the columns class_id and label, the ids from 0; if "
-        "they are part of the labels, save it as a JSON list"
-    )
 
 
 def _parse_json(text: str) -> Labels:

@@ -50,14 +50,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a legacy PyTorch file.
-
-    Args:
-      path: A state dictionary, as `torch.save` wrote it before version 1.6, with a checked digest.
-
-    Returns:
-      Tensors by name, `float32` or `int64`.
-    """
+    """Read the tensors, by name, of a state dictionary that `torch.save` wrote before version 1.6."""
+    # Nothing is checked here, because the caller has compared the digest of the file.
     with path.open("rb") as f:
         _magic, _protocol, _machine, tensors, keys = (_Unpickler(f).load() for _ in range(5))
         dtypes = {key: dtype for dtype, key in (tensor.storage for tensor in tensors.values())}

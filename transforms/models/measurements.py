@@ -27,12 +27,12 @@ def cached_measurement(
       conditions: Everything that the result depends on, as plain data.
       measure: Returns the result, and whether the next process would get the same; only then it is cached.
     """
-    file = cache_folder() / name / f"{_digest(conditions)[:32]}.json"
+    file = cache_folder() / name / f"{digest_of(conditions)[:32]}.json"
     result = _read(file)
     if result is None:
         result, lasts = measure()
         if lasts:
-            _write(file, {"conditions": conditions, "result": result, "sha256": _digest(result)})
+            _write(file, {"conditions": conditions, "result": result, "sha256": digest_of(result)})
     return result
 
 
@@ -40,12 +40,14 @@ def _read(file: Path) -> Measurement | None:
     # The digest is compared, because a damaged number would silently change labels or speed.
     try:
         document = json.loads(file.read_text("utf-8"))
-        return document["result"] if document["sha256"] == _digest(document["result"]) else None
+        return document["result"] if document["sha256"] == digest_of(document["result"]) else None
     except (OSError, ValueError, KeyError, TypeError):  # no file yet, or a damaged one
         return None
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of plain data, hexadecimal."""
+    # With sorted keys, because equal dictionaries may differ in their order.
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

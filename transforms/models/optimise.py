@@ -54,11 +54,6 @@ class Optimisation:
         """Return the options as messages name them."""
         return f"precision={self.precision} and xla={self.xla}"
 
-    @property
-    def is_none(self) -> bool:
-        """Whether the model runs plain."""
-        return self.precision == "float32" and self.xla == "off"
-
     def contradiction(self) -> str | None:
         """Explain why no device can run a model so; return None if one can."""
         if self.precision != "float32" and self.xla != "off":
@@ -118,13 +113,7 @@ def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_s
     """Load a model and optimise it.
 
     The precision applies to everything that TensorFlow runs in this process from now on. The comparison with
-    the plain model is made once for a kind of device and then cached.
-
-    Args:
-      spec: Model to load.
-      top_k: Number of classes per image.
-      optimisation: Precision and XLA.
-      batch_size: Number of photos that are compared at once.
+    the plain model, in batches of `batch_size`, is made once for a kind of device and then cached.
 
     Raises:
       RunError: The model can't be loaded, its outputs don't fit the label map, or the optimised model would
@@ -133,11 +122,11 @@ def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_s
     # Reset first, because the setting belongs to the process and may be left over from another model.
     _set_precision("float32")
     plain = _plain(spec, top_k)
-    if optimisation.is_none:
+    uses_xla = optimisation.xla != "off"
+    if optimisation.precision == "float32" and not uses_xla:
         return plain
     from tensorflow.errors import OpError
 
-    uses_xla = optimisation.xla != "off"
     function = with_signature(plain.function, jit_compile=True) if uses_xla else plain.function
 
     def measure() -> tuple[Measurement, bool]:
@@ -241,7 +230,6 @@ def _top_k_function(model: Model, spec: ModelSpec, top_k: int) -> Any:
     import tensorflow as tf
 
     # Scaling, model, head and top-k in one graph, because TensorFlow fuses within a graph only.
-
     size_px = spec.resize.size_px
     shape = [spec.contract.batch, size_px, size_px, 3]
     first = first_class(spec.labels)

@@ -1,7 +1,7 @@
 """Probe: trial of a model on the sample photos, because its file may not show its input range and head.
 
-Facts in the file are read by `kinds`. The rest follows from outputs for real photos, some of known class. The
-evidence is cached.
+Properties that the file shows are read by `kinds`. The rest follows from outputs for real photos, some of
+known class. The evidence is cached.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Call = Callable[[np.ndarray, Scaling], np.ndarray]
 def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
     """Find or fetch a model, and settle the meaning of its inputs and outputs.
 
-    A preset without other options is not run, because its facts are published. Other models are read and
+    A preset without other options is not run, because its properties are published. Other models are read and
     probed, once for each digest.
 
     Args:
@@ -93,11 +93,7 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
 
 
 def probe(reading: Reading, scaling: Scaling) -> Evidence:
-    """Run a model on the sample photos.
-
-    Args:
-      reading: The model.
-      scaling: Configured scaling. The named scalings are tried, too, if they can show something.
+    """Run a model on the sample photos, in a scaling, and in all named ones if these can show something.
 
     Raises:
       UserError: The model fails, or its outputs for a photo depend on the other photos of a batch.
@@ -192,11 +188,7 @@ def _call_padded(call: Call, pixels: np.ndarray, scaling: Scaling, batch: int) -
 
 
 def _check_batches(call: Call, pixels: np.ndarray, scaling: Scaling, reading: Reading) -> None:
-    """Check that a model returns one row per image, and the same row in every batch.
-
-    Raises:
-      UserError: The model does not.
-    """
+    """Check that a model returns one row per image, and the same row in every batch."""
     # Two images, because a large model takes a gigabyte for each image at 600 px.
     size = reading.contract.batch or 2
     mixed = pixels[np.arange(size) % len(pixels)]  # repeated, because a fixed batch may exceed the photos

@@ -1,10 +1,8 @@
-"""Specs: all facts of a model that are settled before a worker loads the model."""
+"""Specs: all properties of a model that are settled before a worker loads the model."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ from labelbeam.transforms.models.evidence import Evidence, Run
 from labelbeam.transforms.models.heads import MULTILABEL, Head, HeadKind, OutputsOption
 from labelbeam.transforms.models.kinds import digest_model, kind_of
 from labelbeam.transforms.models.labels import IMAGENET, fit_labels, read_labels
+from labelbeam.transforms.models.measurements import digest_of
 from labelbeam.transforms.models.presets import EMBEDDING, Outputs, Preset, find_preset
 from labelbeam.transforms.models.scaling import (
     BYTES,
@@ -28,14 +27,14 @@ from labelbeam.transforms.models.scaling import (
     Triple,
 )
 
-# Origin of a fact about a model: an option, the preset's table, the model's own layers, its outputs for the
+# Origin of a property of a model: an option, the preset's table, the model's own layers, its outputs for the
 # sample photos, or none of them.
 Origin = Literal["given", "preset", "read", "probed", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Options of a model; None leaves a fact to the preset, the model or the probe.
+    """Options of a model; None leaves a property to the preset, the model or the probe.
 
     Attributes:
       model: Preset, handle or folder.
@@ -89,7 +88,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A resolved model, with all facts that a worker needs to load and use the model.
+    """A resolved model, with all properties that a worker needs to load and use the model.
 
     Attributes:
       handle: Address that each worker loads the model from.
@@ -130,7 +129,7 @@ class ModelSpec:
     def model_fingerprint(self) -> str:
         """A value that changes with the graph, the variables, the labels and the head; 16 hex digits."""
         # Labels and head are part of it, because rows of one table must not mix their meanings.
-        facts: dict[str, Any] = {
+        content: dict[str, Any] = {
             "digest": self.digest,
             "head": (self.contract.signature, self.contract.output_name),
             "labels": self.labels,
@@ -138,13 +137,13 @@ class ModelSpec:
         }
         # Added, because a multi-label head may have the labels and outputs of a single-label head.
         if self.head.kind == MULTILABEL:
-            facts["kind"] = self.head.kind
-        return _fingerprint(facts)
+            content["kind"] = self.head.kind
+        return digest_of(content)[:16]
 
     @property
     def preprocessing_fingerprint(self) -> str:
         """A value that changes with anything that changes the model's input; 16 hex digits."""
-        return _fingerprint({"resize": self.resize.describe(), **self.scaling.describe()})
+        return digest_of({"resize": self.resize.describe(), **self.scaling.describe()})[:16]
 
 
 def resolve_spec(options: ModelOptions) -> ModelSpec:
@@ -180,7 +179,8 @@ def read_model(options: ModelOptions) -> Reading:
 def decide_spec(reading: Reading, evidence: Evidence | None = None) -> ModelSpec:
     """Decide the meaning of a model's inputs and outputs.
 
-    The first source with a fact decides: option, preset, the model's own layers, evidence, the usual case.
+    The first source that shows a property decides: option, preset, the model's layers, evidence, the
+    usual case.
 
     Args:
       reading: The model.
@@ -334,7 +334,3 @@ def _labels(reading: Reading, head: Head, length: int | None) -> tuple[str, ...]
             f"not {len(labels)}. Give two labels, that of the negative class first."
         )
     return labels if length is None else fit_labels(labels, head.classes(length), model)
-
-
-def _fingerprint(facts: dict) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The batch size at which a device labels most images per second, found by trial."""
+"""The batch size at which a device labels most images per second, by trial."""
 
 from __future__ import annotations
 
@@ -21,14 +21,9 @@ _TRIAL_SEC, _TRIAL_BATCHES = 0.5, 2
 
 
 def best_batch_size(sizes: Iterable[int], rate_of: Callable[[int], float | None]) -> tuple[int, bool]:
-    """Return the size with the highest rate.
+    """Return the fastest of ascending sizes, and whether memory sufficed for all that were tried.
 
-    Args:
-      sizes: Sizes, ascending.
-      rate_of: Returns images per second at a size; None if memory is short.
-
-    Returns:
-      The size, and whether memory sufficed for all sizes that were tried.
+    `rate_of` returns images per second at a size; None if memory is short.
     """
     best, best_rate, worse = 1, 0.0, 0
     for size in sizes:
