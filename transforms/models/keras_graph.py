@@ -178,7 +178,7 @@ def _consumers(model: Any) -> defaultdict[int, list[Any]]:
     graph = getattr(model, "_functional", model)  # a Sequential model wraps a Functional one
     consumers: defaultdict[int, list[Any]] = defaultdict(list)
     for node in itertools.chain(*graph._nodes_by_depth.values()):
-        # By id, because symbolic tensors can't be compared: `==` is an operation of the graph.
+        # A set, because a node may take a tensor twice, as in `x * x`.
         for tensor_id in {id(tensor) for tensor in node.input_tensors}:
             consumers[tensor_id].append(node)
     return consumers
