@@ -37,8 +37,6 @@ LITE0_DIGEST = hashlib.sha256(f"{WEIGHTS_SHA256} {_CONVERTER}".encode()).hexdige
 # TensorFlow's TPU models, efficientnet_lite_builder.py: (255 x - 127) / 128
 _MEAN, _STDDEV = 127.0, 128.0
 _BATCH_NORM_EPSILON = 1e-3
-
-
 # Stride of the first block, and number of blocks, by stage: Tan and Le, "EfficientNet", 2019, table 1.
 # Channels and kernel sizes are those of the weights.
 _STAGES = ((1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1))
