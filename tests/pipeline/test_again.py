@@ -437,7 +437,9 @@ def test_run__published_file_is_damaged__says_which_and_what_to_do(published, tm
         run_pipeline(**options)
     path.write_bytes(whole)
     flip(path, 4 * len(whole))
-    with pytest.raises(RunError, match=rf"^{path} is damaged: SHA-256 .*labelbeam verify.*command again to continue"):
+    with pytest.raises(
+        RunError, match=rf"^{path} is damaged: SHA-256 .*labelbeam verify.*command again to continue"
+    ):
         run_pipeline(**options)
     path.write_bytes(whole)
     assert run_pipeline(**options)["counts"]["labelled"] == 0
