@@ -36,7 +36,8 @@ class Reason(enum.StrEnum):
     MODEL_OOM = "model_oom"  # memory does not suffice for one image
 
 
-# Reasons that lie in a line of the input. Nothing was fetched.
+# Reasons that lie in a line of the input. Rows of these reasons are selected again in every run, because the
+# user may have corrected the line. Nothing was fetched for them.
 FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW, Reason.AMBIGUOUS_ID))
 
 
@@ -49,17 +50,11 @@ class ImageError(LabelbeamError):
 
     Attributes:
       reason: Reason, one of the closed set.
-      attempts: Number of times the step was tried.
     """
 
-    def __init__(self, reason: Reason, message: str, attempts: int = 1) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.attempts = attempts
-
-    # Pickled with all arguments, because `Exception` would be made again from the message alone.
-    def __reduce__(self) -> tuple[type, tuple[Reason, str, int]]:
-        return type(self), (self.reason, str(self), self.attempts)
 
 
 class UserError(LabelbeamError):
@@ -72,7 +67,8 @@ class RunError(LabelbeamError):
 
 def describe_error(error: Exception) -> str:
     """Return the message of an error without number, type and final stop."""
-    if details := getattr(error, "exception_details", None):  # a BeamIOError has one error per path
+    # The first of a BeamIOError's errors, because it has one per path, and its own text is a dictionary.
+    if details := getattr(error, "exception_details", None):
         error = next(iter(details.values()))
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror

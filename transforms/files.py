@@ -25,8 +25,6 @@ from google.auth.exceptions import GoogleAuthError
 
 from labelbeam.transforms.errors import LabelbeamError, RunError, describe_error
 
-_CHUNK_BYTES = 1 << 20
-
 # Errors that filesystems and their clients raise for a path that can't be read or written; ValueError is for
 # an invalid name. HTTP errors of `requests` are OSErrors.
 _FILE_ERRORS = (BeamIOError, OSError, ValueError, GoogleAPIError, GoogleAuthError)
@@ -102,28 +100,19 @@ def escape_glob(path: str) -> str:
 
 def write_file(path: str, data: Any) -> None:
     """Write a whole file in place of the one of its name."""
-    # A bucket shows an object when its upload is complete.
-    if not is_local(path):
-        with _create_object(path) as f:
-            f.write(data)
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    # Flushed under another name and renamed, because a power cut or a process that is killed must not leave
-    # half a file under this name.
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    with open(temporary, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
-
-
-def _create_object(path: str) -> Any:
-    return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    # Under another name first, because a power cut or a process that is killed must not leave half a file
+    # under this name. A bucket shows an object only when its upload is complete.
+    written = f"{path}.{secrets.token_hex(4)}.tmp" if is_local(path) else path
+    sink = FileSink(written)
+    sink.write(data)
+    sink.close()
+    if written != path:
+        os.replace(written, path)
 
 
 def open_file(path: str) -> Any:
-    """Open a file for reading, without decompressing it."""
+    """Open a file for reading."""
+    # Uncompressed, because Beam would decompress by the name, and drop what follows damage without an error.
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
@@ -141,13 +130,10 @@ class Digest(NamedTuple):
 
 
 def digest_file(path: str) -> Digest:
-    """Read a whole file, some bytes at a time, and return its digest."""
-    digest, size_bytes = hashlib.sha256(), 0
+    """Return the digest of a whole file, which is read some bytes at a time."""
     with open_file(path) as f:
-        while chunk := f.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-    return Digest(size_bytes, digest.hexdigest())
+        digest = hashlib.file_digest(f, "sha256")
+        return Digest(f.tell(), digest.hexdigest())
 
 
 # Remedy for a damaged file of a table.
@@ -193,8 +179,8 @@ def _walk(folder: str) -> Iterator[FileMetadata]:
 
 
 def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
-    """Move files within a filesystem; those that an earlier try has moved are left alone."""
-    # An earlier try may have moved some, because the step that moves files is tried again when it fails.
+    """Move files within a filesystem."""
+    # Not those that are moved already, because the step that moves files is tried again when it fails.
     pairs = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
@@ -253,7 +239,7 @@ class FileSink:
             make_folder(os.path.dirname(path))
             self._file: Any = open(path, "wb")  # noqa: SIM115  (closed in `close`)
         else:
-            self._file = _create_object(path)
+            self._file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
     @property
     def closed(self) -> bool:
@@ -279,5 +265,6 @@ class FileSink:
         """Complete the file."""
         if is_local(self.path) and not self._file.closed:
             self._file.flush()
+            # Synced, because a manifest that lists the file must not outlive it in a power cut.
             os.fsync(self._file.fileno())
         self._file.close()

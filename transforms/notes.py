@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +15,7 @@ LEFT_OUT: Final = "left_out"
 UNPARSED: Final = "unparsed"
 
 OTHER: Final = "(other)"
-# Names of a kind in the manifest.
+# Names of a kind in the manifest; the most frequent ones, because the manifest is read by people.
 _MOST_NAMES = 50
 # Names of a kind in memory. Counts are exact up to this number of different names.
 _MOST_NAMES_HELD = 1000
@@ -84,22 +84,12 @@ class SumNotes(beam.PTransform):
     """The step that merges the notes of all bundles. Input: `Notes`. Output: one `Notes.to_json()`."""
 
     def expand(self, notes: beam.PCollection[Notes]) -> beam.PCollection[dict]:
-        return notes | beam.CombineGlobally(_MergeFn())
+        return notes | "Merge" >> beam.CombineGlobally(_merge) | "ToJson" >> beam.Map(Notes.to_json)
 
 
-class _MergeFn(beam.CombineFn):
-    def create_accumulator(self) -> Notes:
-        return Notes()
-
-    def add_input(self, merged: Notes, notes: Notes) -> Notes:
+def _merge(many: Iterable[Notes]) -> Notes:
+    # Into new notes, because Beam forbids changes of the elements that it hands over.
+    merged = Notes()
+    for notes in many:
         merged.update(notes)
-        return merged
-
-    def merge_accumulators(self, accumulators: Any) -> Notes:
-        merged = Notes()
-        for notes in accumulators:
-            merged.update(notes)
-        return merged
-
-    def extract_output(self, merged: Notes) -> dict:
-        return merged.to_json()
+    return merged

@@ -43,7 +43,8 @@ def usec_since(start: float) -> int:
 
 def failure_of(ref: ImageRef, step: str, error: ImageError) -> Failure:
     """Return the row of `failures/` for an image."""
-    return Failure(ref, step, error.reason.value, str(error), error.attempts, host_of_uri(ref.uri))
+    # One attempt, because no step tries an image twice: a retry would exceed the image's time limit.
+    return Failure(ref, step, error.reason.value, str(error), 1, host_of_uri(ref.uri))
 
 
 def attempt(step: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:

@@ -31,20 +31,13 @@ class ReadOutcomes(NamedTuple):
     notes: beam.PCollection
 
 
-def list_rows(corpus: Corpus, most_files: int | None = None) -> Iterator[ImageRef | Failure]:
+def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
     """List a corpus in one process, as `ReadImageRefs` does on many workers.
-
-    Args:
-      corpus: The corpus.
-      most_files: Largest number of objects to list in a bucket; by default all.
-
-    Yields:
-      Rows, piece by piece.
 
     Raises:
       RunError: A file is not the one that was planned, or is cut or damaged.
     """
-    corpus, notes, form = dataclasses.replace(corpus, most_files=most_files), Notes(), format_of(corpus)
+    form, notes = format_of(corpus), Notes()
     for piece in form.split(corpus):
         yield from form.read(piece, corpus, notes)
 
@@ -67,6 +60,7 @@ class ReadImageRefs(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> ReadOutcomes:
         pieces = (
             pipeline
+            # Without a reshuffle, because one element can't be spread, and "Spread" follows.
             | "Once" >> beam.Create([None], reshuffle=False)
             | "Split" >> beam.ParDo(_SplitFn(self.corpus)).with_output_types(Any)
             # A reshuffle, because Beam would fuse both steps otherwise, and one worker would read every file.
@@ -92,6 +86,7 @@ class _ReadFn(beam.DoFn):
         self._rows_in = Metrics.counter(ReadImageRefs, "rows_in")
 
     def start_bundle(self) -> None:
+        # One value a bundle, because a note for each file that is left out would be as many elements as rows.
         self._notes = Notes()
 
     def process(self, piece: Any) -> Iterator:

@@ -76,7 +76,8 @@ def _check_input(case: Case) -> Iterator[Finding]:
     read = case.config.read
     manifest = case.contents.manifest if case.contents else None
     corpus = find_corpus(read, column_types_of(case.config, manifest))
-    case.rows = list(itertools.islice(list_rows(corpus, _MOST_FILES), _IMAGES))
+    listed = list_rows(dataclasses.replace(corpus, most_files=_MOST_FILES))
+    case.rows = list(itertools.islice(listed, _IMAGES))
     if not case.rows:
         yield error(f"{read.input} lists no images.", "Check --input and --input_format.")
         return

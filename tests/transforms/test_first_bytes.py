@@ -1,9 +1,7 @@
 import io
-import struct
 import tarfile
 import zipfile
 
-import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,13 +33,6 @@ def zipped() -> bytes:
     return buffer.getvalue()
 
 
-def tfrecord() -> bytes:
-    length = struct.pack("<Q", 3)
-    crc = google_crc32c.value(length)
-    masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-    return length + struct.pack("<I", masked) + b"abc" + bytes(4)
-
-
 TABLE = "uri,ort\r\na.jpg,München\r\nb.jpg,Berlin\r\n"
 
 
@@ -56,7 +47,7 @@ def explain(start, form, is_declared=False):
         (parquet(), "is Parquet"),
         (tar(), "is a tar archive"),
         (zipped(), "is a ZIP archive or an Excel workbook"),
-        (tfrecord(), "is a TFRecord file"),
+        (b"SQLite format 3\0", "NUL bytes, the first in line 1"),
         (jpeg_bytes(), "is an image. Add --input_format=images"),
         (TABLE.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
         (TABLE.encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),

@@ -7,10 +7,9 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from labelbeam.transforms.elements import ImageRef
-from labelbeam.transforms.files import open_file
+from labelbeam.transforms.files import open_parquet
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import CorpusFormat
 from labelbeam.transforms.notes import Notes
@@ -28,8 +27,8 @@ class _Failures:
         """Read the images of a file that failed for one of the corpus's reasons."""
         names = ["id", "uri", *(name for name, _ in corpus.columns)]
         reasons = pa.array(corpus.reasons, pa.string())
-        with open_file(piece) as f:
-            for batch in pq.ParquetFile(f).iter_batches(columns=[*names, "reason"]):
+        with open_parquet(piece) as parquet:
+            for batch in parquet.iter_batches(columns=[*names, "reason"]):
                 taken = batch.filter(pc.is_in(batch["reason"], reasons))
                 for image_id, uri, *values in zip(*(taken[name].to_pylist() for name in names), strict=True):
                     yield ImageRef(image_id, uri, tuple(values))

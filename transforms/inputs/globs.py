@@ -6,11 +6,11 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Final
 
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.files import FileMetadata, is_local, match_glob, translate_glob
+from labelbeam.transforms.files import FileMetadata, file_errors_as, is_local, match_glob, translate_glob
 from labelbeam.transforms.notes import LEFT_OUT, Notes
 
 # Name, in the notes, of folders that are left out because they were listed under another name.
@@ -39,12 +39,7 @@ def list_paths(pattern: str, notes: Notes, most_files: int | None = None) -> Ite
 
 
 def match_objects(pattern: str, most_files: int | None = None) -> Iterator[FileMetadata]:
-    """List the objects of a bucket that a pattern matches, with their sizes and times.
-
-    Args:
-      pattern: A glob, `gs://`.
-      most_files: Largest number of objects to list.
-    """
+    """List the objects of a bucket that a pattern matches, with their sizes and times."""
     matches = _compile(pattern).match
     # Beam's `**/` is one folder at least, and `**` matches all that ours does.
     for file in match_glob(pattern.replace("/**/", "/**"), most_files):
@@ -92,8 +87,10 @@ def _walk(root: str, levels: int | None, matches: Callable[[str], object], notes
     listed: set[tuple[int, int]] = set()
     followed: set[tuple[int, int]] = set()
     folders, links = [(root, levels)], deque[tuple[str, int | None]]()
+    # A stack of folders, because recursion would end at 1,000 levels.
     while folders or links:
         folder, levels = folders.pop() if folders else links.popleft()
+        # By device and inode, because one folder can be reached under several names.
         if (identity := _identity(folder)) in listed:
             notes.add(LEFT_OUT, LINKED_TWICE)
             continue
@@ -110,7 +107,7 @@ def _walk(root: str, levels: int | None, matches: Callable[[str], object], notes
                 elif (link := _identity(entry.path, is_link=True)) not in followed:
                     followed.add(link)
                     links.append(inner)
-        folders += reversed(below)
+        folders += reversed(below)  # reversed, because the stack is emptied from its end
 
 
 def _identity(path: str, is_link: bool = False) -> tuple[int, int]:
@@ -124,12 +121,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-@contextmanager
-def _list_errors_explained(folder: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise RunError(f"{folder!r} cannot be listed: {e.strerror}. Check its rights.") from e
+def _list_errors_explained(folder: str) -> AbstractContextManager[None]:
+    return file_errors_as(RunError, f"{folder!r} cannot be listed", "Check its rights.")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
