@@ -23,7 +23,7 @@ from labelbeam.transforms.predict import predict_labels
 from labelbeam.transforms.sources import Limits, Sources
 from tests.synthetic import BAD_IMAGES, encoded, gradient
 
-LIMITS = Limits(5, 5, 10_000_000, 4)
+LIMITS = Limits(5, 10_000_000, 4)
 # Longest wait for a process or a thread. It is long, because the machine may be busy; only a test that fails
 # waits so long.
 PATIENCE_SEC = 240.0

@@ -17,6 +17,9 @@ from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.outcomes import Outcomes, Timed, attempt, par_do
 from labelbeam.transforms.window import PixelsFn
 
+# Most bytes in flight in one bundle: some hundred photos, more than all threads decode at once.
+_MAX_WINDOW_BYTES = 256 << 20
+
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
     """Decode and resize one image.
@@ -53,13 +56,11 @@ class DecodeImages(beam.PTransform):
       rule: Crop and size of the result.
       max_pixels: Largest image in pixels; larger images fail before they are decoded.
       threads: Threads that compute in a process, for this and other steps; by default one per core.
-      max_window_bytes: Most bytes in flight in one bundle.
     """
 
     rule: ResizeRule
     max_pixels: int
     threads: int | None = None
-    max_window_bytes: int = 256 << 20
 
     def expand(self, images: beam.PCollection[EncodedImage]) -> Outcomes:
         return Outcomes(**par_do("Decode", images, _DecodeImagesFn(self), DecodedImage))
@@ -67,7 +68,7 @@ class DecodeImages(beam.PTransform):
 
 class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
     def __init__(self, step: DecodeImages) -> None:
-        super().__init__(step.threads, step.max_window_bytes)
+        super().__init__(step.threads, _MAX_WINDOW_BYTES)
         self._rule = step.rule
         self._max_pixels = step.max_pixels
         self._pixel_bytes = 3 * step.rule.size_px**2

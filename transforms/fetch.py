@@ -20,6 +20,8 @@ from labelbeam.transforms.window import OverlappedFn, Window
 
 # Assumed length of an image until the mean is known.
 _FIRST_GUESS_BYTES = 1 << 20
+# Most bytes in flight in one bundle, by the mean length of the images so far.
+_MAX_WINDOW_BYTES = 256 << 20
 
 
 class FetchOutcomes(NamedTuple):
@@ -37,6 +39,7 @@ def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
       ImageError: The image is too large, or cannot be fetched.
     """
     version = ref.known_version or ""
+    # A digest is compared below, because no source has such versions.
     try:
         response = sources.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
     except ImageError:
@@ -63,11 +66,9 @@ class FetchImages(beam.PTransform):
 
     Attributes:
       limits: Time limits and byte cap of one request; `limits.connections` requests run at once.
-      max_window_bytes: Most bytes in flight in one bundle, by the mean length of the images so far.
     """
 
     limits: Limits
-    max_window_bytes: int = 256 << 20
 
     def expand(self, refs: beam.PCollection[ImageRef]) -> FetchOutcomes:
         return FetchOutcomes(**par_do("Fetch", refs, _FetchImagesFn(self), EncodedImage, Failure, Unchanged))
@@ -86,19 +87,19 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class _FetchImagesFn(OverlappedFn[ImageRef, Timed[EncodedImage | Unchanged | Failure]]):
     def __init__(self, step: FetchImages) -> None:
         self._limits = step.limits
-        self._max_window_bytes = step.max_window_bytes
         self._mean_bytes = _FIRST_GUESS_BYTES
         self._fetch_usec = Metrics.distribution(FetchImages, "fetch_usec")
         self._image_bytes = Metrics.distribution(FetchImages, "image_bytes")
 
     def setup(self) -> None:
+        # Shared by all bundles of the process, because each source has a pool of connections.
         self._sources = _sources(self._limits)
         self._pool = _pool(self._limits.connections)
 
     def open_window(self) -> Window[Timed[EncodedImage | Unchanged | Failure]]:
         # Four times the requests that run at once, because a slow image would otherwise leave threads idle:
         # responses behind it wait in the window, too.
-        return Window(4 * self._limits.connections, self._max_window_bytes)
+        return Window(4 * self._limits.connections, _MAX_WINDOW_BYTES)
 
     def submit(self, ref: ImageRef) -> tuple[Future[Timed[EncodedImage | Unchanged | Failure]], int]:
         task = functools.partial(fetch_image, ref, self._sources)

@@ -15,8 +15,8 @@ from tests.eager import RUNNERS, eagerly
 
 IMAGE_SHA256 = hashlib.sha256(b"image").hexdigest()
 # Long waits, so that a busy machine fails no test; short ones in tests of the waits.
-LIMITS = Limits(connect_timeout_sec=60, total_timeout_sec=60, max_bytes=100_000, connections=8)
-HURRIED = dataclasses.replace(LIMITS, connect_timeout_sec=0.5, total_timeout_sec=0.5)
+LIMITS = Limits(total_timeout_sec=60, max_bytes=100_000, connections=8)
+HURRIED = dataclasses.replace(LIMITS, total_timeout_sec=0.5)
 
 
 @pytest.fixture

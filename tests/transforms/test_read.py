@@ -140,7 +140,7 @@ def test_name_file__any_name__is_a_uri_of_plain_text_that_fetches_the_file(tmp_p
     with open(path, "wb") as f:
         f.write(b"image")
     (row,) = list_rows(Corpus(f"{tmp_path}/**", "images"))
-    assert Sources(Limits(1, 1, 100, 1)).fetch(row.uri).data == b"image"
+    assert Sources(Limits(1, 100, 1)).fetch(row.uri).data == b"image"
 
 
 def test_name_file__files_left_out__are_counted_by_suffix_without_case():
@@ -242,7 +242,7 @@ def test_list_rows__links__each_folder_is_listed_once_and_broken_ones_are_images
     names = [row.uri.removeprefix(f"{linked}/") for row in rows]
     files = ["deep/a.jpg", "file.jpg", "gone.jpg", "linked/b.jpg", "linked/deep/c.jpg", "self.jpg"]
     assert sorted(names) == files and sorted(listed.ok, key=repr) == sorted(rows, key=repr)
-    sources = Sources(Limits(1, 1, 100, 1))
+    sources = Sources(Limits(1, 100, 1))
     for row in rows:
         if row.uri.endswith(("gone.jpg", "self.jpg")):
             with pytest.raises(ImageError) as e:
@@ -310,7 +310,7 @@ def test_list_rows__bucket__gives_what_the_pipeline_gives(gcs):
     assert sorted(row.uri for row in listed.ok) == [f"gs://listed/f/{name}" for name in names[:2]]
     assert listed.notes[0].to_json() == {"left_out": {"(hidden)": 1, ".txt": 1}}
     assert sorted(list_rows(corpus), key=repr) == sorted(listed.ok, key=repr)
-    assert {Sources(Limits(5, 5, 100, 1)).fetch(row.uri).data for row in listed.ok} == {b"image"}
+    assert {Sources(Limits(5, 100, 1)).fetch(row.uri).data for row in listed.ok} == {b"image"}
 
 
 def test_read_image_refs__files_gone_since_the_start__end_the_run(tmp_path):

@@ -25,6 +25,14 @@ _REFUSED = (
     google.auth.exceptions.GoogleAuthError,
     requests.RequestException,
 )
+# Reasons by types of errors. The first that fits counts, because later types include earlier ones.
+_REASONS = (
+    (DataCorruption, Reason.TRUNCATED),
+    ((google.auth.exceptions.GoogleAuthError, api.Forbidden, api.Unauthorized), Reason.FORBIDDEN),
+    (api.ServerError, Reason.HTTP_5XX),
+    (api.GoogleAPICallError, Reason.HTTP_4XX),
+    (ValueError, Reason.BAD_URI),
+)
 # Longest time of retries before a run. The client's own 120 s are a long silence where there is no network.
 _RETRY = DEFAULT_RETRY.with_timeout(20.0)
 
@@ -40,7 +48,7 @@ def make_client(connections: int) -> storage.Client:
     except google.auth.exceptions.DefaultCredentialsError:
         client = storage.Client.create_anonymous_client()
     adapter = HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
-    for prefix in ("https://", "http://"):
+    for prefix in ("https://", "http://"):  # http is the emulator's
         client._http.mount(prefix, adapter)
     # The cache names buckets' regions in traces. It is switched off, because it sends more requests where a
     # bucket can't be read.
@@ -94,26 +102,18 @@ class GcsSource:
             blob.download_to_file(
                 sink,
                 retry=None,  # because retries would exceed the image's time limit
-                timeout=self._timeouts(),
+                timeout=self._limits.timeouts_sec,
                 checksum="crc32c",
+                # Without another source's version, because only numbers are generations.
                 if_generation_not_match=int(generation) if generation.isdecimal() else None,
             )
         except api.NotModified:
             return None
-        except (
-            api.GoogleAPICallError,
-            DataCorruption,
-            google.auth.exceptions.GoogleAuthError,
-            requests.RequestException,
-            ConnectionError,
-            ValueError,
-        ) as e:
+        except (*_REFUSED, DataCorruption, ConnectionError, ValueError) as e:
             raise _image_error(e, uri, self._limits) from e
         version = str(blob.generation) if blob.generation else None
+        # Compared here, too, because servers other than Google's may ignore the condition.
         return None if known_version and version == known_version else Fetched(sink.getvalue(), version)
-
-    def _timeouts(self) -> tuple[float, float]:
-        return self._limits.connect_timeout_sec, self._limits.total_timeout_sec
 
 
 class _Sink(io.BytesIO):
@@ -134,21 +134,10 @@ class _Sink(io.BytesIO):
 
 def _image_error(error: Exception, uri: str, limits: Limits) -> ImageError:
     """Map an error of the client library."""
-    message = f"{uri:.200}: {error}"[:500]
     if isinstance(error, requests.Timeout):
         return timed_out(limits)
-    if isinstance(error, DataCorruption):
-        return ImageError(Reason.TRUNCATED, message)
-    if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return ImageError(Reason.FORBIDDEN, f"{message}. Check the credentials.")
     if isinstance(error, api.NotFound):
         return ImageError(Reason.NOT_FOUND, f"{uri:.300}: no such object")
-    if isinstance(error, (api.Forbidden, api.Unauthorized)):
-        return ImageError(Reason.FORBIDDEN, f"{message}. The worker needs storage.objects.get.")
-    if isinstance(error, api.ServerError):
-        return ImageError(Reason.HTTP_5XX, message)
-    if isinstance(error, api.GoogleAPICallError):
-        return ImageError(Reason.HTTP_4XX, message)
-    if isinstance(error, ValueError):
-        return ImageError(Reason.BAD_URI, message)
-    return ImageError(Reason.UNREACHABLE, message)
+    reason = next((reason for kinds, reason in _REASONS if isinstance(error, kinds)), Reason.UNREACHABLE)
+    remedy = ". The worker needs storage.objects.get." if reason is Reason.FORBIDDEN else ""
+    return ImageError(reason, f"{uri:.200}: {error}"[:500] + remedy)

@@ -10,7 +10,6 @@ from urllib3.exceptions import (
     DecodeError,
     HTTPError,
     IncompleteRead,
-    LocationParseError,
     LocationValueError,
     MaxRetryError,
     NewConnectionError,
@@ -21,10 +20,11 @@ from urllib3.exceptions import (
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.sources.limits import Fetched, Limits, timed_out, too_large
 
-_USER_AGENT = "labelbeam"
 _MAX_REDIRECTS = 5
+# Length of one read; the limits of bytes and time are checked between two reads.
 _CHUNK_BYTES = 1 << 16
 
+# Reasons of statuses; of all others the hundred decides.
 _REASONS = {
     401: Reason.FORBIDDEN,
     403: Reason.FORBIDDEN,
@@ -45,8 +45,9 @@ class HttpSource:
             num_pools=limits.connections,
             maxsize=limits.connections,
             retries=urllib3.Retry(total=None, connect=0, read=0, other=0, status=0, redirect=_MAX_REDIRECTS),
-            timeout=urllib3.Timeout(limits.connect_timeout_sec, limits.total_timeout_sec),
-            headers={"User-Agent": _USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
+            timeout=urllib3.Timeout(*limits.timeouts_sec),
+            # "identity", because images are compressed already.
+            headers={"User-Agent": "labelbeam", "Accept": "image/*", "Accept-Encoding": "identity"},
         )
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
@@ -71,11 +72,11 @@ class HttpSource:
         self, response: urllib3.BaseHTTPResponse, deadline: float, known_version: str | None
     ) -> Fetched | None:
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if known_version and (
-            response.status == 304 or (response.status == 200 and version == known_version)
-        ):
-            if response.status == 304:
-                response.drain_conn()  # it has no body: the connection can be used again
+        if known_version and response.status == 304:
+            response.drain_conn()  # it has no body: the connection can be used again
+            return None
+        # Compared here, too, because some servers ignore the condition and send the image again.
+        if known_version and (response.status, version) == (200, known_version):
             return None
         if response.status != 200:
             raise _status_error(response.status)
@@ -108,11 +109,13 @@ def _status_error(status: int) -> ImageError:
 
 def _image_error(error: HTTPError, limits: Limits) -> ImageError:
     """Map an error of urllib3."""
+    # The cause, because urllib3 reports every fault before the response as a MaxRetryError.
     cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     message = f"{type(cause).__name__}: {cause}"[:300]
+    # Without NewConnectionError, because urllib3 derives it from its errors of time.
     if isinstance(cause, TimeoutError) and not isinstance(cause, NewConnectionError):
         return timed_out(limits)
-    if isinstance(cause, (LocationParseError, LocationValueError)):
+    if isinstance(cause, LocationValueError):
         return ImageError(Reason.BAD_URI, message)
     if isinstance(cause, DecodeError):
         return ImageError(Reason.DECODE_ERROR, message)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from labelbeam.transforms.errors import ImageError, Reason
 
 # Longest wait for a connection. A constant, because a server that needs longer is down or unreachable.
-CONNECT_TIMEOUT_SEC = 10.0
+_CONNECT_TIMEOUT_SEC = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +16,19 @@ class Limits:
     """Limits of one request, and how many run at once.
 
     Attributes:
-      connect_timeout_sec: Longest wait for a connection.
       total_timeout_sec: Longest time for a whole image.
       max_bytes: Largest length of an image.
       connections: Size of each source's connection pool; one per thread that fetches.
     """
 
-    connect_timeout_sec: float = 10.0
     total_timeout_sec: float = 60.0
     max_bytes: int = 64_000_000
     connections: int = 32
+
+    @property
+    def timeouts_sec(self) -> tuple[float, float]:
+        """Longest wait for a connection, and for the bytes behind it."""
+        return min(_CONNECT_TIMEOUT_SEC, self.total_timeout_sec), self.total_timeout_sec
 
 
 class Fetched(NamedTuple):
@@ -48,5 +51,5 @@ def timed_out(limits: Limits) -> ImageError:
     return ImageError(
         Reason.TIMEOUT,
         f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g} allows, "
-        f"or than {limits.connect_timeout_sec:g} s to connect",
+        f"or than {_CONNECT_TIMEOUT_SEC:g} s to connect",
     )

@@ -42,8 +42,6 @@ class LocalSource:
     def _read(
         self, f: BinaryIO, status: os.stat_result, path: str, known_version: str | None
     ) -> Fetched | None:
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(Reason.NOT_AN_IMAGE, f"{path} is a folder")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(Reason.UNSUPPORTED, f"{path} is no ordinary file")
         if status.st_size > self._limits.max_bytes:

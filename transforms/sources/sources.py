@@ -58,10 +58,7 @@ class Sources:
         # Under a lock, because threads that come at once must share one client and its connections.
         with self._lock:
             if name not in self._sources:
-                self._sources[name] = _source_class(name)(self._limits)
+                module, _, class_name = name.partition(".")
+                source_class = getattr(importlib.import_module(f"{__package__}.{module}"), class_name)
+                self._sources[name] = source_class(self._limits)
             return self._sources[name]
-
-
-def _source_class(name: str) -> type[ImageSource]:
-    module, _, class_name = name.partition(".")
-    return getattr(importlib.import_module(f"{__package__}.{module}"), class_name)
