@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule, resize_image
 from tests.synthetic import gradient
 
@@ -48,7 +47,3 @@ def test_resize_image__smaller__is_antialiased():
 def test_resize_image__a_box__is_that_part():
     part = np.asarray(resize_image(gradient(100, 100), (50, 0, 100, 50), 50))
     assert np.abs(part.astype(int) - np.asarray(gradient(100, 100))[:50, 50:]).max() == 0
-
-
-def test_tune_malloc__again__is_done_once():
-    assert tune_malloc() is tune_malloc()

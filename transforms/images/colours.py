@@ -29,6 +29,7 @@ def to_rgb(data: bytes, image: ImageFile.ImageFile) -> Image.Image:
     Raises:
       ImageError: The range of the pixels is unknown.
     """
+    # Before the image is loaded, because Pillow forgets the tiles of an image that is loaded.
     box = first_frame_box(data, image)
     key = image.info.get("transparency")
     if image.format == "PNG" and key is not None and image.mode != "P":
@@ -42,7 +43,8 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode in _SIXTEEN_BIT:
-        return _from_16_bit(_values(image))
+        values = np.asarray(image).astype(np.uint16)
+        return _from_16_bit(values_of_tiff(image, values) if image.format == "TIFF" else values)
     if image.mode in ("I", "F"):
         raise ImageError(Reason.UNSUPPORTED, "32-bit pixels have no known range; convert the image")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
@@ -52,11 +54,6 @@ def _flat(image: Image.Image) -> Image.Image:
         # TensorFlow reads them.
         image = ImageChops.invert(image)
     return image.convert("RGB")
-
-
-def _values(image: Image.Image) -> np.ndarray:
-    values = np.asarray(image).astype(np.uint16)
-    return values_of_tiff(image, values) if image.format == "TIFF" else values
 
 
 def _from_16_bit(values: np.ndarray) -> Image.Image:

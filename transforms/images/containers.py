@@ -13,7 +13,6 @@ MOST_PIECES = 100_000
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
-_APP_OR_COMMENT = (*range(0xE0, 0xF0), 0xFE)
 _START_OF_SCAN = 0xDA
 
 
@@ -36,6 +35,7 @@ class Piece(NamedTuple):
 def jpeg_segments(data: bytes) -> Iterator[Piece]:
     """Yield the segments of a JPEG up to and including its first scan."""
     at = 2
+    # Not beyond the first scan, because a scan has no length: its end would have to be searched for.
     while len(data) >= at + 4 and data[at] == 0xFF:
         if data[at + 1] == 0xFF:  # a fill byte
             at += 1
@@ -48,19 +48,12 @@ def jpeg_segments(data: bytes) -> Iterator[Piece]:
         at = end
 
 
-def is_jpeg_metadata(segment: Piece) -> bool:
-    """Return whether a segment is application data or a comment."""
-    return segment.kind[0] in _APP_OR_COMMENT
-
-
 def png_chunks(data: bytes) -> Iterator[Piece]:
     """Yield the complete chunks of a PNG, with their checksums."""
-    return islice(_png_chunks(data), MOST_PIECES)
-
-
-def _png_chunks(data: bytes) -> Iterator[Piece]:
     at = len(PNG_SIGNATURE)
-    while at + 12 <= len(data):
+    for _ in range(MOST_PIECES):
+        if at + 12 > len(data):
+            return
         length, kind = struct.unpack_from(">I4s", data, at)
         piece = Piece(kind, at, at + 8, at + 12 + length)
         if piece.end > len(data):
@@ -76,12 +69,10 @@ def png_chunk_is_intact(data: bytes, chunk: Piece) -> bool:
 
 def webp_chunks(data: bytes) -> Iterator[Piece]:
     """Yield the complete chunks of a WebP, without their padding to an even length."""
-    return islice(_webp_chunks(data), MOST_PIECES)
-
-
-def _webp_chunks(data: bytes) -> Iterator[Piece]:
     at = 12
-    while at + 8 <= len(data):
+    for _ in range(MOST_PIECES):
+        if at + 8 > len(data):
+            return
         kind, length = struct.unpack_from("<4sI", data, at)
         piece = Piece(kind, at, at + 8, at + 8 + length)
         if piece.end > len(data):
@@ -92,11 +83,9 @@ def _webp_chunks(data: bytes) -> Iterator[Piece]:
 
 def boxes(data: bytes, at: int, end: int) -> Iterator[Piece]:
     """Yield the boxes of an ISO file (JPEG 2000, AVIF) or of one of its boxes."""
-    return islice(_boxes(data, at, end), MOST_PIECES)
-
-
-def _boxes(data: bytes, at: int, end: int) -> Iterator[Piece]:
-    while at + 8 <= end:
+    for _ in range(MOST_PIECES):
+        if at + 8 > end:
+            return
         length, kind = struct.unpack_from(">I4s", data, at)
         body = at + 8
         if length == 1 and at + 16 <= end:
@@ -115,6 +104,7 @@ GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 def gif_blocks(data: bytes) -> Iterator[Piece]:
     """Yield the blocks of a GIF; the last one has kind b";", unless there are too many blocks."""
     at = 13 + _palette_bytes(data[10]) if len(data) > 13 else len(data)
+    # Counted with the sub-blocks, because a single extension can consist of millions of them.
     left = MOST_PIECES
     while left > 0:
         kind = data[at] if at < len(data) - 10 else _GIF_END

@@ -25,7 +25,7 @@ from labelbeam.transforms.images.orientation import (
     turn,
 )
 from labelbeam.transforms.images.png import prepare_png
-from labelbeam.transforms.images.resize import Box, ResizeRule, resize_image, to_pixels
+from labelbeam.transforms.images.resize import Box, ResizeRule, resize_image
 from labelbeam.transforms.images.tiff import explain_tiff, prepare_tiff
 
 # All decoders are loaded here, because threads would race to load them.
@@ -42,16 +42,7 @@ _PIXELS_TO_BLAME = (Reason.TOO_LARGE_PIXELS, Reason.EMPTY)
 
 
 class Decoded(NamedTuple):
-    """A decoded image.
-
-    Attributes:
-      pixels: `[size, size, 3] uint8`, RGB, 0-255.
-      width_px: Width as displayed, after orientation.
-      height_px: Height as displayed.
-      format: The encoding's name, such as `JPEG`.
-      orientation: Turn of the stored image, 1 to 8, as EXIF numbers it.
-      frames: Number of frames or pages; None if there are too many to count.
-    """
+    """Pixels, `[size, size, 3] uint8`, RGB, 0-255, and the fields of `ImageMetadata` that decoding gives."""
 
     pixels: np.ndarray
     width_px: int
@@ -117,12 +108,14 @@ def _decode(
     image: ImageFile.ImageFile, data: bytes, original: bytes, rule: ResizeRule, max_pixels: int
 ) -> Decoded:
     stored = image.size
+    # Before any pixel is decoded, because a file of some kB can declare gigabytes of them.
     if stored[0] * stored[1] > max_pixels:
         raise ImageError(
             Reason.TOO_LARGE_PIXELS,
             f"{stored[0]} x {stored[1]} pixels, more than max_megapixels={max_pixels / 1e6:g} allows",
         )
     _prepare(image, data)
+    # From the original, because the second attempt decodes bytes without metadata.
     orientation = read_orientation(original, image)
     frames = count_frames(original, image)
     # TIFFs have turn 1, because Pillow turns them while it loads them.
@@ -132,7 +125,7 @@ def _decode(
     box = stored_box(rule.box(*displayed), displayed, to_turn)
     rgb = to_rgb(data, _draft(image, box, rule))
     small = resize_image(rgb, _scale(box, stored, rgb.size), rule.size_px)
-    return Decoded(to_pixels(turn(small, to_turn)), *displayed, _format_of(image), orientation, frames)
+    return Decoded(np.asarray(turn(small, to_turn)), *displayed, _format_of(image), orientation, frames)
 
 
 def _prepare(image: ImageFile.ImageFile, data: bytes) -> None:
@@ -154,8 +147,10 @@ def _draft(image: ImageFile.ImageFile, box: Box, rule: ResizeRule) -> ImageFile.
 
 def _scale(box: Box, size: tuple[int, int], drafted: tuple[int, int]) -> Box:
     x, y = drafted[0] / size[0], drafted[1] / size[1]
+    # Clipped, because a product can exceed the image by a rounding error, which Pillow refuses.
     return box[0] * x, box[1] * y, min(box[2] * x, drafted[0]), min(box[3] * y, drafted[1])
 
 
 def _format_of(image: Image.Image) -> str:
+    # An MPO is a JPEG with more pictures behind it, and often has the name of a JPEG.
     return "JPEG" if image.format == "MPO" else image.format or ""

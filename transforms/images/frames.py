@@ -31,9 +31,10 @@ def count_frames(data: bytes, image: Image.Image) -> int | None:
     Returns:
       At least 1; None for a file with more than `MOST_PIECES` pieces.
     """
+    # Not by Pillow in these formats, because its counts have no bound.
     count = _COUNTERS.get(image.format or "")
     frames = count(data) if count else getattr(image, "n_frames", 1)
-    if frames is None or not isinstance(frames, int) or frames > _MOST_FRAMES:
+    if not isinstance(frames, int) or frames > _MOST_FRAMES:
         return None
     return max(1, frames)
 
@@ -51,6 +52,7 @@ def _frames_of_png(data: bytes) -> int:
 
 
 def _frames_of_gif(data: bytes) -> int | None:
+    # None without an end, because `gif_blocks` has then stopped at its bound.
     kinds = [block.kind for block in gif_blocks(data)]
     return kinds.count(bytes((GIF_IMAGE,))) if kinds[-1:] == [b";"] else None
 

@@ -9,17 +9,12 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from itertools import takewhile
 
 from labelbeam.transforms.images.containers import (
-    GIF_IMAGE,
     JP2_SIGNATURE,
     PNG_SIGNATURE,
     Piece,
-    TiffHeader,
     boxes,
-    gif_blocks,
-    is_jpeg_metadata,
     jpeg_segments,
     png_chunk_is_intact,
     png_chunks,
@@ -36,6 +31,7 @@ _PIXEL_TAGS = frozenset(
     }
 )
 # Sizes of whole segments by which libjpeg recognises the colour space and the polarity of CMYK.
+_APP_OR_COMMENT = (*range(0xE0, 0xF0), 0xFE)  # markers of application data and of comments
 _COLOUR_SEGMENTS = {b"JFIF\0": 14, b"Adobe": 12}
 _WEBP_METADATA = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}  # with their flags in VP8X
 _PIXEL_BOXES = (b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef")  # of a JPEG 2000 header
@@ -53,7 +49,7 @@ def _clean_jpeg(data: bytes) -> bytes:
     segments = list(jpeg_segments(data))
     if not segments:
         return data
-    kept = (s for s in segments if not is_jpeg_metadata(s) or _sets_colours(data, s))
+    kept = (s for s in segments if s.kind[0] not in _APP_OR_COMMENT or _sets_colours(data, s))
     return data[:2] + b"".join(data[s.start : s.end] for s in kept) + data[segments[-1].end :]
 
 
@@ -91,30 +87,14 @@ def _clean_tiff(data: bytes) -> bytes:
     if header is None:
         return data
     try:
-        return _with_pixel_tags_only(data, header)
-    except struct.error:
+        entries = [entry for entry in header.entries(data, header.first) if entry.tag in _PIXEL_TAGS]
+    except struct.error:  # the directory leaves the file
         return data
-
-
-def _with_pixel_tags_only(data: bytes, header: TiffHeader) -> bytes:
-    """Overwrite the first directory with a shorter one, because no offset may change."""
-    entries = [entry for entry in header.entries(data, header.first) if entry.tag in _PIXEL_TAGS]
+    # The first directory is overwritten with a shorter one, because no offset may change.
     directory = struct.pack(header.order + header.length, len(entries))
     directory += b"".join(data[entry.start : entry.end] for entry in entries)
     directory += struct.pack(header.order + header.offset, 0)
     return data[: header.first] + directory + data[header.first + len(directory) :]
-
-
-def _clean_gif(data: bytes) -> bytes:
-    blocks = list(takewhile(lambda block: block.kind[0] != GIF_IMAGE, gif_blocks(data)))
-    if not blocks:
-        return data
-    kept = b"".join(data[b.start : b.end] for b in blocks if _is_graphic_control(data, b))
-    return data[: blocks[0].start] + kept + data[blocks[-1].end :]
-
-
-def _is_graphic_control(data: bytes, block: Piece) -> bool:
-    return data[block.start + 1 : block.body + 1] == b"\xf9\x04" and block.end - block.body == 6
 
 
 def _clean_jpeg2000(data: bytes) -> bytes:
@@ -126,6 +106,7 @@ def _clean_jpeg2000(data: bytes) -> bytes:
 
 
 def _clean_avif(data: bytes) -> bytes:
+    # By a search, because the item list lies several boxes deep.
     return _renamed(data, [match.end() - 4 for match in _AVIF_EXIF_ITEM.finditer(data)])
 
 
@@ -137,13 +118,13 @@ def _renamed(data: bytes, offsets: list[int]) -> bytes:
     return bytes(renamed)
 
 
+# GIF and BMP are missing, because Pillow decodes both whatever is in their extensions.
 _CLEANERS: dict[re.Pattern[bytes], Callable[[bytes], bytes]] = {
     re.compile(pattern, re.DOTALL): clean
     for pattern, clean in (
         (rb"\xff\xd8\xff", _clean_jpeg),
         (re.escape(PNG_SIGNATURE), _clean_png),
         (rb"RIFF.{4}WEBP", _clean_webp),
-        (rb"GIF8[79]a", _clean_gif),
         (rb"II[*+]\0|MM\0[*+]", _clean_tiff),
         (re.escape(JP2_SIGNATURE), _clean_jpeg2000),
         (rb".{4}ftypavi[fs]", _clean_avif),

@@ -57,7 +57,7 @@ def read_orientation(data: bytes, image: Image.Image) -> int:
 
 def orientation_of_exif(block: bytes) -> int:
     """Return the orientation in an EXIF block; 1 if the block is damaged or has no valid one."""
-    block = block[6:] if block.startswith(_EXIF) else block
+    block = block[6:] if block.startswith(_EXIF) else block  # JPEG's prefix, which some writers put into WebP
     header = tiff_header(block)
     if header is None:
         return 1

@@ -25,17 +25,12 @@ def prepare_png(data: bytes, image: ImageFile.ImageFile) -> None:
         )
     if image.mode == "P" and image.palette is None:
         raise ImageError(Reason.DECODE_ERROR, "PNG: indices without a palette")
-    if "transparency" in image.info:
-        _drop_invalid_transparency(data, image)
+    # A chunk tRNS of a wrong length is ignored, as by libpng, because Pillow would read a key from it.
+    chunk = next((c for c in png_chunks(data) if c.kind == b"tRNS"), None)
+    if "transparency" in image.info and chunk and not is_valid_transparency(data, chunk):
+        del image.info["transparency"]
     # The tile is set to the canvas, because a damaged animation may declare another size for its first frame.
     image.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in image.tile]
-
-
-def _drop_invalid_transparency(data: bytes, image: ImageFile.ImageFile) -> None:
-    """Ignore a chunk tRNS of a wrong length, as libpng does, because Pillow would read a key from it."""
-    chunk = next((c for c in png_chunks(data) if c.kind == b"tRNS"), None)
-    if chunk is not None and not is_valid_transparency(data, chunk):
-        del image.info["transparency"]
 
 
 def is_valid_transparency(data: bytes, chunk: Piece) -> bool:

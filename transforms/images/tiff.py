@@ -31,14 +31,15 @@ _silence_libtiff()
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT = 258, 259, 262, 320, 332, 339
 _WIDTH, _SAMPLES, _PLANES, _EXTRA_SAMPLES = 256, 277, 284, 338
+_LAYOUT = (_COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES)
 # None, CCITT, LZW, JPEG (old and new), Deflate, PackBits, Deflate (old), LZMA, Zstandard. Pillow has names
 # for more, but its libtiff is built without WebP and gives the others in forms that Pillow doesn't take.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-_TILE_PIXELS = 4096**2  # allowed in any image
+# Allowed in any image, because writers pad small images to whole tiles.
+_TILE_PIXELS = 4096**2
 _WHITE_IS_ZERO = 0
 _FORMATS = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
-_REMEDY = "convert the image to PNG or JPEG"
 
 
 def prepare_tiff(image: Image.Image) -> None:
@@ -104,6 +105,7 @@ def _correct_palette(image: Image.Image, colours: tuple[int, ...], bits: int) ->
 def values_of_tiff(image: Image.Image, values: np.ndarray) -> np.ndarray:
     """Convert stored values to 16 bits with black as 0, `[H, W] uint16`."""
     tags = image.tag_v2  # type: ignore[attr-defined]
+    # Shifted to the top, because black and white must be 0 and 65535 at every depth.
     if _whole_numbers(tags.get(_BITS)) == (12,):
         values = values << 4
     return ~values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
@@ -118,13 +120,9 @@ def explain_tiff(data: bytes) -> ImageError | None:
         return None
     if not tags.get(_WIDTH) or _PHOTOMETRIC not in tags:
         return None
-    names = {
-        **{"photometric interpretation": _PHOTOMETRIC, "samples": _SAMPLES, "compression": _COMPRESSION},
-        "extra samples": _EXTRA_SAMPLES,
-    }
-    listing = ", ".join(f"{name} {tags[tag]}" for name, tag in names.items() if tag in tags)
-    return _unsupported(f"this combination is not read ({listing}, {data[:2].decode()} byte order)")
+    numbers = ", ".join(f"{tag}={tags[tag]}" for tag in _LAYOUT if tag in tags)
+    return _unsupported(f"this combination of tags is not read: {numbers}")
 
 
 def _unsupported(feature: str) -> ImageError:
-    return ImageError(Reason.UNSUPPORTED, f"TIFF: {feature}; {_REMEDY}")
+    return ImageError(Reason.UNSUPPORTED, f"TIFF: {feature}; convert the image to PNG or JPEG")
