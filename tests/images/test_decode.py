@@ -92,12 +92,6 @@ def test_decode_image__palette_with_transparent_colour__is_white():
     assert (pixels_of(encoded(image, "PNG")) == (10, 20, 30)).all()
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_decode_image__sixteen_bits__are_scaled_not_cut(format):
-    image = Image.fromarray(np.full((40, 40), 0x8000, np.uint16))
-    assert (pixels_of(encoded(image, format)) == 128).all()
-
-
 # The high byte counts, whatever the low one is, as in libpng and TensorFlow.
 SIXTEEN_BITS = [
     (0x0000, 0x00),
@@ -170,12 +164,6 @@ def test_decode_image__other_modes__become_rgb(mode, colour, expected):
     assert np.abs(pixels_of(data).astype(int) - expected).max() <= 2
 
 
-def test_decode_image__animation__is_its_first_frame():
-    frames = [Image.new("RGB", (40, 40), c) for c in ("red", "blue")]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert (pixels_of(data) == (255, 0, 0)).all()
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
 def test_decode_image__extreme_sizes__are_decoded(size):
     for rule in (RULE, STRETCH):
@@ -237,7 +225,7 @@ def test_decode_image__pixels_at_the_limit__are_decoded(max_pixels, decoded):
     if decoded:
         assert decode_image(data, RULE, max_pixels).width_px == 64
     else:
-        with pytest.raises(ImageError) as e:
+        with pytest.raises(ImageError, match="64 x 48 pixels, more than max_megapixels=0.003071 allows") as e:
             decode_image(data, RULE, max_pixels)
         assert e.value.reason is Reason.TOO_LARGE_PIXELS
 
@@ -251,11 +239,6 @@ def test_draft__sides_at_twice_the_least_size__are_halved_from_there(side_px, de
     with Image.open(io.BytesIO(jpeg_bytes(side_px, side_px))) as image:
         drafted = _draft(image, rule.box(side_px, side_px), rule)
     assert drafted.size == (decoded_px, decoded_px)
-
-
-def test_decode_image__over_the_limit__names_size_and_limit():
-    with pytest.raises(ImageError, match=r"64 x 48 pixels, more than max_megapixels=0\.003 allows"):
-        decode_image(png_bytes(64, 48), RULE, 3000)
 
 
 def test_decode_image__thousands_of_mutations__are_decoded_or_fail_as_images():

@@ -34,14 +34,7 @@ def add_columns(
     options: ReadOptions,
     known_types: Mapping[str, pa.DataType],
 ) -> Corpus:
-    """Return a corpus with the columns that its files have.
-
-    Args:
-      corpus: The corpus.
-      names: Names of all columns.
-      path: A file with these columns, for messages.
-      options: The user's options.
-      known_types: Types of output columns, where the output has rows already.
+    """Return a corpus with the columns that its files have; `path` is one of the files, for messages.
 
     Raises:
       UserError: An option names a column or a type that does not exist.
@@ -50,6 +43,7 @@ def add_columns(
     own = [name for name in names if name not in (options.uri_column, options.id_column)]
     in_table = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
     # Text unless declared otherwise, because a guess from the first rows would change values such as 00123.
+    # A table that has rows keeps its types, unless the user declares others.
     types = dict.fromkeys(own, pa.string()) | in_table | _declared_types(options, own, path)
     return dataclasses.replace(
         corpus,
@@ -83,7 +77,8 @@ def _declared_types(options: ReadOptions, own: list[str], path: str) -> dict[str
 
 def suggest_uri_column(names: Sequence[str]) -> str | None:
     """Return the column that most likely holds the URIs."""
-    by_name: dict[str, str] = {_plain(name): name for name in reversed(names)}
+    # Reversed, because the first of several equal names must remain.
+    by_name = {_plain(name): name for name in reversed(names)}
     return next((by_name[name] for name in map(_plain, URI_NAMES) if name in by_name), None)
 
 
@@ -101,7 +96,7 @@ def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
     try:
         value = pa.scalar(text).cast(kind).as_py()
         if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
-            raise OverflowError  # Arrow makes 1e400 infinite
+            raise OverflowError  # because Arrow makes 1e400 infinite
     except (pa.ArrowInvalid, ValueError, OverflowError):
         notes.add(UNPARSED, column, text)
         return None
@@ -121,6 +116,7 @@ def output_columns(corpus: Corpus) -> tuple[tuple[str, pa.DataType], ...]:
       UserError: The corpus has a column of that name too.
     """
     renamed = [(output_name(name), kind) for name, kind in corpus.columns]
+    # Without case, because DuckDB and other readers of the table ignore the case of columns.
     names = [name.casefold() for name, _ in renamed]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:

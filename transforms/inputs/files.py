@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import file_errors_as, file_metadata, is_local, open_file
@@ -23,7 +23,8 @@ MAX_LINE_BYTES: Final = 1 << 20
 PIECE_BYTES: Final = 64 << 20
 _CHUNK_BYTES = 1 << 18
 _LONG_LINE_HEAD_BYTES = 1000
-_OPENED_AT_ONCE = 32
+# Files that are opened at once, because each takes a round trip to a bucket.
+OPENED_AT_ONCE: Final = 32
 
 
 class ListFile(NamedTuple):
@@ -79,10 +80,11 @@ def split_files(files: Iterable[ListFile]) -> Iterator[Piece]:
     large = []
     for file in files:
         if file.size_bytes > PIECE_BYTES:
+            # Only large files are opened here, because a small one is one piece in any case.
             large.append(file)
         else:
             yield Piece(file, 0, file.size_bytes)
-    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
         for file, is_compressed in zip(large, pool.map(_is_compressed, large), strict=True):
             step = file.size_bytes if is_compressed else PIECE_BYTES
             for start in range(0, file.size_bytes, step):
@@ -106,32 +108,28 @@ def read_piece(piece: Piece) -> Iterator[bytes | LongLine]:
     with _read_errors_explained(file.path), open_file(file.path) as f:
         compression = compression_of(f.read(MAGIC_BYTES), file.path)
         # From the byte before `start`, because a line begins at `start` only if a line end lies before it.
-        before = max(start - 1, 0)
-        f.seek(before)
-        chunks = _chunks(f, file, before)
-        yield from (
-            _lines(decompress(chunks, compression, file.path), 0, 0, None)
-            if compression
-            else _lines(chunks, before, start, end)
-        )
+        position = max(start - 1, 0)
+        f.seek(position)
+        chunks = _chunks(f, file, position)
+        if compression:
+            chunks = decompress(chunks, compression, file.path)
+        for line, size_bytes in split_lines(chunks):
+            # Compressed files are one piece, because decompression can't begin in the middle.
+            if position >= end and not compression:
+                break
+            if position >= start:
+                yield line
+            position += size_bytes
+    # A second time, because the file may have changed while it was read.
     check_planned(file)
 
 
-def _lines(chunks: Iterable[bytes], position: int, start: int, end: int | None) -> Iterator[bytes | LongLine]:
-    for line, size_bytes in split_lines(chunks):
-        if end is not None and position >= end:
-            return
-        if position >= start:
-            yield line
-        position += size_bytes
-
-
-def _chunks(f: object, file: ListFile, position: int) -> Iterator[bytes]:
+def _chunks(f: Any, file: ListFile, position: int) -> Iterator[bytes]:
     """Read a file up to its planned size. Bytes that were appended since are refused by `check_planned`."""
     while position < file.size_bytes:
-        chunk = f.read(min(_CHUNK_BYTES, file.size_bytes - position))  # type: ignore[attr-defined]
+        chunk = f.read(min(_CHUNK_BYTES, file.size_bytes - position))
         if not chunk:
-            raise _change_error(file, f"{position:,} bytes are there")
+            raise _change_error(file)
         position += len(chunk)
         yield chunk
 
@@ -147,6 +145,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[bytes | LongLine, int
     for chunk in chunks:
         *whole, last = chunk.split(b"\n")
         for line in whole:
+            # Whole lines of a chunk, nearly all, take the short way below.
             if opened.size_bytes or len(line) > MAX_LINE_BYTES:
                 opened.add(line)
                 yield opened.close(), opened.size_bytes + 1
@@ -170,6 +169,7 @@ class _OpenLine:
     def add(self, part: bytes) -> None:
         self.size_bytes += len(part)
         self._parts.append(part)
+        # A digest in place of the bytes, because a binary file can be one line of many GB.
         if self.size_bytes > MAX_LINE_BYTES:
             self._head = self._head or b"".join(self._parts)[:_LONG_LINE_HEAD_BYTES]
             for one in self._parts:
@@ -190,16 +190,14 @@ def check_planned(file: ListFile) -> None:
     """
     with _read_errors_explained(file.path):
         now = file_metadata(file.path)
-    if now.size_in_bytes != file.size_bytes:
-        raise _change_error(file, f"{now.size_in_bytes:,} bytes are there")
-    if now.last_updated_in_seconds != file.updated_sec:
-        raise _change_error(file, "the file was written again")
+    if (now.size_in_bytes, now.last_updated_in_seconds) != (file.size_bytes, file.updated_sec):
+        raise _change_error(file)
 
 
-def _change_error(file: ListFile, difference: str) -> RunError:
+def _change_error(file: ListFile) -> RunError:
     return RunError(
-        f"{file.path} has changed since the run was planned with its {file.size_bytes:,} bytes: {difference}."
-        " Run the same command again, while nothing writes the file."
+        f"{file.path} has changed since the run was planned. Run the same command again, while nothing "
+        "writes the file."
     )
 
 

@@ -16,6 +16,7 @@ from labelbeam.transforms.inputs.compression import FORMATS as COMPRESSIONS
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import (
     MAX_LINE_BYTES,
+    OPENED_AT_ONCE,
     ListFile,
     LongLine,
     Piece,
@@ -35,7 +36,6 @@ Line = bytes | LongLine
 MOST_FILES: Final = 50_000
 # Lists whose first bytes are read before a run starts. Workers compare the headers of all.
 _STARTS_LOOKED_AT = 1000
-_OPENED_AT_ONCE = 32
 
 
 class ListFormat(abc.ABC):
@@ -77,6 +77,7 @@ class ListFormat(abc.ABC):
     def read(self, piece: Piece, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
         """Read the rows of a piece."""
         lines: Iterator[Line] = read_piece(piece)
+        # Only the piece at the beginning of a file has the header.
         if piece.start == 0:
             lines = self.check_start(lines, piece.file.path, corpus)
         for line in lines:
@@ -101,14 +102,7 @@ class ListFormat(abc.ABC):
         options: ReadOptions,
         known_types: Mapping[str, pa.DataType],
     ) -> Corpus:
-        """Return the corpus with its columns.
-
-        Args:
-          corpus: The corpus.
-          starts: First bytes of files, by path.
-          options: The user's options.
-          known_types: Types of output columns, where the output has rows already.
-        """
+        """Return the corpus with its columns, by the first bytes of its files."""
         return corpus
 
     def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
@@ -143,22 +137,23 @@ class ListFormat(abc.ABC):
         """
         if isinstance(line, LongLine):
             ref = self._unreadable(line.head, corpus, f"line {line.sha256}".encode())
-            yield failure_of(ref, "read", _too_long(line))
+            fault = f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}"
+            yield failure_of(ref, "read", bad_row(repr(line.head), fault))
             return
         if not line.strip():
             return
         try:
             yield self.parse(line.decode("utf-8"), corpus, notes)
         except UnicodeDecodeError as e:
-            fault = bad_row(repr(line), f"is not UTF-8: {e}")
-            yield failure_of(self._unreadable(line, corpus), "read", fault)
+            error = bad_row(repr(line), f"is not UTF-8: {e}")
+            yield failure_of(self._unreadable(line, corpus), "read", error)
         except ImageError as e:
             yield failure_of(self._unreadable(line, corpus), "read", e)
 
     def _unreadable(self, line: bytes, corpus: Corpus, identity: bytes | None = None) -> ImageRef:
-        line_id = (
-            self.readable_id(line, corpus) or hashlib.sha256(identity or b"line " + line).hexdigest()[:32]
-        )
+        # With a prefix, because a line that is a URI must not get the id of that URI's image.
+        digest = hashlib.sha256(identity or b"line " + line).hexdigest()[:32]
+        line_id = self.readable_id(line, corpus) or digest
         nothing = (None,) * len(corpus.columns)
         return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), nothing)
 
@@ -178,12 +173,8 @@ def matches_nothing(location: Location) -> UserError:
     return UserError(f"input={location.name!r} matches nothing. Check the name.")
 
 
-def _too_long(line: LongLine) -> ImageError:
-    return bad_row(repr(line.head), f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}")
-
-
 def _read_starts(files: tuple[ListFile, ...]) -> dict[str, bytes]:
     """Read the first bytes of lists, by path; of very many lists, those of the first."""
     paths = [file.path for file in files[:_STARTS_LOOKED_AT]]
-    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
         return dict(zip(paths, pool.map(read_start, paths, [START_BYTES] * len(paths)), strict=True))
