@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageMetadata
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.decode import decode_image
-from labelbeam.transforms.images.formats import is_raw
+from labelbeam.transforms.images.formats import RAW_SUFFIXES
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.outcomes import Outcomes, Timed, attempt, par_do
 from labelbeam.transforms.window import PixelsFn
@@ -28,7 +28,7 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedI
       ImageError: The bytes are no image that can be read, or too large a one.
     """
     decoded = decode_image(encoded.data, rule, max_pixels)
-    if decoded.format == "TIFF" and is_raw(encoded.ref.uri):
+    if decoded.format == "TIFF" and encoded.ref.uri.lower().endswith(RAW_SUFFIXES):
         # An error, because the first picture of such a file is a preview of some hundred pixels, not the
         # photo.
         raise ImageError(Reason.UNSUPPORTED, "a camera raw photo is not read; export it to JPEG or PNG")

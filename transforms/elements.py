@@ -17,6 +17,7 @@ import numpy as np
 
 def id_of_uri(uri: str) -> str:
     """Return the default id: the first 32 hexadecimal digits of the URI's SHA-256."""
+    # Also of URIs with lone surrogates, which stand for the bytes of local names that are not UTF-8.
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
@@ -74,7 +75,6 @@ class EncodedImage:
     """An image in its file's encoding.
 
     Attributes:
-      data: The encoded bytes.
       sha256: Digest of the bytes, hexadecimal.
       version: GCS generation, HTTP ETag or Last-Modified, a file's mtime and size, or None.
     """
@@ -112,11 +112,7 @@ class ImageMetadata:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedImage:
-    """An image of the model's input size, with the metadata of its file.
-
-    Attributes:
-      pixels: `[size, size, 3] uint8`, RGB, 0-255.
-    """
+    """An image of the model's input size, `[size, size, 3] uint8`, RGB, 0-255, and its file's metadata."""
 
     ref: ImageRef
     pixels: np.ndarray
@@ -125,11 +121,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class PackedImage:
-    """A `DecodedImage` in few bytes for a shuffle; unpacking restores every pixel.
-
-    Attributes:
-      data: The pixels, as `labelbeam.transforms.images.packing` packs them.
-    """
+    """A `DecodedImage` in few bytes for a shuffle, packed by `labelbeam.transforms.images.packing`."""
 
     ref: ImageRef
     data: bytes
@@ -170,7 +162,7 @@ class Failure:
       stage: Step that failed: `read`, `select`, `fetch`, `decode` or `predict`. Named as the column.
       reason: A value of `labelbeam.transforms.errors.Reason`.
       message: Text for a person, with the offending value.
-      attempts: Number of times the step was tried.
+      attempts: 1, because no step tries an image twice.
       host: Host or bucket of the URI; "" for local files.
     """
 
@@ -188,9 +180,6 @@ class TableFile:
 
     Attributes:
       table: `predictions` or `failures`.
-      path: Path of the file.
-      rows: Number of rows.
-      size_bytes: Length of the file.
       sha256: Digest of the file, hexadecimal; None if unknown.
     """
 
@@ -206,7 +195,6 @@ class DoneIds:
     """Ids that have a row already, staged or published.
 
     Attributes:
-      ids: Ids.
       versions: Version of each id's image, None for an image without one; empty if versions aren't compared.
       published: Whether the rows are published; staged rows are newer than published ones.
       retry: Whether the ids are selected again if the input still has them.

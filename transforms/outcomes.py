@@ -43,7 +43,7 @@ def usec_since(start: float) -> int:
 
 def failure_of(ref: ImageRef, step: str, error: ImageError) -> Failure:
     """Return the row of `failures/` for an image."""
-    # One attempt, because no step tries an image twice: a retry would exceed the image's time limit.
+    # One attempt, because no step tries an image twice.
     return Failure(ref, step, error.reason.value, str(error), 1, host_of_uri(ref.uri))
 
 

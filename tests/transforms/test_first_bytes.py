@@ -1,6 +1,5 @@
 import io
 import tarfile
-import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,20 +18,6 @@ def parquet() -> bytes:
     return buffer.getvalue()
 
 
-def tar() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("a.jpg"))
-    return buffer.getvalue()
-
-
-def zipped() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("a.jpg", b"")
-    return buffer.getvalue()
-
-
 TABLE = "uri,ort\r\na.jpg,München\r\nb.jpg,Berlin\r\n"
 
 
@@ -45,8 +30,8 @@ def explain(start, form, is_declared=False):
     ("start", "explained"),
     [
         (parquet(), "is Parquet"),
-        (tar(), "is a tar archive"),
-        (zipped(), "is a ZIP archive or an Excel workbook"),
+        (tarfile.TarInfo("a.jpg").tobuf(), "is a tar archive"),
+        (b"PK\3\4\x14\0", "is a ZIP archive or an Excel workbook"),
         (b"SQLite format 3\0", "NUL bytes, the first in line 1"),
         (jpeg_bytes(), "is an image. Add --input_format=images"),
         (TABLE.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),

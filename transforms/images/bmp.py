@@ -62,12 +62,7 @@ def _refuse_alpha_of_16_bits(data: bytes, header: int, fields: tuple[int, ...]) 
 
 
 def expand_runs(data: bytes, image: Image.Image) -> Image.Image:
-    """Return a run-length encoded BMP's pixels, because Pillow misreads runs of an odd length.
-
-    Args:
-      data: The encoded image.
-      image: The same image, opened by Pillow and not loaded.
-    """
+    """Return a run-length encoded BMP's pixels, because Pillow misreads runs of an odd length."""
     if image.format != "BMP" or image.info.get("compression") not in (_RLE8, _RLE4):
         return image
     start, _, _, height = struct.unpack_from("<IIii", data, 10)

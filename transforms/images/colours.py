@@ -18,13 +18,9 @@ _PNG_BITS_AT = 24
 
 
 def to_rgb(data: bytes, image: ImageFile.ImageFile) -> Image.Image:
-    """Decode an image to mode RGB.
+    """Decode an image, which Pillow has opened and not loaded, to mode RGB.
 
     Transparency is composed over white, and 16-bit values lose their low byte, as in libpng and TensorFlow.
-
-    Args:
-      data: The encoded image.
-      image: The same image, opened by Pillow and not loaded.
 
     Raises:
       ImageError: The range of the pixels is unknown.

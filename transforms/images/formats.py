@@ -75,11 +75,6 @@ _READ_STARTS = (
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
-def is_raw(name: str) -> bool:
-    """Return whether a file's name is that of a camera raw photo."""
-    return name.lower().endswith(RAW_SUFFIXES)
-
-
 def explain_unidentified(data: bytes) -> ImageError:
     """Return an error for bytes that no decoder accepts, with the format's name or the first bytes."""
     start = data[:512]

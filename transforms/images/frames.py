@@ -24,10 +24,6 @@ PixelBox = tuple[int, int, int, int]
 def count_frames(data: bytes, image: Image.Image) -> int | None:
     """Return the number of frames or pages that a file has or declares, without decoding them.
 
-    Args:
-      data: The encoded image.
-      image: The same image, opened by Pillow.
-
     Returns:
       At least 1; None for a file with more than `MOST_PIECES` pieces.
     """
@@ -87,11 +83,7 @@ def first_frame_box(data: bytes, image: ImageFile.ImageFile) -> PixelBox | None:
     """Return the part of the canvas that the first frame covers; None for the whole canvas.
 
     The rest must become white, because browsers show it as transparent, while Pillow fills it with the first
-    colour of a GIF's palette, and with black in a WebP without alpha.
-
-    Args:
-      data: The encoded image.
-      image: The same image, opened by Pillow and not loaded.
+    colour of a GIF's palette, and with black in a WebP without alpha. The image must not be loaded yet.
     """
     box = None
     if image.format == "GIF" and image.tile:

@@ -40,10 +40,6 @@ def read_orientation(data: bytes, image: Image.Image) -> int:
     """Return an image's orientation, 1 to 8; 1 if the file has no valid one.
 
     XMP and text chunks are ignored, because browsers ignore them.
-
-    Args:
-      data: The encoded image.
-      image: The same image, opened by Pillow.
     """
     if image.format == "TIFF":
         # As Pillow reads the tag, because Pillow turns a TIFF while it loads it.

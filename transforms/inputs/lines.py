@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -40,15 +41,14 @@ class _Lines(ListFormat):
 
 
 def _explain_first_line(line: str) -> str | None:
-    for delimiter in ("\t", ",", ";", "|"):
-        names = [name.strip().strip('"').lower() for name in line.split(delimiter)]
-        if len(names) > 1 and (delimiter == "\t" or set(names) & set(URI_NAMES)):
-            if delimiter == ",":
-                return "begins with the header of a CSV. Add --input_format=csv"
-            return f"has columns separated by {DELIMITERS[delimiter]}. Save it as CSV, with commas"
-    if line.strip().strip('"').lower() in URI_NAMES:
-        return f"begins with the header {line.strip()!r}. Add --input_format=csv, or delete the line"
-    return None
+    names = {name.strip().strip('"').lower() for name in re.split(r"[\t,;|]", line)}
+    # Tabs are enough, because hardly any URI has one; other delimiters need a column's name beside them.
+    if "\t" not in line and names.isdisjoint(URI_NAMES):
+        return None
+    for delimiter, name in DELIMITERS.items():
+        if delimiter in line:
+            return f"has columns separated by {name}. Save it as CSV, with commas"
+    return f"begins with the header {line.strip()!r}. Add --input_format=csv, or delete the line"
 
 
 FORMAT: Final[InputFormat] = _Lines()

@@ -32,11 +32,7 @@ _NO_PATHS = (
 
 
 def scheme_of(uri: str, schemes: Collection[str]) -> str:
-    """Return the scheme of a URI, in lower case; `LOCAL` for a path.
-
-    Args:
-      uri: The URI.
-      schemes: Schemes that are read.
+    """Return the scheme of a URI, one of those that are read, in lower case; `LOCAL` for a path.
 
     Raises:
       ImageError: `bad_uri`: no source reads it.
@@ -47,6 +43,7 @@ def scheme_of(uri: str, schemes: Collection[str]) -> str:
         if pattern.match(uri):
             raise _bad_uri(uri, fault.format(uri[skipped:][:200]))
     match = _SCHEME.match(uri)
+    # In any case, because RFC 3986 compares schemes without case.
     scheme = match.group(1).lower() if match else LOCAL
     if (_NOT_IN_OBJECTS if scheme == GCS else _CONTROL).search(uri):
         raise _bad_uri(uri, "has control characters")

@@ -38,11 +38,7 @@ _RETRY = DEFAULT_RETRY.with_timeout(20.0)
 
 
 def make_client(connections: int) -> storage.Client:
-    """Return a client, anonymous where there are no credentials.
-
-    Args:
-      connections: Size of the connection pool; one per thread.
-    """
+    """Return a client with a pool of connections, anonymous where there are no credentials."""
     try:
         client = storage.Client(project=None)
     except google.auth.exceptions.DefaultCredentialsError:
