@@ -72,7 +72,7 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ("link,n\n", "uri_column='uri' is no column of .*Add --uri_column='link'"),
         ("n,Image URL,path\n", "Add --uri_column='Image URL'"),
         ("n,m\n", r"its columns are n, m\.$"),
-        ("https://h/a.jpg,1\n", "begins with data .*--input_format=lines"),
+        ("https://h/a.jpg,1\n", "is no header .*--input_format=lines"),
         ("uri\tn\na\t1\n", "has columns separated by tabs"),
         ("uri,label,input_label\n", "two columns 'input_label'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from labelbeam.transforms.errors import ImageError, Reason
@@ -35,41 +36,32 @@ UNREAD_SUFFIXES: Final = (
 )
 IMAGE_SUFFIXES: Final = READ_SUFFIXES + UNREAD_SUFFIXES
 
-# First bytes of images and documents that are not read.
-_SIGNATURES = (
-    (0, b"8BPS", "Photoshop"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (0, b"\xff\xd8\xff\xf7", "JPEG-LS"),
-    (0, b"II\xbc", "JPEG XR"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"DDS ", "DDS"),
-    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
-    (0, b"\x00\x00\x02\x00", "CUR"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (4, b"ftypmsf1", "HEIF"),
-    (4, b"ftypcrx", "Canon's raw format"),
-    (0, b"FUJIFILMCCD-RAW", "Fujifilm's raw format"),
-    *((0, start, "Olympus' raw format") for start in (b"IIRO", b"IIRS", b"MMOR")),
-    (0, b"IIU\0", "Panasonic's raw format"),
-    (0, b"FOVb", "Sigma's raw format"),
-    (0, b"\0MRM", "Minolta's raw format"),
-)
+# Patterns of the first bytes of images and documents that are not read, by the format's name.
+_UNREAD = {
+    "Photoshop": rb"8BPS",
+    "PDF": rb"%PDF",
+    "PostScript": rb"%!PS",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG-LS": rb"\xff\xd8\xff\xf7",
+    "JPEG XR": rb"II\xbc",
+    "ICO": rb"\0\0\x01\0",
+    "CUR": rb"\0\0\x02\0",
+    "DDS": rb"DDS ",
+    "OpenEXR": rb"\x76\x2f\x31\x01",
+    "HEIC": rb".{4}ftyphe[iv]",
+    "HEIF": rb".{4}ftypm[is]f1",
+    "Canon's raw format": rb".{4}ftypcrx",
+    "Fujifilm's raw format": rb"FUJIFILMCCD-RAW",
+    "Olympus' raw format": rb"IIR[OS]|MMOR",
+    "Panasonic's raw format": rb"IIU\0",
+    "Sigma's raw format": rb"FOVb",
+    "Minolta's raw format": rb"\0MRM",
+}
 # First bytes of FORMATS: a file that begins so, and that Pillow doesn't open, is damaged.
-_READ_STARTS = (
-    b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF87a",
-    b"GIF89a",
-    b"BM",
-    b"II*\0",
-    b"MM\0*",
-    b"\x00\x00\x00\x0cjP  ",
-    b"\xff\x4f\xff\x51",
+_READ = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II\*\0|MM\0\*|.{8}WEBP|.{4}ftypavi[fs]"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    re.DOTALL,
 )
 # Markers of a JPEG's frame header (ITU-T T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC.
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
@@ -78,11 +70,12 @@ _JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD
 def explain_unidentified(data: bytes) -> ImageError:
     """Return an error for bytes that no decoder accepts, with the format's name or the first bytes."""
     start = data[:512]
-    for offset, signature, name in _SIGNATURES:
-        if start[offset:].startswith(signature):
+    for name, pattern in _UNREAD.items():
+        if re.match(pattern, start, re.DOTALL):
             return ImageError(
                 Reason.UNSUPPORTED, f"{name} is not read; convert it to JPEG, PNG, WebP or AVIF"
             )
+    # Behind white space and a byte order mark, which servers put before a page.
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text):
         return ImageError(Reason.UNSUPPORTED, "SVG is not read; render it to PNG")
@@ -90,7 +83,7 @@ def explain_unidentified(data: bytes) -> ImageError:
         return ImageError(Reason.NOT_AN_IMAGE, "a web page, not an image: check the address")
     if error := explain_tiff(data) or _explain_jpeg(data) or explain_jpeg2000(data):
         return error
-    if start.startswith(_READ_STARTS) or start[8:12] == b"WEBP" or start[4:12] in (b"ftypavif", b"ftypavis"):
+    if _READ.match(start):
         return ImageError(Reason.DECODE_ERROR, f"a damaged header: {start[:16]!r}")
     return ImageError(Reason.NOT_AN_IMAGE, f"begins with {start[:16]!r}")
 

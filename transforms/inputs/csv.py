@@ -122,23 +122,14 @@ def _checked_header(path: str, start: bytes) -> tuple[str, ...]:
     if len(start) >= START_BYTES and b"\n" not in start:
         raise UserError(f"{path} has a header of more than {START_BYTES:,} bytes. Remove columns.")
     header = _parse_header(start)
-    if why := _explain_names(header, start.decode("utf-8-sig", "replace").partition("\n")[0]):
-        raise UserError(f"{path} {why}.")
+    # Distinct without case, because DuckDB and other readers of the table ignore the case of columns.
+    are_distinct = header and len({name.casefold() for name in header}) == len(header) and "" not in header
+    if not are_distinct or any("://" in name or name.startswith("/") for name in header):
+        raise UserError(
+            f"{path} begins with {first_line(start)[:200]!r}, which is no header of distinct column names. "
+            "Put a line with the columns' names first, or add --input_format=lines if each line is one URI."
+        )
     return header
-
-
-def _explain_names(names: tuple[str, ...], line: str) -> str | None:
-    if not names or len({name.casefold() for name in names}) < len(names) or "" in names:
-        return (
-            f"begins with {line[:200]!r}, which is no header of distinct column names. Put a line with the "
-            "columns' names first"
-        )
-    if any("://" in name or name.startswith("/") for name in names):
-        return (
-            f"begins with data where its header should be: {line[:200]!r}. Put a line with the columns' "
-            "names first, or add --input_format=lines if each line is one URI"
-        )
-    return None
 
 
 FORMAT: Final[InputFormat] = _Csv()

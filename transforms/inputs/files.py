@@ -162,24 +162,21 @@ class _OpenLine:
 
     def __init__(self) -> None:
         self.size_bytes = 0
-        self._parts: list[bytes] = []
+        self._kept = bytearray()
         self._digest = hashlib.sha256()
-        self._head = b""
 
     def add(self, part: bytes) -> None:
+        # A digest in place of further bytes, because a binary file can be one line of many GB.
+        if self.size_bytes <= MAX_LINE_BYTES:
+            self._kept += part
+        self._digest.update(part)
         self.size_bytes += len(part)
-        self._parts.append(part)
-        # A digest in place of the bytes, because a binary file can be one line of many GB.
-        if self.size_bytes > MAX_LINE_BYTES:
-            self._head = self._head or b"".join(self._parts)[:_LONG_LINE_HEAD_BYTES]
-            for one in self._parts:
-                self._digest.update(one)
-            self._parts.clear()
 
     def close(self) -> bytes | LongLine:
         if self.size_bytes > MAX_LINE_BYTES:
-            return LongLine(self._head, self._digest.hexdigest(), self.size_bytes)
-        return b"".join(self._parts).removesuffix(b"\r")
+            head = bytes(self._kept[:_LONG_LINE_HEAD_BYTES])
+            return LongLine(head, self._digest.hexdigest(), self.size_bytes)
+        return bytes(self._kept).removesuffix(b"\r")
 
 
 def check_planned(file: ListFile) -> None:

@@ -79,7 +79,9 @@ class HttpSource:
         if known_version and (response.status, version) == (200, known_version):
             return None
         if response.status != 200:
-            raise _status_error(response.status)
+            other = Reason.HTTP_5XX if response.status >= 500 else Reason.HTTP_4XX
+            reason = _REASONS.get(response.status, other)
+            raise ImageError(reason, f"the server returned status {response.status}")
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > self._limits.max_bytes:
             raise too_large(self._limits, int(length))
@@ -100,11 +102,6 @@ def _unless(known_version: str | None) -> dict[str, str]:
         return {}
     is_etag = known_version.startswith(('"', "W/"))
     return {"If-None-Match" if is_etag else "If-Modified-Since": known_version}
-
-
-def _status_error(status: int) -> ImageError:
-    other = Reason.HTTP_5XX if status >= 500 else Reason.HTTP_4XX
-    return ImageError(_REASONS.get(status, other), f"the server returned status {status}")
 
 
 def _image_error(error: HTTPError, limits: Limits) -> ImageError:
