@@ -1,8 +1,10 @@
-"""Files: listing and deletion."""
+"""Files: listing, deletion and digests."""
+
+import hashlib
 
 import pytest
 
-from labelbeam.transforms.files import delete_files, delete_temporary, list_files, write_file
+from labelbeam.transforms.files import delete_files, delete_temporary, digest_file, list_files, write_file
 
 
 @pytest.mark.parametrize("name", ["out", "o[1]", "o*", "o?", "a b", "o\\x", "[!a]"])
@@ -28,3 +30,10 @@ def test_delete_temporary__files_of_the_users_own__stay(tmp_path):
         (tmp_path / name).touch()
     delete_temporary(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(theirs)
+
+
+def test_digest_file__local_and_in_a_bucket__is_of_all_bytes(tmp_path, gcs):
+    gcs.put("gs://digested/a", data := bytes(range(256)) * 10_000)
+    (tmp_path / "a").write_bytes(data)
+    expected = (len(data), hashlib.sha256(data).hexdigest())
+    assert digest_file("gs://digested/a") == digest_file(str(tmp_path / "a")) == expected

@@ -165,7 +165,7 @@ class TiffHeader(NamedTuple):
           struct.error: The directory leaves the data.
         """
         size = 4 + 2 * self.offset_bytes
-        for start in islice(self._places(data, at), MOST_PIECES):
+        for start in islice(self._entry_offsets(data, at), MOST_PIECES):
             tag, kind = self._unpack("HH", data, start)
             yield Entry(tag, kind, start, start + size - self.offset_bytes, start + size)
 
@@ -175,9 +175,9 @@ class TiffHeader(NamedTuple):
         Raises:
           struct.error: The directory leaves the data.
         """
-        return self._unpack(self.offset, data, self._places(data, at).stop)[0]
+        return self._unpack(self.offset, data, self._entry_offsets(data, at).stop)[0]
 
-    def _places(self, data: bytes, at: int) -> range:
+    def _entry_offsets(self, data: bytes, at: int) -> range:
         (number,) = self._unpack(self.length, data, at)
         size = 4 + 2 * self.offset_bytes
         start = at + struct.calcsize(self.order + self.length)
