@@ -35,6 +35,7 @@ class Corpus:
     columns: tuple[tuple[str, pa.DataType], ...] = ()
     suffixes: tuple[str, ...] = ()
     reasons: frozenset[str] = frozenset()
+    # Part of the plan, because workers compare each file with it, and new files must not slip in.
     files: tuple[ListFile, ...] = ()
     most_files: int | None = None
 

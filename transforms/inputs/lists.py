@@ -144,11 +144,9 @@ class ListFormat(abc.ABC):
             return
         try:
             yield self.parse(line.decode("utf-8"), corpus, notes)
-        except UnicodeDecodeError as e:
-            error = bad_row(repr(line), f"is not UTF-8: {e}")
+        except (UnicodeDecodeError, ImageError) as e:
+            error = e if isinstance(e, ImageError) else bad_row(repr(line), f"is not UTF-8: {e}")
             yield failure_of(self._unreadable(line, corpus), "read", error)
-        except ImageError as e:
-            yield failure_of(self._unreadable(line, corpus), "read", e)
 
     def _unreadable(self, line: bytes, corpus: Corpus, identity: bytes | None = None) -> ImageRef:
         # With a prefix, because a line that is a URI must not get the id of that URI's image.
