@@ -85,7 +85,6 @@ class Case:
       credentials: Google's credentials; None unless they work.
       default_project: The project that the credentials belong to.
       region: The job's region.
-      worker_account: The service account of the workers.
       checked_buckets: Buckets that were looked up.
       buckets: Those of `checked_buckets` that exist.
       contents: Contents of the output folder.
@@ -93,7 +92,6 @@ class Case:
       rows: First rows of the input.
       spec: Specification of the model.
       classifier: The loaded model.
-      worker_cores: Cores of each machine type, as Compute Engine lists them.
     """
 
     config: RunConfig
@@ -102,7 +100,6 @@ class Case:
     credentials: Any = None
     default_project: str | None = None
     region: str | None = None
-    worker_account: str | None = None
     checked_buckets: set[str] = field(default_factory=set)
     buckets: set[str] = field(default_factory=set)
     contents: Contents | None = None
@@ -110,7 +107,6 @@ class Case:
     rows: list[ImageRef | Failure] = field(default_factory=list)
     spec: ModelSpec | None = None
     classifier: Classifier | None = None
-    worker_cores: dict[str, int] = field(default_factory=dict)
 
     @property
     def runner(self) -> str:
@@ -169,7 +165,6 @@ class Check:
       is_remote: Whether the check uses the network.
       lacks: The requirement that earlier checks did not provide; empty if none is missing.
       limit_sec: Time limit of a remote check.
-      too_slow: Kind of finding for a remote check that exceeds its time limit.
     """
 
     name: str
@@ -178,7 +173,6 @@ class Check:
     is_remote: Callable[[Case], bool] = _never
     lacks: Callable[[Case], str] = _nothing
     limit_sec: float = _REMOTE_SEC
-    too_slow: Callable[[str, str], Finding] = error
 
 
 def examine(check: Check, case: Case) -> list[Finding]:
@@ -198,7 +192,7 @@ def examine(check: Check, case: Case) -> list[Finding]:
     except NoAnswerError:
         # A copy, because the check's thread still runs and may append to the list.
         remedy = "Check the network and any proxy."
-        return [*findings, check.too_slow(f"no answer within {check.limit_sec:g} s.", remedy)]
+        return [*findings, error(f"no answer within {check.limit_sec:g} s.", remedy)]
     except Exception as e:
         # Everything is caught, because a bug in one check must not keep the others from running.
         _LOG.info("the check %r failed", check.name, exc_info=True)

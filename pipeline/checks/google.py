@@ -1,4 +1,4 @@
-"""Checks of Google Cloud's accounts and buckets: the user's login, what exists, and who may use it."""
+"""Checks of Google Cloud's login, project and buckets."""
 
 from __future__ import annotations
 
@@ -38,19 +38,11 @@ from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.sources.addresses import is_gcs, split_gcs
 
-COMPUTE = "https://compute.googleapis.com/compute/v1"
-IAM = "https://iam.googleapis.com/v1"
-TROUBLESHOOTER = "https://policytroubleshooter.googleapis.com/v1"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _LOG_IN = "Run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file."
 _METADATA_IP, _METADATA_SEC = "169.254.169.254", 1.0
 _LIMITS = (CONNECT_SEC, ANSWER_SEC)
 _NO_ANSWER = (api.GoogleAPICallError, GoogleAuthError, requests.RequestException, ConnectionError)
-
-_GET = ("storage.objects.get",)
-_READ = (*_GET, "storage.objects.list")
-_WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
-_ACT_AS = "iam.serviceAccounts.actAs"
 
 
 def require_google_access(config: RunConfig, options: PipelineOptions) -> None:
@@ -75,19 +67,16 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
 
-    def warning(self, subject: str, permission: str) -> Finding:
-        """Return a warning that a check could not read its subject."""
-        remedies = {0: "Check the network.", 404: "Check --project, --region and the name."}
-        remedy = f"Enable the API in the project, or get {permission}."
-        text = f"{subject} could not be checked: {str(self).rstrip('.')}."
-        return warning(text, remedies.get(self.status, remedy))
 
+def call_api(case: Case, url: str, **options: Any) -> dict[str, Any]:
+    """Get a resource with the user's credentials.
 
-def call_api(case: Case, url: str, body: Any = None, **options: Any) -> dict[str, Any]:
-    """Get a resource, or post a body to it, with the user's credentials; raises ApiError."""
+    Raises:
+      ApiError: The API refuses the request, or does not respond.
+    """
     try:
         session = AuthorizedSession(case.credentials)
-        response = session.request("POST" if body else "GET", url, json=body, timeout=_LIMITS, **options)
+        response = session.get(url, timeout=_LIMITS, **options)
         answer = response.json()
     except (requests.RequestException, GoogleAuthError, ValueError) as e:
         raise ApiError(0, f"{url.partition('?')[0]} gave no answer: {e}"[:300]) from e
@@ -95,11 +84,6 @@ def call_api(case: Case, url: str, body: Any = None, **options: Any) -> dict[str
         fault = answer.get("error") if isinstance(answer, dict) else None
         raise ApiError(response.status_code, fault["message"] if isinstance(fault, dict) else response.reason)
     return answer
-
-
-def get_compute(case: Case, path: str, **params: str) -> dict[str, Any]:
-    """Get a resource of Compute Engine in the job's project; raises ApiError."""
-    return call_api(case, f"{COMPUTE}/projects/{case.project}{path}", params=params)
 
 
 class _BriefRequest(Request):
@@ -158,21 +142,20 @@ def _check_project(case: Case) -> Iterator[Finding]:
         yield warning(text, "Set --temp_location=gs://BUCKET/FOLDER.")
 
 
-def _bucket_uses(case: Case) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the permissions that workers need, by bucket and option; of images after the input was read."""
+def _bucket_uses(case: Case) -> dict[str, list[str]]:
+    """Return the options that name each bucket; buckets of images once the input was read."""
     config, cloud = case.config, case.options.view_as(GoogleCloudOptions)
-    uses: list[tuple[str, str, tuple[str, ...]]] = [("input", config.read.input, _READ)]
-    uses += [("model", config.model.model, _READ), ("output", config.write.output, _WRITE)]
+    uses = [("input", config.read.input), ("model", config.model.model), ("output", config.write.output)]
     if case.on_dataflow:
-        uses += [("temp_location", cloud.temp_location or "", _WRITE)]
-        uses += [("staging_location", cloud.staging_location or "", _GET)]
-        uses += [("template_location", cloud.template_location or "", ())]
-    uses += [("images", row.uri, _GET) for row in case.rows if isinstance(row, ImageRef)]
-    by_bucket: dict[str, dict[str, tuple[str, ...]]] = {}
-    for option, uri, permissions in uses:
+        names = ("temp_location", "staging_location", "template_location")
+        uses += [(name, getattr(cloud, name) or "") for name in names]
+    uses += [("images", row.uri) for row in case.rows if isinstance(row, ImageRef)]
+    by_bucket: dict[str, list[str]] = {}
+    for option, uri in uses:
         if is_gcs(uri):
-            by_bucket.setdefault(split_gcs(uri)[0], {})[option] = permissions
-    return by_bucket
+            by_bucket.setdefault(split_gcs(uri)[0], []).append(option)
+    # Without duplicates, because each image of the input names a bucket.
+    return {bucket: list(dict.fromkeys(options)) for bucket, options in by_bucket.items()}
 
 
 def _check_buckets(case: Case) -> Iterator[Finding]:
@@ -203,71 +186,9 @@ def _locate(case: Case, name: str, label: str) -> Finding:
     return ok(f"{label} is in {bucket.location}.")
 
 
-def _check_account(case: Case) -> Iterator[Finding]:
-    email = case.options.view_as(GoogleCloudOptions).service_account_email
-    try:
-        case.worker_account = email or get_compute(case, "").get("defaultServiceAccount")
-        if not case.worker_account:
-            yield error("the project has no default service account.", "Set --service_account_email.")
-            return
-        url = f"{IAM}/projects/-/serviceAccounts/{case.worker_account}"
-        account = call_api(case, url)
-        granted = call_api(case, f"{url}:testIamPermissions", {"permissions": [_ACT_AS]})
-    except ApiError as e:
-        if e.status == 404 and case.worker_account:
-            yield error(f"there is no account {case.worker_account}.", "Check --service_account_email.")
-            case.worker_account = None
-        else:
-            yield e.warning("the workers' service account", "iam.serviceAccounts.get, roles/compute.viewer")
-        return
-    if account.get("disabled"):
-        remedy = f"Run gcloud iam service-accounts enable {case.worker_account}."
-        yield error(f"{case.worker_account} is disabled.", remedy)
-    elif _ACT_AS not in granted.get("permissions", ()):
-        yield error(f"you may not use {case.worker_account}.", "Get roles/iam.serviceAccountUser on it.")
-    else:
-        yield ok(f"workers run as {case.worker_account}, which you may use.")
-
-
-def _check_permissions(case: Case) -> Iterator[Finding]:
-    resource = f"//cloudresourcemanager.googleapis.com/projects/{case.project}"
-    needs = [(f"the project {case.project}", resource, {"dataflow.workItems.lease"}, "dataflow.worker")]
-    for name, uses in _bucket_uses(case).items():
-        permissions = {permission for one in uses.values() for permission in one}
-        role = "storage.objectUser" if permissions > set(_READ) else "storage.objectViewer"
-        resource = f"//storage.googleapis.com/projects/_/buckets/{name}"
-        needs += [(f"the bucket {name}", resource, permissions, role)] if permissions else []
-    for need in needs:
-        try:
-            yield _check_need(case, *need)
-        except ApiError as e:
-            # The first failure ends the check, because all requests go to the same API.
-            yield e.warning("the permissions of the workers' account", "roles/iam.securityReviewer")
-            return
-
-
-def _check_need(case: Case, name: str, resource: str, permissions: set[str], role: str) -> Finding:
-    access: dict[str, list[str]] = {}
-    for permission in sorted(permissions):
-        body = {"principal": case.worker_account, "fullResourceName": resource, "permission": permission}
-        answer = call_api(case, f"{TROUBLESHOOTER}/iam:troubleshoot", {"accessTuple": body})
-        access.setdefault(answer["access"], []).append(permission)
-    remedy = f"Grant roles/{role} to the account."
-    if missing := access.get("NOT_GRANTED"):
-        return error(f"{case.worker_account} lacks {', '.join(missing)} on {name}.", remedy)
-    if doubtful := [f"{', '.join(names)} ({state})" for state, names in access.items() if state != "GRANTED"]:
-        text = f"{case.worker_account} on {name}: {', '.join(doubtful)} could not be checked."
-        return warning(text, remedy)
-    return ok(f"{case.worker_account} has {', '.join(sorted(permissions))} on {name}.")
-
-
 def lacks_project(case: Case) -> str:
     """Return the missing requirement of checks that send requests about the job's project."""
     return lacks_credentials(case) or ("" if case.project and case.region else "a project and a region")
-
-
-def _lacks_account(case: Case) -> str:
-    return lacks_project(case) or ("" if case.worker_account else "the workers' account")
 
 
 def _uses_buckets(case: Case) -> bool:
@@ -281,5 +202,3 @@ PROJECT = Check("project", _check_project, on_dataflow)
 BUCKETS = Check("buckets", _check_buckets, _uses_buckets, always, lacks_credentials)
 # The same for buckets of images, which are only known after the input was read.
 SOURCES = Check("sources", _check_buckets, on_dataflow, always, lacks_credentials)
-ACCOUNT = Check("account", _check_account, on_dataflow, always, lacks_project)
-PERMISSIONS = Check("permissions", _check_permissions, on_dataflow, always, _lacks_account, 60.0, warning)

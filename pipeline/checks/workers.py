@@ -1,24 +1,22 @@
-"""Checks of Dataflow's workers: machines and accelerators, quota, and the container image."""
+"""Checks of Dataflow's workers: machines, accelerators and the container image."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from apache_beam.options.pipeline_options import SetupOptions, WorkerOptions
 
 from labelbeam.pipeline.checks.findings import Case, Check, Finding, always, error, ok, on_dataflow, warning
-from labelbeam.pipeline.checks.google import ApiError, call_api, get_compute, lacks_project
+from labelbeam.pipeline.checks.google import ApiError, call_api, lacks_project
 from labelbeam.pipeline.runners import options as beam
 from labelbeam.transforms.errors import UserError
 
-_VIEWER = "roles/compute.viewer"
+COMPUTE = "https://compute.googleapis.com/compute/v1"
 _DRIVER = "install-nvidia-driver"
-_MORE_QUOTA = "Request more (console: IAM and admin, Quotas), or lower --max_num_workers."
 # Registries of Google; the credentials must not be sent to other registries.
 _IMAGE = re.compile(
     r"(?P<host>(?:[\w-]+\.)*(?:pkg\.dev|gcr\.io))/(?P<path>[^:@]+)(?::(?P<tag>[^@]+))?(?:@(?P<digest>.+))?"
@@ -65,6 +63,8 @@ def _location(case: Case) -> str:
 
 
 def _check_machines(case: Case) -> Iterator[Finding]:
+    if not case.options.view_as(WorkerOptions).max_num_workers:
+        yield warning("--max_num_workers is missing, so the cost has no limit.", "Set --max_num_workers.")
     for pool in _worker_pools(case):
         if not pool.has_driver:
             text = f"{pool}: NVIDIA's driver is missing, so TensorFlow would not see the accelerator."
@@ -72,7 +72,9 @@ def _check_machines(case: Case) -> Iterator[Finding]:
         try:
             yield _find_pool(case, pool)
         except ApiError as e:
-            yield e.warning(f"zones with {pool}", _VIEWER)
+            remedies = {0: "Check the network.", 404: "Check --project, --region and the name."}
+            remedy = remedies.get(e.status, "Enable the API in the project, or get roles/compute.viewer.")
+            yield warning(f"zones with {pool} could not be checked: {str(e).rstrip('.')}.", remedy)
 
 
 def _find_pool(case: Case, pool: _Pool) -> Finding:
@@ -86,7 +88,7 @@ def _find_pool(case: Case, pool: _Pool) -> Finding:
             regions = ", ".join(sorted({zone.rpartition("-")[0] for zone in resources})) or "none"
             text = f"{name} is not available in {_location(case).rstrip('-')}."
             return error(text, f"Check the name and the region. Regions that have it: {regions}.")
-        if misfit := _misfit(case, pool, next(iter(resources.values()))):
+        if misfit := _misfit(pool, next(iter(resources.values()))):
             return misfit
         zones = usable if zones is None else zones & usable
     if zones is not None and not zones:
@@ -99,7 +101,7 @@ def _list_by_zone(case: Case, kind: str, name: str) -> dict[str, dict[str, Any]]
     zones: dict[str, dict[str, Any]] = {}
     params = {"filter": f"name={name}"}
     while True:
-        page = get_compute(case, f"/aggregated/{kind}", **params)
+        page = call_api(case, f"{COMPUTE}/projects/{case.project}/aggregated/{kind}", params=params)
         for scope, resources in page.get("items", {}).items():
             zones |= {scope.removeprefix("zones/"): item for item in resources.get(kind, ())}
         if not (token := page.get("nextPageToken")):
@@ -107,13 +109,11 @@ def _list_by_zone(case: Case, kind: str, name: str) -> dict[str, dict[str, Any]]
         params["pageToken"] = token
 
 
-def _misfit(case: Case, pool: _Pool, resource: dict[str, Any]) -> Finding | None:
+def _misfit(pool: _Pool, resource: dict[str, Any]) -> Finding | None:
     """Return the contradiction between a kind of workers and a machine type or accelerator type.
 
     Machine types without accelerators of their own pass, because the API does not list what they accept.
     """
-    if "guestCpus" in resource:
-        case.worker_cores[pool.machine] = int(resource["guestCpus"])
     for own in resource.get("accelerators", ()):
         card, count = own["guestAcceleratorType"], own["guestAcceleratorCount"]
         if (card, count) != (pool.card, pool.card_count):
@@ -126,52 +126,6 @@ def _misfit(case: Case, pool: _Pool, resource: dict[str, Any]) -> Finding | None
     if pool.card and not pool.machine:
         return warning(f"--machine_type is missing, and workers need {pool.card}.", "Set --machine_type.")
     return None
-
-
-def _check_quota(case: Case) -> Iterator[Finding]:
-    limit = case.options.view_as(WorkerOptions).max_num_workers
-    if not limit:
-        yield warning("--max_num_workers is missing, so the cost has no limit.", "Set --max_num_workers.")
-    region = _location(case).rpartition("-")[0]
-    try:
-        # The region's quotas replace those of the project that have the same metric.
-        answers = [get_compute(case, path) for path in ("", f"/regions/{region}")]
-    except ApiError as e:
-        yield e.warning(f"quota in {region}", _VIEWER)
-        return
-    quotas = {quota["metric"]: quota for answer in answers for quota in answer.get("quotas", ())}
-    needs: Counter[str] = Counter()
-    for pool in _worker_pools(case):
-        # The larger need counts, because all kinds of workers share the limit of --max_num_workers.
-        needs |= _quota_needs(case, pool, quotas)
-    for metric, each in needs.items():
-        if metric in quotas:
-            yield _compare_quota(quotas[metric], each, limit)
-        elif not metric.endswith("_ALL_REGIONS"):
-            yield warning(f"Compute Engine lists no quota {metric} in {region}.", "See the console.")
-
-
-def _quota_needs(case: Case, pool: _Pool, quotas: dict[str, Any]) -> Counter[str]:
-    """Return the amount of each quota that one worker uses."""
-    # Metrics are named after the family or type: N2_CPUS, NVIDIA_L4_GPUS, NVIDIA_T4_GPUS (nvidia-tesla-t4).
-    family = f"{pool.machine.partition('-')[0].upper()}_CPUS"
-    card = pool.card.removeprefix("nvidia-").removeprefix("tesla-").replace("-", "_").upper()
-    has_address = case.options.view_as(WorkerOptions).use_public_ips is not False
-    cores = case.worker_cores.get(pool.machine, 0)
-    needs = {family if family in quotas else "CPUS": cores, "CPUS_ALL_REGIONS": cores}
-    needs |= {f"NVIDIA_{card}_GPUS": pool.card_count, "GPUS_ALL_REGIONS": pool.card_count}
-    return +Counter({**needs, "IN_USE_ADDRESSES": int(has_address)})
-
-
-def _compare_quota(quota: dict[str, Any], each: int, workers: int | None) -> Finding:
-    free = quota["limit"] - quota.get("usage", 0)
-    fit = int(free // each)
-    text = f"{quota['metric']}: {free:,.0f} of {quota['limit']:,.0f} are free, and a worker uses {each:,}"
-    if fit < 1:
-        return error(f"{text}: no worker can start.", _MORE_QUOTA)
-    if workers and fit < workers:
-        return warning(f"{text}: {fit:,} of {workers:,} workers can start.", _MORE_QUOTA)
-    return ok(f"{text}: enough for {workers or fit:,} workers.")
 
 
 def _check_container(case: Case) -> Iterator[Finding]:
@@ -192,7 +146,8 @@ def _check_container(case: Case) -> Iterator[Finding]:
         if e.status == 404:
             yield error(f"there is no image {image}.", "Push it, or check its name.")
         else:
-            yield warning(f"{image} could not be checked: {e}.", "Run python deploy/check_image.py IMAGE.")
+            remedy = "Check that Python and Beam have the same versions there as here."
+            yield warning(f"{image} could not be checked: {e}.", remedy)
         return
     for name, version in here.items():
         text = f"{image} has {name} {labels.get(name)}, and this machine {version}."
@@ -213,8 +168,7 @@ def _image_labels(case: Case, image: str) -> dict[str, str]:
     return call_api(case, f"{url}/blobs/{manifest['config']['digest']}")["config"].get("Labels") or {}
 
 
-MACHINES = Check("machines", _check_machines, on_dataflow, always, lacks_project, too_slow=warning)
-QUOTA = Check("quota", _check_quota, on_dataflow, always, lacks_project, too_slow=warning)
+MACHINES = Check("machines", _check_machines, on_dataflow, always, lacks_project)
 CONTAINER = Check(
     "container",
     _check_container,

@@ -24,10 +24,7 @@ CHECKS = (
     data.PATHS,
     data.IMAGES,
     google.SOURCES,
-    google.ACCOUNT,
-    google.PERMISSIONS,
     workers.MACHINES,
-    workers.QUOTA,
     workers.CONTAINER,
 )
 
