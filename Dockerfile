@@ -3,7 +3,7 @@
 #   docker build --tag IMAGE .                                        CUDA for GPUs
 #   docker build --tag IMAGE --build-arg EXTRA= .                     CPU only
 #   docker build --tag IMAGE --build-arg MODEL=efficientnet-b7 .      with a model inside
-# Check it against the machine that submits: python deploy/check_image.py IMAGE
+# Check it against the machine that submits: labelbeam doctor compares the versions that are its labels.
 ARG PYTHON_VERSION=3.11
 # A digest may follow: 3.11.11-slim-bookworm@sha256:…
 ARG PYTHON_TAG=3.11.11-slim-bookworm

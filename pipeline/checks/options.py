@@ -66,10 +66,10 @@ def _check_runner(case: Case) -> Iterator[Finding]:
             yield warning("Beam downloads Prism when the run starts.", "Set --prism_location to a copy.")
         elif "://" in location or os.path.isfile(location):  # the check `options` reports a missing file
             yield ok(f"Prism is {location}.")
-    if case.runner in ("FlinkRunner", "SparkRunner") and option != "--job_endpoint":
+    if case.runner == "FlinkRunner" and option != "--job_endpoint":
         java = shutil.which("java")
         remedy = "Install Java, or set --job_endpoint to a job server."
-        text = f"{case.runner} starts its job server with Java"
+        text = "FlinkRunner starts its job server with Java"
         yield ok(f"{text}: {java}.") if java else error(f"{text}, which is not installed.", remedy)
 
 

@@ -15,7 +15,6 @@ from apache_beam.options.pipeline_options import (
     JobServerOptions,
     PipelineOptions,
     PortableOptions,
-    SparkRunnerOptions,
     StandardOptions,
     WorkerOptions,
 )
@@ -35,7 +34,7 @@ ONE_PROCESS = "no_use_multiple_sdk_containers"
 # Timeout of a job server. Very long, because Beam applies it to a whole job on Prism; its default is five
 # minutes.
 _NO_END_SEC = 30 * 24 * 3600
-_PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
+_PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "PrismRunner")
 
 
 def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
@@ -180,8 +179,6 @@ def flink_cluster(options: PipelineOptions) -> str:
 
 def _is_for_a_cluster(options: PipelineOptions) -> bool:
     """Return whether the job server that a runner starts gives the job to a cluster."""
-    if runner_of(options) == "SparkRunner":
-        return not options.view_as(SparkRunnerOptions).spark_master_url.startswith("local")
     return runner_of(options) == "FlinkRunner" and bool(flink_cluster(options))
 
 
@@ -189,12 +186,7 @@ def submitted_to(options: PipelineOptions) -> tuple[str, str]:
     """Return the option that names the job's server, and its value; both empty if the runner starts one."""
     if endpoint := options.view_as(PortableOptions).job_endpoint:
         return "--job_endpoint", endpoint
-    if runner_of(options) == "FlinkRunner" and (cluster := flink_cluster(options)):
-        return "--flink_master", cluster
-    spark = options.view_as(SparkRunnerOptions).spark_master_url
-    if runner_of(options) == "SparkRunner" and spark.startswith("spark://"):
-        return "--spark_master_url", spark
-    return "", ""
+    return ("--flink_master", flink_cluster(options)) if _is_for_a_cluster(options) else ("", "")
 
 
 def host_and_port(endpoint: str) -> tuple[str | None, int | None]:

@@ -85,8 +85,6 @@ FLINK = ("--runner=FlinkRunner", "--flink_master=http://localhost:8081")
         (("--runner=PortableRunner", "--job_endpoint=embed"), False),
         (("--runner=FlinkRunner",), False),
         (FLINK, True),
-        (("--runner=SparkRunner",), False),
-        (("--runner=SparkRunner", "--spark_master_url=spark://localhost:7077"), True),
     ],
 )
 def test_runs_elsewhere__runners__those_whose_jobs_outlive_the_command(flags, elsewhere):
@@ -107,8 +105,6 @@ def test_runner__of_a_name_like_beams__is_none_of_beams(name):
         (FLINK, False),
         (("--runner=FlinkRunner", "--flink_master=https://far:8081"), True),
         (("--runner=PrismRunner", "--flink_master=far:8081"), False),
-        (("--runner=SparkRunner", "--spark_master_url=spark://far:7077"), True),
-        (("--runner=SparkRunner", "--spark_master_url=yarn"), False),
         (PORTABLE, False),
         (("--runner=PortableRunner", "--job_endpoint=127.0.0.2:8099"), False),
         (("--runner=PortableRunner", "--job_endpoint=far:8099"), True),
@@ -120,9 +116,6 @@ def test_is_submitted_elsewhere__job_servers_and_clusters__those_of_other_machin
     assert is_submitted_elsewhere(pipeline_options(flags)) is elsewhere
 
 
-SPARK = ("--runner=SparkRunner", "--spark_master_url=spark://localhost:7077")
-
-
 @pytest.mark.parametrize(
     ("flags", "environment"),
     [
@@ -131,8 +124,6 @@ SPARK = ("--runner=SparkRunner", "--spark_master_url=spark://localhost:7077")
         (("--runner=FlinkRunner", "--flink_master=[local]"), "LOOPBACK"),
         (FLINK, "DOCKER"),
         ((*FLINK, "--environment_type=beam:env:process:v1"), "PROCESS"),
-        (("--runner=SparkRunner",), "LOOPBACK"),
-        (SPARK, "DOCKER"),
         (PORTABLE, "DOCKER"),
         ((*FLINK, "--environment_type=PROCESS"), "PROCESS"),
         (("--runner=PrismRunner", "--environment_type=DOCKER"), "DOCKER"),
@@ -142,9 +133,7 @@ def test_environment_of__none_or_one_said__is_what_beam_takes(flags, environment
     assert environment_of(pipeline_options(flags)) == environment
 
 
-@pytest.mark.parametrize(
-    "flags", [("--runner=PrismRunner",), ("--runner=FlinkRunner",), FLINK, SPARK, PORTABLE]
-)
+@pytest.mark.parametrize("flags", [("--runner=PrismRunner",), ("--runner=FlinkRunner",), FLINK, PORTABLE])
 def test_environment_of__none_said__is_what_beam_itself_makes(flags):
     options = pipeline_options(flags)
     told = environment_of(options)  # before Beam writes its own choice into the options
