@@ -31,16 +31,14 @@ class Option:
     Attributes:
       default: Value of the option if it is not set.
       help: Definition, with the unit.
-      at_least: Smallest number.
-      at_most: Largest number.
+      between: Smallest and largest number.
       words: Words that are values.
       type: Type of the other values, a key of `_TYPES`; None if there are none.
     """
 
     default: Any
     help: str
-    at_least: float | None = None
-    at_most: float | None = None
+    between: tuple[float, float] = (-math.inf, math.inf)
     words: tuple[str, ...] = ()
     type: Any = None
 
@@ -50,16 +48,11 @@ class Option:
         if self.type is None:
             return f"one of {', '.join(self.words)}"
         noun = ", or ".join((*self.words, _TYPES[self.type][0]))
-        if self.at_least is None:
-            return noun
-        return f"{noun} from {self.at_least:,} to {self.at_most:,}"
+        least, most = self.between
+        return f"{noun} from {least:,} to {most:,}" if math.isfinite(most) else noun
 
     def parse(self, name: str, raw: Any) -> Any:
         """Parse and check a value from YAML or the command line.
-
-        Args:
-          name: Name of the option in errors.
-          raw: The value.
 
         Raises:
           UserError: The value has another type or is out of range.
@@ -70,14 +63,10 @@ class Option:
             value = _TYPES[self.type][1](raw)
         except (KeyError, TypeError, ValueError):
             value = None
-        if value is None or not self._in_range(value):
+        is_outside = isinstance(value, (int, float)) and not self.between[0] <= value <= self.between[1]
+        if value is None or is_outside:
             raise UserError(f"{name}={raw!r} is not allowed: it must be {self.allowed}.")
         return value
-
-    def _in_range(self, value: Any) -> bool:
-        if self.at_least is None or self.at_most is None:
-            return True
-        return self.at_least <= value <= self.at_most
 
 
 def _parse_text(raw: Any) -> str | None:
@@ -155,10 +144,10 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
 def _option(
     default: Any,
     help: str,
-    between: tuple[float | None, float | None] = (None, None),
+    between: tuple[float, float] = (-math.inf, math.inf),
     words: tuple[str, ...] = (),
 ) -> Any:
-    return field(default=default, metadata={"option": Option(default, help, *between, words)})
+    return field(default=default, metadata={"option": Option(default, help, between, words)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,18 +392,14 @@ RUN_OPTIONS = {name: one for section in OPTIONS_BY_HEADING.values() for name, on
 
 
 def load_config(path: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str] = ()) -> RunConfig:
-    """Make a run's configuration from a file and flags; flags win.
-
-    Args:
-      path: A YAML file, or None.
-      flags: Options by name, as on the command line.
-      beam_flags: Pipeline options, as Beam takes them. They follow the file's, because the last one wins.
+    """Make a run's configuration from a YAML file, if any, and flags by name; flags win.
 
     Raises:
       UserError: A key is unknown, or a value is not allowed.
     """
     from_file = _read_yaml(path) if path else {}
     file_beam_flags = _beam_flags(path, from_file.pop(BEAM, None) or {})
+    # The file's come first, because Beam takes the last of two equal flags.
     return make_config(from_file, f"{path}: ", flags, (*file_beam_flags, *beam_flags))
 
 
@@ -427,7 +412,7 @@ def make_config(
       values: Options by name.
       source: Prefix of these names in errors.
       flags: Options by name, as on the command line.
-      beam_flags: Pipeline options, as Beam takes them.
+      beam_flags: Beam's flags.
 
     Raises:
       UserError: A key is unknown, or a value is not allowed.

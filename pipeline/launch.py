@@ -33,7 +33,7 @@ from labelbeam.pipeline.report.model import (
     has_no_names,
 )
 from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
-from labelbeam.pipeline.runners.errors import cause_of_error, own_message, without_step
+from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS, cause_of_error, own_message, without_step
 from labelbeam.pipeline.runners.jobs import follow, job_of
 from labelbeam.pipeline.runners.local import supervised
 from labelbeam.pipeline.runners.options import (
@@ -70,11 +70,7 @@ class Finished(NamedTuple):
 
 
 def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
-    """Run the pipeline to its end.
-
-    Args:
-      config: The configuration.
-      corpus: The corpus; by default the configuration's input.
+    """Run the pipeline to its end, over a corpus that is by default the configuration's input.
 
     Returns:
       The finished run; None if the job was only written as a template, or with `no_wait`.
@@ -141,12 +137,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def _run_here(pipeline: beam.Pipeline, tally: progress.Tally) -> Any:
     """Run a pipeline in this process and its children, and return the runner's result."""
-    try:
-        with progress.shown(tally.read), progress.quiet_beam(), supervised():
-            result = pipeline.run()
-            result.wait_until_finish()
-    except Exception as e:  # runners raise any error, those of workers among them
-        raise _broken_off(e) from e
+    with _errors_of_runner(), progress.shown(tally.read), progress.quiet_beam(), supervised():
+        result = pipeline.run()
+        result.wait_until_finish()
     return result
 
 
@@ -158,14 +151,13 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
         keep_interrupts_from_job_server(pipeline.options)
     name_apart(pipeline.options, plan.publication.run_id)
     try:
-        with progress.quiet_beam(), _own_interrupts():
-            result = pipeline.run()
-        if not elsewhere:
-            _wait(result)
+        with _errors_of_runner():
+            with progress.quiet_beam(), _own_interrupts():
+                result = pipeline.run()
+            if not elsewhere:
+                _wait(result)
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(_WHILE_SUBMITTED if elsewhere else "") from e
-    except Exception as e:  # runners raise any error
-        raise _broken_off(e) from e
     if elsewhere and getattr(result, "has_job", True):
         job = job_of(result, pipeline.runner, options)
         print("\n".join(["Submitted as", *(f"  {line}" for line in (job.id, job.link) if line)]), flush=True)
@@ -221,13 +213,16 @@ def _counts_of(result: Any) -> progress.Counts:
     return {kind: counts[kind] for kind in KINDS} if counts else {}
 
 
-def _broken_off(error: Exception) -> RunError:
-    """Return the error of a run that broke off, without the worker's traceback."""
-    text = str(error)
-    ours = without_step(text) if isinstance(error, LabelbeamError) else own_message(text)
-    if ours is not None:
-        return RunError(f"{ours} {GO_ON}")
-    return RunError(f"The run broke off: {cause_of_error(error)}. --verbose shows more. {GO_ON}")
+@contextmanager
+def _errors_of_runner() -> Iterator[None]:
+    """Turn anything that a runner raises into the error of a run, without the worker's traceback."""
+    try:
+        yield
+    except FOREIGN_ERRORS as e:
+        ours = without_step(str(e)) if isinstance(e, LabelbeamError) else own_message(str(e))
+        # Without a hint at --verbose, because a message of our own names cause and remedy.
+        why = ours or f"The run broke off: {cause_of_error(e)}. --verbose shows more."
+        raise RunError(f"{why} {GO_ON}") from e
 
 
 def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:

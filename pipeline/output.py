@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TextIO
 
 from labelbeam.pipeline.config import WriteConfig
 from labelbeam.pipeline.manifest import new_run_id
@@ -42,7 +41,7 @@ except ImportError:  # not on Windows, so two runs at once are not detected ther
     fcntl = None  # type: ignore[assignment]
 
 _HINT = "; types of columns are set by --column_types"
-_WHAT = {
+_NAMES = {
     "model": "the model or its label map",
     "preprocessing": "how images are resized and scaled",
     "precision": "precision",
@@ -106,7 +105,7 @@ class Contents:
         """Settings of all rows: of the published ones, then of each unfinished run."""
         has_rows = self.manifest and sum(self.manifest.rows.values())
         published = [self.manifest.labelled_with] if self.manifest and has_rows else []
-        return [*published, *(facts for run, facts in self.unfinished.items() if self.staged_rows[run])]
+        return [*published, *(settings for run, settings in self.unfinished.items() if self.staged_rows[run])]
 
 
 def read_output(config: WriteConfig, labelled_with: LabelledWith) -> OutputState:
@@ -116,13 +115,12 @@ def read_output(config: WriteConfig, labelled_with: LabelledWith) -> OutputState
       UserError: The folder can't be read, is damaged, or has rows with other settings.
     """
     output = folder_of(config.output)
-    with _explained(output):
-        contents = _look_into(output)
-        refuse_others(output, contents, config.replace, labelled_with)
-        manifest = contents.manifest
-        keeps_rows = manifest is None or manifest.labelled_with == labelled_with
-        if keeps_rows:
-            _refuse_losses(output, manifest)
+    contents = look_into(output)
+    refuse_others(output, contents, config.replace, labelled_with)
+    manifest = contents.manifest
+    keeps_rows = manifest is None or manifest.labelled_with == labelled_with
+    if keeps_rows:
+        _refuse_losses(output, manifest)
     resumes = tuple(run for run, settings in contents.unfinished.items() if settings == labelled_with)
     others = tuple(run for run in contents.unfinished if run not in resumes)
     return OutputState(
@@ -156,7 +154,9 @@ def _explained(output: str) -> AbstractContextManager[None]:
 
 def _refuse_losses(output: str, manifest: Manifest | None) -> None:
     # Checked before `tidy`, because `tidy` deletes files that the manifest does not list.
-    if losses := list(find_losses(output, manifest)):
+    with _explained(output):
+        losses = list(find_losses(output, manifest))
+    if losses:
         more = f" (and {len(losses) - 1:,} more like it)" if len(losses) > 1 else ""
         raise UserError(f"{losses[0]}{more}. {MEND}")
 
@@ -168,13 +168,9 @@ def look_into(output: str) -> Contents:
       UserError: The folder can't be read.
     """
     with _explained(output):
-        return _look_into(output)
-
-
-def _look_into(output: str) -> Contents:
-    manifest = read_manifest(output)
-    unfinished = unfinished_runs(output, manifest)
-    rows = {run: sum(s.file.rows for s in staged_sources(output, [run])) for run in unfinished}
+        manifest = read_manifest(output)
+        unfinished = unfinished_runs(output, manifest)
+        rows = {run: sum(s.file.rows for s in staged_sources(output, [run])) for run in unfinished}
     return Contents(manifest, unfinished, rows)
 
 
@@ -184,7 +180,7 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
     Raises:
       UserError: The table folder has such rows.
     """
-    others = [facts for facts in contents.labelled_with if facts != labelled_with]
+    others = [settings for settings in contents.labelled_with if settings != labelled_with]
     if others and not replace:
         raise UserError(
             f"output={output!r} holds rows that were labelled with something else: "
@@ -226,7 +222,7 @@ def is_at_work(output: str) -> bool:
 def _differences(there: LabelledWith, wanted: LabelledWith) -> str:
     pairs = [(f.name, getattr(there, f.name), getattr(wanted, f.name)) for f in dataclasses.fields(wanted)]
     return "; ".join(
-        f"{_WHAT.get(name, name)} ({old} there, {new} now)" for name, old, new in pairs if old != new
+        f"{_NAMES.get(name, name)} ({old} there, {new} now)" for name, old, new in pairs if old != new
     )
 
 
@@ -241,12 +237,6 @@ def _lock_path(folder: str) -> str:
     return os.path.join(folder, "lock")
 
 
-def _lock_file(output: str, folder: str) -> TextIO:
-    with _explained(output):
-        make_folder(folder)
-        return open(_lock_path(folder), "w", encoding="utf-8")
-
-
 @contextmanager
 def locked(output: str) -> Iterator[None]:
     """Keep other runs of this machine out of a local table folder while the body runs.
@@ -259,9 +249,12 @@ def locked(output: str) -> Iterator[None]:
     if fcntl is None or not is_local(folder):
         yield
         return
-    with _lock_file(output, folder) as f:
+    with _explained(output):
+        make_folder(folder)
+        file = open(_lock_path(folder), "w", encoding="utf-8")  # noqa: SIM115  (closed below)
+    with file:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise UserError(
                 f"output={output!r}: another run is at work there. Wait for it, or give another --output."

@@ -95,10 +95,6 @@ def _format_row(row: ImageRef | Failure, names: list[str]) -> str:
     return f"{row.uri}{columns}"
 
 
-def _is_model_elsewhere(case: Case) -> bool:
-    return not is_here(_handle(case))
-
-
 def _handle(case: Case) -> str:
     preset = find_preset(case.config.model.model)
     return preset.handle if preset else case.config.model.model
@@ -247,26 +243,21 @@ def label_rows(case: Case) -> list[Prediction | Failure]:
     return list(results)
 
 
-def _is_input_remote(case: Case) -> bool:
-    return not is_local(case.config.read.input)
-
-
-def _is_output_remote(case: Case) -> bool:
-    return is_gcs(case.config.write.output)
-
-
-def _lacks_input(case: Case) -> str:
-    return case.lacks_bucket(case.config.read.input)
-
-
-def _lacks_model(case: Case) -> str:
-    return case.lacks_bucket(case.config.model.model)
-
-
-OUTPUT = Check("output", _check_output, is_remote=_is_output_remote, lacks=_lacks_output)
-INPUT = Check("input", _check_input, is_remote=_is_input_remote, lacks=_lacks_input)
+OUTPUT = Check(
+    "output", _check_output, is_remote=lambda case: is_gcs(case.config.write.output), lacks=_lacks_output
+)
+INPUT = Check(
+    "input",
+    _check_input,
+    is_remote=lambda case: not is_local(case.config.read.input),
+    lacks=lambda case: case.lacks_bucket(case.config.read.input),
+)
 MODEL = Check(
-    "model", _check_model, is_remote=_is_model_elsewhere, lacks=_lacks_model, limit_sec=_DOWNLOAD_SEC
+    "model",
+    _check_model,
+    is_remote=lambda case: not is_here(_handle(case)),
+    lacks=lambda case: case.lacks_bucket(case.config.model.model),
+    limit_sec=_DOWNLOAD_SEC,
 )
 TABLE = Check("table", _check_table, lacks=_lacks_table)
 PATHS = Check("paths", _check_paths, _have_workers_other_disks)

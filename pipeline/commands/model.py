@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from labelbeam.pipeline.config import PredictConfig, parse_flags
@@ -28,10 +28,6 @@ from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     """Describe a model's inputs and outputs, and try the model.
 
-    Args:
-      handle: Preset, handle or folder.
-      flags: Options of the model by name, as the command line gave them.
-
     Returns:
       Whether the model can be used, and a description of it, for a person.
 
@@ -48,17 +44,23 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
         spec = understand_model(options, PredictConfig().predict_timeout_sec)
         # Built as on a worker, because freezing shows faults that reading the model does not.
         classifier = Classifier(spec, top_k=1, batch_size=2)
-        lines += [*_describe_spec(spec), *_describe_graph(classifier)]
+        lines += [*_describe_spec(spec), f"frozen        {'yes' if classifier.graph.frozen else _NOT_FROZEN}"]
     except LabelbeamError as e:
         return False, "\n".join([*lines, f"fits          no: {e}"])
+    return True, "\n".join([*lines, f"fits          {_verdict(spec)}"])
+
+
+# Further doubts stand below the first one.
+_NEXT_DOUBT = f"\n{'':<14}"
+_NOT_FROZEN = "no: it runs as it is, and slower"
+
+
+def _verdict(spec: ModelSpec) -> str:
     if spec.doubts:
-        return True, "\n".join(
-            [*lines, f"fits          perhaps: {spec.doubts[0]}", *_further(spec.doubts[1:])]
-        )
-    condition = ""
-    if spec.scaling_from == "assumed":
-        condition = f", if it expects the input range {spec.scaling.name}, which is assumed"
-    return True, "\n".join([*lines, f"fits          yes, {describe_use(spec)}{condition}"])
+        return f"perhaps: {_NEXT_DOUBT.join(spec.doubts)}"
+    assumed = spec.scaling_from == "assumed"
+    condition = f", if it expects the input range {spec.scaling.name}, which is assumed" if assumed else ""
+    return f"yes, {describe_use(spec)}{condition}"
 
 
 def _describe_spec(spec: ModelSpec) -> list[str]:
@@ -79,20 +81,8 @@ def _remark_on_labels(spec: ModelSpec) -> str:
     return " (there is no label map: give one with --labels)" if has_no_names(spec) else ""
 
 
-def _describe_graph(classifier: Classifier) -> list[str]:
-    return [f"frozen        {'yes' if classifier.graph.frozen else 'no: it runs as it is, and slower'}"]
-
-
-def _further(doubts: Sequence[str]) -> list[str]:
-    return [f"              {doubt}" for doubt in doubts]
-
-
 def mirror_model(handle: str, target: str) -> str:
     """Copy a model, its main file last, because a copy without it is refused as incomplete.
-
-    Args:
-      handle: Preset, handle or folder.
-      target: A folder, local or `gs://`.
 
     Returns:
       The copy's path, for `--model`.

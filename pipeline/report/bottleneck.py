@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS
 from labelbeam.transforms.decode import DecodeImages
 from labelbeam.transforms.fetch import FetchImages
 from labelbeam.transforms.models import meter
@@ -45,17 +46,11 @@ class Work:
 
 
 def work_of(result: Any) -> Work | None:
-    """Read the metrics of a finished run.
-
-    Args:
-      result: The runner's result.
-
-    Returns:
-      None if the runner has no metrics.
-    """
+    """Read the metrics of a finished run from the runner's result; None if the runner has none."""
     try:
         metrics = query_metrics(result)
-    except Exception as e:  # any type, because each runner has its own; a finished run must not fail here
+    except FOREIGN_ERRORS as e:
+        # Not raised, because the results are published already.
         _LOG.info("The runner returned no metrics: %r", e)
         return None
     times = {
@@ -67,11 +62,7 @@ def work_of(result: Any) -> Work | None:
 
 
 def query_metrics(result: Any) -> dict:
-    """Query the present metrics of a job.
-
-    Args:
-      result: The runner's result.
-    """
+    """Query the present metrics of a job."""
     if getattr(result, "_metrics", None):
         # Reset, because Beam's portable runners cache the first response and would return it for ever.
         result._metrics = None
@@ -79,12 +70,7 @@ def query_metrics(result: Any) -> dict:
 
 
 def counters_of(metrics: dict, transform: type) -> Counter[str]:
-    """Return a step's counters by name.
-
-    Args:
-      metrics: The result of `query_metrics`.
-      transform: The step.
-    """
+    """Return a step's counters by name, from the result of `query_metrics`."""
     counts: Counter[str] = Counter()
     for counter in metrics["counters"]:
         if counter.key.metric.namespace == namespace_of(transform):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+# Runners and clients of services raise exceptions of any type, which change with their versions. All broad
+# `except` clauses around them use this name, because one without it is then a mistake.
+FOREIGN_ERRORS = (Exception,)
+
 _OURS = re.compile(r"transforms\.errors\.(RunError|UserError): (.*)$", re.M)
 # Text that Beam appends to a worker's message, and text that Dataflow appends to that.
 _STAGE = re.compile(r" \[while running [^]]*\]$", re.M)

@@ -17,7 +17,7 @@ from apache_beam.runners.runner import PipelineState
 
 from labelbeam.pipeline import GO_ON
 from labelbeam.pipeline.report.progress import Counts, Status, quiet_beam, shown
-from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, is_traceback
+from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS, cause_of, cause_of_error, is_traceback
 from labelbeam.pipeline.runners.options import flink_cluster
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.interrupts import ending_signals_handled
@@ -108,7 +108,8 @@ class DataflowJob(Job):
         try:
             # Fetched completely before any is kept, because a request that fails half-way must lose none.
             messages = within(_NEWS_SEC, lambda: list(self._messages()))
-        except Exception as e:  # clients raise any type; the state may be available nevertheless
+        except FOREIGN_ERRORS as e:
+            # Not raised, because the job's state may be available nevertheless.
             _LOG.info("The job's messages are not available: %r", e)
             return []
         new = [m for m in messages if (m.time, m.message_text) not in self._seen]
@@ -166,7 +167,7 @@ class PortableJob(Job):
     def _wait(self) -> None:
         try:
             self._result.wait_until_finish()
-        except Exception as e:  # any type, because each runner has its own
+        except FOREIGN_ERRORS as e:
             self._error = e
 
     def state(self) -> str:
@@ -216,13 +217,7 @@ class FlinkJob(PortableJob):
 
 
 def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
-    """Return the job that a runner has submitted.
-
-    Args:
-      result: The runner's result.
-      runner: The runner.
-      options: Beam's options.
-    """
+    """Return the job that a runner has submitted, from the runner's result."""
     client = getattr(runner, "dataflow_client", None)
     if client:
         return DataflowJob(result, client, options)
@@ -266,7 +261,7 @@ def _watch(job: Job, status: Status, print_line: Print) -> str:
     while True:
         try:
             state = within(_SILENCE_SEC, job.state)
-        except Exception as e:  # any type, because each client has its own
+        except FOREIGN_ERRORS as e:
             why = cause_of_error(e)
             # Retried, because a service may be away for minutes while the job goes on.
             if time.monotonic() - response_sec >= _SILENCE_SEC or getattr(e, "code", None) in _FINAL_STATUSES:
@@ -311,7 +306,7 @@ def _cancel(job: Job, status: Status, print_line: Print) -> str:
             time.sleep(_CANCEL_POLL_SEC)
     except KeyboardInterrupt:
         return f"Not waiting any longer: {job} may still run. End it there. {_NOT_ANOTHER}"
-    except Exception as e:  # any type, because each client has its own
+    except FOREIGN_ERRORS as e:
         why = cause_of_error(e)
         return f"It could not be cancelled ({why}): {job} may still run. End it there. {_NOT_ANOTHER}"
     # A job may end by itself before the request to cancel it arrives.
