@@ -5,5 +5,6 @@ import sys
 from labelbeam.pipeline.cli import entry
 
 if __name__ == "__main__":
+    # Dataflow passes the template's parameters as flags alone, without a command.
     sys.argv.insert(1, "run")
     entry()

@@ -16,6 +16,8 @@ _REQUIRED = ("input", "output", "model")
 _NOT_OF_A_TEMPLATE = ("no_wait",)
 # A pattern of bucket paths, because the launcher's machine has no files of the user.
 _BUCKET = r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^\r\n]*)?$"
+# Dataflow checks these patterns before it starts a launcher, because a launcher takes minutes to report a
+# typo.
 _PATTERNS: dict[Any, str] = {
     bool: "^([Tt]rue|[Ff]alse)$",
     int: r"^[0-9]+$",

@@ -34,8 +34,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit status."""
     try:
+        # Unknown flags are kept and not refused, because Beam may have them.
         args, rest = _parser().parse_known_args(_normalise(sys.argv[1:] if argv is None else argv))
         _quieten(args.verbose)
+        # Only now, because `labelbeam.__main__` handles signals until the modules are imported.
         handle_ending_signals(signal.default_int_handler)
         return args.command(args, rest)
     except UserError as e:
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.disable(logging.CRITICAL)  # threads of Beam that lose their process would log tracebacks
         return _leave(str(e) or f"Interrupted. {GO_ON}", INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        # Replaced, because Python flushes standard output at its end and would print another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_OK
 
@@ -87,6 +90,7 @@ def entry() -> NoReturn:
     from labelbeam.pipeline.runners.local import end_children
 
     status = main()
+    # Ignored from here on, because a second Ctrl-C would leave children behind.
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # Threads of Beam and the children die with this process, because waiting for them could take minutes;
@@ -119,6 +123,7 @@ def _add_run(commands: Any) -> None:
         description="Label a corpus. Flags not listed here go to Beam, such as --runner=DataflowRunner. "
         "Words of a flag may also be joined by dashes.",
         epilog=(__doc__ or "").partition("\n\n")[2],
+        # Without abbreviations, because argparse would take a flag of Beam for the beginning of one of ours.
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of these options; flags win")
@@ -181,6 +186,7 @@ def _add_option(group: Any, name: str) -> None:
     option = RUN_OPTIONS[name]
     default = f" (default: {option.default})" if option.default not in ("", None, (), False) else ""
     allowed = f"; {option.allowed}" if option.type is not str else ""
+    # Doubled, because argparse formats help texts with %.
     text = f"{option.help}{allowed}{default}".replace("%", "%%")
     switch: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
     metavar = "true" if switch else "VALUE"

@@ -21,6 +21,8 @@ from labelbeam.transforms.errors import Reason, UserError, describe_error
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 
+# Key of Beam's options in a file. They have a mapping of their own, because names of Beam and labelbeam may
+# collide.
 BEAM = "beam"
 
 
@@ -57,6 +59,7 @@ class Option:
         Raises:
           UserError: The value has another type or is out of range.
         """
+        # Words first, because a type such as text would accept a word, too, and a number would refuse it.
         if isinstance(raw, str) and raw in self.words:
             return raw
         try:
@@ -69,6 +72,8 @@ class Option:
         return value
 
 
+# The parsers take text, because the command line has no other type, and YAML's own types, because a file has
+# them.
 def _parse_text(raw: Any) -> str | None:
     return raw if isinstance(raw, str) and raw else None
 
@@ -150,6 +155,7 @@ def _option(
     return field(default=default, metadata={"option": Option(default, help, between, words)})
 
 
+# The sections are frozen, because workers get copies of them, and a change here would not arrive there.
 @dataclass(frozen=True, slots=True)
 class ReadConfig:
     """Options of the input."""
@@ -348,6 +354,7 @@ class RunConfig:
         """Return the configuration as plain data, defaults included; Beam's flags are in `beam_flags`."""
         values = {
             name: _plain(getattr(getattr(self, section), name), option)
+            # Sections are flattened, because `rerun` reads the manifest as if it were a file of options.
             for section, default in _SECTIONS.items()
             for name, option in _options_of(default).items()
         }
@@ -458,6 +465,7 @@ def require_options(config: RunConfig) -> None:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
+        # `safe_load`, because a plain load would run code that a file from elsewhere may hold.
         document = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as e:
         raise UserError(f"--config={path!r} cannot be read: {describe_error(e)}. Check its name.") from e
@@ -480,6 +488,7 @@ def _beam_flags(path: str | None, beam: Any) -> list[str]:
         raise UserError(f"{path}: {BEAM}={beam!r} is not allowed: it must map Beam's options to values.")
     flags = []
     for name, value in beam.items():
+        # Booleans apart, because Beam's switches take no value.
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no_{name}")
         else:

@@ -76,6 +76,7 @@ def label(
     rows, columns = _rows_of(images)
     load_tensorflow()
     spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
+    # As warnings, because a notebook shows them, and a program can turn them into errors.
     for doubt in spec.doubts:
         warnings.warn(doubt, stacklevel=2)
     models = load_models(spec, top_k, batch_size, Optimisation(), available_cores(), require_gpu=False)
@@ -122,6 +123,7 @@ def _to_table(
         ],
         promote_options="default",
     )
+    # Sorted by position, because labelled and failed rows come from two tables.
     return table.take(np.argsort([*labelled, *failed])).drop_columns("run_id")
 
 

@@ -79,15 +79,18 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
       UserError: The run can't start; nothing was written.
       RunError: The run broke off.
     """
+    # Flags first, then missing options, then rules: an error in one may be the cause of an error in the next.
     options = pipeline_options(config.beam_flags)
     require_options(config)
     check_rules(config, options)
+    # Before the model is fetched, because Beam finds a missing login only minutes later.
     require_google_access(config, options)
     local = is_local(options)
     if not local:
         config = with_absolute_paths(config)
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
         tally = progress.Tally(Path(scratch)) if local else None
+        # Made before the model is fetched, because Beam checks its options here.
         pipeline = new_pipeline(options)
         with prepared(config, options, tally, corpus) as plan:
             _announce(plan.model)
@@ -105,6 +108,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     if config.launch.no_wait:
         return None
     manifest = read_manifest(plan.output)
+    # Compared, because the manifest of an earlier run lies there until a run has published.
     if manifest is None or manifest.run_id != plan.publication.run_id:
         raise RunError(f"The run ended and published nothing at {plan.output!r}. {GO_ON}")
     return Finished(manifest, work_of(result))
@@ -158,6 +162,7 @@ def _run_by_runner(pipeline: beam.Pipeline, options: PipelineOptions, plan: Plan
                 _wait(result)
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(_WHILE_SUBMITTED if elsewhere else "") from e
+    # A template has no job, because it is only written to a file.
     if elsewhere and getattr(result, "has_job", True):
         job = job_of(result, pipeline.runner, options)
         print("\n".join(["Submitted as", *(f"  {line}" for line in (job.id, job.link) if line)]), flush=True)
@@ -180,6 +185,7 @@ def _own_interrupts() -> Iterator[None]:
 
 def _wait(result: Any) -> None:
     """Wait for a runner of this process other than Beam's local one."""
+    # Returned early, because some runners have done all their work in `run`.
     if result.state == PipelineState.DONE:
         return
     with progress.quiet_beam(), progress.shown(lambda: _counts_of(result), status=progress.Status("running")):

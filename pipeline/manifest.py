@@ -19,6 +19,7 @@ from labelbeam.transforms.table.rows import RowMetadata
 
 def new_run_id() -> str:
     """Return a name for a run: the time it started, UTC, and eight random digits."""
+    # The time first, because names then sort by age; digits, because two runs may start in one second.
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
@@ -61,6 +62,7 @@ def recorded_config(
     Raises:
       UserError: An option is unknown or has a value that is not allowed.
     """
+    # Empty values are left out, because the parsers refuse them and they equal the defaults.
     values = {name: value for name, value in manifest.config.items() if value not in (None, [], {})}
     recorded_beam_flags = values.pop("beam_flags", ())
     if not isinstance(recorded_beam_flags, (list, tuple)):

@@ -121,6 +121,7 @@ def read_output(config: WriteConfig, labelled_with: LabelledWith) -> OutputState
     keeps_rows = manifest is None or manifest.labelled_with == labelled_with
     if keeps_rows:
         _refuse_losses(output, manifest)
+    # Runs with other settings are left alone, because a run with those settings may still continue them.
     resumes = tuple(run for run, settings in contents.unfinished.items() if settings == labelled_with)
     others = tuple(run for run in contents.unfinished if run not in resumes)
     return OutputState(
@@ -142,9 +143,11 @@ def prepare_output(config: WriteConfig, state: OutputState, run_id: str, labelle
     with _explained(output):
         # First, because a folder that can't be written must stay as it is.
         _probe(output)
+        # Under the run's lock, because tidying deletes files that a run at work may be writing.
         tidy(output, config.keep_generations)
         for replaced in state.replaces:
             delete_run(TableFolder(output), replaced)
+        # Last, because a run that is announced is resumed by the next one with its settings.
         announce(output, run_id, labelled_with)
 
 
@@ -196,6 +199,7 @@ def probe_output(output: str) -> None:
       UserError: The folder can't be written.
     """
     made, folder = [], os.path.abspath(output) if is_local(output) else ""
+    # From the deepest folder up, because only empty folders can be removed.
     while folder and not os.path.isdir(folder):
         made.append(folder)
         folder = os.path.dirname(folder)
@@ -212,6 +216,7 @@ def is_at_work(output: str) -> bool:
     """Return whether a run of this machine is at work in a local table folder."""
     if not is_local(output) or not os.path.exists(_lock_path(TableFolder(output).staging)):
         return False
+    # Tried and not looked up, because a lock file without a lock is left by every run that ended.
     try:
         with locked(output):
             return False
@@ -228,6 +233,7 @@ def _differences(there: LabelledWith, wanted: LabelledWith) -> str:
 
 def _probe(output: str) -> None:
     make_folder(output)
+    # A new name each time, because two runs may probe the same folder.
     probe = join_path(output, f"_probe-{new_run_id()}")
     write_file(probe, b"labelbeam")
     delete_files([probe])

@@ -22,7 +22,7 @@ from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import EMBEDDING
-from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
+from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.publish import Publication
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.stage import Staging
@@ -102,19 +102,14 @@ def make_plan(
 ) -> Plan:
     """Resolve a configuration. The table folder is read, and nothing is changed.
 
-    Args:
-      config: The configuration.
-      options: Beam's options.
-      corpus: The input.
-      model: The model.
-      listener: Receives the counts of finished images on workers.
-
     Raises:
       UserError: The table folder is damaged or has rows with other settings, or an option does not fit the
         input.
     """
+    # The run's id is made here, once, because staged files, manifest and job name must have the same one.
     rows = row_metadata_of(config, model, corpus)
     state = read_output(config.write, labelled_with(model, rows, config.predict))
+    hint = config.predict.accelerator_hint
     return Plan(
         config=config,
         corpus=corpus,
@@ -125,7 +120,7 @@ def make_plan(
         staging=_staging(config, rows, FailureBudget() if corpus.only_failed else budget_of(config)),
         publication=_publication(config, model, rows, state, partitioning_of(config, corpus)),
         output_state=state,
-        hints=_hints(config),
+        hints={"accelerator": hint} if hint else {},
         threads=threads_of_process(options),
         listener=listener,
     )
@@ -141,16 +136,6 @@ def find_input(config: RunConfig) -> Corpus:
     return find_corpus(config.read, column_types_of(config, manifest))
 
 
-def _hints(config: RunConfig) -> dict[str, str]:
-    hint = config.predict.accelerator_hint
-    return {"accelerator": hint} if hint else {}
-
-
-def model_options(config: RunConfig) -> ModelOptions:
-    """Return the options of the model."""
-    return ModelOptions(**dataclasses.asdict(config.model))
-
-
 def optimisation_of(config: RunConfig) -> Optimisation:
     """Return the permitted ways to make the model faster."""
     predict = config.predict
@@ -164,6 +149,7 @@ def row_metadata_of(config: RunConfig, model: ModelSpec, corpus: Corpus) -> RowM
 
 
 def _outputs_column(config: RunConfig, model: ModelSpec) -> tuple[str, int] | None:
+    # Embeddings are always kept, because such rows have no labels and would hold nothing.
     kept = config.predict.keep_outputs or model.outputs == EMBEDDING
     return (model.outputs, model.length) if kept else None
 
@@ -172,11 +158,14 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
     refreshes = config.write.refresh == "changed"
     return ReadDoneIds(
         output=folder_of(config.write.output),
+        # Rows of runs that broke off count as done, too, because a staged file only holds finished rows.
         resumes=state.resumes,
         published=state.keeps_rows,
         # Failed images, too, because their version is unknown.
         redo=frozenset(Reason) if refreshes else corpus.reasons,
         versions=refreshes,
+        # URIs are compared only for ids of the user's, because an id that is made from a URI stands for no
+        # other.
         uris=corpus.id_column is not None,
     )
 
@@ -193,6 +182,7 @@ def _staging(config: RunConfig, rows: RowMetadata, budget: FailureBudget) -> Sta
 
 def column_types_of(config: RunConfig, manifest: Manifest | None) -> dict[str, pa.DataType]:
     """Return the types of the input's columns in the rows that the output has already."""
+    # An empty table binds no types, because no row has them yet.
     has_rows = manifest and sum(manifest.rows.values()) and not config.write.replace
     return dict(manifest.labelled_with.column_types) if manifest and has_rows else {}
 

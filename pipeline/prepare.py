@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -13,7 +14,6 @@ from labelbeam.pipeline.plan import (
     Plan,
     find_input,
     make_plan,
-    model_options,
     optimisation_of,
     partitioning_of,
 )
@@ -24,7 +24,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
-from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
 
 
@@ -73,7 +73,7 @@ def prepare_model(config: RunConfig, options: PipelineOptions) -> ModelSpec:
     if is_local(options):
         _prepare_tensorflow(config, options)
     load_tensorflow()
-    model = understand_model(model_options(config), config.predict.predict_timeout_sec)
+    model = understand_model(ModelOptions(**asdict(config.model)), config.predict.predict_timeout_sec)
     if config.predict.threshold is not None and model.head.kind != MULTILABEL:
         raise UserError(
             f"--threshold={config.predict.threshold:g} is for multi-label models, and {config.model.model!r} "

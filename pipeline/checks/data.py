@@ -112,11 +112,11 @@ def _check_model(case: Case) -> Iterator[Finding]:
     classifier = Classifier(spec, case.config.predict.top_k, batch_size, Optimisation() if misfit else how)
     case.spec, case.classifier = spec, classifier
     outputs = f"{len(spec.labels):,} classes" if spec.labels else f"embeddings of length {spec.length:,}"
-    facts = f"{spec.resize.size_px} px, {outputs}, fingerprint {spec.model_fingerprint}"
+    summary = f"{spec.resize.size_px} px, {outputs}, fingerprint {spec.model_fingerprint}"
     details = [f"range: {describe_scaling(spec)}", f"outputs: {describe_head(spec)}"]
     if spec.photos_known:
         details.append(f"photos: {describe_photos(spec)}")
-    yield ok(f"{case.config.model.model} loads: {facts}.", *details)
+    yield ok(f"{case.config.model.model} loads: {summary}.", *details)
     for doubt in spec.doubts:
         yield warning(doubt, "")
     if misfit:
@@ -139,10 +139,11 @@ def _connection_error(handle: str) -> str:
 def _check_table(case: Case) -> Iterator[Finding]:
     assert case.corpus and case.spec and case.contents
     rows = row_metadata_of(case.config, case.spec, case.corpus)
-    facts = labelled_with(case.spec, rows, case.config.predict)
+    settings = labelled_with(case.spec, rows, case.config.predict)
     output, replace = folder_of(case.config.write.output), case.config.write.replace
-    refuse_others(output, case.contents, replace, facts)
-    if any(others != facts for others in case.contents.labelled_with):
+    refuse_others(output, case.contents, replace, settings)
+    # Reached with --replace only, because `refuse_others` raises otherwise.
+    if any(others != settings for others in case.contents.labelled_with):
         text = "--replace deletes the rows in the output, which have other settings."
         yield warning(text, "Set another --output to keep them.")
     elif case.contents.labelled_with:
@@ -234,6 +235,7 @@ def label_rows(case: Case) -> list[Prediction | Failure]:
     """Label the first rows of the input in this process, with the functions that workers use."""
     assert case.classifier
     limits = limits_of(case.config)
+    # Shorter than in a run, because a person waits for the report.
     total_timeout_sec = min(limits.total_timeout_sec, ANSWER_SEC)
     sources = Sources(dataclasses.replace(limits, total_timeout_sec=total_timeout_sec))
     max_pixels, threshold = round(case.config.decode.max_megapixels * 1e6), case.config.predict.least_score

@@ -25,6 +25,7 @@ from labelbeam.transforms.within import NoAnswerError, within
 _LOG = logging.getLogger(__name__)
 
 # Time limits for connecting to a server and for each of its responses.
+# A little over 3 s, because TCP sends a lost packet again after 3 s.
 CONNECT_SEC, ANSWER_SEC = 3.05, 10.0
 # Time limit for a whole check that uses the network.
 _REMOTE_SEC = 30.0
@@ -104,6 +105,7 @@ class Case:
     buckets: set[str] = field(default_factory=set)
     contents: Contents | None = None
     corpus: Corpus | None = None
+    # Bounded by the check `input`, because a list may have billions of rows.
     rows: list[ImageRef | Failure] = field(default_factory=list)
     spec: ModelSpec | None = None
     classifier: Classifier | None = None
@@ -179,6 +181,7 @@ def examine(check: Check, case: Case) -> list[Finding]:
     """Run a check, and turn anything that it raises into a finding."""
     if case.offline and check.is_remote(case):
         return [OFFLINE]
+    # Skipped and no error, because an earlier check has reported the missing thing itself.
     if lacking := check.lacks(case):
         return [Finding(Level.SKIPPED, f"skipped: the check needs {lacking}.")]
     findings: list[Finding] = []

@@ -55,6 +55,7 @@ def require_google_access(config: RunConfig, options: PipelineOptions) -> None:
     with warnings.catch_warnings(action="ignore"):  # google.auth warns about logins that work
         checks = (CREDENTIALS, BUCKETS) if case.on_dataflow else ()
         findings = [finding for check in checks for finding in examine(check, case)]
+    # Warnings are left to the doctor, because a run may succeed in spite of them.
     for finding in findings:
         if finding.level is Level.ERROR:
             raise UserError(f"{finding.text[:1].upper()}{finding.text[1:]} {finding.remedy}")
@@ -106,6 +107,7 @@ def _check_credentials(case: Case) -> Iterator[Finding]:
             # The last account is the target, and the others are its delegates, as in Beam's option.
             *delegates, target = accounts.split(",")
             credentials = impersonated_credentials.Credentials(credentials, target, [_SCOPE], delegates)
+        # Refreshed now, because an expired login still loads without an error.
         if not credentials.valid:
             credentials.refresh(request)
     except GoogleAuthError as e:
@@ -168,6 +170,7 @@ def _check_buckets(case: Case) -> Iterator[Finding]:
 def _locate(case: Case, name: str, label: str) -> Finding:
     bucket = storage.Client(project=case.project or "none", credentials=case.credentials).bucket(name)
     try:
+        # Without retries, because the client repeats for two minutes, longer than the check may take.
         bucket.reload(timeout=_LIMITS, retry=None)
     except api.NotFound:
         return error(f"there is no bucket {label}.", "Check its name, or create it in the job's region.")

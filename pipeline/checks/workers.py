@@ -90,6 +90,7 @@ def _find_pool(case: Case, pool: _Pool) -> Finding:
             return error(text, f"Check the name and the region. Regions that have it: {regions}.")
         if misfit := _misfit(pool, next(iter(resources.values()))):
             return misfit
+        # A worker needs both in one zone, because Dataflow starts all workers of a job in one.
         zones = usable if zones is None else zones & usable
     if zones is not None and not zones:
         text = f"no zone of the region has both {pool.machine} and {pool.card}."
@@ -104,6 +105,7 @@ def _list_by_zone(case: Case, kind: str, name: str) -> dict[str, dict[str, Any]]
         page = call_api(case, f"{COMPUTE}/projects/{case.project}/aggregated/{kind}", params=params)
         for scope, resources in page.get("items", {}).items():
             zones |= {scope.removeprefix("zones/"): item for item in resources.get(kind, ())}
+        # In pages, because a type that all zones have takes more than one.
         if not (token := page.get("nextPageToken")):
             return zones
         params["pageToken"] = token
@@ -114,6 +116,7 @@ def _misfit(pool: _Pool, resource: dict[str, Any]) -> Finding | None:
 
     Machine types without accelerators of their own pass, because the API does not list what they accept.
     """
+    # Built-in accelerators are billed with the machine, whether a job asks for them or not.
     for own in resource.get("accelerators", ()):
         card, count = own["guestAcceleratorType"], own["guestAcceleratorCount"]
         if (card, count) != (pool.card, pool.card_count):
@@ -162,6 +165,8 @@ def _image_labels(case: Case, image: str) -> dict[str, str]:
     url = f"{_REGISTRY.format(host=name['host'])}/v2/{name['path']}"
     reference, headers = name["digest"] or name["tag"] or "latest", {"Accept": _MANIFESTS}
     manifest = call_api(case, f"{url}/manifests/{reference}", headers=headers)
+    # An index lists one image for each processor. That of amd64 is read, because most machines of Dataflow
+    # are.
     for entry in manifest.get("manifests", ()):
         if entry["platform"]["architecture"] == "amd64":
             manifest = call_api(case, f"{url}/manifests/{entry['digest']}", headers=headers)

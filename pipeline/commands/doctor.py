@@ -41,6 +41,7 @@ def doctor(config: RunConfig, offline: bool = False, verbose: bool = False) -> b
       UserError: Neither labelbeam nor Beam has a flag.
     """
     case = Case(config, pipeline_options(config.beam_flags), offline)
+    # After Beam's options, because unknown flags are reported first.
     require_options(config)
     levels: Counter[Level] = Counter()
     offline_checks = []
@@ -54,6 +55,7 @@ def doctor(config: RunConfig, offline: bool = False, verbose: bool = False) -> b
                 if finding is OFFLINE:
                     offline_checks.append(check.name)
                 else:
+                    # Flushed, because a check may take minutes and the report is often piped.
                     print(format_finding(check.name, finding), flush=True)
     if offline_checks:
         print(f"{Level.SKIPPED:<8} {', '.join(offline_checks)}: need a network, and --offline is set.")

@@ -34,6 +34,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     Raises:
       UserError: The model does not exist.
     """
+    # First, because its start-up notices must be silenced before anything else loads TensorFlow.
     load_tensorflow()
     options = ModelOptions(model=handle, **parse_flags(flags))
     preset = find_preset(handle)

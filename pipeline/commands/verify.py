@@ -74,7 +74,7 @@ def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str
         yield str(e)
 
 
-def _facts_of(manifest: Manifest) -> RowMetadata:
+def _row_metadata_of(manifest: Manifest) -> RowMetadata:
     labelled_with = manifest.labelled_with
     prints = (labelled_with.model, labelled_with.preprocessing)
     return RowMetadata(manifest.run_id, *prints, labelled_with.column_types, labelled_with.outputs_column)
@@ -83,23 +83,23 @@ def _facts_of(manifest: Manifest) -> RowMetadata:
 def _check_content(parquet: pq.ParquetFile, source: Source, name: str, manifest: Manifest) -> Iterator[str]:
     if parquet.metadata.num_rows != source.file.rows:
         yield f"{name}: {parquet.metadata.num_rows:,} rows, {source.file.rows:,} are listed"
-    expected = schema_of(source.file.table, _facts_of(manifest))
+    expected = schema_of(source.file.table, _row_metadata_of(manifest))
     if not parquet.schema_arrow.equals(expected):
         yield f"{name}: its schema is not that of {source.file.table}"
         return
     expected_prints = {
-        fact: getattr(manifest.labelled_with, fact.partition("_")[0]) for fact in _FINGERPRINTS
+        column: getattr(manifest.labelled_with, column.partition("_")[0]) for column in _FINGERPRINTS
     }
     # Fingerprints stand in the file's metadata and in each row. Both are compared, because a file that was
     # rewritten by other software may keep one and lose the other.
     metadata = parquet.schema_arrow.metadata or {}
-    for fact, value in expected_prints.items():
-        if (stamped := metadata.get(f"labelbeam.{fact}".encode(), b"").decode()) != value:
-            yield f"{name}: its {fact} is {stamped!r}, the manifest's {value!r}"
+    for column, value in expected_prints.items():
+        if (stamped := metadata.get(f"labelbeam.{column}".encode(), b"").decode()) != value:
+            yield f"{name}: its {column} is {stamped!r}, the manifest's {value!r}"
     for batch in parquet.iter_batches(columns=list(expected_prints)):
-        for fact, value in expected_prints.items():
-            if strangers := set(batch[fact].unique().to_pylist()) - {value}:
-                yield f"{name}: rows with {fact} {sorted(strangers)[0]!r}, the manifest's is {value!r}"
+        for column, value in expected_prints.items():
+            if strangers := set(batch[column].unique().to_pylist()) - {value}:
+                yield f"{name}: rows with {column} {sorted(strangers)[0]!r}, the manifest's is {value!r}"
 
 
 def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
@@ -114,7 +114,7 @@ def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
 def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:
     counted = Merged()
     for source in sources:
-        counted.add(count_rows(source, _facts_of(manifest)))
+        counted.add(count_rows(source, _row_metadata_of(manifest)))
     if counted.reasons != manifest.failures_by_reason:
         yield f"failures: by reason {dict(counted.reasons)}, the manifest has {manifest.failures_by_reason}"
     if top_labels(counted.labels) != manifest.top_labels:

@@ -64,6 +64,7 @@ def may_be_embedding(spec: ModelSpec) -> bool:
 
 def describe_missing_names(spec: ModelSpec) -> str:
     """Describe the labels of a model without a label map, and the remedies."""
+    # Only hinted at, because a classifier without a label map looks the same.
     remedy = "Give one with --labels"
     if may_be_embedding(spec):
         remedy += ", or give --outputs embedding if the outputs are features"

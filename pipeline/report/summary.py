@@ -27,6 +27,14 @@ from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
 
 # Entries of a list that are printed.
 _TOP = 5
+# Totals that most runs do not have, and that the first line only has above 0.
+_REMARKS = {
+    KEPT: "were done before",
+    OTHER: "more are in the tables",
+    OTHER_URI: "were done under another URI and labelled again",
+    UNCHECKED: "could not be checked for changes",
+    REUSED: "took the labels of another image of the same bytes",
+}
 # Characters of a failure's line, because messages of servers may fill a screen.
 _LONGEST_EXAMPLE = 200
 
@@ -41,16 +49,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
         f"{_rate(counts, seconds)}",
         f"{counts[FAILED]:,} failed, {counts[DUPLICATE]:,} listed twice",
     ]
-    if counts[KEPT]:
-        totals.append(f"{counts[KEPT]:,} were done before")
-    if counts[OTHER]:
-        totals.append(f"{counts[OTHER]:,} more are in the tables")
-    if counts[OTHER_URI]:
-        totals.append(f"{counts[OTHER_URI]:,} were done under another URI and labelled again")
-    if counts[UNCHECKED]:
-        totals.append(f"{counts[UNCHECKED]:,} could not be checked for changes")
-    if counts[REUSED]:
-        totals.append(f"{counts[REUSED]:,} took the labels of another image of the same bytes")
+    totals += [f"{counts[kind]:,} {text}" for kind, text in _REMARKS.items() if counts[kind]]
     lines = ["; ".join(totals) + "."]
     if manifest.left_out:
         lines.append(f"Left out of the folder: {_by_name(manifest.left_out)}.")
@@ -164,6 +163,7 @@ def _most_similar(files: str, length: int) -> str:
 
 def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
     """Return why a finished run counts as failed; None if it succeeded."""
+    # Before the budget, because rates of wrong counts mean nothing.
     if not manifest.balanced:
         return (
             f"The run does not balance: {manifest.counts}, and rows in the tables: {manifest.rows}. "

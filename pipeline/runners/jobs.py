@@ -194,6 +194,7 @@ class FlinkJob(PortableJob):
     def __init__(self, result: Any, master: str) -> None:
         super().__init__(result)
         self._master = master
+        # Without retries, because `_watch` repeats its requests itself, up to a bound.
         self._http = urllib3.PoolManager(timeout=_REST_SEC, retries=False)
 
     def state(self) -> str:
@@ -237,6 +238,8 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
       KeyboardInterrupt: A signal came. SIGINT cancels the job; SIGTERM, which a machine
         that shuts down sends, leaves it alone.
     """
+    # The state is shared with the thread that shows progress, because lines must name it while `_watch`
+    # waits.
     status = Status("submitted")
     # Only SIGINT cancels the job, because a laptop that shuts down sends SIGTERM, a closed terminal SIGHUP.
     left_alone = ending_signals_handled(_terminate, (signal.SIGTERM, signal.SIGHUP))

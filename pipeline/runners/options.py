@@ -45,6 +45,7 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     """
     output = io.StringIO()
     try:
+        # Beam's parser prints its usage and exits, so both are caught to get one line.
         with contextlib.redirect_stderr(output):
             options = PipelineOptions(list(flags))
             defaults = PipelineOptions([]).get_all_options()
@@ -76,6 +77,7 @@ def _full_name(runner: str) -> str:
     """Return the name of a runner's class; Beam takes any case, a module in front, and no `Runner`."""
     module, _, name = runner.rpartition(".")
     names = {name.lower(): name for name in _RUNNERS}
+    # A class outside of Beam keeps its module, because its name may equal that of a runner of Beam's.
     if module and not module.startswith("apache_beam."):
         return runner
     return names.get(name.lower(), names.get(f"{name.lower()}runner", runner))
@@ -167,6 +169,7 @@ def keep_interrupts_from_job_server(options: PipelineOptions) -> None:
 def name_apart(options: PipelineOptions, run_id: str) -> None:
     """Give a job a name of its own on a Flink cluster, because it is found by its name there."""
     cloud = options.view_as(GoogleCloudOptions)
+    # Beam makes names up that differ, so only a name of the user's needs the suffix.
     if cloud.job_name and flink_cluster(options):
         cloud.job_name = f"{cloud.job_name}-{run_id}"
 
@@ -207,8 +210,10 @@ def is_submitted_elsewhere(options: PipelineOptions) -> bool:
 def environment_of(options: PipelineOptions) -> str:
     """Return the environment of a job server's workers, such as `DOCKER`; by default Beam's."""
     environment = options.view_as(PortableOptions).environment_type or ""
+    # Beam takes both forms, and turns names into URNs when a job is submitted.
     if environment.startswith("beam:env:"):
         environment = environment.split(":")[2].upper()
+    # As Beam decides: workers run in this process where the job server does, because both end together.
     at_home = runner_of(options) != "PortableRunner" and not _is_for_a_cluster(options)
     return environment or ("LOOPBACK" if at_home else "DOCKER")
 
@@ -234,7 +239,9 @@ def threads_of_process(options: PipelineOptions) -> int | None:
     if is_local(options):
         several = direct.direct_running_mode == "multi_processing"
         processes = (direct.direct_num_workers or available_cores()) if several else 1
+        # Shared out, because processes on one machine would otherwise start a thread per core each.
         return max(1, available_cores() // processes)
     if is_dataflow(options):
+        # One core each, because Dataflow starts a process for each vCPU otherwise, and threads would compete.
         return None if has_one_process(options) else 1
     return None

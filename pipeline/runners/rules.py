@@ -83,6 +83,7 @@ def _unfit_runner(settings: Settings) -> str | None:
     return why and f"--runner={settings.runner} is not allowed: {why}. Use {_WORKING_RUNNERS}."
 
 
+# Publishing is a step after all rows, so a pipeline that never ends would publish nothing.
 def _streaming(settings: Settings) -> str | None:
     if not settings.options.view_as(StandardOptions).streaming:
         return None
@@ -99,6 +100,7 @@ def _output_is_input(settings: Settings) -> str | None:
     return f"--output={write.output!r} is the input, too, and would be written into. Give another --output."
 
 
+# Beam would report the missing file only after the model was fetched and tried.
 def _prism_missing(settings: Settings) -> str | None:
     location = settings.options.view_as(PrismRunnerOptions).prism_location
     if settings.runner != "PrismRunner" or not location or not is_local_path(location) or isfile(location):
@@ -109,6 +111,7 @@ def _prism_missing(settings: Settings) -> str | None:
     )
 
 
+# Workers with and without the hint are two pools, so Beam would part the fused step between them.
 def _hint_without_split(settings: Settings) -> str | None:
     predict = settings.config.predict
     hint = predict.accelerator_hint
@@ -120,6 +123,7 @@ def _hint_without_split(settings: Settings) -> str | None:
     )
 
 
+# The job would pay for an accelerator on each worker that only decodes.
 def _hint_and_service_option(settings: Settings) -> str | None:
     hints, rivals = _hints(settings), worker_accelerators(settings.options)
     if not hints or not rivals:

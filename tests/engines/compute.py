@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+
+from tests.engines.service import Request, Service
 
 PROJECT, REGION = "some-project", "us-central1"
 
 
-class ComputeStub:
+class ComputeStub(Service):
     """A project's resources, which tests can change.
 
     Attributes:
@@ -24,6 +22,8 @@ class ComputeStub:
     """
 
     def __init__(self) -> None:
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
         everywhere = [f"{REGION}-a", f"{REGION}-b", "europe-west4-a"]
         machines = [f"{family}-standard-{n}" for family in ("n1", "n2", "g2") for n in (4, 8)]
         self.built_in = {
@@ -41,20 +41,11 @@ class ComputeStub:
         self.images: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, tuple[int, Any]] = {}
         self.requests: Counter[str] = Counter()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> ComputeStub:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
-        """Return status and body for a request."""
+    def respond(self, request: Request) -> tuple[int, Any]:
+        assert request.headers["Authorization"] == "Bearer none"
+        path, query = request.path, request.query
+        self.requests[path] += 1
         parts = path.strip("/").split("/")
         if path in self.answers:
             return self.answers[path]
@@ -91,23 +82,3 @@ class ComputeStub:
         if kind == "blobs" and arch == "amd64":
             return 200, {"config": self.images[f"{path}:{tag}"]}
         return 404, {"errors": [{"code": "MANIFEST_UNKNOWN"}]}
-
-
-def _handler_of(stub: ComputeStub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            address = urlsplit(self.path)
-            stub.requests[address.path] += 1
-            assert self.headers["Authorization"] == "Bearer none"
-            status, body = stub.answer(address.path, parse_qs(address.query))
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler

@@ -60,6 +60,7 @@ class FlinkCluster:
         self._folder = folder.absolute()
         self._count = task_managers
         self._slots = slots or task_managers
+        # Chosen now, because the flags of Beam have to name them before the cluster runs.
         self._rpc_port, self._rest_port = _free_ports(2)
         self.task_managers: list[subprocess.Popen] = []
         self._job_manager: subprocess.Popen | None = None
@@ -92,6 +93,7 @@ class FlinkCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Listed before their parents end, because afterwards nothing leads to them.
         workers = [worker for task_manager in self.task_managers for worker in workers_of(task_manager)]
         for process in self._processes:
             process.terminate()

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
+from tests.engines.service import Service
 
-class FaultServer:
+
+class FaultServer(Service):
     """Serves `files` by path, and faults by the names in `_FAULTS`.
 
     Attributes:
       files: Bytes by path, such as `/a.jpg`.
-      versions: The headers that tell a file's version, by path; by default an ETag.
-      conditional: Whether a file of the version that a request knows is answered with 304.
-      requests: How often each path was asked for.
-      connections: How many were opened.
-      statuses: What requests for files were answered with, in order.
-      last_headers: What came with the last of them.
+      versions: Headers with a file's version, by path; by default an ETag.
+      conditional: Whether the response to a request with the file's version is 304.
+      requests: Number of requests by path.
+      connections: Number of connections.
+      statuses: Statuses of the responses to requests for files, in order.
+      last_headers: Headers of the last request for a file.
     """
 
     def __init__(self) -> None:
+        super().__init__(_handler_of(self))
         self.files: dict[str, bytes] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.conditional = True
@@ -33,19 +35,9 @@ class FaultServer:
         self.last_headers: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
         self.connections = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> FaultServer:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     def uri(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}{path}"
+        return f"http://127.0.0.1:{self.port}{path}"
 
 
 def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
@@ -58,7 +50,8 @@ def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             super().setup()
 
         def handle(self) -> None:
-            with contextlib.suppress(ConnectionError):  # a client that does not want the rest
+            # A handler of Python's would print a traceback among the results of the tests.
+            with contextlib.suppress(ConnectionError):  # clients leave in the middle of a body
                 super().handle()
 
         def do_GET(self) -> None:
@@ -67,7 +60,7 @@ def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             path = urlsplit(self.path).path
             if path in server.files:
                 version = server.versions.get(path, {"ETag": '"v1"'})
-                status = 304 if server.conditional and self.knows(version) else 200
+                status = 304 if server.conditional and self.has_version(version) else 200
                 server.statuses.append(status)
                 server.last_headers = dict(self.headers)
                 self.answer(status, server.files[path], **(version if status == 200 else {}))
@@ -76,16 +69,16 @@ def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             else:
                 self.answer(404, b"no such file")
 
-        def knows(self, version: dict[str, str]) -> bool:
-            """Whether the request's condition names the version, over HTTP or to GCS."""
-            known = {
+        def has_version(self, version: dict[str, str]) -> bool:
+            """Return whether the request's condition names the version, over HTTP or to GCS."""
+            conditions = {
                 "ETag": self.headers.get("If-None-Match"),
                 "Last-Modified": self.headers.get("If-Modified-Since"),
                 "X-Goog-Generation": "".join(
                     parse_qs(urlsplit(self.path).query).get("ifGenerationNotMatch", [])
                 ),
             }
-            return any(value == known[name] for name, value in version.items())
+            return any(value == conditions[name] for name, value in version.items())
 
         def answer(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)
@@ -114,7 +107,7 @@ def _loop(handler, _argument: str) -> None:
 
 
 def _endless(handler, _argument: str) -> None:
-    """A body without a length that does not end."""
+    """Send a body without a length and without an end."""
     handler.send_response(200)
     handler.send_header("Connection", "close")
     handler.end_headers()
@@ -127,7 +120,7 @@ def _endless(handler, _argument: str) -> None:
 
 
 def _drip(handler, _argument: str) -> None:
-    """A byte now and then: each read is quick, the whole is not."""
+    """Send a byte now and then: each read is quick, the whole is slow."""
     handler.send_response(200)
     handler.send_header("Content-Length", "50000")
     handler.end_headers()

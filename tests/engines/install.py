@@ -57,6 +57,8 @@ def job_server() -> Path:
             with tempfile.TemporaryDirectory() as project:
                 copy = shutil.copy(pom, Path(project) / "pom.xml")
                 _run("mvn", "-q", "-B", "-f", str(copy), "package")
+                # Copied beside its place and renamed, because a build that is interrupted must not count as
+                # made.
                 shutil.copy(Path(project) / "target" / "job-server.jar", folder() / "job-server.part")
             (folder() / "job-server.part").rename(jar)
     return jar

@@ -318,9 +318,9 @@ def test_run__job_ended_elsewhere__says_so(stub, arguments, brisk, capsys, state
 def test_run__warnings_and_errors_of_the_service__are_shown_once_each(stub, arguments, brisk, capsys):
     def play(job):
         job.state = "JOB_STATE_QUEUED"
-        job.tell("DETAILED", "Fusing steps.")
-        job.tell("WARNING", "The quota of L4 is used up.\nAsk for more.")
-        job.counts_told.wait(PATIENCE_SEC)
+        job.log("DETAILED", "Fusing steps.")
+        job.log("WARNING", "The quota of L4 is used up.\nAsk for more.")
+        job.counts_sent.wait(PATIENCE_SEC)
         job.state = "JOB_STATE_CANCELLED"
 
     stub.play = play
@@ -336,10 +336,10 @@ def test_run__counts_of_the_job__become_share_rate_and_eta(stub, arguments, bris
         for labelled in (50, 100):
             counted = {"listed": 200, "labelled": labelled, "failed": 2}
             job.counts.update({(namespace_of(CountRows), kind): n for kind, n in counted.items()})
-            job.counts_told.clear()
+            job.counts_sent.clear()
             for _ in range(3):
-                job.counts_told.wait(PATIENCE_SEC)
-                job.counts_told.clear()
+                job.counts_sent.wait(PATIENCE_SEC)
+                job.counts_sent.clear()
         job.state = "JOB_STATE_CANCELLED"
 
     stub.play = play
@@ -400,7 +400,7 @@ def test_run__ctrl_c_twice__leaves_at_once_and_says_that_the_job_may_run(stub, a
     read_until(process.stderr, "The job is running.")
     process.send_signal(signal.SIGINT)
     read_until(process.stderr, "Cancelling the job")
-    assert stub.job.cancel_asked.wait(PATIENCE_SEC)
+    assert stub.job.cancel_requested.wait(PATIENCE_SEC)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and stub.job.state == "JOB_STATE_RUNNING"
@@ -416,7 +416,7 @@ def test_run__sigterm__leaves_the_job_alone(stub, arguments):
     read_until(process.stderr, "The job is running.")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE_SEC)
-    assert process.returncode == 130 and not stub.job.cancel_asked.is_set()
+    assert process.returncode == 130 and not stub.job.cancel_requested.is_set()
     assert "No longer following" in err and "which may run on" in err and "Traceback" not in err
 
 
