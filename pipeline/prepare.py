@@ -37,15 +37,6 @@ def prepared(
 ) -> Iterator[Plan]:
     """Prepare a run, and keep other runs of this machine out of its table folder while the body runs.
 
-    Args:
-      config: The configuration.
-      options: Beam's options.
-      listener: Receives the counts of finished images on workers.
-      corpus: The corpus; by default the configuration's input.
-
-    Yields:
-      The plan of the run.
-
     Raises:
       UserError: The input, the model or the table folder can't be used.
       RunError: The model does not return.

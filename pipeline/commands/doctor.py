@@ -32,11 +32,6 @@ CHECKS = (
 def doctor(config: RunConfig, offline: bool = False, verbose: bool = False) -> bool:
     """Check a planned run, print the findings, and return whether none is an error.
 
-    Args:
-      config: The run's configuration.
-      offline: Skip checks that use the network.
-      verbose: Show warnings of libraries.
-
     Raises:
       UserError: Neither labelbeam nor Beam has a flag.
     """

@@ -17,7 +17,7 @@ from labelbeam.transforms.table.manifest import Manifest
 
 
 def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: Sequence[str]) -> bool:
-    """Label failed images again, with the settings of the run that published them.
+    """Label failed images again, as the run that published them, and return whether all went well.
 
     Args:
       output: A table folder.
@@ -25,9 +25,6 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
       flags: Options that replace those of the run. With an input, its rows are labelled, failed ids
         under their URIs in this input.
       beam_flags: Beam's pipeline options, which are appended to those of the run.
-
-    Returns:
-      Whether the run succeeded.
 
     Raises:
       UserError: A reason does not exist, or the folder has no manifest.

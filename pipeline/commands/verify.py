@@ -36,15 +36,12 @@ _FINGERPRINTS = ("model_fingerprint", "preprocessing_fingerprint")
 
 
 def verify(output: str, reading: Mapping[str, Any] | None = None) -> list[str]:
-    """Check published tables.
+    """Check published tables, and return a line for each finding.
 
     Args:
-      output: A table folder.
+      output: The table folder.
       reading: Options of an input whose rows the tables should have, `input` and others, which replace
         those of the run that published; by default no input is read.
-
-    Returns:
-      One line for each finding.
 
     Raises:
       UserError: The folder has no manifest, the manifest is damaged, or the input can't be read.
@@ -144,13 +141,7 @@ def _ids(path: str) -> pa.Array:
 def _find_uncovered(sources: list[Source], corpus: Corpus) -> Iterator[str]:
     """Find rows of an input whose id has no row in published tables, or a row with another URI.
 
-    Args:
-      sources: The tables' files.
-      corpus: The input. It is read once for each two million rows of the tables, because no more ids are
-        held in memory.
-
-    Yields:
-      One line for each id.
+    The input is read once for each two million rows of the tables, because no more ids are held in memory.
 
     Raises:
       RunError: The input is cut or damaged, or changes while it is read.

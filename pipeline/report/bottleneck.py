@@ -96,9 +96,7 @@ def _sum(metrics: dict, transform: type, name: str) -> tuple[int, int]:
 def find_bottleneck(work: Work, split: bool = False) -> str:
     """Return the slowest step: `fetching`, `decoding`, `unpacking`, `model` or `model on GPU`.
 
-    Args:
-      work: Totals of the run.
-      split: Whether the model had workers of its own, which only wait for unpacking.
+    With `split`, the model had workers of its own, which only wait for unpacking.
     """
     on_gpu = work.counts[meter.ON_GPU] > 0
     model, decode = _model_share(work), _decode_share(work)

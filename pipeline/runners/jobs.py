@@ -229,10 +229,6 @@ def job_of(result: Any, runner: Any, options: PipelineOptions) -> Job:
 def follow(job: Job, read: Callable[[], Counts]) -> None:
     """Follow a job until it is done, from the main thread, and show its state and progress.
 
-    Args:
-      job: The job.
-      read: Reads the job's counts.
-
     Raises:
       RunError: The job failed or was cancelled elsewhere, or its service is silent.
       KeyboardInterrupt: A signal came. SIGINT cancels the job; SIGTERM, which a machine

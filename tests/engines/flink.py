@@ -50,13 +50,7 @@ class FlinkCluster:
     """
 
     def __init__(self, folder: Path, task_managers: int = 2, slots: int | None = None) -> None:
-        """Makes one; entering it starts it.
-
-        Args:
-          folder: For configuration, logs and scratch files.
-          task_managers: How many there are.
-          slots: How many a job uses; fewer than task managers leave spare ones for one that dies.
-        """
+        # Fewer slots than task managers leave spare ones, because a dead task manager is not replaced.
         self._folder = folder.absolute()
         self._count = task_managers
         self._slots = slots or task_managers
@@ -112,7 +106,7 @@ class FlinkCluster:
         return [self._job_manager, *self.task_managers] if self._job_manager else self.task_managers
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What the cluster says of its jobs, oldest first: `state`, `timestamps`, stages (`vertices`)."""
+        """Return the cluster's jobs, oldest first: `state`, `timestamps`, stages (`vertices`)."""
         jobs = [self._get(f"jobs/{job['jid']}") for job in self._get("jobs/overview")["jobs"]]
         return sorted(jobs, key=lambda job: job["start-time"])
 
@@ -140,7 +134,7 @@ class FlinkCluster:
             "taskmanager.bind-host": "localhost",
             "taskmanager.resource-id": name,
         }
-        # Without Flink's start scripts each part of the memory must be said.
+        # All parts of the memory, because Flink's start scripts, which would compute them, are not used.
         memory = {
             "jobmanager.memory.process.size": "1g",
             "taskmanager.numberOfTaskSlots": 1,
@@ -156,7 +150,7 @@ class FlinkCluster:
             "taskmanager.memory.jvm-overhead.min": "192m",
             "taskmanager.memory.jvm-overhead.max": "192m",
         }
-        # A dead worker restarts the job; a dead task manager is noticed before the attempts are used up.
+        # A short heartbeat, because a dead task manager must be noticed before the restarts are used up.
         survival = {
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 10,
@@ -172,11 +166,6 @@ class FlinkCluster:
         return {**addresses, **memory, **survival, **rest}
 
     def _wait(self) -> None:
-        """Waits until jobs can be sent.
-
-        Raises:
-          RuntimeError: A process has ended, or it takes too long.
-        """
         deadline = time.monotonic() + _START_SEC
         while time.monotonic() < deadline:
             if any(process.poll() is not None for process in self._processes):
@@ -194,7 +183,7 @@ class FlinkCluster:
 
 
 def workers_of(task_manager: subprocess.Popen) -> list[psutil.Process]:
-    """The Python workers that a task manager has started."""
+    """Return the Python workers of a task manager."""
     try:
         started = psutil.Process(task_manager.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -210,7 +199,7 @@ def _runs_python_worker(process: psutil.Process) -> bool:
 
 
 def _write_worker_script(path: Path, boot: Path) -> None:
-    """What a task manager starts for a worker: Beam's boot, in this interpreter's environment."""
+    """Write the script by which a task manager starts a worker: Beam's boot, in this environment."""
     path.write_text(
         f"""#!/bin/sh
 export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"
@@ -231,7 +220,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def main() -> None:
-    """Runs a cluster until it is interrupted."""
+    """Run a cluster until it is interrupted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
