@@ -208,7 +208,7 @@ def _lacks_images(case: Case) -> str:
 
 def _check_images(case: Case) -> Iterator[Finding]:
     assert case.classifier
-    results = label_rows(case)
+    results = _label_rows(case)
     labelled = [r for r in results if isinstance(r, Prediction)]
     failures = [r for r in results if isinstance(r, Failure)]
     reasons = Counter(f.reason for f in failures)
@@ -231,8 +231,7 @@ def _best_label(prediction: Prediction, classifier: Classifier) -> str:
     return f"{prediction.labels[0].label}, {prediction.labels[0].score:.2f}"
 
 
-def label_rows(case: Case) -> list[Prediction | Failure]:
-    """Label the first rows of the input in this process, with the functions that workers use."""
+def _label_rows(case: Case) -> list[Prediction | Failure]:
     assert case.classifier
     limits = limits_of(case.config)
     # Shorter than in a run, because a person waits for the report.
