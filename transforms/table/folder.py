@@ -48,8 +48,8 @@ from labelbeam.transforms.table.manifest import (
 # Names of published files. Files of other names are never touched, because they belong to the user.
 _PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
 # A staged file's name holds its digest and its number of rows, because a second file with these numbers
-# could be lost or belong to another attempt. Version 0.1.0 wrote 32 random digits in place of the digest.
-_STAGED_NAME = re.compile(r"/(?:[0-9a-f]{32}|([0-9a-f]{64}))-(\d+)\.parquet$")
+# could be lost or belong to another attempt.
+_STAGED_NAME = re.compile(r"/([0-9a-f]{64})-(\d+)\.parquet$")
 
 
 class Source(NamedTuple):
