@@ -13,7 +13,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
-from labelbeam.transforms.coders import RowOfBucketCoder
+from labelbeam.transforms.coders import decode_row, encode_row
 from labelbeam.transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
 from labelbeam.transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
@@ -199,7 +199,7 @@ class _PackFn(beam.DoFn):
 
     def process(self, row: Row | DoneIds) -> Iterator[tuple[int, bytes]]:
         image_id = row.ids[0] if isinstance(row, DoneIds) else id_of(row)
-        self._rows[bucket_of(image_id)].append(_CODER.encode(row))
+        self._rows[bucket_of(image_id)].append(encode_row(row))
         self._gathered += 1
         if self._gathered >= GATHERED_ROWS:
             yield from self._pack()
@@ -213,7 +213,6 @@ class _PackFn(beam.DoFn):
         self.start_bundle()
 
 
-_CODER = RowOfBucketCoder()
 _LIST_CODER = beam.coders.IterableCoder(beam.coders.BytesCoder())
 # Least effort, because it is enough: URIs of one corpus resemble each other.
 _ZLIB_LEVEL = 1
@@ -226,7 +225,7 @@ def pack(rows: list[bytes]) -> bytes:
 
 def unpack(packed: bytes) -> Iterator[Row | DoneIds]:
     """Return the rows of a pack."""
-    return map(_CODER.decode, _LIST_CODER.decode(zlib.decompress(packed)))
+    return map(decode_row, _LIST_CODER.decode(zlib.decompress(packed)))
 
 
 class _SelectFn(beam.DoFn):
