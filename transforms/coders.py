@@ -38,7 +38,7 @@ class ElementCoder(beam.coders.Coder):
         ]
 
     @classmethod
-    def from_type_hint(cls, typehint: type, _registry: Any) -> ElementCoder:
+    def from_type_hint(cls, typehint: type, _registry: Any) -> Any:
         return cls(typehint)
 
     def encode(self, value: Any) -> bytes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
 from labelbeam.transforms.elements import TableFile
@@ -262,74 +263,60 @@ class PublishResults(beam.PTransform):
 
     def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[Manifest]:
         staged, counts, notes = results
+        publication = self.publication
         sources = (
             staged.pipeline
-            | "Once" >> beam.Create([None], reshuffle=False)
+            | "Once" >> beam.Create([publication], reshuffle=False)
             # `staged` is a side input, because Beam computes a side input wholly before its first consumer
             # runs: a barrier, without which files would be listed while others are still being written.
-            | "ListSources" >> beam.ParDo(_ListFn(self.publication), beam.pvalue.AsIter(staged))
+            | "ListSources" >> beam.Map(list_sources, beam.pvalue.AsIter(staged))
         )
         superseded = (
             sources
             # Ids are compared in parts, because all ids of a large table fit in no worker's memory.
-            | "DealParts" >> beam.ParDo(_DealPartsFn())
+            | "DealParts" >> beam.FlatMap(_parts)
             | "SpreadParts" >> beam.Reshuffle()
-            | "FindSuperseded" >> beam.ParDo(_FindSupersededFn(), beam.pvalue.AsSingleton(sources))
+            | "FindSuperseded" >> beam.FlatMap(_find, beam.pvalue.AsSingleton(sources))
         )
         merged = (
             sources
-            | "PlanMerge" >> beam.ParDo(_PlanMergeFn(self.publication), beam.pvalue.AsIter(superseded))
+            | "PlanMerge" >> beam.FlatMap(_plan, publication, beam.pvalue.AsIter(superseded))
             | "SpreadTasks" >> beam.Reshuffle()
-            | "MergeFiles" >> beam.ParDo(_MergeFilesFn(self.publication))
+            | "MergeFiles" >> beam.Map(_merge, publication)
         )
         # Side inputs are barriers here, too, because readers may be switched only when every file is merged.
-        return sources | "Commit" >> beam.ParDo(
-            _CommitFn(self.publication),
+        return sources | "Commit" >> beam.Map(
+            _commit,
+            publication,
             beam.pvalue.AsIter(merged),
             beam.pvalue.AsDict(counts),
             beam.pvalue.AsSingleton(notes),
         ).with_output_types(Manifest)
 
 
-class _PublicationFn(beam.DoFn):
-    def __init__(self, publication: Publication) -> None:
-        self._publication = publication
+def _parts(listing: Listing) -> range:
+    return range(parts_of(listing.sources))
 
 
-class _ListFn(_PublicationFn):
-    def process(self, _: None, written: Iterable[TableFile]) -> Iterator[Listing]:
-        yield list_sources(self._publication, written)
+def _find(part: int, listing: Listing) -> Iterable[tuple[str, np.ndarray]]:
+    return find_superseded(listing.sources, part, parts_of(listing.sources)).items()
 
 
-class _DealPartsFn(beam.DoFn):
-    def process(self, listing: Listing) -> Iterator[int]:
-        yield from range(parts_of(listing.sources))
+def _plan(
+    listing: Listing, publication: Publication, superseded: Iterable[tuple[str, np.ndarray]]
+) -> list[MergeTask]:
+    rows = defaultdict(list)
+    for path, numbers in superseded:
+        rows[path].append(numbers)
+    return plan_merge(listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files)
 
 
-class _FindSupersededFn(beam.DoFn):
-    def process(self, part: int, listing: Listing) -> Iterator:
-        yield from find_superseded(listing.sources, part, parts_of(listing.sources)).items()
+def _merge(task: MergeTask, publication: Publication) -> Merged:
+    folder = TableFolder(publication.output).merged(publication.run_id)
+    return merge_files(task, publication.row_metadata, folder, publication.partitioning)
 
 
-class _PlanMergeFn(_PublicationFn):
-    def process(self, listing: Listing, superseded: Iterable) -> Iterator[MergeTask]:
-        rows = defaultdict(list)
-        for path, numbers in superseded:
-            rows[path].append(numbers)
-        publication = self._publication
-        yield from plan_merge(
-            listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files
-        )
-
-
-class _MergeFilesFn(_PublicationFn):
-    def process(self, task: MergeTask) -> Iterator[Merged]:
-        folder = TableFolder(self._publication.output).merged(self._publication.run_id)
-        yield merge_files(task, self._publication.row_metadata, folder, self._publication.partitioning)
-
-
-class _CommitFn(_PublicationFn):
-    def process(
-        self, listing: Listing, merged: Iterable[Merged], counts: dict, notes: dict
-    ) -> Iterator[Manifest]:
-        yield commit(self._publication, listing.name, merged, counts, notes)
+def _commit(
+    listing: Listing, publication: Publication, merged: Iterable[Merged], counts: dict, notes: dict
+) -> Manifest:
+    return commit(publication, listing.name, merged, counts, notes)
