@@ -18,8 +18,8 @@ BAD = Failure(ImageRef("1", "A line", (None,)), "read", "bad_row", "no UTF-8", 1
 def selected_in_any_order(rows: list):
     """Return the selection, which must be equal in every order, and the counts above zero."""
     selections = [select_unlabelled(order) for order in itertools.permutations(rows)]
-    (picked,) = {tuple(sorted(s.rows, key=repr)) for s in selections}
-    (counts,) = {tuple(sorted((kind, n) for kind, n in s.counts.items() if n)) for s in selections}
+    (picked,) = {tuple(sorted(rows, key=repr)) for rows, _ in selections}
+    (counts,) = {tuple(sorted((kind, n) for kind, n in counts.items() if n)) for _, counts in selections}
     return list(picked), dict(counts)
 
 
