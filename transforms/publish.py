@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -141,14 +142,14 @@ def make_manifest(
     merged: Merged,
     counts: Mapping[str, int],
     old: Manifest | None,
-    notes: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any],
 ) -> Manifest:
     """Describe a finished run and the tables after it.
 
     Args:
       publication: Plan of the new generation.
       name: Name of the publication.
-      merged: Merged files.
+      merged: Merged files, with paths below the table folder.
       counts: Rows of the input by kind, and `other` rows of the tables.
       old: Manifest of the current generation.
       notes: Counts about the input, as `Notes.to_json` returns them.
@@ -160,18 +161,15 @@ def make_manifest(
     counts = {kind: counts.get(kind, 0) for kind in KINDS}
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
     rows = {table: sum(f.rows for f in merged.files if f.table == table) for table in TABLES}
-    files = tuple(
-        dataclasses.replace(file, path=path)
-        for path, file in sorted(zip(merged.paths, merged.files, strict=True), key=lambda pair: pair[0])
-    )
+    files = tuple(sorted(merged.files, key=lambda file: file.path))
     same_files = old is not None and old.files == files
     return Manifest(
         **publication.manifest_fields,
+        **notes,
         publication=name,
         generation=old.generation + (not same_files) if old else 1,
         balanced=counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
         counts=counts,
-        **(notes or {}),
         rows=rows,
         failures_by_reason=dict(_most_first(merged.reasons)),
         failures_by_host=dict(_most_first(merged.hosts)[:_MOST_RANKED]),
@@ -199,16 +197,9 @@ def commit(
     name: str,
     results: Iterable[Merged],
     counts: Mapping[str, int],
-    notes: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any],
 ) -> Manifest:
-    """Publish merged files as the new generation, and return its manifest.
-
-    Args:
-      publication: Plan of the new generation.
-      name: Name of the publication.
-      results: Merged files.
-      counts: Rows of the input by kind.
-      notes: Counts about the input.
+    """Publish merged files as the new generation, and return its manifest; arguments as in `make_manifest`.
 
     Raises:
       RunError: Another run has published meanwhile, or the tables would be too scattered.
@@ -223,23 +214,24 @@ def commit(
     merged = Merged()
     for result in results:
         merged.add(result)
-    merged.paths = [
-        path or file.path.removeprefix(publication.output).strip("/")
-        for path, file in zip(merged.paths, merged.files, strict=True)
-    ]
-    for table in TABLES:
-        folders = {path.rpartition("/")[0] for path in merged.paths if path.startswith(f"{table}/")}
-        check_fan_out(folders, publication.partitioning)
     staged = folder.merged(publication.run_id)
     # Each table has a file, because a reader of a table without files would find no schema.
     for table in set(TABLES) - {file.table for file in merged.files}:
-        merged.add(write_empty(table, f"{name}-99999", publication.row_metadata, staged))
-    manifest = make_manifest(publication, name, merged, counts, old, notes or {})
+        merged.files.append(write_empty(table, f"{name}-99999", publication.row_metadata, staged))
     moves = {
-        file.path: path
-        for path, file in zip(merged.paths, merged.files, strict=True)
+        file.path: file.path.removeprefix(staged).strip("/")
+        for file in merged.files
         if file.path.startswith(staged)
     }
+    merged.files = [
+        dataclasses.replace(file, path=moves.get(file.path) or folder.below(file.path))
+        for file in merged.files
+    ]
+    # Checked over all tasks, because each task knows only its own folders.
+    for table in TABLES:
+        folders = {os.path.dirname(file.path) for file in merged.files if file.table == table}
+        check_fan_out(folders, publication.partitioning)
+    manifest = make_manifest(publication, name, merged, counts, old, notes)
     # The run's own id, too, because a graph that runs again follows itself.
     follows = (publication.follows, publication.run_id)
     switch(publication.output, manifest, moves, follows, publication.keep_generations)

@@ -93,6 +93,10 @@ class TableFolder:
         """Return a path below the table folder."""
         return join_path(self.output, *parts)
 
+    def below(self, path: str) -> str:
+        """Return a path of the table folder as manifests name it."""
+        return path.removeprefix(self.output).strip("/")
+
     def run(self, run_id: str) -> str:
         """Return the folder of an unfinished run."""
         return join_path(self.staging, run_id)
