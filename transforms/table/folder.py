@@ -36,15 +36,15 @@ from labelbeam.transforms.files import (
 )
 from labelbeam.transforms.table.documents import write_document
 from labelbeam.transforms.table.manifest import (
-    MEND_MANIFEST,
     TABLES,
     Announcement,
     LabelledWith,
     Manifest,
-    parse_announcement,
-    parse_manifest,
+    parse,
 )
 
+_MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
+_RELABELLED = "its rows are then labelled again."
 # Names of published files. Files of other names are never touched, because they belong to the user.
 _PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
 # A staged file's name holds its digest and its number of rows, because a second file with these numbers
@@ -126,8 +126,8 @@ def read_manifest(output: str) -> Manifest | None:
         try:
             data = read_file(path) if exists(path) else None
         except IsADirectoryError as e:
-            raise UserError(f"{path} is damaged: the path is a folder. {MEND_MANIFEST}") from e
-    return None if data is None else parse_manifest(data, path)
+            raise UserError(f"{path} is damaged: the path is a folder. {_MEND_MANIFEST}") from e
+    return None if data is None else parse(Manifest, data, path, _MEND_MANIFEST)
 
 
 def published_sources(output: str, manifest: Manifest | None) -> list[Source]:
@@ -175,11 +175,12 @@ def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, Labelle
         if manifest and run_id in manifest.merged_runs:
             continue
         if announced:
-            runs[run_id] = parse_announcement(read_file(path), path, folder.run(run_id)).labelled_with
+            remedy = f"Put a whole copy in its place, or delete {folder.run(run_id)}: {_RELABELLED}"
+            runs[run_id] = parse(Announcement, read_file(path), path, remedy).labelled_with
         elif staged_sources(output, [run_id]):
             raise UserError(
                 f"{path} is missing, and finished rows lie beside it. Put the file back, or delete "
-                f"{folder.run(run_id)}: the rows are then labelled again."
+                f"{folder.run(run_id)}: {_RELABELLED}"
             )
     return runs
 
@@ -260,12 +261,7 @@ def deleted_meanwhile(path: str) -> str:
 
 
 def tidy(output: str, keep: int) -> None:
-    """Bring a table folder into the state that its manifest lists, after a run that was killed or finished.
-
-    Args:
-      output: The table folder.
-      keep: Number of older generations to keep.
-    """
+    """Bring a table folder into the state that its manifest lists, with `keep` older generations."""
     folder = TableFolder(output)
     manifest = read_manifest(output)
     delete_temporary(output)
@@ -302,16 +298,11 @@ def _keep_generations(folder: TableFolder, manifest: Manifest | None, keep: int)
     paths = [f.path for f in list_files(folder.generations) if re.search(r"/\d{6}\.json$", f.path)]
     older = [path for path in paths if int(path[-11:-5]) < current]
     kept = older[-keep:] if keep else []
+    remedy = "Put a whole copy in its place, or delete it: only older generations need it."
     # All are parsed before anything is deleted, because files that a damaged manifest lists would be deleted.
-    files = {file.path for path in kept for file in _parse_generation(path).files}
+    manifests = [parse(Manifest, read_file(path), path, remedy) for path in kept]
     delete_files([path for path in paths if path not in kept])
-    return files
-
-
-def _parse_generation(path: str) -> Manifest:
-    return parse_manifest(
-        read_file(path), path, "Put a whole copy in its place, or delete it: only older generations need it."
-    )
+    return {file.path for older_manifest in manifests for file in older_manifest.files}
 
 
 def _paths_below(folder: str, table: str) -> list[str]:

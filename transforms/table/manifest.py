@@ -108,37 +108,21 @@ class Manifest:
         return [file for file in self.files if file.table == table]
 
 
-MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
-
-
-def parse_manifest(data: bytes, path: str, remedy: str = MEND_MANIFEST) -> Manifest:
-    """Parse and check a manifest.
-
-    Args:
-      data: The file's bytes.
-      path: The file's path.
-      remedy: Last sentence of the message about a damaged manifest.
-
-    Raises:
-      UserError: The file is damaged, or a newer version wrote it.
-    """
-    return _parse(Manifest, data, path, remedy)
-
-
-def parse_announcement(data: bytes, path: str, folder: str) -> Announcement:
-    """Parse and check an unfinished run's `run.json`, which lies in `folder`.
-
-    Raises:
-      UserError: The file is damaged, or a newer version wrote it.
-    """
-    remedy = f"Put a whole copy in its place, or delete {folder}: its rows are then labelled again."
-    return _parse(Announcement, data, path, remedy)
-
-
 _T = TypeVar("_T", Manifest, Announcement)
 
 
-def _parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
+def parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
+    """Parse and check a document of the table folder.
+
+    Args:
+      kind: Class of the document.
+      data: The file's bytes.
+      path: The file's path.
+      remedy: Last sentence of the message about a damaged document.
+
+    Raises:
+      UserError: The file is damaged, or a newer version wrote it.
+    """
     try:
         document = read_document(data)
         # The format is checked first, because a later format may have other keys and another checksum.
