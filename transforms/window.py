@@ -160,15 +160,9 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
 
 
 class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):
-    """An `OverlappedFn` that computes on pixels, on the threads of `compute_pool`."""
+    """An `OverlappedFn` that computes on the threads of `compute_pool`, by default one per core."""
 
     def __init__(self, threads: int | None, max_window_bytes: int) -> None:
-        """Configure the DoFn.
-
-        Args:
-          threads: Threads that compute in a process; by default one per core.
-          max_window_bytes: Most bytes in flight in one bundle.
-        """
         self._threads = threads or 0
         self._max_window_bytes = max_window_bytes
 
@@ -178,4 +172,9 @@ class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):
         self._pool = compute_pool(self._threads)
 
     def open_window(self) -> Window[Timed[T | Failure]]:
+        # Eight tasks for each thread, because threads would otherwise idle while the bundle's thread waits
+        # for the next element.
         return Window(8 * self._threads, self._max_window_bytes)
+
+    def take(self, timed: Timed[T | Failure]) -> T | Failure:
+        return timed.value
