@@ -107,6 +107,7 @@ class _CountFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator:
         self._report()
+        # One element per kind and bundle, because an element per row would cost as much as the row.
         for kind_and_count in self._counts.items():
             yield GlobalWindows.windowed_value(kind_and_count)
 

@@ -35,28 +35,33 @@ def read_done_ids(
     # Rows that failed because of a bad line are always selected again, because the user may have fixed the
     # line. Staged failures of other kinds are not, because the run that resumes has just tried them.
     redo = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
-    versions = versions and not failures
     columns = ["id", *(["uri"] if uris else [])]
     columns += ["reason"] if failures else ["version", "sha256"] if versions else []
     for batch in read_batches(source, GATHERED_ROWS, columns):
-        ids = batch["id"].to_pylist()
-        retries = [reason in redo for reason in batch["reason"].to_pylist()] if failures else ()
-        row_versions = _versions_of(batch) if versions else ()
-        row_uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if uris else ()
-        rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
-        for n, image_id in enumerate(ids):
-            rows[bucket_of(image_id), bool(retries and retries[n])].append(n)
-        for (_, retry), numbers in rows.items():
-            yield DoneIds(
-                tuple(ids[n] for n in numbers),
-                tuple(row_versions[n] for n in numbers if versions),
-                source.published,
-                retry,
-                b"".join(row_uris[n] for n in numbers if uris),
-            )
+        yield from _by_bucket(batch, source.published, redo)
+
+
+def _by_bucket(batch: pa.RecordBatch, published: bool, redo: frozenset[str]) -> Iterator[DoneIds]:
+    ids = batch["id"].to_pylist()
+    names = batch.schema.names
+    reasons = batch["reason"].to_pylist() if "reason" in names else [""] * len(ids)
+    versions = _versions_of(batch) if "version" in names else []
+    uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if "uri" in names else []
+    rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for n, (image_id, reason) in enumerate(zip(ids, reasons, strict=True)):
+        rows[bucket_of(image_id), reason in redo].append(n)
+    for (_, retry), numbers in rows.items():
+        yield DoneIds(
+            ids=tuple(ids[n] for n in numbers),
+            versions=tuple(versions[n] for n in numbers) if versions else (),
+            published=published,
+            retry=retry,
+            uris=b"".join(uris[n] for n in numbers) if uris else b"",
+        )
 
 
 def _versions_of(batch: pa.RecordBatch) -> list[str]:
+    # A digest in place of a missing version, because the image's bytes can then be compared.
     digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
     return pc.coalesce(batch["version"], digests).to_pylist()
 

@@ -71,6 +71,8 @@ def _map_ahead(pool: Executor, task: Callable[[T], U], items: Iterable[T], ahead
         while pending:
             yield pending.popleft().result()
     finally:
+        # Cancelled, because the pool would otherwise finish work whose results nobody takes, after an error
+        # or when the caller stops early.
         for future in pending:
             future.cancel()
 

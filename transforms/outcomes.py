@@ -50,6 +50,7 @@ def failure_of(ref: ImageRef, step: str, error: ImageError) -> Failure:
 def attempt(step: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:
     """Run a task; an `ImageError` becomes a `Failure`, any other error is raised."""
     start = time.perf_counter()
+    # No other error is caught, because it is a defect: as a row of `failures/` it would pass unnoticed.
     try:
         value: T | Failure = task()
     except ImageError as e:
@@ -89,6 +90,7 @@ def par_do(
     Returns:
       The outputs by name, `ok` first.
     """
+    # Typed, because Beam would otherwise pickle the elements, and could not choose the registered coders.
     types = {"ok": ok} | {_OUTPUTS[get_origin(other) or other]: other for other in others or (Failure,)}
     _, *tags = types
     outputs = elements | label >> beam.ParDo(fn).with_outputs(*tags, main="ok")

@@ -128,13 +128,9 @@ class _Labeler:
         self._threads = step.threads or available_cores()
         self.models = run_in_time(step.model.handle, step.timeout_sec, functools.partial(self._load, step))
         batch_size = self.models.classifiers[0].sizes[-1]
+        predict = functools.partial(predict_labels, keep_outputs=step.keep_outputs, threshold=step.threshold)
         callers = [
-            functools.partial(
-                predict_labels,
-                classifier=classifier,
-                keep_outputs=step.keep_outputs,
-                threshold=step.threshold,
-            )
+            functools.partial(predict, classifier=classifier)
             for _ in range(self.models.callers)
             for classifier in self.models.classifiers
         ]

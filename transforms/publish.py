@@ -217,6 +217,7 @@ def commit(
     staged = folder.merged(publication.run_id)
     # Each table has a file, because a reader of a table without files would find no schema.
     for table in set(TABLES) - {file.table for file in merged.files}:
+        # Number 99,999, because no task may have the name of this file.
         merged.files.append(write_empty(table, f"{name}-99999", publication.row_metadata, staged))
     moves = {
         file.path: file.path.removeprefix(staged).strip("/")

@@ -40,6 +40,7 @@ def start_call(call: Callable[[], _T]) -> Future[_T]:
         try:
             future.set_result(call())
         except BaseException as e:
+            # Also SystemExit, because a caller would otherwise wait for a future that never finishes.
             future.set_exception(e)
 
     threading.Thread(target=run, daemon=True).start()

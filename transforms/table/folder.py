@@ -158,6 +158,7 @@ def staged_runs(output: str) -> dict[str, bool]:
     folder = TableFolder(output)
     paths = [file.path for file in list_files(folder.staging)]
     below = [path.removeprefix(folder.staging).strip("/") for path in paths]
+    # Only paths with a slash, because `_staging/lock` is a file and no run.
     run_ids = {path.partition("/")[0] for path in below if "/" in path}
     return {run_id: folder.announcement(run_id) in paths for run_id in sorted(run_ids)}
 

@@ -60,6 +60,7 @@ def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None
     """
     with open_parquet(source.file.path, _remedy(source)) as parquet:
         for batch in parquet.iter_batches(rows, columns=columns):
+            # Checked, because Arrow leaves out columns that a file does not have.
             if columns and batch.num_columns < len(columns):
                 raise pa.ArrowInvalid(f"one of the columns {', '.join(columns)} is missing")
             # Validated here, because invalid UTF-8 would otherwise raise later, without the file's name.

@@ -399,6 +399,8 @@ class _Writer:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
+        # With this run's metadata, because batches of one table must have equal schemas, and those of other
+        # runs have other run ids.
         self._batches.append(batch.replace_schema_metadata(self._schema.metadata))
         self._pending += len(batch)
         self._pending_bytes += batch.nbytes
