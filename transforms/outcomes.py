@@ -63,7 +63,7 @@ _OUTPUTS: dict[type, str] = {Failure: "failures", Unchanged: "unchanged", Notes:
 
 
 def to_output(element: Any, is_last: bool = False) -> Any:
-    """Return what a DoFn under `par_do` yields for an element.
+    """Return the value that a DoFn under `par_do` yields for an element.
 
     Args:
       element: The element.
@@ -97,3 +97,15 @@ def par_do(
     for name, element_type in types.items():
         outputs[name].element_type = element_type
     return {name: outputs[name] for name in types}
+
+
+def par_do_each(
+    label: str, collections: tuple[beam.PCollection, ...], fn: beam.DoFn, kind: Any
+) -> beam.PCollection:
+    """Apply a DoFn to each of several collections, and return all results in one."""
+    # Each collection by itself, because a flatten before the DoFn would break fusion on some runners, and
+    # failures would wait behind it.
+    return [
+        elements | f"{label}{n}" >> beam.ParDo(fn).with_output_types(kind)
+        for n, elements in enumerate(collections)
+    ] | beam.Flatten()

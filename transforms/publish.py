@@ -228,7 +228,7 @@ def commit(
         dataclasses.replace(file, path=moves.get(file.path) or folder.below(file.path))
         for file in merged.files
     ]
-    # Checked over all tasks, because each task knows only its own folders.
+    # Checked over all tasks, because a task has only its own folders.
     for table in TABLES:
         folders = {os.path.dirname(file.path) for file in merged.files if file.table == table}
         check_fan_out(folders, publication.partitioning)

@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-import labelbeam.transforms.coders  # noqa: F401  (registers the coders)
 from labelbeam.transforms.budget import BudgetWatch, FailureBudget
 from labelbeam.transforms.elements import DecodedImage, Failure, Prediction, TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import join_path, write_file
-from labelbeam.transforms.outcomes import usec_since
+from labelbeam.transforms.outcomes import par_do_each, usec_since
 from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.table.folder import staged_name
 from labelbeam.transforms.table.rows import (
@@ -163,12 +162,7 @@ class StageResults(beam.PTransform):
     staging: Staging
 
     def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[TableFile]:
-        # Each collection by itself, because a flatten before the write would break fusion on some runners,
-        # and failures would wait behind it.
-        return [
-            results | f"Write{n}" >> beam.ParDo(_StageFn(self.staging)).with_output_types(TableFile)
-            for n, results in enumerate(collections)
-        ] | beam.Flatten()
+        return par_do_each("Write", collections, _StageFn(self.staging), TableFile)
 
 
 class _StageFn(beam.DoFn):

@@ -226,9 +226,9 @@ def _rank_of(source: Source, number: int, runs: Sequence[str]) -> int:
 
 
 def _by_path(ranks: np.ndarray, sources: Sequence[Source]) -> dict[str, np.ndarray]:
-    places = np.sort(ranks & (_PREDICTION - 1))
-    numbers, starts = np.unique(places >> _FILE_SHIFT, return_index=True)
-    rows = np.split(places & ((1 << _FILE_SHIFT) - 1), starts[1:])
+    positions = np.sort(ranks & (_PREDICTION - 1))
+    numbers, starts = np.unique(positions >> _FILE_SHIFT, return_index=True)
+    rows = np.split(positions & ((1 << _FILE_SHIFT) - 1), starts[1:])
     return {sources[n].file.path: dropped for n, dropped in zip(numbers.tolist(), rows, strict=True)}
 
 
