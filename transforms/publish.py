@@ -267,19 +267,19 @@ class PublishResults(beam.PTransform):
         superseded = (
             sources
             # Ids are compared in parts, because all ids of a large table fit in no worker's memory.
-            | "DealParts" >> beam.FlatMap(_parts)
+            | "DealParts" >> beam.FlatMap(_part_numbers)
             | "SpreadParts" >> beam.Reshuffle()
-            | "FindSuperseded" >> beam.FlatMap(_find, beam.pvalue.AsSingleton(sources))
+            | "FindSuperseded" >> beam.FlatMap(_find_superseded, beam.pvalue.AsSingleton(sources))
         )
         merged = (
             sources
-            | "PlanMerge" >> beam.FlatMap(_plan, publication, beam.pvalue.AsIter(superseded))
+            | "PlanMerge" >> beam.FlatMap(_plan_tasks, publication, beam.pvalue.AsIter(superseded))
             | "SpreadTasks" >> beam.Reshuffle()
-            | "MergeFiles" >> beam.Map(_merge, publication)
+            | "MergeFiles" >> beam.Map(_merge_files, publication)
         )
         # Side inputs are barriers here, too, because readers may be switched only when every file is merged.
         return sources | "Commit" >> beam.Map(
-            _commit,
+            _commit_listing,
             publication,
             beam.pvalue.AsIter(merged),
             beam.pvalue.AsDict(counts),
@@ -287,15 +287,15 @@ class PublishResults(beam.PTransform):
         ).with_output_types(Manifest)
 
 
-def _parts(listing: Listing) -> range:
+def _part_numbers(listing: Listing) -> range:
     return range(parts_of(listing.sources))
 
 
-def _find(part: int, listing: Listing) -> Iterable[tuple[str, np.ndarray]]:
+def _find_superseded(part: int, listing: Listing) -> Iterable[tuple[str, np.ndarray]]:
     return find_superseded(listing.sources, part, parts_of(listing.sources)).items()
 
 
-def _plan(
+def _plan_tasks(
     listing: Listing, publication: Publication, superseded: Iterable[tuple[str, np.ndarray]]
 ) -> list[MergeTask]:
     rows = defaultdict(list)
@@ -304,12 +304,12 @@ def _plan(
     return plan_merge(listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files)
 
 
-def _merge(task: MergeTask, publication: Publication) -> Merged:
+def _merge_files(task: MergeTask, publication: Publication) -> Merged:
     folder = TableFolder(publication.output).merged(publication.run_id)
     return merge_files(task, publication.row_metadata, folder, publication.partitioning)
 
 
-def _commit(
+def _commit_listing(
     listing: Listing, publication: Publication, merged: Iterable[Merged], counts: dict, notes: dict
 ) -> Manifest:
     return commit(publication, listing.name, merged, counts, notes)

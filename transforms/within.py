@@ -15,14 +15,10 @@ class NoAnswerError(Exception):
 
 
 def within(seconds: float, call: Callable[[], _T]) -> _T:
-    """Make a call that may never return.
-
-    Args:
-      seconds: Longest wait. A slower call goes on in its thread, and its result is dropped.
-      call: The call. Errors are raised here.
+    """Make a call that may never return, and return its result or raise its error.
 
     Raises:
-      NoAnswerError: The call did not return in time.
+      NoAnswerError: The call did not return in time. It goes on in its thread, and its result is dropped.
     """
     # In a thread of its own, because a thread inside C code can't be stopped, and because the main thread
     # must stay free for signals.
