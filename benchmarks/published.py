@@ -74,7 +74,7 @@ def publish(plan: Plan, rows: int) -> None:
     tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)
     folder = TableFolder(plan.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
-    commit(publication, listing.name, merged, {LISTED: rows, LABELLED: rows})
+    commit(publication, listing.name, merged, {LISTED: rows, LABELLED: rows}, {})
 
 
 if __name__ == "__main__":

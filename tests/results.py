@@ -123,8 +123,8 @@ def list_published(output: Path, files: Iterable[TableFile]) -> None:
         for table in set(TABLES) - {file.table for file in listed}
     ]
     failures = sum(file.rows for file in listed if file.table == FAILURES)
-    merged = Merged(listed, [file.path for file in listed], reasons=Counter(timeout=failures))
-    manifest = make_manifest(plan_publication(output, "r"), "r-1", merged, {}, None)
+    merged = Merged(listed, reasons=Counter(timeout=failures))
+    manifest = make_manifest(plan_publication(output, "r"), "r-1", merged, {}, None, {})
     (output / "manifest.json").write_bytes(write_document(manifest))
 
 
@@ -139,4 +139,4 @@ def publish(publication: Publication, counts: dict[str, int] | None = None) -> M
     tasks = plan_merge(sources, superseded, listing.name, publication.target_bytes)
     folder = TableFolder(publication.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
-    return commit(publication, listing.name, merged, counts or {})
+    return commit(publication, listing.name, merged, counts or {}, {})

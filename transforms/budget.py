@@ -77,12 +77,7 @@ class BudgetWatch:
     """
 
     def __init__(self, budget: FailureBudget, in_flight: Callable[[], int] = lambda: 0) -> None:
-        """Start with no images.
-
-        Args:
-          budget: The budget.
-          in_flight: Returns the largest number of images that the process has in flight.
-        """
+        """Start with no images; `in_flight` returns the largest number of images in flight in the process."""
         self._budget = budget
         self._in_flight = in_flight
         self._lock = threading.Lock()

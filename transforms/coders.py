@@ -6,7 +6,7 @@ bytes in place of 83, and 4 us in place of 1.
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
@@ -15,101 +15,72 @@ from apache_beam.coders.coders import FastPrimitivesCoder
 
 from labelbeam.transforms.elements import DoneIds, Failure, ImageMetadata, ImageRef, PackedImage, TableFile
 
+_PRIMITIVES = FastPrimitivesCoder()
+# Fields that hold a dataclass, which is encoded as a tuple, too, because the primitives' coder would pickle
+# it.
+_NESTED = {"ref": ImageRef, "metadata": ImageMetadata}
 
-class _FieldsCoder(beam.coders.Coder):
-    """A coder of a dataclass of primitives, as the tuple of its fields."""
 
-    element: Any  # the dataclass
-    _primitives = FastPrimitivesCoder()
+def _values_of(element: type) -> attrgetter[tuple]:
+    return attrgetter(*(field.name for field in fields(element)))
 
-    def __init__(self) -> None:
-        self._values = attrgetter(*(field.name for field in fields(self.element)))
+
+class ElementCoder(beam.coders.Coder):
+    """A coder of a dataclass of primitives, `ImageRef` and `ImageMetadata`, as the tuple of its fields."""
+
+    def __init__(self, element: type) -> None:
+        self._element: Any = element
+        self._values = _values_of(element)
+        self._nested: list[tuple[int, Any, attrgetter[tuple]]] = [
+            (n, _NESTED[field.name], _values_of(_NESTED[field.name]))
+            for n, field in enumerate(fields(self._element))
+            if field.name in _NESTED
+        ]
+
+    @classmethod
+    def from_type_hint(cls, typehint: type, _registry: Any) -> Any:
+        return cls(typehint)
 
     def encode(self, value: Any) -> bytes:
-        return self._primitives.encode(self._values(value))
+        values = list(self._values(value))
+        for n, _, nested_values in self._nested:
+            values[n] = nested_values(values[n])
+        return _PRIMITIVES.encode(tuple(values))
 
     def decode(self, encoded: bytes) -> Any:
-        return self.element(*self._primitives.decode(encoded))
+        values = list(_PRIMITIVES.decode(encoded))
+        for n, kind, _ in self._nested:
+            values[n] = kind(*values[n])
+        return self._element(*values)
 
     def to_type_hint(self) -> type:
-        return self.element
+        return self._element
 
-    # Equal by type, because runners compare the coders on both sides of a shuffle and each side has its own
-    # instance.
+    # Equal by element, because runners compare the coders on both sides of a shuffle and each side has its
+    # own instance.
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
+        return isinstance(other, ElementCoder) and self._element is other._element
 
     def __hash__(self) -> int:
-        return hash(type(self))
+        return hash(self._element)
 
 
-class ImageRefCoder(_FieldsCoder):
-    """A coder of `ImageRef`."""
-
-    element = ImageRef
-
-
-class DoneIdsCoder(_FieldsCoder):
-    """A coder of `DoneIds`."""
-
-    element = DoneIds
+# Coders of the elements of a bucket. Their numbers are the first byte of a row, not their names, because a
+# corpus has billions of rows. The numbers need not last longer than a run.
+_ROW_CODERS = tuple(map(ElementCoder, (ImageRef, Failure, DoneIds)))
+_ROW_NUMBERS = {coder.to_type_hint(): n for n, coder in enumerate(_ROW_CODERS)}
 
 
-class TableFileCoder(_FieldsCoder):
-    """A coder of `TableFile`."""
-
-    element = TableFile
-
-
-class _OfImageCoder(_FieldsCoder):
-    """A coder of a dataclass whose first field is an `ImageRef`, encoded on its own."""
-
-    _ref = ImageRefCoder()
-
-    def encode(self, value: Any) -> bytes:
-        ref, *rest = self._values(value)
-        return self._primitives.encode((self._ref.encode(ref), *rest))
-
-    def decode(self, encoded: bytes) -> Any:
-        ref, *rest = self._primitives.decode(encoded)
-        return self.element(self._ref.decode(ref), *rest)
+def encode_row(row: ImageRef | Failure | DoneIds) -> bytes:
+    """Encode an element of a bucket, after a byte for the type."""
+    number = _ROW_NUMBERS[type(row)]
+    return bytes((number,)) + _ROW_CODERS[number].encode(row)
 
 
-class FailureCoder(_OfImageCoder):
-    """A coder of `Failure`."""
-
-    element = Failure
-
-
-class PackedImageCoder(_OfImageCoder):
-    """A coder of `PackedImage`, with metadata as a tuple, because the primitives' coder would pickle it."""
-
-    element = PackedImage
-
-    def encode(self, value: PackedImage) -> bytes:
-        metadata = astuple(value.metadata)
-        return self._primitives.encode((self._ref.encode(value.ref), value.data, metadata))
-
-    def decode(self, encoded: bytes) -> PackedImage:
-        ref, data, metadata = self._primitives.decode(encoded)
-        return PackedImage(self._ref.decode(ref), data, ImageMetadata(*metadata))
+def decode_row(encoded: bytes) -> ImageRef | Failure | DoneIds:
+    """Restore an element of a bucket."""
+    return _ROW_CODERS[encoded[0]].decode(encoded[1:])
 
 
-class RowOfBucketCoder(beam.coders.Coder):
-    """A coder of the elements of a bucket: `ImageRef`, `Failure` or `DoneIds`, after a byte for the type."""
-
-    def __init__(self) -> None:
-        self._coders: tuple[Any, ...] = (ImageRefCoder(), FailureCoder(), DoneIdsCoder())
-        # Numbers, not names, because a corpus has billions of rows. They need not last longer than a run.
-        self._tags = {coder.element: n for n, coder in enumerate(self._coders)}
-
-    def encode(self, value: ImageRef | Failure | DoneIds) -> bytes:
-        tag = self._tags[type(value)]
-        return bytes((tag,)) + self._coders[tag].encode(value)
-
-    def decode(self, encoded: bytes) -> ImageRef | Failure | DoneIds:
-        return self._coders[encoded[0]].decode(encoded[1:])
-
-
-for _coder in (ImageRefCoder, DoneIdsCoder, TableFileCoder, FailureCoder, PackedImageCoder):
-    beam.coders.registry.register_coder(_coder.element, _coder)
+for _element in (ImageRef, DoneIds, TableFile, Failure, PackedImage):
+    beam.coders.registry.register_coder(_element, ElementCoder)

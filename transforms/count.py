@@ -17,6 +17,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction, Unchanged
+from labelbeam.transforms.outcomes import par_do_each
 
 Listener = Callable[[str, int], None]
 
@@ -54,7 +55,7 @@ def count_result(result: Prediction | Failure | Unchanged) -> Counts:
 
 
 def count_as_is(count: tuple[str, int]) -> Counts:
-    """Pass on what an earlier step has counted."""
+    """Pass on a count of an earlier step."""
     return (count,)
 
 
@@ -73,11 +74,7 @@ class CountRows(beam.PTransform):
     listener: Listener | None = None
 
     def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[tuple[str, int]]:
-        # Each collection by itself, because a flatten before the count would break fusion on some runners.
-        return [
-            elements | f"Count{n}" >> beam.ParDo(_CountFn(self)).with_output_types(tuple[str, int])
-            for n, elements in enumerate(collections)
-        ] | beam.Flatten()
+        return par_do_each("Count", collections, _CountFn(self), tuple[str, int])
 
 
 @dataclass
@@ -107,6 +104,7 @@ class _CountFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator:
         self._report()
+        # One element per kind and bundle, because an element per row would cost as much as the row.
         for kind_and_count in self._counts.items():
             yield GlobalWindows.windowed_value(kind_and_count)
 

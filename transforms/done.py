@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
 from labelbeam.transforms.elements import DIGEST, DoneIds, digest_of_uri
@@ -21,19 +21,10 @@ from labelbeam.transforms.table.rows import FAILURES
 def read_done_ids(
     source: Source, redo: frozenset[str], versions: bool, uris: bool = False
 ) -> Iterator[DoneIds]:
-    """Read the ids of one file, and of the other columns only requested ones.
+    """Read the ids of one file, and of the other columns only requested ones; yield one bucket at a time.
 
     The file's bytes are compared with its digest first. A damaged staged file is deleted and has no ids, so
-    that its rows are labelled again.
-
-    Args:
-      source: The file.
-      redo: Reasons for which published failures are tried again.
-      versions: Whether to read the versions of images, or digests of images without a version.
-      uris: Whether to read digests of the URIs.
-
-    Yields:
-      The ids of one bucket at a time.
+    that its rows are labelled again. Arguments are as in `ReadDoneIds`.
 
     Raises:
       RunError: The file is published and damaged.
@@ -44,49 +35,49 @@ def read_done_ids(
     # Rows that failed because of a bad line are always selected again, because the user may have fixed the
     # line. Staged failures of other kinds are not, because the run that resumes has just tried them.
     redo = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
-    extra = ["uri"] if uris else []
-    extra += ["reason"] if failures else ["version", "sha256"] if versions else []
-    for batch in read_batches(source, GATHERED_ROWS, ["id", *extra]):
-        ids = batch["id"].to_pylist()
-        row_versions = None
-        retries = [False] * len(ids)
-        if failures:
-            retries = [reason in redo for reason in batch["reason"].to_pylist()]
-        elif versions:
-            digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
-            row_versions = pc.coalesce(batch["version"], digests).to_pylist()
-        row_uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if uris else None
-        yield from _by_bucket(ids, row_versions, retries, source.published, row_uris)
+    columns = ["id", *(["uri"] if uris else [])]
+    columns += ["reason"] if failures else ["version", "sha256"] if versions else []
+    for batch in read_batches(source, GATHERED_ROWS, columns):
+        yield from _by_bucket(batch, source.published, redo)
 
 
-def _by_bucket(
-    ids: list[str],
-    versions: list[str | None] | None,
-    retries: list[bool],
-    published: bool,
-    uris: list[bytes] | None,
-) -> Iterator[DoneIds]:
+def _by_bucket(batch: pa.RecordBatch, published: bool, redo: frozenset[str]) -> Iterator[DoneIds]:
+    ids = batch["id"].to_pylist()
+    names = batch.schema.names
+    reasons = batch["reason"].to_pylist() if "reason" in names else [""] * len(ids)
+    versions = _versions_of(batch) if "version" in names else []
+    uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if "uri" in names else []
     rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
-    for n, image_id in enumerate(ids):
-        rows[bucket_of(image_id), retries[n]].append(n)
+    for n, (image_id, reason) in enumerate(zip(ids, reasons, strict=True)):
+        rows[bucket_of(image_id), reason in redo].append(n)
     for (_, retry), numbers in rows.items():
-        bucket_versions = tuple(versions[n] for n in numbers) if versions else ()
-        bucket_uris = b"".join(uris[n] for n in numbers) if uris else b""
-        yield DoneIds(tuple(ids[n] for n in numbers), bucket_versions, published, retry, bucket_uris)
+        yield DoneIds(
+            ids=tuple(ids[n] for n in numbers),
+            versions=tuple(versions[n] for n in numbers) if versions else (),
+            published=published,
+            retry=retry,
+            uris=b"".join(uris[n] for n in numbers) if uris else b"",
+        )
+
+
+def _versions_of(batch: pa.RecordBatch) -> list[str]:
+    # A digest in place of a missing version, because the image's bytes can then be compared.
+    digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
+    return pc.coalesce(batch["version"], digests).to_pylist()
 
 
 @dataclass
 class ReadDoneIds(beam.PTransform):
     """The step that reads the ids that have a row in an output folder.
 
-    Input: the pipeline. Output: `DoneIds`, each of one bucket. Metrics: `ids_done`.
+    Input: the pipeline. Output: `DoneIds`, each of one bucket.
 
     Attributes:
       output: The table folder.
       resumes: Unfinished runs whose staged rows count.
       published: Whether published rows count.
       redo: Reasons for which published failures are tried again.
-      versions: Whether to read the versions of images.
+      versions: Whether to read the versions of images, or digests of images without a version.
       uris: Whether to read digests of the URIs, which only ids of the user's own need.
     """
 
@@ -100,34 +91,14 @@ class ReadDoneIds(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[DoneIds]:
         return (
             pipeline
-            | "Once" >> beam.Create([None], reshuffle=False)
-            | "ListFiles" >> beam.ParDo(_ListFn(self)).with_output_types(Source)
+            | "Once" >> beam.Create([self.output], reshuffle=False)
+            | "ListFiles" >> beam.FlatMap(_list_files, self.resumes, self.published).with_output_types(Source)
             # A reshuffle, because one worker would read every file if listing and reading were fused.
             | "Spread" >> beam.Reshuffle()
-            | "ReadIds" >> beam.ParDo(_ReadFn(self)).with_output_types(DoneIds)
+            | "ReadIds" >> beam.FlatMap(read_done_ids, self.redo, self.versions, self.uris)
         )
 
 
-class _ListFn(beam.DoFn):
-    def __init__(self, step: ReadDoneIds) -> None:
-        self._output = step.output
-        self._resumes = step.resumes
-        self._published = step.published
-
-    def process(self, _: None) -> Iterator[Source]:
-        if self._published:
-            yield from published_sources(self._output, read_manifest(self._output))
-        yield from staged_sources(self._output, self._resumes)
-
-
-class _ReadFn(beam.DoFn):
-    def __init__(self, step: ReadDoneIds) -> None:
-        self._redo = step.redo
-        self._versions = step.versions
-        self._uris = step.uris
-        self._ids_done = Metrics.counter(ReadDoneIds, "ids_done")
-
-    def process(self, source: Source) -> Iterator[DoneIds]:
-        for done in read_done_ids(source, self._redo, self._versions, self._uris):
-            self._ids_done.inc(len(done.ids))
-            yield done
+def _list_files(output: str, resumes: tuple[str, ...], published: bool) -> list[Source]:
+    manifest = read_manifest(output) if published else None
+    return [*published_sources(output, manifest), *staged_sources(output, resumes)]

@@ -15,6 +15,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def handle_ending_signals(handler: Handler, numbers: tuple[int, ...] = ENDING_SIGNALS) -> None:
     """Install a handler, but keep ignoring signals that the parent process ignores, as under `nohup`."""
+    # None stands for a handler of C code, which must stay, because Python could not install it again.
     for number in numbers:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, handler)
@@ -46,7 +47,7 @@ def ending_signals_handled(
         yield
     finally:
         for number, before in handlers.items():
-            if before is not None:  # None is a handler of C code, which Python cannot install again
+            if before is not None:
                 signal.signal(number, before)
 
 

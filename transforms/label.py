@@ -38,12 +38,12 @@ def label_images(
     Args:
       rows: Images, in any number; they are read as fast as they are labelled.
       classifier: The model.
-      sources: Where images are fetched.
+      sources: Sources from which images are fetched.
       max_pixels: Largest number of pixels of an image.
       threads: Number of images that are fetched and decoded at once.
       callers: Number of batches that the model runs at once.
-      keep_outputs: As in `predict_labels`.
-      threshold: As in `predict_labels`.
+      keep_outputs: As in `PredictLabels`.
+      threshold: As in `PredictLabels`.
 
     Yields:
       A result for each row, in their order.
@@ -71,6 +71,8 @@ def _map_ahead(pool: Executor, task: Callable[[T], U], items: Iterable[T], ahead
         while pending:
             yield pending.popleft().result()
     finally:
+        # Cancelled, because the pool would otherwise finish work whose results nobody takes, after an error
+        # or when the caller stops early.
         for future in pending:
             future.cancel()
 

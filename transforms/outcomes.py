@@ -50,6 +50,7 @@ def failure_of(ref: ImageRef, step: str, error: ImageError) -> Failure:
 def attempt(step: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:
     """Run a task; an `ImageError` becomes a `Failure`, any other error is raised."""
     start = time.perf_counter()
+    # No other error is caught, because it is a defect: as a row of `failures/` it would pass unnoticed.
     try:
         value: T | Failure = task()
     except ImageError as e:
@@ -62,7 +63,7 @@ _OUTPUTS: dict[type, str] = {Failure: "failures", Unchanged: "unchanged", Notes:
 
 
 def to_output(element: Any, is_last: bool = False) -> Any:
-    """Return what a DoFn under `par_do` yields for an element.
+    """Return the value that a DoFn under `par_do` yields for an element.
 
     Args:
       element: The element.
@@ -89,9 +90,22 @@ def par_do(
     Returns:
       The outputs by name, `ok` first.
     """
+    # Typed, because Beam would otherwise pickle the elements, and could not choose the registered coders.
     types = {"ok": ok} | {_OUTPUTS[get_origin(other) or other]: other for other in others or (Failure,)}
     _, *tags = types
     outputs = elements | label >> beam.ParDo(fn).with_outputs(*tags, main="ok")
     for name, element_type in types.items():
         outputs[name].element_type = element_type
     return {name: outputs[name] for name in types}
+
+
+def par_do_each(
+    label: str, collections: tuple[beam.PCollection, ...], fn: beam.DoFn, kind: Any
+) -> beam.PCollection:
+    """Apply a DoFn to each of several collections, and return all results in one."""
+    # Each collection by itself, because a flatten before the DoFn would break fusion on some runners, and
+    # failures would wait behind it.
+    return [
+        elements | f"{label}{n}" >> beam.ParDo(fn).with_output_types(kind)
+        for n, elements in enumerate(collections)
+    ] | beam.Flatten()

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.elements import DecodedImage, Failure, PackedImage
@@ -31,7 +30,7 @@ def unpack_image(packed: PackedImage) -> DecodedImage:
 class HandOverImages(beam.PTransform):
     """The step that hands images over to other workers, packed while they cross the shuffle.
 
-    Input: `DecodedImage`. Output: equal `DecodedImage`. Metrics: `pack_usec`, `unpack_usec`, `packed_bytes`.
+    Input: `DecodedImage`. Output: equal `DecodedImage`.
     Guarantees: images cross exactly one shuffle, between packing and unpacking.
 
     Attributes:
@@ -52,10 +51,11 @@ class HandOverImages(beam.PTransform):
         # would be cut off from "Pack", without hints its last one from "Unpack", and images would be written
         # to disk once more.
         take = beam.FlatMap(_images_of).with_output_types(PackedImage)
+        pack = beam.ParDo(_PackImagesFn(self.threads, self.max_window_bytes)).with_output_types(PackedImage)
         unpack = beam.ParDo(_UnpackImagesFn(self)).with_output_types(DecodedImage)
         return (
             images
-            | "Pack" >> beam.ParDo(_PackImagesFn(self)).with_output_types(PackedImage)
+            | "Pack" >> pack
             | "Deal" >> beam.Map(_keyed).with_output_types(tuple[int, PackedImage])
             | "GroupByKey" >> beam.GroupByKey()
             | "Take" >> take.with_resource_hints(**self.hints)
@@ -73,34 +73,17 @@ def _images_of(group: tuple[int, Iterable[PackedImage]]) -> Iterable[PackedImage
 
 
 class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
-    def __init__(self, step: HandOverImages) -> None:
-        super().__init__(step.threads, step.max_window_bytes)
-        self._pixel_bytes = 3 * step.size_px**2
-        self._pack_usec = Metrics.distribution(HandOverImages, "pack_usec")
-        self._packed_bytes = Metrics.distribution(HandOverImages, "packed_bytes")
-
     def submit(self, image: DecodedImage) -> tuple[Future[Timed[PackedImage | Failure]], int]:
         # Twice the pixels, because pixels that don't compress are packed in as many bytes.
         task = functools.partial(pack_image, image)
-        return self._pool.submit(attempt, "decode", image.ref, task), 2 * self._pixel_bytes
-
-    def take(self, timed: Timed[PackedImage | Failure]) -> PackedImage | Failure:
-        self._pack_usec.update(timed.usec)
-        if isinstance(timed.value, PackedImage):
-            self._packed_bytes.update(len(timed.value.data))
-        return timed.value
+        return self._pool.submit(attempt, "decode", image.ref, task), 2 * image.pixels.nbytes
 
 
 class _UnpackImagesFn(PixelsFn[PackedImage, DecodedImage]):
     def __init__(self, step: HandOverImages) -> None:
         super().__init__(step.threads, step.max_window_bytes)
         self._pixel_bytes = 3 * step.size_px**2
-        self._unpack_usec = Metrics.distribution(HandOverImages, "unpack_usec")
 
     def submit(self, packed: PackedImage) -> tuple[Future[Timed[DecodedImage | Failure]], int]:
         task = functools.partial(unpack_image, packed)
         return self._pool.submit(attempt, "predict", packed.ref, task), len(packed.data) + self._pixel_bytes
-
-    def take(self, timed: Timed[DecodedImage | Failure]) -> DecodedImage | Failure:
-        self._unpack_usec.update(timed.usec)
-        return timed.value

@@ -43,17 +43,7 @@ def predict_labels(
     keep_outputs: bool = False,
     threshold: float = DEFAULT_THRESHOLD,
 ) -> list[Prediction | Failure]:
-    """Label a batch of images.
-
-    Args:
-      images: Decoded images, of the model's input size.
-      classifier: The model.
-      keep_outputs: Whether rows get the model's outputs: logits, probabilities or embedding.
-      threshold: Least score of a label, in [0, 1]; for multi-label heads alone.
-
-    Returns:
-      Labels or failure of each image, in the order of the images.
-    """
+    """Return labels or failure of each image of a batch, in their order; options as in `PredictLabels`."""
     results = classifier.classify([image.pixels for image in images])
     labels = classifier.spec.labels
     # Rounded to float32, because scores are: a score equal to the threshold reaches it.
@@ -128,13 +118,9 @@ class _Labeler:
         self._threads = step.threads or available_cores()
         self.models = run_in_time(step.model.handle, step.timeout_sec, functools.partial(self._load, step))
         batch_size = self.models.classifiers[0].sizes[-1]
+        predict = functools.partial(predict_labels, keep_outputs=step.keep_outputs, threshold=step.threshold)
         callers = [
-            functools.partial(
-                predict_labels,
-                classifier=classifier,
-                keep_outputs=step.keep_outputs,
-                threshold=step.threshold,
-            )
+            functools.partial(predict, classifier=classifier)
             for _ in range(self.models.callers)
             for classifier in self.models.classifiers
         ]

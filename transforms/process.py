@@ -29,6 +29,7 @@ def once_per_process(make: Callable[..., T]) -> Callable[..., T]:
 
 def available_cores() -> int:
     """Return the number of cores that this process may run on."""
+    # Not `os.cpu_count` alone, because it counts cores of the machine that a container may not use.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

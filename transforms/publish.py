@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
 from labelbeam.transforms.elements import TableFile
@@ -140,14 +142,14 @@ def make_manifest(
     merged: Merged,
     counts: Mapping[str, int],
     old: Manifest | None,
-    notes: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any],
 ) -> Manifest:
     """Describe a finished run and the tables after it.
 
     Args:
       publication: Plan of the new generation.
       name: Name of the publication.
-      merged: Merged files.
+      merged: Merged files, with paths below the table folder.
       counts: Rows of the input by kind, and `other` rows of the tables.
       old: Manifest of the current generation.
       notes: Counts about the input, as `Notes.to_json` returns them.
@@ -159,18 +161,15 @@ def make_manifest(
     counts = {kind: counts.get(kind, 0) for kind in KINDS}
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
     rows = {table: sum(f.rows for f in merged.files if f.table == table) for table in TABLES}
-    files = tuple(
-        dataclasses.replace(file, path=path)
-        for path, file in sorted(zip(merged.paths, merged.files, strict=True), key=lambda pair: pair[0])
-    )
+    files = tuple(sorted(merged.files, key=lambda file: file.path))
     same_files = old is not None and old.files == files
     return Manifest(
         **publication.manifest_fields,
+        **notes,
         publication=name,
         generation=old.generation + (not same_files) if old else 1,
         balanced=counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
         counts=counts,
-        **(notes or {}),
         rows=rows,
         failures_by_reason=dict(_most_first(merged.reasons)),
         failures_by_host=dict(_most_first(merged.hosts)[:_MOST_RANKED]),
@@ -198,16 +197,9 @@ def commit(
     name: str,
     results: Iterable[Merged],
     counts: Mapping[str, int],
-    notes: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any],
 ) -> Manifest:
-    """Publish merged files as the new generation, and return its manifest.
-
-    Args:
-      publication: Plan of the new generation.
-      name: Name of the publication.
-      results: Merged files.
-      counts: Rows of the input by kind.
-      notes: Counts about the input.
+    """Publish merged files as the new generation, and return its manifest; arguments as in `make_manifest`.
 
     Raises:
       RunError: Another run has published meanwhile, or the tables would be too scattered.
@@ -222,23 +214,25 @@ def commit(
     merged = Merged()
     for result in results:
         merged.add(result)
-    merged.paths = [
-        path or file.path.removeprefix(publication.output).strip("/")
-        for path, file in zip(merged.paths, merged.files, strict=True)
-    ]
-    for table in TABLES:
-        folders = {path.rpartition("/")[0] for path in merged.paths if path.startswith(f"{table}/")}
-        check_fan_out(folders, publication.partitioning)
     staged = folder.merged(publication.run_id)
     # Each table has a file, because a reader of a table without files would find no schema.
     for table in set(TABLES) - {file.table for file in merged.files}:
-        merged.add(write_empty(table, f"{name}-99999", publication.row_metadata, staged))
-    manifest = make_manifest(publication, name, merged, counts, old, notes or {})
+        # Number 99,999, because no task may have the name of this file.
+        merged.files.append(write_empty(table, f"{name}-99999", publication.row_metadata, staged))
     moves = {
-        file.path: path
-        for path, file in zip(merged.paths, merged.files, strict=True)
+        file.path: file.path.removeprefix(staged).strip("/")
+        for file in merged.files
         if file.path.startswith(staged)
     }
+    merged.files = [
+        dataclasses.replace(file, path=moves.get(file.path) or folder.below(file.path))
+        for file in merged.files
+    ]
+    # Checked over all tasks, because a task has only its own folders.
+    for table in TABLES:
+        folders = {os.path.dirname(file.path) for file in merged.files if file.table == table}
+        check_fan_out(folders, publication.partitioning)
+    manifest = make_manifest(publication, name, merged, counts, old, notes)
     # The run's own id, too, because a graph that runs again follows itself.
     follows = (publication.follows, publication.run_id)
     switch(publication.output, manifest, moves, follows, publication.keep_generations)
@@ -262,74 +256,60 @@ class PublishResults(beam.PTransform):
 
     def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[Manifest]:
         staged, counts, notes = results
+        publication = self.publication
         sources = (
             staged.pipeline
-            | "Once" >> beam.Create([None], reshuffle=False)
+            | "Once" >> beam.Create([publication], reshuffle=False)
             # `staged` is a side input, because Beam computes a side input wholly before its first consumer
             # runs: a barrier, without which files would be listed while others are still being written.
-            | "ListSources" >> beam.ParDo(_ListFn(self.publication), beam.pvalue.AsIter(staged))
+            | "ListSources" >> beam.Map(list_sources, beam.pvalue.AsIter(staged))
         )
         superseded = (
             sources
             # Ids are compared in parts, because all ids of a large table fit in no worker's memory.
-            | "DealParts" >> beam.ParDo(_DealPartsFn())
+            | "DealParts" >> beam.FlatMap(_part_numbers)
             | "SpreadParts" >> beam.Reshuffle()
-            | "FindSuperseded" >> beam.ParDo(_FindSupersededFn(), beam.pvalue.AsSingleton(sources))
+            | "FindSuperseded" >> beam.FlatMap(_find_superseded, beam.pvalue.AsSingleton(sources))
         )
         merged = (
             sources
-            | "PlanMerge" >> beam.ParDo(_PlanMergeFn(self.publication), beam.pvalue.AsIter(superseded))
+            | "PlanMerge" >> beam.FlatMap(_plan_tasks, publication, beam.pvalue.AsIter(superseded))
             | "SpreadTasks" >> beam.Reshuffle()
-            | "MergeFiles" >> beam.ParDo(_MergeFilesFn(self.publication))
+            | "MergeFiles" >> beam.Map(_merge_files, publication)
         )
         # Side inputs are barriers here, too, because readers may be switched only when every file is merged.
-        return sources | "Commit" >> beam.ParDo(
-            _CommitFn(self.publication),
+        return sources | "Commit" >> beam.Map(
+            _commit_listing,
+            publication,
             beam.pvalue.AsIter(merged),
             beam.pvalue.AsDict(counts),
             beam.pvalue.AsSingleton(notes),
         ).with_output_types(Manifest)
 
 
-class _PublicationFn(beam.DoFn):
-    def __init__(self, publication: Publication) -> None:
-        self._publication = publication
+def _part_numbers(listing: Listing) -> range:
+    return range(parts_of(listing.sources))
 
 
-class _ListFn(_PublicationFn):
-    def process(self, _: None, written: Iterable[TableFile]) -> Iterator[Listing]:
-        yield list_sources(self._publication, written)
+def _find_superseded(part: int, listing: Listing) -> Iterable[tuple[str, np.ndarray]]:
+    return find_superseded(listing.sources, part, parts_of(listing.sources)).items()
 
 
-class _DealPartsFn(beam.DoFn):
-    def process(self, listing: Listing) -> Iterator[int]:
-        yield from range(parts_of(listing.sources))
+def _plan_tasks(
+    listing: Listing, publication: Publication, superseded: Iterable[tuple[str, np.ndarray]]
+) -> list[MergeTask]:
+    rows = defaultdict(list)
+    for path, numbers in superseded:
+        rows[path].append(numbers)
+    return plan_merge(listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files)
 
 
-class _FindSupersededFn(beam.DoFn):
-    def process(self, part: int, listing: Listing) -> Iterator:
-        yield from find_superseded(listing.sources, part, parts_of(listing.sources)).items()
+def _merge_files(task: MergeTask, publication: Publication) -> Merged:
+    folder = TableFolder(publication.output).merged(publication.run_id)
+    return merge_files(task, publication.row_metadata, folder, publication.partitioning)
 
 
-class _PlanMergeFn(_PublicationFn):
-    def process(self, listing: Listing, superseded: Iterable) -> Iterator[MergeTask]:
-        rows = defaultdict(list)
-        for path, numbers in superseded:
-            rows[path].append(numbers)
-        publication = self._publication
-        yield from plan_merge(
-            listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files
-        )
-
-
-class _MergeFilesFn(_PublicationFn):
-    def process(self, task: MergeTask) -> Iterator[Merged]:
-        folder = TableFolder(self._publication.output).merged(self._publication.run_id)
-        yield merge_files(task, self._publication.row_metadata, folder, self._publication.partitioning)
-
-
-class _CommitFn(_PublicationFn):
-    def process(
-        self, listing: Listing, merged: Iterable[Merged], counts: dict, notes: dict
-    ) -> Iterator[Manifest]:
-        yield commit(self._publication, listing.name, merged, counts, notes)
+def _commit_listing(
+    listing: Listing, publication: Publication, merged: Iterable[Merged], counts: dict, notes: dict
+) -> Manifest:
+    return commit(publication, listing.name, merged, counts, notes)

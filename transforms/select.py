@@ -6,14 +6,14 @@ import itertools
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
-from labelbeam.transforms.coders import RowOfBucketCoder
+from labelbeam.transforms.coders import decode_row, encode_row
 from labelbeam.transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
 from labelbeam.transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
@@ -37,63 +37,12 @@ class SelectOutcomes(NamedTuple):
     counts: beam.PCollection
 
 
-@dataclass
-class Selection:
-    """The selected rows of a bucket.
-
-    Attributes:
-      rows: References to label, and failures.
-      counts: Rows by kind, as in `SelectOutcomes`.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
-class _Merged:
-    """The rows of one id, merged independently of their order, because a shuffle has no order.
-
-    Attributes:
-      first: Row of the smallest URI; a row that cannot be read only if there is no other.
-      last: Row of the largest URI, likewise.
-      rows: Number of rows.
-    """
-
-    first: Row
-    last: Row
-    rows: int = 1
-
-    def add(self, row: Row) -> None:
-        self.first, self.last = min(self.first, row, key=_rank), max(self.last, row, key=_rank_from_behind)
-        self.rows += 1
-
-    @property
-    def row(self) -> Row:
-        first, last = self.first, self.last
-        if isinstance(first, Failure) or isinstance(last, Failure) or first.uri == last.uri:
-            return first  # of several rows that cannot be read, one stands for all
-        message = f"id {first.id!r} stands for several URIs, such as {first.uri!r} and {last.uri!r}"
-        return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
-
-
-def _rank(row: Row) -> tuple[bool, str, str]:
-    failed = isinstance(row, Failure)
-    ref = row.ref if isinstance(row, Failure) else row
-    return failed, ref.uri, repr(ref.columns)
-
-
-def _rank_from_behind(row: Row) -> tuple[bool, str, str]:
-    failed, uri, columns = _rank(row)
-    return not failed, uri, columns
-
-
 def id_of(row: Row) -> str:
     """Return the id of a row."""
     return row.ref.id if isinstance(row, Failure) else row.id
 
 
-def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
+def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Counter[str]]:
     """Merge rows of the same id, and remove ids that are done.
 
     A done id with a version is selected with that version as its `known_version`. A done id with another URI
@@ -101,36 +50,62 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> Selection:
 
     Args:
       bucket: Rows of the input and done ids, in any order.
+
+    Returns:
+      References to label and failures, and the rows by kind, as in `SelectOutcomes`.
     """
-    # All rows of the bucket are merged before done ids are looked up, because a bucket has no order.
-    merged: dict[str, _Merged] = {}
+    counts: Counter[str] = Counter()
+    # All rows of the bucket are merged before done ids are looked up, because a bucket has no order. Two rows
+    # are kept of each id, because a list may have one id a million times.
+    extremes: dict[str, tuple[Row, Row]] = {}
     parts: list[DoneIds] = []
     for row in bucket:
         if isinstance(row, DoneIds):
             parts.append(row)
-        elif (image_id := id_of(row)) in merged:
-            merged[image_id].add(row)
+        elif (image_id := id_of(row)) in extremes:
+            first, last = extremes[image_id]
+            extremes[image_id] = min(first, row, key=_rank), max(last, row, key=_rank_from_behind)
+            counts[DUPLICATE] += 1
         else:
-            merged[image_id] = _Merged(row, row)
-    finished = [part for part in parts if not part.retry]
+            extremes[image_id] = row, row
+    # Published parts first, because staged rows are newer and must win.
+    finished = sorted((part for part in parts if not part.retry), key=lambda part: not part.published)
     done, uris = merge_done(finished), merge_uris(finished)
-    in_tables = {image_id for part in parts for image_id in part.ids}
-    selection = Selection()
-    for image_id, same in merged.items():
-        row = same.row
-        selection.counts[DUPLICATE] += same.rows - 1
+    selected: list[Row] = []
+    for image_id, (first, last) in extremes.items():
+        row = _merge(first, last)
         if image_id not in done:
-            selection.rows.append(row)
+            selected.append(row)
         elif _is_of_another_uri(row, uris.get(image_id)):
-            selection.counts[OTHER_URI] += 1
-            selection.rows.append(row)
+            counts[OTHER_URI] += 1
+            selected.append(row)
         elif isinstance(row, ImageRef) and (version := done[image_id]) is not None:
-            selection.rows.append(replace(row, known_version=version))
+            selected.append(replace(row, known_version=version))
         else:
-            selection.counts[KEPT] += 1
+            counts[KEPT] += 1
     # Ids that are retried count as well, because their rows stay in the tables if the input lacks them.
-    selection.counts[OTHER] = len(in_tables - merged.keys())
-    return selection
+    counts[OTHER] = len({image_id for part in parts for image_id in part.ids} - extremes.keys())
+    return selected, counts
+
+
+# The smallest and the largest URI stand for all rows of an id, because the choice must not depend on the
+# order, which a shuffle does not keep. Rows that cannot be read come last from either end, because any other
+# row is better.
+def _rank(row: Row) -> tuple[bool, str, str]:
+    ref = row.ref if isinstance(row, Failure) else row
+    return isinstance(row, Failure), ref.uri, repr(ref.columns)
+
+
+def _rank_from_behind(row: Row) -> tuple[bool, str, str]:
+    failed, uri, columns = _rank(row)
+    return not failed, uri, columns
+
+
+def _merge(first: Row, last: Row) -> Row:
+    if isinstance(first, Failure) or isinstance(last, Failure) or first.uri == last.uri:
+        return first  # of several rows that cannot be read, one stands for all
+    message = f"id {first.id!r} stands for several URIs, such as {first.uri!r} and {last.uri!r}"
+    return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
 
 
 def _is_of_another_uri(row: Row, digest: bytes | None) -> bool:
@@ -142,23 +117,23 @@ def _is_of_another_uri(row: Row, digest: bytes | None) -> bool:
 
 
 def merge_done(parts: Iterable[DoneIds]) -> dict[str, str | None]:
-    """Return the version of each done id; of its staged row if there is one."""
-    # Published parts first, because staged rows are newer and must win.
-    done: dict[str, str | None] = {}
-    for part in sorted(parts, key=lambda part: not part.published):
-        done.update(zip(part.ids, part.versions or (None,) * len(part.ids), strict=True))
-    return done
+    """Return the version of each done id, from the last part that has the id."""
+    return {
+        image_id: version
+        for part in parts
+        for image_id, version in zip(part.ids, part.versions or itertools.repeat(None), strict=False)
+    }
 
 
 def merge_uris(parts: Iterable[DoneIds]) -> dict[str, bytes]:
-    """Return the URI digest of each done id; of its staged row if there is one.
+    """Return the URI digest of each done id, from the last part that has the id; published parts come first.
 
     Ids with staged rows of several URIs get an empty digest, which no URI has, because the order of the runs
     decides which of the rows is published. Their images are labelled again.
     """
     merged: dict[str, bytes] = {}
     staged: set[str] = set()
-    for part in sorted(parts, key=lambda part: not part.published):
+    for part in parts:
         for n, image_id in enumerate(part.ids if part.uris else ()):
             digest = part.uris[n * URI_DIGEST_BYTES : (n + 1) * URI_DIGEST_BYTES]
             is_unsure = image_id in staged and merged[image_id] != digest
@@ -199,7 +174,7 @@ class _PackFn(beam.DoFn):
 
     def process(self, row: Row | DoneIds) -> Iterator[tuple[int, bytes]]:
         image_id = row.ids[0] if isinstance(row, DoneIds) else id_of(row)
-        self._rows[bucket_of(image_id)].append(_CODER.encode(row))
+        self._rows[bucket_of(image_id)].append(encode_row(row))
         self._gathered += 1
         if self._gathered >= GATHERED_ROWS:
             yield from self._pack()
@@ -213,7 +188,6 @@ class _PackFn(beam.DoFn):
         self.start_bundle()
 
 
-_CODER = RowOfBucketCoder()
 _LIST_CODER = beam.coders.IterableCoder(beam.coders.BytesCoder())
 # Least effort, because it is enough: URIs of one corpus resemble each other.
 _ZLIB_LEVEL = 1
@@ -226,11 +200,10 @@ def pack(rows: list[bytes]) -> bytes:
 
 def unpack(packed: bytes) -> Iterator[Row | DoneIds]:
     """Return the rows of a pack."""
-    return map(_CODER.decode, _LIST_CODER.decode(zlib.decompress(packed)))
+    return map(decode_row, _LIST_CODER.decode(zlib.decompress(packed)))
 
 
 class _SelectFn(beam.DoFn):
     def process(self, bucket: tuple[int, Iterable[bytes]]) -> Iterator:
-        selection = select_unlabelled(itertools.chain.from_iterable(map(unpack, bucket[1])))
-        yield from map(to_output, selection.rows)
-        yield from map(to_output, selection.counts.items())
+        rows, counts = select_unlabelled(itertools.chain.from_iterable(map(unpack, bucket[1])))
+        yield from map(to_output, [*rows, *counts.items()])

@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-import labelbeam.transforms.coders  # noqa: F401  (registers the coders)
 from labelbeam.transforms.budget import BudgetWatch, FailureBudget
 from labelbeam.transforms.elements import DecodedImage, Failure, Prediction, TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import join_path, write_file
-from labelbeam.transforms.outcomes import usec_since
+from labelbeam.transforms.outcomes import par_do_each, usec_since
 from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.table.folder import staged_name
 from labelbeam.transforms.table.rows import (
@@ -152,7 +151,7 @@ class StageResults(beam.PTransform):
     Input: one or several collections of `Prediction` or `Failure`, and of `DecodedImage` that go to other
     workers: such an image has no row, and counts as one that has not failed.
     Output: `TableFile`.
-    Metrics: `TABLE_rows`, `TABLE_file_bytes`, `write_usec`.
+    Metrics: `write_usec`.
     Guarantees: rows of a finished bundle are in files; a crash within a bundle loses at most `every_rows`
     rows or `every_sec` of work. A bundle that ran twice leaves its rows twice.
 
@@ -163,43 +162,30 @@ class StageResults(beam.PTransform):
     staging: Staging
 
     def expand(self, collections: tuple[beam.PCollection, ...]) -> beam.PCollection[TableFile]:
-        # Each collection by itself, because a flatten before the write would break fusion on some runners,
-        # and failures would wait behind it.
-        return [
-            results | f"Write{n}" >> beam.ParDo(_StageFn(self.staging)).with_output_types(TableFile)
-            for n, results in enumerate(collections)
-        ] | beam.Flatten()
+        return par_do_each("Write", collections, _StageFn(self.staging), TableFile)
 
 
 class _StageFn(beam.DoFn):
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
-        tables = (PREDICTIONS, FAILURES)
-        self._rows = {table: Metrics.counter(StageResults, f"{table}_rows") for table in tables}
-        self._bytes = {table: Metrics.distribution(StageResults, f"{table}_file_bytes") for table in tables}
         self._write_usec = Metrics.distribution(StageResults, "write_usec")
 
     def setup(self) -> None:
         self._stager = stager_of(self._staging)
 
-    def process(self, result: Prediction | Failure | DecodedImage) -> Iterator[TableFile]:
+    def process(self, result: Prediction | Failure | DecodedImage) -> list[TableFile]:
         if isinstance(result, DecodedImage):
             self._stager.pass_on(result)
-            return
+            return []
         start = time.perf_counter()
         if files := self._stager.add(result):
             self._write_usec.update(usec_since(start))
-        for file in files:
-            yield self._count(file)
+        return files
 
     def finish_bundle(self) -> Iterator:
+        # Flushed with each bundle, because the runner drops the input of a bundle that has ended: rows that
+        # are only in memory would be lost with the process.
         start = time.perf_counter()
         files = self._stager.flush()
         self._write_usec.update(usec_since(start))
-        for file in files:
-            yield GlobalWindows.windowed_value(self._count(file))
-
-    def _count(self, file: TableFile) -> TableFile:
-        self._rows[file.table].inc(file.rows)
-        self._bytes[file.table].update(file.size_bytes)
-        return file
+        return map(GlobalWindows.windowed_value, files)

@@ -9,7 +9,6 @@ thread alone, because Beam's outputs are not thread-safe: finished ones from `pr
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -31,8 +30,7 @@ class Alarm:
 
     A thread inside such a call can't be stopped, and a bundle may wait for that thread in another step,
     because steps share threads. So all windows check the alarm. The error is never cleared, because the
-    thread stays
-    lost: later bundles of the process fail at once.
+    thread stays lost: later bundles of the process fail at once.
     """
 
     def __init__(self) -> None:
@@ -109,26 +107,14 @@ class Window(Generic[T]):
                 alarm.check()
 
 
-class _Slots:
-    """Slots of all open windows of the process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.count = 0
-
-    def add(self, slots: int) -> None:
-        """Add slots, or remove them if the number is negative."""
-        # Under a lock, because `+=` is no single step and bundles run on several threads.
-        with self._lock:
-            self.count += slots
-
-
-_slots = _Slots()
+# Slots of open windows by the id of the DoFn that holds the window.
+_slots: dict[int, int] = {}
 
 
 def images_in_flight() -> int:
     """Return how many images the process can have in flight now, in all bundles and steps."""
-    return _slots.count
+    # A copy, because bundles on other threads may open and close windows meanwhile.
+    return sum(list(_slots.values()))
 
 
 class OverlappedFn(beam.DoFn, Generic[E, T]):
@@ -137,8 +123,6 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
     A subclass opens a window in `open_window`, submits work in `submit`, and turns results into elements in
     `take`, which runs on the bundle's thread.
     """
-
-    _slots_held = 0
 
     def open_window(self) -> Window[T]:
         """Return a new window, for one bundle."""
@@ -157,16 +141,12 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
 
     def start_bundle(self) -> None:
         self._window = self.open_window()
-        self._hold(self._window.max_items)
-
-    def _hold(self, slots: int) -> None:
-        # The difference, because a bundle that failed gave nothing back: Beam skips its `finish_bundle`, and
+        # Set, not added, because a bundle that failed closed nothing: Beam skips its `finish_bundle`, and
         # uses the DoFn for another bundle or tears it down.
-        _slots.add(slots - self._slots_held)
-        self._slots_held = slots
+        _slots[id(self)] = self._window.max_items
 
     def teardown(self) -> None:
-        self._hold(0)
+        _slots.pop(id(self), None)
 
     def process(self, element: E) -> Iterator:
         for result in self._window.add(*self.submit(element)):
@@ -176,19 +156,13 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
         self.flush()
         for result in self._window.drain():
             yield to_output(self.take(result), is_last=True)
-        self._hold(0)
+        _slots.pop(id(self))
 
 
 class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):
-    """An `OverlappedFn` that computes on pixels, on the threads of `compute_pool`."""
+    """An `OverlappedFn` that computes on the threads of `compute_pool`, by default one per core."""
 
     def __init__(self, threads: int | None, max_window_bytes: int) -> None:
-        """Configure the DoFn.
-
-        Args:
-          threads: Threads that compute in a process; by default one per core.
-          max_window_bytes: Most bytes in flight in one bundle.
-        """
         self._threads = threads or 0
         self._max_window_bytes = max_window_bytes
 
@@ -198,4 +172,9 @@ class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):
         self._pool = compute_pool(self._threads)
 
     def open_window(self) -> Window[Timed[T | Failure]]:
+        # Eight tasks for each thread, because threads would otherwise idle while the bundle's thread waits
+        # for the next element.
         return Window(8 * self._threads, self._max_window_bytes)
+
+    def take(self, timed: Timed[T | Failure]) -> T | Failure:
+        return timed.value

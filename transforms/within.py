@@ -15,14 +15,10 @@ class NoAnswerError(Exception):
 
 
 def within(seconds: float, call: Callable[[], _T]) -> _T:
-    """Make a call that may never return.
-
-    Args:
-      seconds: Longest wait. A slower call goes on in its thread, and its result is dropped.
-      call: The call. Errors are raised here.
+    """Make a call that may never return, and return its result or raise its error.
 
     Raises:
-      NoAnswerError: The call did not return in time.
+      NoAnswerError: The call did not return in time. It goes on in its thread, and its result is dropped.
     """
     # In a thread of its own, because a thread inside C code can't be stopped, and because the main thread
     # must stay free for signals.
@@ -40,6 +36,7 @@ def start_call(call: Callable[[], _T]) -> Future[_T]:
         try:
             future.set_result(call())
         except BaseException as e:
+            # Also SystemExit, because a caller would otherwise wait for a future that never finishes.
             future.set_exception(e)
 
     threading.Thread(target=run, daemon=True).start()

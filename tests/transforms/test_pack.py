@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labelbeam.transforms import pack
-from labelbeam.transforms.coders import PackedImageCoder
+from labelbeam.transforms.coders import ElementCoder
 from labelbeam.transforms.elements import DecodedImage, ImageMetadata, ImageRef, PackedImage
 from labelbeam.transforms.pack import HandOverImages, pack_image, unpack_image
 from tests.eager import RUNNERS, eagerly
@@ -32,14 +32,14 @@ def test_unpack_image__packed__is_the_same_image(n):
 
 def test_packed_image__through_its_coder__is_the_same():
     packed = pack_image(image(1))
-    coder = PackedImageCoder()
+    coder = ElementCoder(PackedImage)
     again = coder.decode(coder.encode(packed))
     assert again == packed and isinstance(again, PackedImage)
 
 
 def test_hand_over_images__shuffle__is_encoded_by_the_registered_coder(monkeypatch):
     decoded = []
-    monkeypatch.setattr(PackedImageCoder, "decode", _noting(PackedImageCoder.decode, decoded))
+    monkeypatch.setattr(ElementCoder, "decode", _noting(ElementCoder.decode, decoded))
     eagerly(HandOverImages(SIZE_PX), [image(n) for n in range(5)])
     assert sorted(packed.ref.id for packed in decoded) == [f"id{n}" for n in range(5)]
 

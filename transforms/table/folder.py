@@ -36,20 +36,20 @@ from labelbeam.transforms.files import (
 )
 from labelbeam.transforms.table.documents import write_document
 from labelbeam.transforms.table.manifest import (
-    MEND_MANIFEST,
     TABLES,
     Announcement,
     LabelledWith,
     Manifest,
-    parse_announcement,
-    parse_manifest,
+    parse,
 )
 
+_MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
+_RELABELLED = "its rows are then labelled again."
 # Names of published files. Files of other names are never touched, because they belong to the user.
 _PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
 # A staged file's name holds its digest and its number of rows, because a second file with these numbers
-# could be lost or belong to another attempt. Version 0.1.0 wrote 32 random digits in place of the digest.
-_STAGED_NAME = re.compile(r"/(?:[0-9a-f]{32}|([0-9a-f]{64}))-(\d+)\.parquet$")
+# could be lost or belong to another attempt.
+_STAGED_NAME = re.compile(r"/([0-9a-f]{64})-(\d+)\.parquet$")
 
 
 class Source(NamedTuple):
@@ -93,6 +93,10 @@ class TableFolder:
         """Return a path below the table folder."""
         return join_path(self.output, *parts)
 
+    def below(self, path: str) -> str:
+        """Return a path of the table folder as manifests name it."""
+        return path.removeprefix(self.output).strip("/")
+
     def run(self, run_id: str) -> str:
         """Return the folder of an unfinished run."""
         return join_path(self.staging, run_id)
@@ -122,8 +126,8 @@ def read_manifest(output: str) -> Manifest | None:
         try:
             data = read_file(path) if exists(path) else None
         except IsADirectoryError as e:
-            raise UserError(f"{path} is damaged: the path is a folder. {MEND_MANIFEST}") from e
-    return None if data is None else parse_manifest(data, path)
+            raise UserError(f"{path} is damaged: the path is a folder. {_MEND_MANIFEST}") from e
+    return None if data is None else parse(Manifest, data, path, _MEND_MANIFEST)
 
 
 def published_sources(output: str, manifest: Manifest | None) -> list[Source]:
@@ -154,6 +158,7 @@ def staged_runs(output: str) -> dict[str, bool]:
     folder = TableFolder(output)
     paths = [file.path for file in list_files(folder.staging)]
     below = [path.removeprefix(folder.staging).strip("/") for path in paths]
+    # Only paths with a slash, because `_staging/lock` is a file and no run.
     run_ids = {path.partition("/")[0] for path in below if "/" in path}
     return {run_id: folder.announcement(run_id) in paths for run_id in sorted(run_ids)}
 
@@ -171,11 +176,12 @@ def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, Labelle
         if manifest and run_id in manifest.merged_runs:
             continue
         if announced:
-            runs[run_id] = parse_announcement(read_file(path), path, folder.run(run_id)).labelled_with
+            remedy = f"Put a whole copy in its place, or delete {folder.run(run_id)}: {_RELABELLED}"
+            runs[run_id] = parse(Announcement, read_file(path), path, remedy).labelled_with
         elif staged_sources(output, [run_id]):
             raise UserError(
                 f"{path} is missing, and finished rows lie beside it. Put the file back, or delete "
-                f"{folder.run(run_id)}: the rows are then labelled again."
+                f"{folder.run(run_id)}: {_RELABELLED}"
             )
     return runs
 
@@ -256,12 +262,7 @@ def deleted_meanwhile(path: str) -> str:
 
 
 def tidy(output: str, keep: int) -> None:
-    """Bring a table folder into the state that its manifest lists, after a run that was killed or finished.
-
-    Args:
-      output: The table folder.
-      keep: Number of older generations to keep.
-    """
+    """Bring a table folder into the state that its manifest lists, with `keep` older generations."""
     folder = TableFolder(output)
     manifest = read_manifest(output)
     delete_temporary(output)
@@ -298,16 +299,11 @@ def _keep_generations(folder: TableFolder, manifest: Manifest | None, keep: int)
     paths = [f.path for f in list_files(folder.generations) if re.search(r"/\d{6}\.json$", f.path)]
     older = [path for path in paths if int(path[-11:-5]) < current]
     kept = older[-keep:] if keep else []
+    remedy = "Put a whole copy in its place, or delete it: only older generations need it."
     # All are parsed before anything is deleted, because files that a damaged manifest lists would be deleted.
-    files = {file.path for path in kept for file in _parse_generation(path).files}
+    manifests = [parse(Manifest, read_file(path), path, remedy) for path in kept]
     delete_files([path for path in paths if path not in kept])
-    return files
-
-
-def _parse_generation(path: str) -> Manifest:
-    return parse_manifest(
-        read_file(path), path, "Put a whole copy in its place, or delete it: only older generations need it."
-    )
+    return {file.path for older_manifest in manifests for file in older_manifest.files}
 
 
 def _paths_below(folder: str, table: str) -> list[str]:

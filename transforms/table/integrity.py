@@ -28,8 +28,7 @@ def damage_of(source: Source) -> str:
         return "the path is a folder"
     if actual.size_bytes != file.size_bytes:
         return f"{actual.size_bytes:,} bytes instead of {file.size_bytes:,}"
-    # Files that version 0.1.0 staged have no digest.
-    if file.sha256 not in (None, actual.sha256):
+    if actual.sha256 != file.sha256:
         return f"SHA-256 {actual.sha256[:16]}… instead of {str(file.sha256)[:16]}…"
     return ""
 
@@ -45,11 +44,7 @@ def check_source(source: Source) -> None:
 
 
 def _remedy(source: Source) -> str:
-    if source.published:
-        return MEND
-    # A file without a digest is deleted by hand, because the next run would not find the damage, either.
-    action = "The next run deletes it" if source.file.sha256 else f"Delete {source.file.path}"
-    return f"{action}: its rows are labelled again."
+    return MEND if source.published else "The next run deletes it: its rows are labelled again."
 
 
 def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -65,6 +60,7 @@ def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None
     """
     with open_parquet(source.file.path, _remedy(source)) as parquet:
         for batch in parquet.iter_batches(rows, columns=columns):
+            # Checked, because Arrow leaves out columns that a file does not have.
             if columns and batch.num_columns < len(columns):
                 raise pa.ArrowInvalid(f"one of the columns {', '.join(columns)} is missing")
             # Validated here, because invalid UTF-8 would otherwise raise later, without the file's name.
@@ -93,7 +89,7 @@ def keep_whole(source: Source) -> bool:
                 f"{file.path}: {len(data):,} bytes of {file.size_bytes:,} could be read. "
                 "Run the same command again."
             )
-        if file.sha256 in (None, hashlib.sha256(data).hexdigest()):
+        if hashlib.sha256(data).hexdigest() == file.sha256:
             return True
     delete_files([file.path])
     # Printed, because a run without --verbose shows no logs.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from labelbeam.transforms.count import KINDS
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.models.presets import Outputs
 from labelbeam.transforms.table.documents import DocumentError, parse_document, read_document
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
 
@@ -112,105 +108,29 @@ class Manifest:
         return [file for file in self.files if file.table == table]
 
 
-MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
-
-
-def parse_manifest(data: bytes, path: str, remedy: str = MEND_MANIFEST) -> Manifest:
-    """Parse and check a manifest.
-
-    Args:
-      data: The file's bytes.
-      path: The file's path.
-      remedy: Last sentence of the message about a damaged manifest.
-
-    Raises:
-      UserError: The file is damaged, or a newer version wrote it.
-    """
-    return _parse(Manifest, data, path, remedy)
-
-
-def parse_announcement(data: bytes, path: str, folder: str) -> Announcement:
-    """Parse and check an unfinished run's `run.json`, which lies in `folder`.
-
-    Raises:
-      UserError: The file is damaged, or a newer version wrote it.
-    """
-    remedy = f"Put a whole copy in its place, or delete {folder}: its rows are then labelled again."
-    return _parse(Announcement, data, path, remedy)
-
-
 _T = TypeVar("_T", Manifest, Announcement)
 
 
-def _parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
+def parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
+    """Parse and check a document of the table folder.
+
+    Args:
+      kind: Class of the document.
+      data: The file's bytes.
+      path: The file's path.
+      remedy: Last sentence of the message about a damaged document.
+
+    Raises:
+      UserError: The file is damaged, or a newer version wrote it.
+    """
     try:
         document = read_document(data)
-        # The format is checked first, because a later format may have other keys.
+        # The format is checked first, because a later format may have other keys and another checksum.
         if type(document.get("format")) is int and document["format"] > FORMAT:
             raise UserError(
                 f"{path} has format {document['format']}, and this version of labelbeam reads formats up to "
                 f"{FORMAT}. Install a newer labelbeam, or give another --output."
             )
-        value = parse_document(kind, document)
-        for contradiction in _contradictions(value):
-            raise DocumentError(contradiction)
+        return parse_document(kind, document)
     except DocumentError as e:
         raise UserError(f"{path} is damaged: {e}. {remedy}") from e
-    return value
-
-
-def _contradictions(value: Manifest | Announcement) -> Iterator[str]:
-    if value.format != FORMAT:
-        yield f"the key 'format' holds {value.format}; it must be {FORMAT}"
-    for name, kind in value.labelled_with.columns.items():
-        if not _is_type(kind):
-            yield f"the key 'labelled_with.columns.{name}' holds {kind!r}, which is not a column type"
-    outputs = value.labelled_with.outputs
-    if len(outputs) > 1 or not outputs.keys() <= set(get_args(Outputs)):
-        allowed = ", ".join(get_args(Outputs))
-        yield f"the key 'labelled_with.outputs' holds {sorted(outputs)}; it must be one of {allowed}"
-    if isinstance(value, Manifest):
-        yield from _contradictions_in_manifest(value)
-
-
-def _contradictions_in_manifest(manifest: Manifest) -> Iterator[str]:
-    for field in dataclasses.fields(manifest):
-        if field.name not in _MAY_BE_EMPTY and getattr(manifest, field.name) in ("", 0, (), {}, None):
-            yield f"the key {field.name!r} is empty"
-    for key, names in (("counts", set(KINDS)), ("rows", set(TABLES))):
-        if missing := sorted(names - getattr(manifest, key).keys()):
-            yield f"the key '{key}.{missing[0]}' is missing"
-    for n, file in enumerate(manifest.files):
-        if (
-            not file.path.startswith(f"{file.table}/")
-            or file.table not in TABLES
-            or ".." in file.path.split("/")
-        ):
-            yield f"the key 'files[{n}].path' holds {file.path!r}, which is not a file of {file.table!r}"
-        if not file.sha256:
-            yield f"the key 'files[{n}].sha256' is empty"
-    if repeated := [path for path, n in Counter(f.path for f in manifest.files).items() if n > 1]:
-        yield f"the key 'files' lists {repeated[0]!r} twice"
-    if (by_reason := sum(manifest.failures_by_reason.values())) != manifest.rows[FAILURES]:
-        yield f"the key 'failures_by_reason' counts {by_reason:,} of {manifest.rows[FAILURES]:,} failures"
-    for table in TABLES:
-        rows = sum(file.rows for file in manifest.files_of(table))
-        if not manifest.files_of(table) or rows != manifest.rows[table]:
-            yield f"the key 'rows.{table}' holds {manifest.rows[table]:,}; its files have {rows:,} rows"
-
-
-_MAY_BE_EMPTY = frozenset(
-    (
-        *("balanced", "partitioned_by", "model", "preprocessing", "config"),
-        *("failures_by_reason", "failures_by_host", "top_labels", "left_out", "unparsed"),
-        "failure_examples",
-    )
-)
-
-
-def _is_type(kind: str) -> bool:
-    try:
-        pa.type_for_alias(kind)
-    except ValueError:
-        return False
-    return True

@@ -132,7 +132,6 @@ class Merged:
 
     Attributes:
       files: Files of the next generation, at their present paths.
-      paths: Path of each file below the table folder; "" for a file that stays.
       labels: Number of rows by class id and label.
       reasons: Number of failures by reason.
       hosts: Number of failures by host, for the hosts with most failures.
@@ -140,7 +139,6 @@ class Merged:
     """
 
     files: list[TableFile] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
     labels: Counter[tuple[int, str]] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     hosts: Counter[str] = field(default_factory=Counter)
@@ -153,7 +151,6 @@ class Merged:
     def add(self, other: Merged) -> None:
         """Add the results of another task."""
         self.files += other.files
-        self.paths += other.paths
         self.labels += other.labels
         self.reasons += other.reasons
         self.hosts = Counter(dict((self.hosts + other.hosts).most_common(_MAX_HOSTS)))
@@ -229,9 +226,9 @@ def _rank_of(source: Source, number: int, runs: Sequence[str]) -> int:
 
 
 def _by_path(ranks: np.ndarray, sources: Sequence[Source]) -> dict[str, np.ndarray]:
-    places = np.sort(ranks & (_PREDICTION - 1))
-    numbers, starts = np.unique(places >> _FILE_SHIFT, return_index=True)
-    rows = np.split(places & ((1 << _FILE_SHIFT) - 1), starts[1:])
+    positions = np.sort(ranks & (_PREDICTION - 1))
+    numbers, starts = np.unique(positions >> _FILE_SHIFT, return_index=True)
+    rows = np.split(positions & ((1 << _FILE_SHIFT) - 1), starts[1:])
     return {sources[n].file.path: dropped for n, dropped in zip(numbers.tolist(), rows, strict=True)}
 
 
@@ -293,13 +290,7 @@ def _pack_rows(rows: Sequence[np.ndarray]) -> bytes:
 
 
 def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitioning: Partitioning) -> Merged:
-    """Execute a task.
-
-    Args:
-      task: Plan of the new file.
-      metadata: Metadata of the new file.
-      folder: Folder of merged files.
-      partitioning: Rule that distributes rows over folders.
+    """Execute a task, which writes below `folder`.
 
     Raises:
       RunError: A file is damaged, or the rows need more folders than are allowed.
@@ -320,26 +311,23 @@ def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitionin
                     path = f"{folder}/{table}/{name}{task.name}.parquet"
                     writers[name] = _Writer(path, schema_of(table, metadata))
                 writers[name].write(rows)
-    for name, writer in writers.items():
-        merged.files.append(writer.close(table))
-        merged.paths.append(f"{table}/{name}{task.name}.parquet")
+    merged.files = [writer.close(table) for writer in writers.values()]
     return merged
 
 
 def count_rows(source: Source, metadata: RowMetadata) -> Merged:
     """Count the rows of a file that stays as it is."""
     table = source.file.table
-    merged = Merged(files=[source.file], paths=[""])
+    merged = Merged([source.file])
     columns = [name for name in _COUNTED_COLUMNS[table] if name in schema_of(table, metadata).names]
     for batch in read_batches(source, _ROWS_PER_BATCH, columns):
         _count(table, batch, merged)
     return merged
 
 
-def write_empty(table: str, name: str, metadata: RowMetadata, folder: str) -> Merged:
+def write_empty(table: str, name: str, metadata: RowMetadata, folder: str) -> TableFile:
     """Write a file without rows, because readers find the schema in a file."""
-    writer = _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, metadata))
-    return Merged(files=[writer.close(table)], paths=[f"{table}/{name}.parquet"])
+    return _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, metadata)).close(table)
 
 
 def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
@@ -411,6 +399,8 @@ class _Writer:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
+        # With this run's metadata, because batches of one table must have equal schemas, and those of other
+        # runs have other run ids.
         self._batches.append(batch.replace_schema_metadata(self._schema.metadata))
         self._pending += len(batch)
         self._pending_bytes += batch.nbytes

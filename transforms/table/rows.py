@@ -175,12 +175,7 @@ def _common_values(metadata: RowMetadata) -> tuple[str, str, str]:
 
 
 def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
-    """Turn rows into columns.
-
-    Args:
-      rows: Values in the schema's order; a struct is a tuple of its fields, a fixed-size list its bytes.
-      schema: Schema of the columns.
-    """
+    """Turn rows into columns; in a row, a struct is a tuple of its fields, a fixed-size list its bytes."""
     columns = zip(*rows, strict=True)
     return pa.record_batch(
         [_array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema
