@@ -1,12 +1,20 @@
+import dataclasses
 import datetime
 
+import apache_beam as beam
 import numpy as np
 import pytest
 
 from labelbeam.transforms import pack
 from labelbeam.transforms.coders import PackedImageCoder
 from labelbeam.transforms.elements import DecodedImage, ImageMetadata, ImageRef, PackedImage
-from labelbeam.transforms.pack import HandOverImages, pack_image, unpack_image
+from labelbeam.transforms.pack import (
+    HandOverImages,
+    _PackImagesFn,
+    _UnpackImagesFn,
+    pack_image,
+    unpack_image,
+)
 from tests.eager import RUNNERS, eagerly
 
 SIZE_PX = 24
@@ -64,6 +72,32 @@ def test_hand_over_images__keys_that_collide__lose_no_image(monkeypatch):
     monkeypatch.setattr(pack, "hash_of", lambda _id: 7)
     arrived = eagerly(HandOverImages(SIZE_PX), [image(n) for n in range(9)])
     assert sorted(one.ref.id for one in arrived) == [f"id{n}" for n in range(9)]
+
+
+@pytest.mark.parametrize("is_noise", [True, False])
+def test_submit__bytes_of_the_window__cover_an_image_in_both_of_its_forms(is_noise):
+    one = image(1)
+    if not is_noise:
+        one = dataclasses.replace(one, pixels=np.zeros_like(one.pixels))
+    step = HandOverImages(SIZE_PX, threads=1)
+    for fn, element in ((_PackImagesFn(step), one), (_UnpackImagesFn(step), pack_image(one))):
+        fn.setup()
+        future, size_bytes = fn.submit(element)
+        future.result()
+        both = one.pixels.nbytes + len(pack_image(one).data)
+        # The frame of a WebP takes some bytes, and packing reserves as much as noise needs.
+        assert both - 200 <= size_bytes <= 2 * one.pixels.nbytes + 200
+        fn.teardown()
+
+
+def test_hand_over_images__metrics__count_each_image_once():
+    pipeline = beam.Pipeline("FnApiRunner")
+    pipeline | beam.Create([image(n) for n in range(6)]) | HandOverImages(SIZE_PX)
+    result = pipeline.run()
+    result.wait_until_finish()
+    metrics = {m.key.metric.name: m.committed for m in result.metrics().query()["distributions"]}
+    assert {metrics[name].count for name in ("pack_usec", "unpack_usec", "packed_bytes")} == {6}
+    assert metrics["packed_bytes"].sum == sum(len(pack_image(image(n)).data) for n in range(6))
 
 
 def test_hand_over_images__small_window__waits_and_goes_on():
