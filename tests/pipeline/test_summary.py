@@ -137,6 +137,7 @@ def test_summarise__files__are_counted_correctly():
     text = summarise(manifest_of(listed=3, labelled=1, failed=2), "out", 1.0)
     assert "out/predictions  1 row in 1 Parquet file, 0.01 MB" in text
     assert "out/failures  2 rows in 1 Parquet file, 0.01 MB" in text
+    assert "\n\nResults (generation 1)\n  out/predictions" in text and text.endswith("\n  out/manifest.json")
 
 
 def test_summarise__failures__have_an_example_for_each_reason():
