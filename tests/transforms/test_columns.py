@@ -14,9 +14,9 @@ from labelbeam.transforms.notes import Notes
 LIST = Corpus("list.csv", "csv")
 
 
-def columns_of(names, types=(), id_column=None, known=None):
+def columns_of(names, types=(), id_column=None):
     options = ReadConfig(id_column=id_column, column_types=types)
-    return output_columns(add_columns(LIST, names, "list.csv", options, known or {}))
+    return output_columns(add_columns(LIST, names, "list.csv", options, {}))
 
 
 @pytest.mark.parametrize(
@@ -72,27 +72,9 @@ def test_output_columns__two_of_one_name__are_refused(names):
         columns_of(("uri", *names))
 
 
-def test_add_columns__types__are_declared_before_those_of_the_table_before_text():
-    known = {"price": pa.float64(), "input_label": pa.int64(), "day": pa.date32()}
-    columns = columns_of(("key", "uri", "price", "label", "day", "x"), (("day", "timestamp"),), "key", known)
-    assert columns == (
-        ("price", pa.float64()),
-        ("input_label", pa.int64()),
-        ("day", pa.timestamp("us")),
-        ("x", pa.string()),
-    )
-
-
 @pytest.mark.parametrize(
     ("names", "types", "id_column", "message"),
     [
-        (
-            ("url", "n"),
-            (),
-            None,
-            "uri_column='uri' is no column of list.csv; .* url, n. Add --uri_column='url'",
-        ),
-        (("a", "n"), (), None, "its columns are a, n.$"),
         (("uri", "Id"), (), "id", "id_column='id' is no column of list.csv; its columns are uri, Id.$"),
         (("uri", "n"), (("m", "int64"),), None, "column_types names 'm'; the columns of list.csv are n.$"),
         (("uri", "n"), (("uri", "string"),), None, "column_types names 'uri'"),
