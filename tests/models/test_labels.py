@@ -193,6 +193,8 @@ def test_read_labels__text_that_looks_like_more__only_prefixes_of_all_lines_are_
         ("l.json", '"a"', "holds 'a', no label map"),
         ("l.json", '["a", null]', "entry 1 has the label None. A label is a string"),
         ("l.json", '["a", 1]', "entry 1 has the label 1"),
+        ("l.json", f'["a", {10**59}]', r"entry 1 has the label 10{59}\. A"),
+        ("l.json", f'["a", {10**60}]', r"entry 1 has the label 10{56}\.\.\.\. A"),
         ("l.json", '["a", {"id": 1}]', "entry 1 has the label {'id': 1}"),
         ("l.json", '["a", " "]', "entry 1 has an empty label"),
         ("l.json", r'["a", "b\nc"]', "entry 1 has the label 'b.nc', with a control character"),
