@@ -68,7 +68,18 @@ CARRIERS = {
     "JPEG2000": jp2_with_exif,
     "AVIF": lambda image, o: write(image, "AVIF", exif=b"Exif\0\0" + files.exif_of(o)),
 }
+# EXIF of another tag, which has the number of an orientation.
+OTHER_TAG = files.exif_of(6).replace(b"\x12\1\3", b"\x11\1\3")
 NO_CARRIERS = {
+    "JPEG other tag": lambda image: write(image, "JPEG", exif=b"Exif\0\0" + OTHER_TAG),
+    "PNG other tag": lambda image: files.with_chunk(write(image, "PNG"), files.chunk(b"eXIf", OTHER_TAG)),
+    "WEBP other tag": lambda image: write(image, "WEBP", exif=OTHER_TAG),
+    "JPEG2000 other UUID": lambda image: (
+        write(image, "JPEG2000") + files.box(b"uuid", b"JpgTiffExif->JPX" + files.exif_of(6))
+    ),
+    "JPEG2000 other box": lambda image: (
+        write(image, "JPEG2000") + files.box(b"xml ", b"JpgTiffExif->JP2" + files.exif_of(6))
+    ),
     "JPEG XMP": lambda image: write(image, "JPEG", xmp=files.xmp_of(6)),
     "PNG text": lambda image: files.with_chunk(
         write(image, "PNG"), files.chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + files.xmp_of(6))

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from labelbeam.transforms.models import batching
 from labelbeam.transforms.models.batching import Batcher, batch_sizes
 
 
@@ -28,6 +29,56 @@ def test_batcher__flush__runs_what_waits():
     batcher.flush()
     assert [f.result(timeout=60) for f in futures] == list(range(11))
     assert seen == [8, 3]
+
+
+@pytest.mark.parametrize(("submitted", "sizes"), [(0, []), (2, [2]), (3, [3]), (4, [3, 1])])
+def test_batcher__flush_when_nothing_waits__starts_nothing(submitted, sizes):
+    seen = []
+    batcher = Batcher([lambda items: seen.append(len(items)) or items], batch_size=3)
+    batcher.flush()
+    futures = [batcher.submit(n) for n in range(submitted)]
+    for _ in range(3):
+        batcher.flush()
+    batcher._executor.shutdown()  # waits for all batches
+    assert [f.result() for f in futures] == list(range(submitted)) and seen == sizes
+
+
+class Later:
+    """An executor whose work runs when it is told to."""
+
+    def __init__(self):
+        self.calls = []
+
+    def submit(self, *call):
+        self.calls.append(call)
+
+    def run(self):
+        for function, *args in self.calls:
+            function(*args)
+        self.calls.clear()
+
+
+def test_open_sec__items_come_and_go__is_the_time_with_work(monkeypatch):
+    clock, executor = [100.0], Later()
+    monkeypatch.setattr(batching.time, "perf_counter", lambda: clock[0])
+    batcher = Batcher([list], 2, executor)
+
+    def after(sec):
+        clock[0] += sec
+        return batcher.open_sec()
+
+    assert (batcher.open_sec(), after(5)) == (0, 0)  # no item yet
+    batcher.submit(1)
+    assert (after(3), after(2)) == (3, 2)  # under way, though it waits for a second one
+    batcher.submit(2)
+    assert after(4) == 4
+    executor.run()
+    assert (after(7), after(1)) == (7, 0)  # ended at some time in between, then nothing
+    batcher.submit(3)
+    batcher.submit(4)
+    clock[0] += 6
+    executor.run()
+    assert (batcher.open_sec(), after(1)) == (6, 0)
 
 
 def test_batcher__many_threads__merges_them_and_mixes_nothing_up():

@@ -11,7 +11,7 @@ import pytest
 
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.label_formats import parse_labels
-from labelbeam.transforms.models.labels import fit_labels, imagenet_labels, read_labels
+from labelbeam.transforms.models.labels import first_class, fit_labels, imagenet_labels, read_labels
 
 NO_CLASS_IDS = ("01", "1.0", " 1", "+1", "-1", "1_0", "\u0661", "\xb2", "")
 RGB = ("r", "g", "b")
@@ -33,17 +33,50 @@ def test_imagenet_labels__index__is_the_models():
         (("a", "b"), 2, ("a", "b")),
         (("background", "a", "b"), 2, ("a", "b")),
         (("background", "a", "b"), 3, ("background", "a", "b")),
+        (("BackGround", "a", "b"), 2, ("a", "b")),
+        (("background",), 1, ("background",)),
+        (imagenet_labels(), 1000, imagenet_labels()),
         (imagenet_labels(), 1001, ("background", *imagenet_labels())),
+        (("background", *imagenet_labels()), 1000, imagenet_labels()),
+        (("background", *imagenet_labels()), 1001, ("background", *imagenet_labels())),
     ],
 )
 def test_fit_labels__fitting_map__is_taken(labels, classes, fitted):
     assert fit_labels(labels, classes, "m") == fitted
 
 
-@pytest.mark.parametrize("labels", [("a",), ("a", "b", "c"), ("background", "a", "b", "c")])
-def test_fit_labels__another_length__is_refused(labels):
-    with pytest.raises(UserError, match="has 2 classes"):
-        fit_labels(labels, 2, "m")
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (("a",), 2),
+        (("background",), 2),
+        (("a", "b", "c"), 2),
+        (("a", "b", "background"), 2),
+        (("background", "a", "b", "c"), 2),
+        (imagenet_labels(), 999),
+        (imagenet_labels(), 1002),
+        (imagenet_labels()[1:], 1001),
+        (("x", *imagenet_labels()), 1000),
+    ],
+)
+def test_fit_labels__another_length__is_refused(labels, classes):
+    with pytest.raises(UserError, match=f"has {classes} classes, and its label map has {len(labels)}"):
+        fit_labels(labels, classes, "m")
+
+
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [
+        (("background", *imagenet_labels()), 1),
+        (("Background", *imagenet_labels()), 1),
+        ((*imagenet_labels(), "background"), 0),
+        (("background", *imagenet_labels()[1:]), 0),
+        (("background", "x", *imagenet_labels()), 0),
+        (("background", "a"), 0),
+    ],
+)
+def test_first_class__background__is_left_out_only_in_the_1001_classes_of_imagenet(labels, first):
+    assert first_class(labels) == first
 
 
 def as_csv(header: str, rows: list, delimiter: str) -> str:
@@ -160,6 +193,8 @@ def test_read_labels__text_that_looks_like_more__only_prefixes_of_all_lines_are_
         ("l.json", '"a"', "holds 'a', no label map"),
         ("l.json", '["a", null]', "entry 1 has the label None. A label is a string"),
         ("l.json", '["a", 1]', "entry 1 has the label 1"),
+        ("l.json", f'["a", {10**59}]', r"entry 1 has the label 10{59}\. A"),
+        ("l.json", f'["a", {10**60}]', r"entry 1 has the label 10{56}\.\.\.\. A"),
         ("l.json", '["a", {"id": 1}]', "entry 1 has the label {'id': 1}"),
         ("l.json", '["a", " "]', "entry 1 has an empty label"),
         ("l.json", r'["a", "b\nc"]', "entry 1 has the label 'b.nc', with a control character"),

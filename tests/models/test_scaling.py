@@ -34,6 +34,21 @@ def test_apply__named_rule__is_that_of_keras(name, mode):
 
 
 @pytest.mark.parametrize(
+    ("name", "black", "white"),
+    [
+        ("0,1", (0, 0, 0), (1, 1, 1)),
+        ("-1,1", (-1, -1, -1), (1, 1, 1)),
+        ("0,255", (0, 0, 0), (255, 255, 255)),
+        ("caffe", (-103.939, -116.779, -123.68), (151.061, 138.221, 131.32)),
+        ("torch", (-2.1179, -2.0357, -1.8044), (2.2489, 2.4286, 2.64)),
+    ],
+)
+def test_apply__named_rule__brings_black_and_white_to_its_ends(name, black, white):
+    scaled = NAMED_SCALINGS[name].apply(tf.constant(PIXELS))[0, 0, :2]
+    np.testing.assert_allclose(scaled, [black, white], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("scaling", "name"),
     [
         *((scaling, name) for name, scaling in NAMED_SCALINGS.items()),

@@ -153,6 +153,65 @@ def test_load_config__bad_file__one_line_names_key_value_and_allowed(tmp_path, y
     assert said in str(e.value) and "\n" not in str(e.value)
 
 
+RANGES = {name: (o.at_least, o.at_most) for name, o in RUN_OPTIONS.items() if o.at_least is not None}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_load_config__number_at_the_edge_of_its_range__is_allowed_and_the_next_is_not(name):
+    low, high = RANGES[name]
+    step = 1 if RUN_OPTIONS[name].type is int else 1e-6
+    for value in (low, high):
+        for raw in (value, str(value)):
+            assert load_config(None, {**NEEDED, name: raw}).as_dict()[name] == value
+    for value in (low - step, high + step):
+        with pytest.raises(UserError, match=f"^--{name}=.* is not allowed: it must be .* from "):
+            load_config(None, {**NEEDED, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "value"),
+    [
+        ("input_range", "0,255", [0, 255]),
+        ("input_range", "0,1e-9", [0, 1e-9]),
+        ("input_range", "1,1", None),
+        ("input_range", "1,0", None),
+        ("input_range", "-inf,0", None),
+        ("input_range", "0,nan", None),
+        ("input_range", "0", None),
+        ("input_range", "0,1,2", None),
+        ("input_range", "caffe", "caffe"),
+        ("input_range", "keras", None),
+        ("channel_mean", "0,-1,2", [0, -1, 2]),
+        ("channel_mean", "0,1", None),
+        ("channel_mean", "0,1,2,3", None),
+        ("channel_mean", "0,1,inf", None),
+        ("channel_std", "1,1e-9,1", [1, 1e-9, 1]),
+        ("channel_std", "1,0,1", None),
+        ("channel_std", "1,1,-1", None),
+        ("max_failure_rates", "timeout=0,empty=1", {"timeout": 0, "empty": 1}),
+        ("column_types", "a=b=c", {"a": "b=c"}),
+        ("column_types", "a", None),
+        ("batch_size", "auto", "auto"),
+        ("batch_size", "all", None),
+        ("stage_sec", "inf", None),
+        ("top_k", "1e3", None),
+        ("labels", "", None),
+    ],
+)
+def test_load_config__values_of_each_kind__are_parsed_or_refused(name, raw, value):
+    if value is None:
+        with pytest.raises(UserError, match=f"^--{name}=.* is not allowed: it must be "):
+            load_config(None, {**NEEDED, name: raw})
+    else:
+        assert load_config(None, {**NEEDED, name: raw}).as_dict()[name] == value
+
+
+@pytest.mark.parametrize(("threshold", "least"), [(None, 0.5), ("0", 0.0), ("0.2", 0.2), ("1", 1.0)])
+def test_least_score__threshold__is_the_default_only_if_it_is_not_set(threshold, least):
+    flags = {} if threshold is None else {"threshold": threshold}
+    assert load_config(None, {**NEEDED, **flags}).predict.least_score == least
+
+
 @pytest.mark.parametrize("missing", sorted(NEEDED))
 def test_load_config__required_option_missing__is_named(missing):
     with pytest.raises(UserError, match=f"--{missing} is missing"):

@@ -10,6 +10,7 @@ from labelbeam.transforms.elements import EncodedImage, ImageRef, Unchanged
 from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.fetch import FetchImages, fetch_image
 from labelbeam.transforms.sources import Limits, Sources
+from labelbeam.transforms.sources.addresses import host_and_path
 from labelbeam.transforms.sources.sources import SCHEMES
 from tests.eager import RUNNERS, eagerly
 
@@ -70,6 +71,41 @@ def reason_of(sources, uri, known_version=None) -> str:
 )
 def test_fetch__no_such_address__is_a_bad_uri(sources, gcs, uri):
     assert reason_of(sources, uri) == "bad_uri"
+
+
+@pytest.mark.parametrize(
+    ("uri", "remedy"),
+    [
+        ("//cdn.example.org/x.jpg", "write https://cdn.example.org/x.jpg"),
+        ("www.example.org/x.jpg", "write https://www.example.org/x.jpg"),
+        ("~/x.jpg", "write the whole path"),
+        ("C:\\x.jpg", "is a path of Windows"),
+        ("\\\\host\\x.jpg", "is a path of Windows"),
+        ('"a.jpg"', "take them off"),
+        ("s3://bucket/a.jpg", "gs:, http:, https: and paths are"),
+        ("http:/example.org/x.jpg", "must begin with http://"),
+        ("a\nb.jpg", "has control characters"),
+        ("", "is empty"),
+    ],
+)
+def test_fetch__mistaken_address__is_quoted_with_its_remedy(sources, uri, remedy):
+    with pytest.raises(ImageError) as e:
+        sources.fetch(uri)
+    assert str(e.value).startswith(f"{uri!r:.300} ") and remedy in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "host", "path"),
+    [
+        ("file:/a/b.jpg", "", "/a/b.jpg"),
+        ("file:///a/b.jpg", "", "/a/b.jpg"),
+        ("file://localhost/a//b.jpg", "localhost", "/a//b.jpg"),
+        ("file://h", "h", ""),
+        ("file:a:b//c", "", "a:b//c"),
+    ],
+)
+def test_host_and_path__file_uri__is_split_behind_its_host(uri, host, path):
+    assert host_and_path(uri) == (host, path)
 
 
 def test_local__path_and_file_uri__give_the_same_bytes(sources, tmp_path):
@@ -179,18 +215,39 @@ def test_local__file_that_grows_while_it_is_read__is_read_to_its_end_or_too_larg
         assert reason_of(sources, str(path)) == "too_large_bytes"
 
 
+# Statuses with a reason of their own, with their neighbours, and the edges of both groups.
+STATUSES = dict.fromkeys((401, 403), "forbidden") | dict.fromkeys((404, 410), "not_found")
+STATUSES |= dict.fromkeys((408, 504), "timeout")
+STATUSES |= dict.fromkeys((201, 204, 206, 304, 400, 402, 405, 407, 409, 411, 429, 451, 499), "http_4xx")
+STATUSES |= dict.fromkeys((500, 501, 502, 503, 505, 599), "http_5xx")
+
+
+@pytest.mark.parametrize("hops", [1, 5, 6])
+def test_http__redirects_of_redirects__are_followed_up_to_five(sources, web, hops):
+    web.files["/a.jpg"] = b"image"
+    uri = web.uri("/redirect" * hops + "/a.jpg")
+    if hops <= 5:
+        assert sources.fetch(uri).data == b"image"
+    else:
+        assert reason_of(sources, uri) == "unreachable"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_http__body_at_the_largest_size__is_fetched_with_and_without_a_declared_length(sources, web, more):
+    size = LIMITS.max_bytes + more
+    web.files["/declared"] = bytes(size)
+    for path in ("/declared", f"/bomb/{size}"):
+        if more:
+            assert reason_of(sources, web.uri(path)) == "too_large_bytes"
+        else:
+            assert len(sources.fetch(web.uri(path)).data) == size
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
         ("/none", "not_found"),
-        ("/status/401", "forbidden"),
-        ("/status/403", "forbidden"),
-        ("/status/410", "not_found"),
-        ("/status/429", "http_4xx"),
-        ("/status/500", "http_5xx"),
-        ("/status/503", "http_5xx"),
-        ("/status/204", "http_4xx"),
-        ("/status/304", "http_4xx"),
+        *((f"/status/{status}", reason) for status, reason in STATUSES.items()),
         ("/loop", "unreachable"),
         ("/endless", "too_large_bytes"),
         ("/bomb/5000000", "too_large_bytes"),
@@ -203,6 +260,12 @@ def test_http__fault__has_its_reason_after_one_request(sources, web, path, reaso
     assert reason_of(sources, web.uri(path)) == reason
     if path != "/loop":
         assert web.requests[path] == 1
+
+
+def test_http__damaged_encoding_of_the_body__is_a_decode_error(sources, web):
+    web.files["/a.jpg"], web.versions["/a.jpg"] = b"no gzip", {"Content-Encoding": "gzip"}
+    web.conditional = False
+    assert reason_of(sources, web.uri("/a.jpg")) == "decode_error"
 
 
 @pytest.mark.parametrize("path", ["/drip", "/silent"])

@@ -62,6 +62,40 @@ def test_excess__many_reasons_and_hosts__names_the_three_worst_of_each():
     assert message.endswith("Most often: d (20), b (9), c (9); at local files (1,000), w (3), x (2).")
 
 
+@pytest.mark.parametrize(
+    ("rate", "tolerance", "images", "most"),
+    [
+        (0.5, 5.0, 100, 75),  # a standard deviation is 0.05 of 100 images
+        (0.5, 0.0, 100, 50),
+        (0.1, 2.0, 900, 108),  # 0.01 of 900
+        (0.1, 2.0, 1, 0),  # 0.3 of 1: up to 0.7 images
+        (0.0, 5.0, 100, 0),
+        (1.0, 5.0, 100, 100),
+    ],
+)
+def test_excess__tolerance__is_that_of_a_binomial_sample(rate, tolerance, images, most):
+    for limits in (FailureBudget(rate), FailureBudget(1.0, (("timeout", rate),))):
+        assert limits.excess(images, {"timeout": most}, {}, tolerance) is None
+        if most < images:
+            assert limits.excess(images, {"timeout": most + 1}, {}, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "message"), [((), "4 of 5"), ((lambda: 2,), "4 of 7"), ((lambda: 3,), None)]
+)
+def test_watch__images_in_flight__count_as_good(monkeypatch, in_flight, message):
+    monkeypatch.setattr(budget, "_TOLERANCE", 0.0)
+    watch = BudgetWatch(FailureBudget(0.5, floor=5), *in_flight)
+    watch.count(prediction(1))
+    for _ in range(3):
+        watch.count(failure())
+    if message is None:  # 4 of 8
+        watch.count(failure())
+    else:
+        with pytest.raises(RunError, match=message):
+            watch.count(failure())
+
+
 def test_excess__local_files_alone__names_no_host():
     message = FailureBudget(0.0).excess(9, {"empty": 9}, {"": 9})
     assert message.endswith("Most often: empty (9).")

@@ -5,6 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labelbeam.pipeline.config import ReadConfig
+from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.columns import suggest_uri_column
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.first_bytes import START_BYTES
@@ -92,3 +94,17 @@ def test_explain_unreadable__header_in_lines__is_refused_unless_lines_are_declar
 )
 def test_suggest_uri_column__names__takes_the_likeliest(names, suggested):
     assert suggest_uri_column(names) == suggested
+
+
+@pytest.mark.parametrize(
+    ("size", "ending", "refused"),
+    [(-1, b"", False), (0, b"", True), (0, b"\n", False), (1, b"", True)],
+)
+def test_describe__header_as_long_as_the_start__is_refused_unless_its_end_is_there(size, ending, refused):
+    header = b"uri," + b"x" * (START_BYTES + size - 4 - len(ending)) + ending
+    form, corpus = format_of(Corpus("l.csv", "csv")), Corpus("l.csv", "csv")
+    if refused:
+        with pytest.raises(UserError, match=f"l.csv has a header of more than {START_BYTES:,} bytes"):
+            form.describe(corpus, {"l.csv": header}, ReadConfig(), {})
+    else:
+        assert form.describe(corpus, {"l.csv": header}, ReadConfig(), {}).header[0] == "uri"

@@ -313,11 +313,12 @@ def test_merge_files__rows_and_bytes_at_the_limits__close_a_row_group(
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == groups
 
 
-def test_merge_files__bytes_of_a_written_group__do_not_count_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("batches", [1.5, 2])  # 2: two batches are exactly as large as a group
+def test_merge_files__bytes_of_a_written_group__do_not_count_again(tmp_path, monkeypatch, batches):
     monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
     task = one_task(tmp_path, map(prediction, range(100, 164)))  # batches of one size
     (first, *_) = read_batches(task.sources[0], 16)
-    monkeypatch.setattr(merge, "_BYTES_PER_GROUP", first.nbytes * 3 // 2)
+    monkeypatch.setattr(merge, "_BYTES_PER_GROUP", int(first.nbytes * batches))
     (written,) = merge_files(task, METADATA, str(tmp_path / "m"), NOT_PARTITIONED).files
     metadata = pq.read_metadata(written.path)
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [32, 32]

@@ -12,7 +12,7 @@ import pytest
 
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.notes import SumNotes
-from labelbeam.transforms.publish import PublishResults
+from labelbeam.transforms.publish import PublishResults, commit
 from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import TopLabel
 from tests.damage import DISK, Death
@@ -176,6 +176,13 @@ def test_commit__tried_again_by_the_runner__goes_on_where_it_broke_off(tmp_path,
         publish(publication)
     manifest = publish(publication)
     assert manifest.run_id == RUN_4 and rows_of(tmp_path) == {**old, "id21": "a"}
+
+
+def test_commit__repeated_after_it_published__returns_the_manifest_that_readers_see(tmp_path):
+    stage(tmp_path, RUN_1, [])
+    publication = plan_publication(tmp_path, RUN_2)
+    first, repeated = (commit(publication, "same name", [], {"listed": 0}) for _ in range(2))
+    assert first == repeated == read_manifest(str(tmp_path))
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

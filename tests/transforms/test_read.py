@@ -89,6 +89,12 @@ def test_parse_row__bad_line__names_the_fault(line, message):
     assert message in str(e.value) and e.value.reason == "bad_row"
 
 
+@pytest.mark.parametrize("size", [1 << 17, (1 << 17) + 1, files.MAX_LINE_BYTES - 10])
+def test_parse_row__field_as_long_as_a_line__is_read(size):
+    corpus = Corpus("l", "csv", header=("uri", "note"), uri_column="uri", columns=(("note", pa.string()),))
+    assert parse_row(f'a.jpg,"{"x" * size}"', corpus, Notes()).columns == ("x" * size,)
+
+
 @pytest.mark.parametrize("line", [b"", b"  \t"])
 @pytest.mark.parametrize("corpus", [CORPUS, Corpus("list.txt", "lines")], ids=["csv", "lines"])
 def test_parse_line__blank__is_no_row(line, corpus):

@@ -7,14 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labelbeam.transforms.elements import Label
 from labelbeam.transforms.stage import write_staged
 from labelbeam.transforms.table.rows import (
+    FAILURES,
     PREDICTIONS,
     RESERVED_COLUMNS,
     RowMetadata,
     parquet_options,
     prediction_row,
     predictions_schema,
+    schema_of,
     to_record_batch,
 )
 from tests.results import prediction, row_metadata_of
@@ -50,6 +53,28 @@ def test_to_record_batch__fixed_size_list__each_row_has_its_own_numbers(tmp_path
 @pytest.mark.parametrize(("outputs", "size_bytes"), [(None, 0), (("logits", 1), 4), (("logits", 1000), 4000)])
 def test_outputs_bytes__numbers_of_a_row__are_four_bytes_each(outputs, size_bytes):
     assert metadata_with(outputs).outputs_bytes == size_bytes
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_prediction_row__any_number_of_labels__the_first_is_the_label_and_no_label_is_null(count):
+    labels = tuple(Label(n, f"label {n}", 1 / 2**n) for n in range(count))
+    result = dataclasses.replace(prediction(1), labels=labels)
+    schema = predictions_schema(metadata_with(None))
+    batch = to_record_batch([prediction_row(result, metadata_with(None))], schema)
+    batch.validate(full=True)
+    (row,) = batch.to_pylist()
+    assert (row["label"], row["score"]) == (("label 0", 1.0) if count else (None, None))
+    assert row["labels"] == [dataclasses.asdict(label) for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("table", "may_be_null"),
+    [(PREDICTIONS, {"label", "score", "frames", "version", "price"}), (FAILURES, {"price"})],
+)
+def test_schema_of__each_table__only_facts_that_an_image_may_lack_are_null(table, may_be_null):
+    for outputs in (None, ("logits", 3)):
+        schema = schema_of(table, metadata_with(outputs))
+        assert {field.name for field in schema if field.nullable} == may_be_null
 
 
 def test_predictions_schema__without_outputs__has_no_list_of_numbers():

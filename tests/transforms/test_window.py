@@ -1,3 +1,4 @@
+import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -6,7 +7,8 @@ import pytest
 from labelbeam.transforms import window as windows
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.outcomes import Timed
-from labelbeam.transforms.window import Alarm, OverlappedFn, Window, images_in_flight
+from labelbeam.transforms.process import available_cores
+from labelbeam.transforms.window import Alarm, OverlappedFn, PixelsFn, Window, images_in_flight
 
 
 def done(value) -> Future:
@@ -40,6 +42,44 @@ def test_window__over_its_bytes__waits_until_under():
 
 def test_window__one_item_larger_than_its_bytes__does_not_wait():
     assert list(Window(max_items=2, max_bytes=10).add(Future(), 1000)) == []
+
+
+class _FinishedWhenWaitedFor(queue.Queue):
+    """A queue of finished futures; the oldest future finishes as soon as the window waits for one."""
+
+    def __init__(self, futures: list[Future]):
+        super().__init__()
+        self._futures = futures
+
+    def get(self, timeout):
+        if self.empty():
+            self._futures.pop(0).set_result(None)
+        return super().get(timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("max_items", "max_bytes", "sizes", "waits"),
+    [
+        (3, 99, [1, 1, 1], 0),
+        (3, 99, [1, 1, 1, 1], 1),
+        (99, 10, [4, 6], 0),
+        (99, 10, [4, 7], 1),
+        (99, 10, [0, 10, 0], 0),
+        (99, 10, [1] * 10, 0),
+        (99, 10, [1] * 11, 1),
+        (99, 10, [5, 5, 11], 2),  # the last one is too large, and waits for both others
+    ],
+)
+def test_window__count_and_bytes_at_their_bounds__waits_from_one_more(max_items, max_bytes, sizes, waits):
+    futures: list[Future] = []
+    window = Window(max_items, max_bytes, _FinishedWhenWaitedFor(futures))
+    for _ in range(2):  # items and bytes of the first time must not count any more
+        taken = []
+        for size in sizes:
+            futures.append(Future())
+            taken.append(len(list(window.add(futures[-1], size))))
+        assert taken == [0] * (len(sizes) - 1) + [waits]
+        assert len(list(window.drain())) == len(sizes) - waits
 
 
 def test_window__slow_first__does_not_hold_up_the_rest():
@@ -83,6 +123,19 @@ def test_images_in_flight__windows_of_bundles__are_counted_while_they_are_open()
     fns[1].teardown()
     fns[1].teardown()
     assert images_in_flight() == before
+
+
+@pytest.mark.parametrize("threads", [None, 0, 1, 3])
+def test_images_in_flight__pixels_fn__grow_with_its_threads(threads):
+    def slots(number):
+        fn, before = PixelsFn(number, 100), images_in_flight()
+        fn.setup()
+        fn.start_bundle()
+        in_flight = images_in_flight() - before
+        fn.teardown()
+        return in_flight
+
+    assert slots(threads) == (threads or available_cores()) * slots(1) > 0
 
 
 def test_alarm__rung_while_a_window_waits__ends_the_wait_and_every_later_one(monkeypatch):
