@@ -173,15 +173,25 @@ def test_rank_of__kinds_of_rows_and_the_largest_numbers__are_ordered():
         for run in (runs[1], runs[2], runs[-1])
         for table in (FAILURES, PREDICTIONS)
     ]
-    last_file, last_row = (1 << 21) - 1, (1 << 32) - 1
-    # No last row reaches the next file, no last file the next kind, and the last run not the sign.
+    # No last row reaches the next kind, and the last run not the sign.
     ranks = [
-        merge._rank_of(source, number, runs) + row
+        merge._rank_of(source, place, runs)
         for source in published + staged
-        for number in (0, 1, last_file)
-        for row in (0, last_row)
+        for place in (0, 1, (1 << 53) - 1)
     ]
     assert ranks == sorted(set(ranks)) and ranks[0] >= 0 and ranks[-1] < 1 << 63
+
+
+def test_by_path__rows_of_many_files__are_rows_of_their_own_file():
+    sources = [file(n, 1) for n in range(300)]
+    # Every fourth file is empty, as a table without rows has one.
+    lengths = [0 if n % 4 == 0 else n for n in range(300)]
+    starts = np.cumsum([0, *lengths])
+    ends = {f"/o/{n}": [0, rows - 1] for n, rows in enumerate(lengths) if rows > 1}
+    places = np.array([starts[n] + row for n, rows in enumerate(lengths) if rows > 1 for row in (0, rows - 1)])
+    rows = merge._by_path(places[::-1] | merge._PREDICTION, sources, starts)
+    numbers = {s.file.path: n for n, s in enumerate(sources)}
+    assert {f"/o/{numbers[path]}": dropped.tolist() for path, dropped in rows.items()} == ends
 
 
 def merged_rows(merged) -> list[dict]:

@@ -28,7 +28,7 @@ from labelbeam.transforms.table.integrity import check_source, read_batches
 from labelbeam.transforms.table.manifest import TABLES
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowMetadata, parquet_options, schema_of
 
-# Number of ids that are compared at once; each takes 8 bytes of memory.
+# Number of ids that are compared at once; each takes some 24 bytes of memory, sorted copy included.
 IDS_PER_PART = 16_000_000
 # DuckDB, Spark and BigQuery read row groups of this size in parallel, and skip them by their statistics.
 _ROWS_PER_GROUP = 1 << 17
@@ -48,9 +48,9 @@ _COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host
 #                 reason, such as another URI. Published rows have order 0, the lowest.
 #     bit  53     whether it is a prediction. Predictions beat failures of their run, because Beam repeats
 #                 bundles, and the prediction then comes from the attempt that worked.
-#     bits 32-52  number of the file, and bits 0-31 the row in the file. They decide between equals, because
-#                 every process must choose the same row.
-_RUN_SHIFT, _PREDICTION, _FILE_SHIFT = 54, 1 << 53, 32
+#     bits 0-52   place of the row among all rows of all files. It decides between equals, because a task that
+#                 is tried again must choose the same row.
+_RUN_SHIFT, _PREDICTION = 54, 1 << 53
 # The order has 9 bits: of more unfinished runs, the earliest count as one.
 _MAX_RUNS = 1 << 9
 
@@ -182,16 +182,17 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
     if not len(repeated):
         return {}
     runs = ["", *sorted({_run_of(source) for source in sources if not source.published})]
+    starts = np.cumsum([0, *(source.file.rows for source in sources)])
     suspects = [
         pa.record_batch({"id": list(itertools.compress(ids, mask)), "rank": ranks[mask]})
-        for number, source in enumerate(sources)
-        for ids, ranks in ids_of_part(source, part, parts, _rank_of(source, number, runs))
+        for source, start in zip(sources, starts.tolist(), strict=False)
+        for ids, ranks in ids_of_part(source, part, parts, _rank_of(source, start, runs))
         if (mask := np.isin(_hashes(ids), repeated)).any()
     ]
     table = pa.Table.from_batches(suspects)
     best = table.group_by("id").aggregate([("rank", "max")])["rank_max"].to_numpy()
     superseded = np.setdiff1d(table["rank"].to_numpy(), best, assume_unique=True)
-    return _by_path(superseded, sources) if len(superseded) else {}
+    return _by_path(superseded, sources, starts) if len(superseded) else {}
 
 
 def ids_of_part(
@@ -218,18 +219,21 @@ def _run_of(source: Source) -> str:
     return "" if source.published else source.file.path.rsplit("/", 3)[-3]
 
 
-def _rank_of(source: Source, number: int, runs: Sequence[str]) -> int:
-    """Return the rank of a file's first row; `runs` is an empty text, then the ids of the runs in order."""
+def _rank_of(source: Source, start: int, runs: Sequence[str]) -> int:
+    """Return the rank of a file's first row, whose place is `start`.
+
+    `runs` is an empty text, then the ids of the runs in order.
+    """
     # The order of staged rows is at least 1, because they beat published rows, also where runs count as one.
     order = max(not source.published, runs.index(_run_of(source)) + min(0, _MAX_RUNS - len(runs)))
-    return order << _RUN_SHIFT | (source.file.table == PREDICTIONS) * _PREDICTION | number << _FILE_SHIFT
+    return order << _RUN_SHIFT | (source.file.table == PREDICTIONS) * _PREDICTION | start
 
 
-def _by_path(ranks: np.ndarray, sources: Sequence[Source]) -> dict[str, np.ndarray]:
-    positions = np.sort(ranks & (_PREDICTION - 1))
-    numbers, starts = np.unique(positions >> _FILE_SHIFT, return_index=True)
-    rows = np.split(positions & ((1 << _FILE_SHIFT) - 1), starts[1:])
-    return {sources[n].file.path: dropped for n, dropped in zip(numbers.tolist(), rows, strict=True)}
+def _by_path(ranks: np.ndarray, sources: Sequence[Source], starts: np.ndarray) -> dict[str, np.ndarray]:
+    places = np.sort(ranks & (_PREDICTION - 1))
+    numbers, firsts = np.unique(np.searchsorted(starts, places, side="right") - 1, return_index=True)
+    dropped = np.split(places, firsts[1:])
+    return {sources[n].file.path: rows - starts[n] for n, rows in zip(numbers, dropped, strict=True)}
 
 
 def plan_merge(
