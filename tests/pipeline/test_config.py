@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import yaml
@@ -153,7 +154,7 @@ def test_load_config__bad_file__one_line_names_key_value_and_allowed(tmp_path, y
     assert said in str(e.value) and "\n" not in str(e.value)
 
 
-RANGES = {name: (o.at_least, o.at_most) for name, o in RUN_OPTIONS.items() if o.at_least is not None}
+RANGES = {name: option.between for name, option in RUN_OPTIONS.items() if math.isfinite(option.between[1])}
 
 
 @pytest.mark.parametrize("name", RANGES)

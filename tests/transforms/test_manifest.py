@@ -12,11 +12,11 @@ from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.table.manifest import (
     FORMAT,
     TABLES,
+    Announcement,
     FailureExample,
     Manifest,
     TopLabel,
-    parse_announcement,
-    parse_manifest,
+    parse,
 )
 from tests.results import LABELLED_WITH
 
@@ -59,21 +59,25 @@ def edited(**changes: Any) -> bytes:
     return json.dumps(document).encode()
 
 
+def parse_manifest(data: bytes) -> Manifest:
+    return parse(Manifest, data, "m.json", "Remedy.")
+
+
 def message_of(data: bytes) -> str:
     with pytest.raises(UserError) as e:
-        parse_manifest(data, "m.json", "Remedy.")
+        parse_manifest(data)
     return str(e.value)
 
 
 def test_parse_manifest__consistent__is_taken():
-    assert parse_manifest(edited(), "m.json") == WHOLE
+    assert parse_manifest(edited()) == WHOLE
     assert [len(WHOLE.files_of(table)) for table in TABLES] == [2, 1]
     changes = {
         "failures_by_reason": {"timeout": 2},
         "top_labels": [],
         "labelled_with__outputs": {"logits": 1},
     }
-    assert parse_manifest(edited(**changes), "m.json").labelled_with.outputs_column == ("logits", 1)
+    assert parse_manifest(edited(**changes)).labelled_with.outputs_column == ("logits", 1)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +119,13 @@ def test_parse_manifest__parts_that_contradict_each_other__are_named_with_the_re
 
 def test_parse_manifest__table_without_files__is_named_although_it_has_no_rows():
     changes = {"rows__failures": 0, "failures_by_reason": {}, "files__2__rows": 0}
-    assert parse_manifest(edited(**changes), "m.json").rows["failures"] == 0
+    assert parse_manifest(edited(**changes)).rows["failures"] == 0
     files = [dataclasses.asdict(file) for file in WHOLE.files[:2]]
     assert "'rows.failures' holds 0; its files" in message_of(edited(**changes | {"files": files}))
 
 
-@pytest.mark.parametrize("parse", [parse_manifest, lambda *a: parse_announcement(*a, "folder")])
+@pytest.mark.parametrize("kind", [Manifest, Announcement])
 @pytest.mark.parametrize("newer", [{}, {"rows": "other"}, {"labelled_with": None}])
-def test_parse__format_of_a_newer_version__is_named_before_its_other_keys(parse, newer):
+def test_parse__format_of_a_newer_version__is_named_before_its_other_keys(kind, newer):
     with pytest.raises(UserError, match="^m.json has format 2, and .* up to 1. Install a newer labelbeam"):
-        parse(edited(format=FORMAT + 1, **newer), "m.json")
+        parse(kind, edited(format=FORMAT + 1, **newer), "m.json", "Remedy.")
