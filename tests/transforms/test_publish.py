@@ -181,7 +181,7 @@ def test_commit__tried_again_by_the_runner__goes_on_where_it_broke_off(tmp_path,
 def test_commit__repeated_after_it_published__returns_the_manifest_that_readers_see(tmp_path):
     stage(tmp_path, RUN_1, [])
     publication = plan_publication(tmp_path, RUN_2)
-    first, repeated = (commit(publication, "same name", [], {"listed": 0}) for _ in range(2))
+    first, repeated = (commit(publication, "same name", [], {"listed": 0}, {}) for _ in range(2))
     assert first == repeated == read_manifest(str(tmp_path))
 
 
