@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def label(
     load_tensorflow()
     spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
     # As warnings, because a notebook shows them, and a program can turn them into errors.
-    for doubt in spec.doubts:
+    for doubt in (*_assumed_range(spec), *spec.doubts):
         warnings.warn(doubt, stacklevel=2)
     models = load_models(spec, top_k, batch_size, Optimisation(), available_cores(), require_gpu=False)
     keep_outputs = keep_outputs or spec.outputs == EMBEDDING
@@ -92,6 +92,14 @@ def label(
         threshold=threshold,
     )
     return _to_table(list(results), spec, columns, keep_outputs)
+
+
+def _assumed_range(spec: ModelSpec) -> Iterator[str]:
+    if spec.scaling_from == "assumed":
+        yield (
+            f"The input range {spec.scaling.name} is assumed, because neither the model nor the sample photos "
+            "show it. Give input_range if you know it."
+        )
 
 
 def _rows_of(

@@ -87,7 +87,9 @@ def test_label__mistakes__are_user_errors_and_doubts_are_warnings(tmp_path, tiny
         label([], "nowhere")
     with pytest.raises(TypeError, match="inptu_range"):
         label([], tiny, inptu_range=(0, 1))
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match=r"input range .* is assumed.* Give input_range"):
+        label([], tiny)
+    with pytest.warns(UserWarning, match="channel_std"):
         label([], tiny, channel_std=(1e9, 1e9, 1e9))
 
 

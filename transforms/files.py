@@ -229,17 +229,23 @@ class FileSink:
     Attributes:
       path: Path of the file.
       size_bytes: Number of written bytes.
+
+    Raises:
+      RunError: The disk is full, here or in a method.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.size_bytes = 0
         self._digest = hashlib.sha256()
-        if is_local(path):
-            make_folder(os.path.dirname(path))
-            self._file: Any = open(path, "wb")  # noqa: SIM115  (closed in `close`)
-        else:
-            self._file = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        with self._full_disk_explained():
+            self._file = self._create()
+
+    def _create(self) -> Any:
+        if is_local(self.path):
+            make_folder(os.path.dirname(self.path))
+            return open(self.path, "wb")
+        return FileSystems.create(self.path, compression_type=CompressionTypes.UNCOMPRESSED)
 
     @property
     def closed(self) -> bool:
@@ -253,7 +259,8 @@ class FileSink:
 
     def write(self, data: Any) -> int:
         """Write a piece."""
-        self._file.write(data)
+        with self._full_disk_explained():
+            self._file.write(data)
         self._digest.update(data)
         self.size_bytes += len(data)
         return len(data)
@@ -263,8 +270,24 @@ class FileSink:
 
     def close(self) -> None:
         """Complete the file."""
-        if is_local(self.path) and not self._file.closed:
-            self._file.flush()
-            # Synced, because a manifest that lists the file must not outlive it in a power cut.
-            os.fsync(self._file.fileno())
-        self._file.close()
+        with self._full_disk_explained():
+            if is_local(self.path) and not self._file.closed:
+                self._file.flush()
+                # Synced, because a manifest that lists the file must not outlive it in a power cut.
+                os.fsync(self._file.fileno())
+            self._file.close()
+
+    @contextmanager
+    def _full_disk_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # Deleted, because the rest of the run may need the little space that it takes.
+            with suppress(OSError):
+                os.remove(self.path)
+            raise RunError(
+                f"{self.path} cannot be written: {os.strerror(e.errno).lower()}. Free space there, or move the "
+                "output to a larger disk."
+            ) from e

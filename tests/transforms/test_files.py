@@ -4,6 +4,8 @@ import hashlib
 
 import pytest
 
+from labelbeam.transforms import files
+from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import delete_files, delete_temporary, digest_file, list_files, write_file
 
 
@@ -37,3 +39,11 @@ def test_digest_file__local_and_in_a_bucket__is_of_all_bytes(tmp_path, gcs):
     (tmp_path / "a").write_bytes(data)
     expected = (len(data), hashlib.sha256(data).hexdigest())
     assert digest_file("gs://digested/a") == digest_file(str(tmp_path / "a")) == expected
+
+
+def test_write_file__disk_is_full__is_an_error_with_the_path_and_a_remedy(tmp_path, monkeypatch):
+    (tmp_path / "rows.1.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "1")
+    with pytest.raises(RunError, match=rf"^{tmp_path}/rows.1.tmp cannot be written: no space left .* Free"):
+        write_file(str(tmp_path / "rows"), b"rows")
+    assert not list(tmp_path.iterdir())

@@ -188,7 +188,9 @@ def test_by_path__rows_of_many_files__are_rows_of_their_own_file():
     lengths = [0 if n % 4 == 0 else n for n in range(300)]
     starts = np.cumsum([0, *lengths])
     ends = {f"/o/{n}": [0, rows - 1] for n, rows in enumerate(lengths) if rows > 1}
-    places = np.array([starts[n] + row for n, rows in enumerate(lengths) if rows > 1 for row in (0, rows - 1)])
+    places = np.array(
+        [starts[n] + row for n, rows in enumerate(lengths) if rows > 1 for row in (0, rows - 1)]
+    )
     rows = merge._by_path(places[::-1] | merge._PREDICTION, sources, starts)
     numbers = {s.file.path: n for n, s in enumerate(sources)}
     assert {f"/o/{numbers[path]}": dropped.tolist() for path, dropped in rows.items()} == ends
