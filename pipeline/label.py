@@ -97,8 +97,8 @@ def label(
 def _assumed_range(spec: ModelSpec) -> Iterator[str]:
     if spec.scaling_from == "assumed":
         yield (
-            f"The input range {spec.scaling.name} is assumed, because neither the model nor the sample photos "
-            "show it. Give input_range if you know it."
+            f"The input range {spec.scaling.name} is assumed, because neither the model nor the sample "
+            "photos show it. Give input_range if you know it."
         )
 
 

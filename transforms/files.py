@@ -288,6 +288,6 @@ class FileSink:
             with suppress(OSError):
                 os.remove(self.path)
             raise RunError(
-                f"{self.path} cannot be written: {os.strerror(e.errno).lower()}. Free space there, or move the "
-                "output to a larger disk."
+                f"{self.path} cannot be written: {os.strerror(e.errno).lower()}. Free space there, or move "
+                "the output to a larger disk."
             ) from e
