@@ -1,6 +1,7 @@
 """The command line as its user meets it: a process, its output and its exit status."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,14 @@ def test_sample__the_readmes_command__labels_the_photos_right(tmp_path, lite0_di
     top_1, top_5, known = score(str(tmp_path / "out"))
     assert known == 27 and top_1 >= 24 and top_5 >= 26
     assert f"Of 27 photos whose class is known, {top_1} are right at top-1" in done.stdout
+    shown = re.search(r"^```\n(Labelled .+?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    first, last = without_times(shown).split("…\n")
+    printed = without_times(done.stdout.replace(str(tmp_path / "out"), "labelbeam-sample"))
+    assert printed.startswith(first) and printed.endswith(last)
+
+
+def without_times(summary: str) -> str:
+    return re.sub(r"[\d.]+ s \([\d.]+ images/s", "", summary)
 
 
 def test_sample__again__goes_to_a_folder_of_its_own(tmp_path, lite0_dir, own_signal_handlers):
