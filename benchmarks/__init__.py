@@ -1,1 +1,1 @@
-"""Measurements; each prints ratios to something measured in the same run."""
+"""Measurements. Each prints ratios to a reference that was measured in the same run."""

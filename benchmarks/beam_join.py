@@ -1,4 +1,4 @@
-"""The join one would write with Beam alone: which ids of a list are in another?
+"""The join that a user would write with Beam alone: the ids of one list that are also in another list.
 
 python -m benchmarks.beam_join IDS_FILE DONE_FILE
 """
@@ -13,12 +13,12 @@ LISTED, DONE = "listed", "done"
 
 
 def name_case(_id: str, found: dict[str, list[int]]) -> str:
-    """In which of the lists an id is."""
+    """Return the names of the lists that contain an id."""
     return " and ".join(name for name in (LISTED, DONE) if any(found[name]))
 
 
 def join(ids_file: str, done_file: str) -> None:
-    """Print how many ids are in either list and in both."""
+    """Print the number of ids in each list alone and in both."""
     with beam.Pipeline("FnApiRunner") as pipe:
         lists = {
             name: pipe

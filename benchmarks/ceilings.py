@@ -50,7 +50,7 @@ def save_b7_model(folder: str) -> None:
 
 
 def run_model_alone(corpus: str, model: str) -> None:
-    """Labels as many images as the corpus has, all of them noise that is in memory already."""
+    """Label as many images as the corpus has; all are noise that is already in memory."""
     import numpy as np
 
     from labelbeam.transforms.models.classifier import Classifier
@@ -97,7 +97,7 @@ def _here(function: str, *arguments: str) -> list[str]:
 
 
 def contenders(name: str, folder: str) -> tuple[tuple[int, int], dict[str, Command]]:
-    """How many images each run has, and what is run; the first is what the other is compared with."""
+    """Return the numbers of images of the two runs, and the commands; the first command is the reference."""
     if name == "b7":
         subprocess.run(_here("save_b7_model", folder), check=True, capture_output=True)
         alone: Command = lambda corpus: _here("run_model_alone", str(corpus), folder)  # noqa: E731
@@ -118,7 +118,7 @@ def contenders(name: str, folder: str) -> tuple[tuple[int, int], dict[str, Comma
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Decoding and resizing on one thread: what drafting and malloc's settings gain, and what drafting costs.
+"""Decoding and resizing on one thread: gains by drafting and by malloc's settings, and cost of drafting.
 
 Labels are EfficientNet-Lite0's, so that only figures at 224 px have them.
 
@@ -45,7 +45,7 @@ def decode_drafted(data: bytes, rule: ResizeRule) -> np.ndarray:
 
 
 def msec_per_image(decode, images: list[bytes], rule: ResizeRule) -> float:  # type: ignore[no-untyped-def]
-    """CPU milliseconds an image."""
+    """Return the CPU milliseconds per image."""
     start = time.process_time()
     for data in images:
         decode(data, rule)
@@ -53,7 +53,7 @@ def msec_per_image(decode, images: list[bytes], rule: ResizeRule) -> float:  # t
 
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio."""
+    """Return the peak signal-to-noise ratio."""
     return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
 
 
@@ -74,7 +74,7 @@ def measure(folder: str, tuned: bool) -> None:
 
 
 def label_changes() -> dict[str, tuple[float, float]]:
-    """Against a full decode: share of photos that keep their best class, largest change of its score."""
+    """Return the share of photos with a full decode's best class, and the largest change of its score."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder) / "images", len(photo_paths()), *SIZE)
         images = [path.read_bytes() for path in sorted(corpus.iterdir())]
@@ -92,7 +92,7 @@ def label_changes() -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    """Measures with and without malloc's settings, each in fresh processes, in turn."""
+    """Measure with and without malloc's settings in turn, each in fresh processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=57)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""The loop one would write by hand: one pinned process per core, the pipeline's own functions, no Beam.
+"""A loop written by hand: one pinned process per core, the pipeline's own functions, no Beam.
 
 python -m benchmarks.hand_loop FOLDER OUTPUT MODEL
 """
@@ -17,7 +17,7 @@ BATCH_SIZE = 8
 
 
 def label_shard(core: int, paths: list[Path], output: str, model: str) -> None:
-    """Labels files one batch after another on one core."""
+    """Label files one batch after another on one core."""
     os.sched_setaffinity(0, {core})
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -45,7 +45,7 @@ def label_shard(core: int, paths: list[Path], output: str, model: str) -> None:
 
 
 def on_every_core(work: Callable[..., None], folder: str, *args: Any) -> None:
-    """Shares a folder's files out to one process per core; `work` gets the core, its files and `args`."""
+    """Share a folder's files out to one process per core; `work` gets the core, its files and `args`."""
     paths = sorted(Path(folder).iterdir())
     cores = sorted(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
@@ -62,7 +62,7 @@ def on_every_core(work: Callable[..., None], folder: str, *args: Any) -> None:
 
 
 def main(folder: str, output: str, model: str) -> None:
-    """Labels a folder."""
+    """Label a folder."""
     Path(output).mkdir()
     on_every_core(label_shard, folder, output, model)
 

@@ -1,4 +1,4 @@
-"""Measuring commands against each other: rounds in turn, fresh processes, medians of the rounds' ratios."""
+"""Comparison of commands: rounds in turn, fresh processes, medians of the rounds' ratios."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 CLOCKS = ("wall", "CPU")
 
-# What labels a corpus.
+# Returns the command that labels a corpus.
 Command = Callable[[Path], list[str]]
 
 
 class Cost(NamedTuple):
-    """What a command took: seconds of wall time, and of the processor in all its processes."""
+    """Cost of a command: seconds of wall time, and of processor time in all its processes."""
 
     wall_sec: float
     cpu_sec: float
@@ -31,12 +31,12 @@ class Rate(NamedTuple):
     cpu: float
 
 
-# Labels a corpus and tells what it took.
+# Labels a corpus and returns the cost.
 Run = Callable[[Path], Cost]
 
 
 def cost_of(command: Sequence[str]) -> Cost:
-    """Run a command."""
+    """Run a command and return its cost."""
     start, before = time.perf_counter(), os.times()
     done = subprocess.run(command, capture_output=True, text=True)
     wall_sec, after = time.perf_counter() - start, os.times()
@@ -47,12 +47,12 @@ def cost_of(command: Sequence[str]) -> Cost:
 
 
 def timed(command: Command) -> Run:
-    """Run a command on a corpus."""
+    """Return a function that runs a command on a corpus and returns its cost."""
     return lambda corpus: cost_of(command(corpus))
 
 
 def marginal_rate(run: Run, few: Path, many: Path) -> Rate:
-    """Images per second beyond start-up."""
+    """Return the images per second without start-up, from runs over fewer and more images."""
     images = len(list(many.iterdir())) - len(list(few.iterdir()))
     more, less = run(many), run(few)
     return Rate(images / (more.wall_sec - less.wall_sec), images / (more.cpu_sec - less.cpu_sec))
@@ -61,7 +61,7 @@ def marginal_rate(run: Run, few: Path, many: Path) -> Rate:
 def measure_rates(
     title: str, few: Path, many: Path, rounds: int, runs: Mapping[str, Run]
 ) -> dict[str, list[Rate]]:
-    """Measures in turn, and prints each round's rates."""
+    """Measure the runs in turn and print each round's rates."""
     rates: dict[str, list[Rate]] = {name: [] for name in runs}
     for n in range(rounds):
         for name, run in runs.items():

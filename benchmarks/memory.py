@@ -41,7 +41,7 @@ def peak_mb(folder: Path, images: int) -> float:
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", default="20000,100000")
     few, many = map(int, parser.parse_args().images.split(","))

@@ -1,4 +1,4 @@
-"""What may cross the shuffle of the split layout: bytes, processor time, and what becomes of the labels.
+"""Ways to pack pixels for the shuffle of the split layout: bytes, processor time, and effect on the labels.
 
 python -m benchmarks.packing [--rounds 3]
 
@@ -34,14 +34,14 @@ _CLASSES = 1000
 
 
 class Way(NamedTuple):
-    """Pixels to bytes and back."""
+    """A way to pack pixels: functions to bytes and back."""
 
     pack: Callable[[np.ndarray], bytes]
     unpack: Callable[[bytes, int], np.ndarray]
 
 
 def as_pixels(data: bytes, size_px: int) -> np.ndarray:
-    """Raw bytes as pixels."""
+    """Return raw bytes as pixels."""
     return np.frombuffer(data, np.uint8).reshape(size_px, size_px, 3)
 
 
@@ -61,10 +61,10 @@ def encoded(format: str, **options: Any) -> Way:
 
 
 def zstd(axes: tuple[int, ...]) -> Way:
-    """Zstd over the pixels, or over planes of differences.
+    """Return a packing by Zstd of the pixels, or of planes of differences.
 
     Args:
-      axes: Along which each value is taken from the next, 1 for lines and 2 for columns. The planes are
+      axes: Axes of the differences between neighbours, 1 for lines and 2 for columns. The planes are
         green, red - green and blue - green, so that what is left is small.
     """
     codec = pa.Codec("zstd", 1)
@@ -88,13 +88,13 @@ def zstd(axes: tuple[int, ...]) -> Way:
 
 
 def to_planes(pixels: np.ndarray) -> np.ndarray:
-    """Planes of green, red - green and blue - green."""
+    """Return planes of green, red - green and blue - green."""
     green = pixels[..., 1]
     return np.stack([green, pixels[..., 0] - green, pixels[..., 2] - green])
 
 
 def from_planes(planes: np.ndarray) -> np.ndarray:
-    """Return the pixels."""
+    """Return the pixels of planes that `to_planes` made."""
     green, red, blue = planes
     return np.stack([red + green, green, blue + green], axis=-1)
 
@@ -119,7 +119,7 @@ WAYS = {
 
 
 class Cost(NamedTuple):
-    """What a way takes for an image, and its median noise; infinite where pixels come back exactly."""
+    """Cost of a way per image, and its median noise, which is infinite if all pixels come back exactly."""
 
     size_bytes: float
     pack_msec: float
@@ -133,14 +133,14 @@ def load_images(size_px: int) -> list[np.ndarray]:
 
 
 def timed(results: Iterator) -> tuple[list, float]:
-    """Results, and the processor's milliseconds for one, on this thread."""
+    """Return the results, and the processor's milliseconds per result on this thread."""
     start = time.thread_time()
     made = list(results)
     return made, 1000 * (time.thread_time() - start) / len(made)
 
 
 def cost_of(way: Way, images: list[np.ndarray]) -> Cost:
-    """Packs and unpacks all images once."""
+    """Pack and unpack all images once."""
     size_px = images[0].shape[0]
     packed, pack_msec = timed(map(way.pack, images))
     unpacked, unpack_msec = timed(way.unpack(data, size_px) for data in packed)
@@ -200,7 +200,7 @@ def measure_labels(size_px: int) -> None:
 
 
 def main() -> None:
-    """Measures at each size, and the labels at the embedded model's."""
+    """Measure the costs at each size, and the labels at the embedded model's size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()

@@ -5,8 +5,8 @@ python -m benchmarks.probe [--rounds 3]
 lite0  EfficientNet-Lite0 as a SavedModel folder, 224 px: all photos, 27 of them in four more input ranges.
 b7     EfficientNet-B7's architecture at 600 px (random weights): as many photos as 30 s suffice for.
 
-Each row: seconds of wall time of `understand_model` in a process that has imported TensorFlow, without
-and with a remembered answer; medians of the rounds.
+Each row has the seconds of wall time of `understand_model` in a process that has imported TensorFlow, without
+and with a cached result; medians of the rounds.
 """
 
 from __future__ import annotations

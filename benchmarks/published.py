@@ -46,7 +46,7 @@ def prepare(folder: Path, ids: int, done: int) -> None:
 
 
 def stage(plan: Plan, ids: Sequence[str], uri: str) -> None:
-    """Stages a row for each id."""
+    """Stage a row for each id."""
     staging = plan.staging
     for start in range(0, len(ids), staging.every_rows):
         predictions = make_up(ids[start : start + staging.every_rows], uri, plan.model.labels)
@@ -57,7 +57,7 @@ def stage(plan: Plan, ids: Sequence[str], uri: str) -> None:
 
 
 def make_up(ids: Sequence[str], uri: str, labels: Sequence[str]) -> Iterator[Prediction]:
-    """Predictions that compress no better than real ones: digests and scores differ."""
+    """Yield predictions that compress no better than real ones, because digests and scores differ."""
     for image_id in ids:
         scores = sorted((random.random() for _ in labels), reverse=True)
         best = tuple(

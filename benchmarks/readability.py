@@ -25,7 +25,7 @@ _SPEECH = re.compile(r"\b(told|said|says|tell|tells|saying|telling)\b", re.I)
 
 
 class Source(NamedTuple):
-    """What is counted in one file.
+    """Figures of one file.
 
     Attributes:
       lines: Lines, blank ones included.

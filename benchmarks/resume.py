@@ -1,4 +1,4 @@
-"""What resuming costs: a run that finds most ids done, against Beam's own join of the same ids.
+"""The cost of resuming: a run over ids that are mostly done, against Beam's own join of the same ids.
 
 python -m benchmarks.resume [--ids 1000000] [--done 900000] [--rounds 3]
 python -m benchmarks.resume check OUTPUT IDS
@@ -22,30 +22,30 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-# Nothing large is imported into this process: Linux counts the memory of the process that
-# starts another as the other's own, where it is more.
+# Nothing large is imported here, because Linux counts the memory of the process that
+# starts another one as the new process's own, if it is more.
 
 TARGET_SEC, TARGET_MEMORY = 1.5, 1.25
 
 
 class Cost(NamedTuple):
-    """What a process took: seconds of wall time, and the peak of its memory."""
+    """Cost of a process: seconds of wall time, and peak of its memory."""
 
     wall_sec: float
     peak_mb: float
 
 
 def cost_of(module: str, *args: object) -> Cost:
-    """Run a module."""
+    """Run a module and return its cost."""
     command = [sys.executable, "-m", module, *map(str, args)]
     start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            sys.exit(f"{' '.join(command)} failed:\n{said.read()}")
+            output.seek(0)
+            sys.exit(f"{' '.join(command)} failed:\n{output.read()}")
     return Cost(time.perf_counter() - start, usage.ru_maxrss / 1024)
 
 
@@ -56,7 +56,7 @@ def label(folder: Path, ids: str, output: str) -> Cost:
 
 
 def measure(folder: Path, ids: int) -> dict[str, Cost]:
-    """One round: what each contender took."""
+    """Run one round and return the cost of each contender."""
     for output in ("resumed", "empty"):
         shutil.rmtree(folder / output, ignore_errors=True)
     shutil.copytree(folder / "published", folder / "resumed")
@@ -70,7 +70,7 @@ def measure(folder: Path, ids: int) -> dict[str, Cost]:
 
 
 def check(output: str, ids: str) -> None:
-    """Check that a published table has each id, and each once."""
+    """Check that a published table has each id exactly once."""
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
@@ -94,7 +94,7 @@ def report(rounds: list[dict[str, Cost]]) -> None:
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ids", type=int, default=1_000_000)
     parser.add_argument("--done", type=int, default=900_000)

@@ -1,4 +1,4 @@
-"""Time an image as the corpus grows, and start-up.
+"""Time per image as the corpus grows, and start-up time.
 
 python -m benchmarks.scaling [--images 1000,10000,100000] [--rounds 5]
 
@@ -27,7 +27,7 @@ from benchmarks.measure import Cost, compare, cost_of
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import run
 
-# A corpus is run over until so many images are done; the one that stands for none, so many times.
+# Images per round and corpus, images of the start-up corpus, and runs over the start-up corpus per round.
 _IMAGES_A_ROUND, _FEW, _RUNS_OF_FEW = 10_000, 2, 10
 
 _LOAD = """
@@ -51,7 +51,7 @@ def prepare(folder: Path, images: int) -> dict[str, str]:
 
 
 def sec_a_run(options: Mapping[str, str], runs: int) -> Cost:
-    """Return the time of a run in this process: the mean of several."""
+    """Return the mean time of several runs in this process."""
     start = Cost(time.perf_counter(), time.process_time())
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as output:
@@ -61,7 +61,7 @@ def sec_a_run(options: Mapping[str, str], runs: int) -> Cost:
 
 
 def usec_an_image(few: Mapping[str, str], corpora: Mapping[int, Mapping[str, str]]) -> dict[int, Cost]:
-    """Microseconds an image of each corpus, beyond what a run takes for hardly any."""
+    """Return the microseconds per image of each corpus, without the time of a run over hardly any images."""
     sec_a_run(few, 1)  # imports, and fills caches
     without = sec_a_run(few, _RUNS_OF_FEW)
     found = {}
@@ -72,14 +72,14 @@ def usec_an_image(few: Mapping[str, str], corpora: Mapping[int, Mapping[str, str
 
 
 def start_up_sec(few: Mapping[str, str], folder: Path) -> float:
-    """Seconds a command takes for hardly any images beyond imports and loading the model."""
+    """Return the seconds of a command over hardly any images, without imports and loading the model."""
     flags = [f"--{name}={value}" for name, value in few.items()]
     command = [sys.executable, "-m", "labelbeam", "run", *flags, f"--output={tempfile.mkdtemp(dir=folder)}"]
     return cost_of(command).wall_sec - cost_of([sys.executable, "-c", _LOAD, few["model"]]).wall_sec
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What staging and publishing cost: the pipeline against the same steps with Beam's own Parquet sink.
+"""The cost of staging and publishing: the pipeline against the same steps with Beam's own Parquet sink.
 
 python -m benchmarks.staging [--images 20000] [--rounds 5]
 python -m benchmarks.staging straight CORPUS OUTPUT
@@ -69,7 +69,7 @@ def as_dict(prediction: Prediction, names: list[str], metadata: RowMetadata) -> 
 
 
 def straight(corpus: str, output: str) -> None:
-    """Labels a corpus; the process ends as the pipeline's does, at once."""
+    """Label a corpus, and end the process at once, as the pipeline does."""
     options = pipeline_options(())
     config = load_config(None, {"input": corpus, "output": output, "model": throughput.MODEL})
     with prepared(config, options) as plan, new_pipeline(options) as pipe:
@@ -78,7 +78,7 @@ def straight(corpus: str, output: str) -> None:
 
 
 def straight_command(corpus: Path) -> list[str]:
-    """Labels a corpus into an empty folder, without the pipeline's way of writing."""
+    """Return the command that labels a corpus into an empty folder with Beam's sink."""
     output = corpus.parent / "output"
     shutil.rmtree(output, ignore_errors=True)
     return [sys.executable, "-m", "benchmarks.staging", "straight", str(corpus), str(output)]
@@ -93,7 +93,7 @@ def checked_cost(command: Command, corpus: Path, images: int) -> Cost:
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)

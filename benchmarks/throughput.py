@@ -23,12 +23,12 @@ from benchmarks.measure import Command, Run, compare, measure_rates, timed
 from benchmarks.rivals.rows import agreement, new_output, read_best
 
 MODEL = "efficientnet-lite0"
-# Labels are compared of each of the sample photos.
+# Number of images whose labels are compared: one for each sample photo.
 CHECKED_IMAGES = 57
 
 
 class Bounds(NamedTuple):
-    """How far labels may differ: the least share of images of the same class, the most a best score moves."""
+    """Bounds of differences: smallest share of images of the same class, largest change of a best score."""
 
     same_classes: float
     same_score: float
@@ -69,7 +69,7 @@ def compare_labels(size: str, runs: Mapping[str, Run], bounds: Mapping[str, Boun
     Args:
       size: Width and height of the photos.
       runs: The contenders.
-      bounds: What holds for a contender that does not use the same functions.
+      bounds: Bounds of contenders that do not use the same functions.
     """
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder) / "images", CHECKED_IMAGES, *map(int, size.split("x")))
@@ -107,7 +107,7 @@ CONTENDERS: dict[str, Command] = {
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="1600x1200,500x375")
     parser.add_argument("--images", default="400,1600")

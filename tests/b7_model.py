@@ -1,10 +1,10 @@
-"""The reference model's architecture, with random weights: its real ones can't be had offline."""
+"""The reference model's architecture with random weights, because its real weights can't be had offline."""
 
 from __future__ import annotations
 
 
 def save_b7(folder: str) -> None:
-    """Writes `EfficientNetB7` with random weights and TF Hub's signature."""
+    """Write `EfficientNetB7` with random weights and TF Hub's signature."""
     import tensorflow as tf
 
     network = tf.keras.applications.EfficientNetB7(weights=None, classifier_activation=None)

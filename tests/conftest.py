@@ -1,4 +1,4 @@
-"""Fixtures that many tests share; what is costly is made once a session."""
+"""Fixtures that many tests share; costly ones are made once per session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-# Set before TensorFlow is imported anywhere, here and in worker processes.
+# The level is set first, because TensorFlow reads the variable at its import, here and in worker processes.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 # A shell leaves SIGINT ignored in what it starts in the background, and so do all processes that tests start.
@@ -37,7 +37,7 @@ def _part(engine: str, make: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models are kept for the session alone, never in the user's cache."""
+    """Return the session's own cache folder, because tests must not fill the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["LABELBEAM_CACHE_DIR"] = str(folder)
     return folder
@@ -45,7 +45,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lite0_dir(cache_dir: Path) -> Path:
-    """The embedded model, converted once."""
+    """Return the folder of the embedded model, which is converted once per session."""
     from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
 
     return ensure_lite0_saved_model(cache_dir)
@@ -59,7 +59,7 @@ def gcs_server() -> Iterator[GcsEmulator]:
 
 @pytest.fixture
 def gcs(gcs_server: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> GcsEmulator:
-    """The emulator without any bucket, with this process pointed to it."""
+    """Return the emulator without any bucket, and point this process to it."""
     gcs_server.empty()
     for name, value in gcs_server.env.items():
         monkeypatch.setenv(name, value)
@@ -74,13 +74,13 @@ def web() -> Iterator[FaultServer]:
 
 @pytest.fixture(scope="session")
 def prism_flags() -> tuple[str, ...]:
-    """What sends a job to Prism."""
+    """Return the flags that send a job to Prism."""
     return ("--runner=PrismRunner", f"--prism_location={_part('Prism', install.prism)}")
 
 
 @pytest.fixture(scope="session")
 def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
-    """A cluster with a task manager to spare."""
+    """Yield a cluster with a spare task manager."""
     for make in install.ENGINES["flink"]:
         _part("Flink", make)
     with FlinkCluster(tmp_path_factory.mktemp("flink"), task_managers=3, slots=2) as cluster:

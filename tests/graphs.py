@@ -1,4 +1,4 @@
-"""Whole runs: a mixed corpus, and what the pure functions make of it."""
+"""Whole runs: a mixed corpus, and its results by the pure functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processi
 
 
 def make_mixed_corpus(folder: Path, images: int = 40) -> list[str]:
-    """Writes good and bad images; gives the paths of all and of some that are not there."""
+    """Write good and bad images; return their paths, and those of some images that do not exist."""
     folder.mkdir()
     paths = []
     for n in range(images):
@@ -46,7 +46,7 @@ def make_mixed_corpus(folder: Path, images: int = 40) -> list[str]:
 
 
 def label_purely(uris: list[str], classifier: Classifier) -> tuple[dict[str, list], dict[str, tuple]]:
-    """The pure functions over everything at once: labels by id, and (stage, reason) by id."""
+    """Run the pure functions over all images; return labels by id, and (stage, reason) by id."""
     labels, failures = {}, {}
     sources = Sources(LIMITS)
     for uri in dict.fromkeys(uris):
@@ -65,14 +65,14 @@ def label_purely(uris: list[str], classifier: Classifier) -> tuple[dict[str, lis
 
 
 def run_pipeline(*beam_flags: str, config: str | None = None, **options: Any) -> dict[str, Any]:
-    """Runs the pipeline as the command line would; gives the manifest."""
+    """Run the pipeline as the command line would; return the manifest."""
     finished = run(load_config(config, {name: str(value) for name, value in options.items()}, beam_flags))
     assert finished is not None
     return json.loads(json.dumps(dataclasses.asdict(finished.manifest)))
 
 
 def read_tables(output: Path | str) -> tuple[list[dict], list[dict]]:
-    """The rows of both tables, by id."""
+    """Return the rows of both tables, sorted by id."""
     folders = (f"{output}/{table}" for table in ("predictions", "failures"))
     tables = (ds.dataset(folder, partitioning=None).to_table().to_pylist() for folder in folders)
     predictions, failures = (sorted(rows, key=lambda row: row["id"]) for rows in tables)
@@ -80,7 +80,7 @@ def read_tables(output: Path | str) -> tuple[list[dict], list[dict]]:
 
 
 def assert_same_rows(output: Path, expected: Path) -> None:
-    """Checks that two outputs hold the same but for the run and differences of scores below 1e-5."""
+    """Check that two outputs are equal except for the run's id and differences of scores below 1e-5."""
     for rows, others in zip(read_tables(output), read_tables(expected), strict=True):
         assert [_without_scores(row) for row in rows] == [_without_scores(row) for row in others]
         for row, other in zip(rows, others, strict=True):
@@ -94,12 +94,12 @@ def _without_scores(row: dict) -> dict:
 
 
 def besides_progress(stderr: str) -> list[str]:
-    """The lines of a command's standard error that tell no progress."""
+    """Return the lines of a command's standard error that are no progress lines."""
     return [line for line in stderr.splitlines() if not re.match(r"[\d,]+ (of [\d,]+ )?images, ", line)]
 
 
 def read_until(stream: TextIO, text: str) -> str:
-    """Reads lines of a process until one has a text."""
+    """Read lines of a process until one contains a text; return all of them."""
     seen = ""
     for line in stream:
         seen += line
@@ -109,7 +109,7 @@ def read_until(stream: TextIO, text: str) -> str:
 
 
 def assert_sound(output: Path) -> dict[str, Any]:
-    """Checks what holds of every output folder; gives its manifest."""
+    """Check the invariants of every output folder; return its manifest."""
     manifest = json.loads((output / "manifest.json").read_text("utf-8"))
     assert manifest.pop("checksum")
     predictions, failures = read_tables(output)

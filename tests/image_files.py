@@ -19,36 +19,36 @@ IDENTITY_CURVE = (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)  # of YCbCr, as 
 
 
 def exif_of(orientation: int, order: str = "<") -> bytes:
-    """An EXIF block with an orientation and nothing else, without the name before it."""
+    """Return an EXIF block with an orientation and nothing else, without the name before it."""
     head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
     return head + struct.pack(order + "HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
 def xmp_of(orientation: int) -> bytes:
-    """An XMP packet with an orientation."""
+    """Return an XMP packet with an orientation."""
     return f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
 
 
 def chunk(kind: bytes, data: bytes = b"", spoil: int = 0) -> bytes:
-    """A PNG chunk; its checksum is off by `spoil`."""
+    """Return a PNG chunk whose checksum is XORed with `spoil`."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ spoil)
 
 
 def png(rows: list[bytes], width: int, bits: int, colour: int, extra: bytes = b"") -> bytes:
-    """A PNG of packed rows."""
+    """Return a PNG of packed rows."""
     header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     return PNG_SIGNATURE + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND")
 
 
 def with_chunk(data: bytes, extra: bytes, before: bytes = b"IDAT") -> bytes:
-    """A PNG with one more chunk."""
+    """Return a PNG with one more chunk."""
     at = data.index(before) - 4
     return data[:at] + extra + data[at:]
 
 
 def packed(values: np.ndarray, bits: int, order: str = ">") -> list[bytes]:
-    """Rows of values, each with a number of bits, the first one highest."""
+    """Return rows of packed values, each with a number of bits, the first value in the highest bits."""
     if bits in (8, 16, 32):
         return [row.astype(f"{order}u{bits // 8}").tobytes() for row in values]
     planes = (values[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)
@@ -56,13 +56,13 @@ def packed(values: np.ndarray, bits: int, order: str = ">") -> list[bytes]:
 
 
 def with_segment(jpeg: bytes, marker: int, payload: bytes) -> bytes:
-    """A JPEG with one more segment behind its first one."""
+    """Return a JPEG with one more segment behind its first one."""
     at = 4 + int.from_bytes(jpeg[4:6])
     return jpeg[:at] + bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload + jpeg[at:]
 
 
 def without_segment(jpeg: bytes, marker: int) -> bytes:
-    """A JPEG without the first segment of a kind."""
+    """Return a JPEG without the first segment of a kind."""
     at = jpeg.index(bytes((0xFF, marker)))
     return jpeg[:at] + jpeg[at + 2 + int.from_bytes(jpeg[at + 2 : at + 4]) :]
 
@@ -78,7 +78,7 @@ def bmp(
     top_down: bool = False,
     runs: bytes = b"",
 ) -> bytes:
-    """A BMP; `rows` are from the top, `runs` replace them."""
+    """Return a BMP; `rows` are from the top, `runs` replace them."""
     height = len(rows)
     lines = rows if top_down else rows[::-1]
     body = runs or b"".join(row + bytes(-len(row) % 4) for row in lines)
@@ -94,18 +94,18 @@ def bmp(
 
 
 def adam7(values: np.ndarray, bits: int) -> bytes:
-    """Seven passes of a PNG's values, `[H, W, C]` or `[H, W]`, each row without a filter."""
+    """Return the seven passes of a PNG's values, `[H, W, C]` or `[H, W]`, each row without a filter."""
     passes = (8, 8, 0, 0), (8, 8, 0, 4), (8, 4, 4, 0), (4, 4, 0, 2), (4, 2, 2, 0), (2, 2, 0, 1), (2, 1, 1, 0)
     parts = (values[top::down, left::right] for down, right, top, left in passes)
     return b"".join(b"\0" + row for part in parts for row in packed(part, bits))
 
 
 def tiff_of(samples: np.ndarray, bits: int, photometric: int, order: str = "<", **options: Any) -> bytes:
-    """A TIFF of one strip, or of one a plane, from its tags.
+    """Return a TIFF of one strip, or of one strip per plane, from its tags.
 
     Args:
       samples: `[H, W, S]`, each of a number of bits.
-      bits: Bits a sample.
+      bits: Bits per sample.
       photometric: Number of the colour space.
       order: Byte order, as `struct` writes it.
       **options: `planar`, `deflate`, `reverse_bits`: booleans; `tags`: numbers of more tags' values.
@@ -138,19 +138,19 @@ def _directory(tags: dict[int, list[int]], body: bytes, order: str) -> bytes:
 
 
 def tiff(values: np.ndarray, **options: Any) -> bytes:
-    """A TIFF as tifffile writes it."""
+    """Return a TIFF as tifffile writes it."""
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, values, metadata=None, **options)
     return buffer.getvalue()
 
 
 def box(kind: bytes, payload: bytes) -> bytes:
-    """A box of JPEG 2000 or AVIF."""
+    """Return a box of JPEG 2000 or AVIF."""
     return struct.pack(">I4s", len(payload) + 8, kind) + payload
 
 
 def jp2_with(data: bytes, *parts: bytes, keep: tuple[bytes, ...] = (b"ihdr", b"colr")) -> bytes:
-    """A JPEG 2000 whose header has only the boxes to keep, and then others."""
+    """Return a JPEG 2000 whose header has only the boxes to keep, followed by others."""
     at = data.index(b"jp2h") - 4
     size = int.from_bytes(data[at : at + 4])
     inner, place = b"", at + 8
@@ -162,7 +162,7 @@ def jp2_with(data: bytes, *parts: bytes, keep: tuple[bytes, ...] = (b"ihdr", b"c
 
 
 def animated_webp(canvas: tuple[int, int], at: tuple[int, int], frame: Image.Image, frames: int = 2) -> bytes:
-    """A WebP without alpha whose frames cover a part of the canvas."""
+    """Return a WebP without alpha whose frames cover a part of the canvas."""
     still = encoded(frame, "WEBP", lossless=True)[12:]
     place = tuple(value // 2 for value in at)
     sizes = b"".join(
@@ -181,7 +181,7 @@ def animated_webp(canvas: tuple[int, int], at: tuple[int, int], frame: Image.Ima
 
 
 def gif_on_canvas(canvas: tuple[int, int], at: tuple[int, int], frame: bytes) -> bytes:
-    """A GIF of one frame, moved to a place on a larger canvas."""
+    """Return a GIF of one frame, moved to a place on a larger canvas."""
     start = frame.index(b",", 13 + 3 * 2 ** ((frame[10] & 7) + 1))
     moved = frame[: start + 1] + struct.pack("<HH", *at) + frame[start + 5 :]
     return moved[:6] + struct.pack("<HH", *canvas) + moved[10:]

@@ -1,4 +1,4 @@
-"""Small encoded images, made on the spot."""
+"""Small encoded images, generated in memory."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from PIL import Image
 
 
 def gradient(width_px: int, height_px: int) -> Image.Image:
-    """Red grows to the right, green downwards; every place has a colour of its own."""
+    """Return an image whose red grows to the right and green downwards, so that all pixels differ."""
     x, y = np.meshgrid(np.linspace(0, 255, width_px), np.linspace(0, 255, height_px))
     return Image.fromarray(np.stack([x, y, np.full_like(x, 90)], -1).astype(np.uint8), "RGB")
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    """The image in a format, as Pillow writes it."""
+    """Return the image in a format, as Pillow writes it."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def jpeg_bytes(width_px: int = 64, height_px: int = 48, **options: Any) -> bytes:
-    """A JPEG of the gradient."""
+    """Return a JPEG of the gradient."""
     return encoded(gradient(width_px, height_px), "JPEG", quality=90, **options)
 
 
 def png_bytes(width_px: int = 64, height_px: int = 48) -> bytes:
-    """A PNG of the gradient."""
+    """Return a PNG of the gradient."""
     return encoded(gradient(width_px, height_px))
 
 
 def oriented_jpeg(image: Image.Image, orientation: int) -> bytes:
-    """A JPEG whose EXIF block says how it is turned."""
+    """Return a JPEG with an orientation in its EXIF block."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(image, "JPEG", quality=95, subsampling=0, exif=exif)
 
 
 def png_header(width_px: int, height_px: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
+    """Return a PNG that claims a size and has no pixels."""
     header = struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"") + _chunk(b"IEND", b"")
 
@@ -55,7 +55,7 @@ HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100)
 HTML = b"\n <!DOCTYPE html><html><body>Not found</body></html>"
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>'
 
-# Bytes that cannot be labelled, and the reason they get.
+# Bytes that cannot be labelled, and the reason of their failure.
 BAD_IMAGES = {
     "empty": (b"", "empty"),
     "text": (b"hello, world", "not_an_image"),

@@ -1,4 +1,4 @@
-"""The images and the template, as far as that goes without building them."""
+"""The container images and the template, as far as tests can check them without a build."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def test_flink_manifest__its_parts__fit_each_other_the_dockerfile_and_the_run_co
     assert spec["flinkVersion"] == "v" + beam["flink_version"].replace(".", "_")
     assert spec["image"].startswith(f"flink:{beam['flink_version']}.")
     assert spec["taskManager"]["replicas"] > beam["parallelism"]
-    # A pool serves one task manager, which has one slot; boot listens on 50000 when told to be a pool.
+    # A pool serves one task manager, which has one slot; with --worker_pool, boot listens on 50000.
     assert spec["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
     assert workers["args"] == ["--worker_pool"] and workers["ports"] == [{"containerPort": 50000}]
     assert 'ENTRYPOINT ["/opt/apache/beam/boot"]' in (ROOT / "Dockerfile").read_text("utf-8")

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Files of the product, imported as `labelbeam.pipeline` and `labelbeam.transforms` by links in labelbeam/.
+# Files of the product; links in labelbeam/ make them `labelbeam.pipeline` and `labelbeam.transforms`.
 PRODUCT = sorted(path for top in ("pipeline", "transforms", "deploy") for path in (ROOT / top).rglob("*.py"))
 PRODUCT += sorted((ROOT / "labelbeam").glob("*.py"))
 FILES = PRODUCT + sorted(path for top in ("tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))
 
-# Under its bare name a module would be imported twice, and its classes would be others to Beam's coders.
+# Bare names are refused, because a module imported twice has classes that Beam's coders take for different.
 BARE = ("pipeline", "transforms")
 PIPELINE = "labelbeam.pipeline"
 HEAVY = ("apache_beam", "tensorflow", "tensorflow_hub")
-# What each part must not import, by the longest prefix that fits a file.
+# Imports that each part must not have; the longest prefix that fits a file counts.
 FORBIDDEN = {
     "": BARE,
     "labelbeam": (*BARE, "tests", "benchmarks"),
@@ -73,7 +73,7 @@ def test_imports__module_with_a_door__are_of_that_file_alone(module, door):
 
 
 def test_models__are_there_without_beam():
-    # Environments of rivals have none, and a module of ours may bring it.
+    # Environments of rivals have no Beam, and a module of ours may import it.
     modules = "sys, labelbeam.transforms.models.classifier, labelbeam.transforms.models.spec"
     code = f"import {modules}; print('apache_beam' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

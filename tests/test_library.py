@@ -104,7 +104,7 @@ def test_package__every_name__is_there_and_nothing_heavy_is_imported_before():
 
 
 def test_package__beside_modules_of_the_same_names__is_not_disturbed(tmp_path):
-    """A user's own `pipeline` and `transforms` hide ours no more."""
+    """Import labelbeam beside a user's own `pipeline` and `transforms`, which must not hide ours."""
     for name in ("pipeline", "transforms"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong module')")

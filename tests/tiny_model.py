@@ -1,4 +1,4 @@
-"""A classifier of three classes that can be told by eye: how red, green and blue an image is."""
+"""A classifier of three classes that a reader can check by eye: an image's mean red, green and blue."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def save_tiny_model(
     classes: int = 3,
     stuck: bool = False,
 ) -> Path:
-    """Writes a SavedModel with the TF Hub signature; logits are the mean colours times `gain`, less 1.
+    """Write a SavedModel with the TF Hub signature; logits are the mean colours times `gain`, less 1.
 
     Args:
-      folder: Where it goes; what is there is replaced.
-      size_px: The input size its signature names, or None.
+      folder: Output folder; an existing one is replaced.
+      size_px: Input size in the signature, or None.
       gain: Factor of the mean colours.
-      poison: An all-white image gives NaN.
-      explode: An all-white image makes the model raise.
-      stuck: The model does not return for an all-white image.
-      classes: Outputs of -1 follow the three.
+      poison: Whether the outputs for an all-white image are NaN.
+      explode: Whether the model raises an error for an all-white image.
+      stuck: Whether the model never returns for an all-white image.
+      classes: Number of classes; those after the first three have outputs of -1.
     """
     import tensorflow as tf
 

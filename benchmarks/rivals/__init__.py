@@ -1,1 +1,1 @@
-"""What else one would label images with, each at its best and with the same model."""
+"""Other tools that label images, each in its best setting and with the same model."""

@@ -1,4 +1,4 @@
-"""The pipeline against what else one would label images with: the same network, each in its best setting.
+"""The pipeline against other tools that label images: the same network, each in its best setting.
 
 python -m benchmarks.rivals [--size 1600x1200] [--images 400,1600] [--rounds 5] [--only NAME,...]
                             [--environments build/rivals]
@@ -30,20 +30,20 @@ from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_mod
 
 ROOT = Path(__file__).parents[2]
 OURS = "labelbeam"
-# What must be the pipeline's where a rival prepares images in its own way.
+# Bounds for rivals that prepare images in their own way, because their pixels differ from ours.
 OWN_WAY = Bounds(same_classes=0.9, same_score=math.inf)
 
 
 class Rival(NamedTuple):
-    """What is known of a rival.
+    """A rival and the way to run it.
 
     Attributes:
-      module: What is run.
-      model: The model as it takes it: by name, as a SavedModel or as a Keras file.
-      bounds: How far its labels may differ from the pipeline's.
-      environment: Whose requirements it has, if not the pipeline's.
-      clocks: What can be measured of it.
-      args: What else it is told.
+      module: Module to run.
+      model: Form of the model: by name, as a SavedModel or as a Keras file.
+      bounds: Largest difference of its labels from the pipeline's.
+      environment: Name of its own environment; None stands for the pipeline's.
+      clocks: Clocks that measure it correctly.
+      args: Further arguments.
     """
 
     module: str
@@ -60,7 +60,7 @@ RIVALS = {
     "runinference_expert_threads": Rival("runinference_expert", "name", args=("multi_threading",)),
     "runinference_expert_processes": Rival("runinference_expert", "name", args=("multi_processing",)),
     "tf_data": Rival("tf_data", "saved_model", OWN_WAY),
-    # Ray's daemons leave its process, which is not charged for what they use.
+    # No CPU clock, because Ray's daemons are no children of the process, so that their time is not counted.
     "ray_data": Rival("ray_data", "saved_model", OWN_WAY, environment="ray", clocks=("wall",)),
     "daft_loop": Rival("daft_loop", "name", environment="daft", args=("threads",)),
     "daft_loop_processes": Rival("daft_loop", "name", environment="daft", args=("processes",)),
@@ -128,7 +128,7 @@ def corpus_of(folder: Path, images: int, size: str) -> Path:
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Run the measurements that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="1600x1200")
     parser.add_argument("--images", default="400,1600")

@@ -37,7 +37,7 @@ def load(model: str, threads: int) -> Classifier:
 
 
 class Labeler:
-    """What Daft makes once for each core; those of one process share the model."""
+    """The labeller that Daft makes once for each core; labellers of one process share the model."""
 
     def __init__(self, model: str, threads: int) -> None:
         with _loading:
@@ -45,7 +45,7 @@ class Labeler:
 
     @daft.method.batch(return_dtype=BEST, batch_size=BATCH_SIZE, unnest=True)
     def label(self, uris: daft.Series) -> list[dict]:
-        """Labels a batch of files."""
+        """Label a batch of files."""
         data = [Path(uri.removeprefix("file://")).read_bytes() for uri in uris]
         rule = self.classifier.spec.resize
         pixels = [decode_image(one, rule, 10**9).pixels for one in data]
@@ -53,7 +53,7 @@ class Labeler:
 
 
 def main(corpus: str, output: str, model: str, mode: str) -> None:
-    """Labels a folder of images."""
+    """Label a folder of images."""
     if mode == "processes":
         labeler = daft.cls(Labeler, use_process=True, max_concurrency=CORES)(model, threads=1)
     else:
@@ -61,12 +61,12 @@ def main(corpus: str, output: str, model: str, mode: str) -> None:
     files = daft.from_glob_path(f"{corpus}/*")
     labels = labeler.label(files["path"])
     files.select(files["path"].alias("uri"), labels).write_parquet(output)
-    # As the pipeline ends; Daft's threads now and then crash an interpreter that ends by itself.
+    # End at once, because Daft's threads now and then crash an interpreter that ends by itself.
     os._exit(0)
 
 
 if __name__ == "__main__":
-    # What Daft pickles is to be found in a module, not in `__main__`.
+    # Import by name, because Daft's workers find pickled objects only in a module, not in `__main__`.
     from benchmarks.rivals import daft_loop
 
     daft_loop.main(*sys.argv[1:])

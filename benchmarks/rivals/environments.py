@@ -1,4 +1,4 @@
-"""Environments of rivals that must not share the pipeline's: made at first use, kept for the next."""
+"""Environments of rivals that must not share the pipeline's; each is made at first use and then kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def python_of(environments: Path, name: str) -> str:
     requirements = Path(__file__).with_name(f"requirements-{name}.txt")
     folder = environments.absolute() / name
     installed, python = folder / requirements.name, folder / "bin" / "python"
-    # The copy is there once the installation has ended, and tells of what.
+    # The copy is written last, because its presence and content show which installation is complete.
     if not installed.is_file() or installed.read_text("utf-8") != requirements.read_text("utf-8"):
         print(f"Installing {requirements.name} into {folder}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)

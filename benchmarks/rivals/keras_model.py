@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as a Keras model, which is what Beam's TensorFlow handlers can load.
+"""EfficientNet-Lite0 as a Keras model, because Beam's TensorFlow handlers load no other kind.
 
 python -m benchmarks.rivals.keras_model SAVED_MODEL KERAS_FILE
 
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from labelbeam.transforms.models.efficientnet_lite import SIZE_PX
 
-# Tan and Le, "EfficientNet", 2019, table 1: repeats and stride of each stage. The weights tell all else.
+# Tan and Le, "EfficientNet", 2019, table 1: repeats and stride of each stage. The weights define all else.
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 TOLERANCE = 1e-3
 
@@ -40,7 +40,7 @@ def build(weights: Weights) -> tf.keras.Model:
 
 
 def block(x: Any, weights: Weights, expands: bool, stride: int) -> Any:
-    """Expand, filter by channel, project; and the way around it, where the shape stays."""
+    """Expand, filter by channel, project, and add the input if its shape is the output's."""
     y = conv(x, weights, activation="relu6") if expands else x
     kernel, bias = next(weights), next(weights)
     layer = tf.keras.layers.DepthwiseConv2D(kernel.shape[:2], stride, "same", activation="relu6")
@@ -63,7 +63,7 @@ def with_weights(layer: tf.keras.layers.Layer, x: Any, *weights: np.ndarray) -> 
 
 
 def main(saved_model: str, keras_file: str) -> None:
-    """Write the model under its name once it was read back and compared."""
+    """Write the model; it gets its final name only after it was read back and compared."""
     loaded = tf.saved_model.load(saved_model)
     unchecked = Path(keras_file).with_name(f"unchecked-{Path(keras_file).name}")
     build(variable.numpy() for variable in loaded.weights).save(unchecked)

@@ -15,7 +15,7 @@ from PIL import Image
 
 SIZE_PX, CROP_PADDING_PX = 224, 32
 
-# The best of what was tried on two cores: 1 and 2 actors of 0 to 1 CPU each, batches of 8 to 64. Two actors
+# The fastest setting on two cores, of 1 and 2 actors of 0 to 1 CPU each, batches of 8 to 64. Two actors
 # of one CPU leave none to read with and wait for ever; with less than one, the crop runs where images are
 # read, so that no whole image is shipped.
 ACTORS = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -24,7 +24,7 @@ BATCH_SIZE = 32
 
 
 def crop(row: dict[str, Any]) -> dict[str, Any]:
-    """Crops the central square and resizes it."""
+    """Crop the central square and resize it."""
     image = Image.fromarray(row["image"])
     side = int(SIZE_PX / (SIZE_PX + CROP_PADDING_PX) * min(image.size))
     left, top = ((length - side + 1) // 2 for length in image.size)
@@ -42,7 +42,7 @@ class ImageClassifier:
         self.model = tf.saved_model.load(saved_model)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Labels a batch."""
+        """Label a batch."""
         import tensorflow as tf
 
         scores = tf.nn.softmax(self.model(tf.cast(batch["image"], tf.float32) / 255)).numpy()
@@ -51,7 +51,7 @@ class ImageClassifier:
 
 
 def main(corpus: str, output: str, saved_model: str) -> None:
-    """Labels a folder of images."""
+    """Label a folder of images."""
     ray.init(include_dashboard=False)
     images = ray.data.read_images(corpus, mode="RGB", include_paths=True).map(crop)
     labels = images.map_batches(

@@ -1,4 +1,4 @@
-"""What every rival writes, a row for each image, and how it compares with the pipeline's."""
+"""Rows that every rival writes, one for each image, and their comparison with the pipeline's."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Best = dict[str, tuple[int, float]]
 
 
 def best_of(result: TopK | ImageError) -> dict[str, float]:
-    """Return a row, but for its URI."""
+    """Return a row without its URI."""
     if isinstance(result, ImageError):
         raise result
     return {"class_id": int(result.class_ids[0]), "score": float(result.scores[0])}
 
 
 def output_of(corpus: Path) -> Path:
-    """Where labels are written."""
+    """Return the output folder of a corpus."""
     return corpus.parent / "output"
 
 
 def new_output(corpus: Path) -> Path:
-    """Where labels are written, with nothing there."""
+    """Delete the output folder of a corpus and return its path."""
     shutil.rmtree(output_of(corpus), ignore_errors=True)
     return output_of(corpus)
 
 
 def read_best(corpus: Path) -> Best:
-    """Return the best class of each image, as a rival or the pipeline wrote it; an image lacks none."""
+    """Return the best class of each image from a rival's or the pipeline's output; no image may lack one."""
     predictions = output_of(corpus) / "predictions"
     if predictions.is_dir():
         rows = ds.dataset(predictions, format="parquet").to_table(["uri", "labels"]).to_pylist()
@@ -50,6 +50,6 @@ def read_best(corpus: Path) -> Best:
 
 
 def agreement(some: Best, others: Best) -> tuple[float, float]:
-    """Return the share of images of the same class, and the most that a best score differs by."""
+    """Return the share of images of the same class, and the largest difference of a best score."""
     same = sum(some[image][0] == others[image][0] for image in some) / len(some)
     return same, max(abs(some[image][1] - others[image][1]) for image in some)

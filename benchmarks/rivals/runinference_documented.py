@@ -22,7 +22,7 @@ RULE = ResizeRule(224)
 
 
 def read_image(path: str) -> tuple[str, tf.Tensor]:
-    """Decode an image, keyed by its path, and take the part of it that the model is made for."""
+    """Decode an image, keyed by its path, and crop and resize it for the model."""
     with Image.open(path) as image:
         rgb = image.convert("RGB")
     size = (RULE.size_px, RULE.size_px)
@@ -38,7 +38,7 @@ def to_row(uri: str, result: PredictionResult) -> dict:
 
 
 def main(corpus: str, output: str, model: str) -> None:
-    """Labels a folder of images."""
+    """Label a folder of images."""
     with beam.Pipeline("FnApiRunner") as pipe:
         _ = (
             pipe

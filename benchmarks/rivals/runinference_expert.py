@@ -49,7 +49,7 @@ class FrozenModelHandler(ModelHandler[np.ndarray, TopK | ImageError, Classifier]
     def run_inference(
         self, batch: Sequence[np.ndarray], model: Classifier, inference_args: dict[str, Any] | None = None
     ) -> Iterable[TopK | ImageError]:
-        """Labels a batch."""
+        """Label a batch."""
         return model.classify(batch)
 
 
@@ -64,7 +64,7 @@ def to_row(uri: str, result: TopK | ImageError) -> dict:
 
 
 def main(corpus: str, output: str, model: str, mode: str) -> None:
-    """Labels a folder of images."""
+    """Label a folder of images."""
     spec = resolve_spec(ModelOptions(model))
     cores = len(os.sched_getaffinity(0))
     workers = 1 if mode == "in_memory" else cores

@@ -17,7 +17,7 @@ class ComputeStub(Service):
       zones: Zones that have a resource, by kind (`machineTypes` or `acceleratorTypes`) and name.
       built_in: Accelerators of machine types, by name.
       images: Configurations of container images, by `path:tag`; each is listed for two processors.
-      answers: Status and body by path; they replace all other answers.
+      answers: Status and body by path; they replace all other responses.
       requests: Number of requests by path.
     """
 

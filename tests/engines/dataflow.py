@@ -67,7 +67,7 @@ class StubJob:
 
     def log(self, importance: str, text: str) -> None:
         """Add a message of some importance, such as `ERROR`."""
-        # Ascending times, because clients ask for messages from a time on.
+        # Times must ascend, because clients request the messages from a time on.
         n = len(self.messages)
         at = f"2026-01-01T00:{n // 60:02d}:{n % 60:02d}Z"
         kind = f"JOB_MESSAGE_{importance}"
@@ -86,7 +86,7 @@ def run_staged(job: StubJob) -> None:
     """Run the staged pipeline, in this process."""
     job.state = "JOB_STATE_RUNNING"
     pipeline = job.pipeline
-    # Embedded, because the staged environment is a container image, which a test can't start.
+    # Workers are embedded, because the staged environment is a container image, which a test can't start.
     for environment in pipeline.components.environments.values():
         environment.urn, environment.payload = python_urns.EMBEDDED_PYTHON, b""
     try:
@@ -107,7 +107,7 @@ def stay(job: StubJob) -> None:
     job.state = "JOB_STATE_RUNNING"
     job.cancel_requested.wait(300)
     job.state = "JOB_STATE_CANCELLING"
-    # Long enough for a client to read the state in between.
+    # The state stays for a while, because a client must be able to read it.
     time.sleep(0.2)
     job.state = _CANCELLED
 
@@ -224,7 +224,7 @@ def _messages(job: StubJob, query: dict[str, list[str]]) -> list[dict[str, str]]
 
 
 def _metrics(key: tuple[str, str], count: int) -> list[dict[str, Any]]:
-    """Return the two values that the service has for a counter: attempted and committed."""
+    """Return two values for each counter, attempted and committed, as the service does."""
     namespace, name = key
     attempted_and_committed: tuple[dict[str, str], ...] = ({"tentative": "true"}, {})
     contexts = [{"namespace": namespace, **more} for more in attempted_and_committed]

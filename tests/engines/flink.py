@@ -2,7 +2,7 @@
 
 python -m tests.engines.flink [--task_managers 2] [--slots 2]
 
-Prints the flags that send a job to it, and runs until Ctrl-C. Parts are installed
+The command prints the flags that send a job to it, and runs until Ctrl-C. Parts are installed
 on the first start (see install.py). Workers run in this interpreter's environment.
 """
 
@@ -29,7 +29,7 @@ import yaml
 from tests.engines import install
 
 _START_SEC = 120
-# What Flink 1.19 reaches into on Java 17.
+# Packages that must be opened, because Flink 1.19 uses their private parts on Java 17.
 _OPEN = [
     f"--add-opens=java.base/java.{package}=ALL-UNNAMED"
     for package in (
@@ -54,7 +54,7 @@ class FlinkCluster:
         self._folder = folder.absolute()
         self._count = task_managers
         self._slots = slots or task_managers
-        # Chosen now, because the flags of Beam have to name them before the cluster runs.
+        # Ports are chosen now, because Beam's flags have to name them before the cluster runs.
         self._rpc_port, self._rest_port = _free_ports(2)
         self.task_managers: list[subprocess.Popen] = []
         self._job_manager: subprocess.Popen | None = None
@@ -87,7 +87,7 @@ class FlinkCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Listed before their parents end, because afterwards nothing leads to them.
+        # Workers are listed before their parents end, because afterwards no process leads to them.
         workers = [worker for task_manager in self.task_managers for worker in workers_of(task_manager)]
         for process in self._processes:
             process.terminate()

@@ -13,7 +13,7 @@ from google.cloud import storage
 
 
 class GcsEmulator:
-    """Serves buckets from memory; `env` points clients to it.
+    """A GCS server with buckets in memory; `env` points clients to it.
 
     Attributes:
       env: Environment variables for this and other processes.
@@ -62,7 +62,7 @@ class GcsEmulator:
         return storage.Client(project="test")
 
 
-# What Beam takes for credentials without asking a server for a token.
+# Credentials that Beam accepts without requesting a token from a server.
 _CREDENTIALS = {
     "type": "authorized_user",
     "client_id": "none",

@@ -14,7 +14,7 @@ from tests.engines.service import Service
 
 
 class FaultServer(Service):
-    """Serves `files` by path, and faults by the names in `_FAULTS`.
+    """A web server of `files` by path, and of the faults that `_FAULTS` names.
 
     Attributes:
       files: Bytes by path, such as `/a.jpg`.
@@ -50,7 +50,7 @@ def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             super().setup()
 
         def handle(self) -> None:
-            # A handler of Python's would print a traceback among the results of the tests.
+            # Python's handler would print a traceback among the results of the tests, hence the suppression.
             with contextlib.suppress(ConnectionError):  # clients leave in the middle of a body
                 super().handle()
 
@@ -134,7 +134,7 @@ def _drip(handler, _argument: str) -> None:
 
 
 def _silent(handler, _argument: str) -> None:
-    time.sleep(600)  # longer than any test waits, so that a client that waits for it is noticed
+    time.sleep(600)  # longer than any test waits, because a client that waits for it must fail
     handler.close_connection = True
 
 

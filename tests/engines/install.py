@@ -1,4 +1,4 @@
-"""Gets the engines' parts from package registries; each is made once.
+"""Installation of the engines' parts from package registries; each part is made once.
 
 python -m tests.engines.install prism flink
 
@@ -23,32 +23,32 @@ import apache_beam
 from filelock import FileLock
 
 HERE = Path(__file__).parent
-# Of the Flink release that the job server's artifacts are made for.
+# The version must be the Flink release that the job server's artifacts are made for.
 _FLINK_JARS = "apache-flink-libraries==1.19.3"
 _GO_PACKAGES = {"prism": "sdks/v2/go/cmd/prism", "boot": "sdks/v2/python/container"}
 
 
 class MissingToolError(Exception):
-    """A program that an engine is made with is not on this machine."""
+    """A program that builds an engine is not on this machine."""
 
 
 def folder() -> Path:
-    """Where the parts are kept: `LABELBEAM_ENGINES_DIR`, by default `build/engines`."""
+    """Return the folder of the parts: `LABELBEAM_ENGINES_DIR`, by default `build/engines`."""
     return Path(os.environ.get("LABELBEAM_ENGINES_DIR", HERE.parents[1] / "build" / "engines")).absolute()
 
 
 def prism() -> Path:
-    """Beam's Go runner, of the Python SDK's version."""
+    """Return the path of Beam's Go runner, in the Python SDK's version."""
     return _go_binary("prism")
 
 
 def boot() -> Path:
-    """What starts a Python worker, of the Python SDK's version."""
+    """Return the path of the program that starts a Python worker, in the Python SDK's version."""
     return _go_binary("boot")
 
 
 def job_server() -> Path:
-    """Beam's job server for Flink, one jar."""
+    """Return the jar of Beam's job server for Flink."""
     pom = HERE / "job-server.pom.xml"
     jar = folder() / f"job-server-{hashlib.sha256(pom.read_bytes()).hexdigest()[:8]}.jar"
     with _making(jar) as missing:
@@ -57,15 +57,15 @@ def job_server() -> Path:
             with tempfile.TemporaryDirectory() as project:
                 copy = shutil.copy(pom, Path(project) / "pom.xml")
                 _run("mvn", "-q", "-B", "-f", str(copy), "package")
-                # Copied beside its place and renamed, because a build that is interrupted must not count as
-                # made.
+                # The jar is copied beside its place and renamed, because an interrupted build must not count
+                # as complete.
                 shutil.copy(Path(project) / "target" / "job-server.jar", folder() / "job-server.part")
             (folder() / "job-server.part").rename(jar)
     return jar
 
 
 def flink_jars() -> list[Path]:
-    """Flink itself."""
+    """Return the jars of Flink itself."""
     home = folder() / _FLINK_JARS.replace("==", "-")
     with _making(home) as missing:
         if missing:
@@ -91,7 +91,7 @@ def _go_binary(name: str) -> Path:
 
 @contextmanager
 def _making(path: Path) -> Iterator[bool]:
-    """Holds the lock on a part; tells whether it is still to be made."""
+    """Hold the lock on a part; yield whether the part is still to be made."""
     folder().mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         yield not path.exists()
@@ -113,7 +113,7 @@ ENGINES = {"prism": (prism,), "flink": (flink_jars, job_server, boot)}
 
 
 def main() -> None:
-    """Makes the parts of the engines named."""
+    """Make the parts of the engines that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

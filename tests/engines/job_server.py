@@ -1,4 +1,4 @@
-"""Beam's own job server as a process on loopback: it takes jobs in as Flink's does, and runs them itself."""
+"""Beam's own job server as a process on loopback. It accepts jobs as Flink's does, and runs them itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class JobServer:
     """A job server whose workers are processes of its own.
 
     Attributes:
-      flags: What gives jobs to it.
+      flags: Beam's flags that send a job here.
     """
 
     def __enter__(self) -> JobServer:
@@ -45,7 +45,7 @@ class JobServer:
         self._folder.cleanup()
 
     def kill(self) -> None:
-        """Ends it and its workers, as a machine that fails does."""
+        """Kill the server and its workers, as a failing machine would."""
         if self._process.poll() is None:
             workers = psutil.Process(self._process.pid).children(recursive=True)
             self._process.kill()

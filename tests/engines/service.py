@@ -24,9 +24,9 @@ class Service:
     """A service that runs while it is entered. Subclasses define `respond`, or give a handler."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler] | None = None) -> None:
-        # Bound here, because tests hand the address out before they enter the service.
+        # The server is bound here, because tests hand the address out before they enter the service.
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler or _handler_of(self))
-        # Otherwise the end of a test would wait for clients that keep their connections.
+        # Daemon threads, because the end of a test would wait for clients that keep their connections.
         self._server.daemon_threads = True
         self.port = self._server.server_port
 
@@ -35,7 +35,7 @@ class Service:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        # Polled every 10 ms, because `shutdown` waits for the next poll, by default half a second.
+        # The server polls every 10 ms, because `shutdown` waits for the next poll, by default half a second.
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 

@@ -22,7 +22,7 @@ from tests.synthetic import encoded, gradient
 
 WIDE = gradient(48, 32)  # as displayed
 _TURN = Image.Transpose
-# How the displayed picture is stored, by orientation: the inverse of how it is turned.
+# Transposition from the displayed to the stored picture, by orientation: the inverse of the decoder's.
 STORED = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
 STORED |= {6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}
 TIFF_XMP = 700

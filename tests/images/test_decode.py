@@ -92,7 +92,7 @@ def test_decode_image__palette_with_transparent_colour__is_white():
     assert (pixels_of(encoded(image, "PNG")) == (10, 20, 30)).all()
 
 
-# The high byte counts, whatever the low one is, as in libpng and TensorFlow.
+# Only the high byte counts, as in libpng and TensorFlow.
 SIXTEEN_BITS = [
     (0x0000, 0x00),
     (0x00FF, 0x00),

@@ -44,7 +44,7 @@ def test_batcher__flush_when_nothing_waits__starts_nothing(submitted, sizes):
 
 
 class Later:
-    """An executor whose work runs when it is told to."""
+    """An executor whose work runs when `run` is called."""
 
     def __init__(self):
         self.calls = []

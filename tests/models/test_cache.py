@@ -279,7 +279,7 @@ def test_kept__many_processes_at_once__it_is_fetched_once(cache, archive, web):
 
 
 def test_kept__fetching_process_was_killed__the_next_one_fetches(cache, archive):
-    """The killed process holds the lock and leaves half a model under a temporary name."""
+    """Kill the process while it holds the lock and half a model lies under a temporary name."""
     script = (
         "import os, sys, time; from labelbeam.transforms.models import cache;"
         "hold = lambda *_: (print('holds', flush=True), time.sleep(600));"

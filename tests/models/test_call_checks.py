@@ -1,4 +1,4 @@
-"""Checks of calls: what counts as the same outputs, and calls that do not return."""
+"""Checks of calls: tolerance of equal outputs, and calls that do not return."""
 
 import threading
 

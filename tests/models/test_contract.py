@@ -1,4 +1,4 @@
-"""Models of every kind: what is read of them, and what they give."""
+"""Models of every kind: their contracts and their outputs."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ RED, GREEN, BLUE = ((200, 10, 50), (0, 90, 20), (10, 20, 130))
 
 
 def save(folder, signatures, shape=(None, 16, 16, 3), dtype=tf.float32):
-    """A SavedModel that is not callable; `signatures` are functions of its images by name."""
+    """Save a model that is not callable; `signatures` are functions of its images by name."""
     module = tf.Module()
     spec = [tf.TensorSpec(shape, dtype, name="pixels")]
     made = {
@@ -97,7 +97,7 @@ def test_saved_model__input_type__is_kept(tmp_path, dtype):
     ("input_range", "mean"), [((0.0, 1.0), 0.2), ((-1.0, 1.0), -0.6), ((0.0, 255.0), 51.0)]
 )
 def test_saved_model__input_range__is_what_the_model_sees(tmp_path, input_range, mean):
-    """Two classes: how far the mean is from the one expected, and the other way."""
+    """Label by distance: class 0 wins if the mean is the expected one, else class 1."""
 
     def distance(x):
         d = tf.abs(colours(x)[:, :1] - mean)

@@ -1,4 +1,4 @@
-"""Damaged models: no flipped bit gives other labels, and every damage is one line with a remedy."""
+"""Damaged models: no flipped bit changes labels, and every damage is reported in one line with a remedy."""
 
 import random
 import shutil
@@ -64,7 +64,7 @@ def outputs(path: Path) -> np.ndarray:
 
 
 def assert_same_or_refused(path: Path, expected: np.ndarray) -> str:
-    """Return the one line of the refusal, or nothing."""
+    """Check outputs; return the line of the refusal, empty if the model loads."""
     try:
         assert np.array_equal(outputs(path), expected)
     except LabelbeamError as e:

@@ -1,4 +1,4 @@
-"""Keras files: how their outputs are named and chosen, and why some can't be loaded."""
+"""Keras files: names and choice of their outputs, and files that can't be loaded."""
 
 import os
 import subprocess
@@ -19,14 +19,14 @@ layers = keras.layers
 
 
 def save(path: Path, *middle, last=(), **of_input) -> Path:
-    """A model of three classes: how red, green and blue an image is."""
+    """Save a model of three classes: an image's mean red, green and blue."""
     start = keras.Input(**{"shape": (16, 16, 3)} | of_input)
     keras.Sequential([start, *middle, layers.GlobalAveragePooling2D(), *last]).save(path)
     return path
 
 
 def save_heads(path: Path, make, names=("straight", "turned")) -> Path:
-    """A model of the colours, and of the colours negated, in the structure that `make` gives the two."""
+    """Save a model of the colours and of the negated colours; `make` gives the structure of both outputs."""
     images = keras.Input((16, 16, 3))
     straight = layers.GlobalAveragePooling2D(name=names[0])(images)
     model = keras.Model(images, make(straight, layers.Rescaling(-1.0, name=names[1])(straight)))
@@ -239,7 +239,7 @@ def test_contract__int8_input__is_refused(tmp_path):
 
 
 def test_load_tensorflow__other_backends_in_the_environment__do_no_harm(tmp_path):
-    """In a process of its own, because Keras reads its environment once."""
+    """Load in a new process, because Keras reads its environment only once."""
     path = save(tmp_path / "m.keras", layers.Rescaling([1.0, 2.0, 3.0]))
     (tmp_path / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')
     code = """if True:

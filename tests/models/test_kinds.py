@@ -1,4 +1,4 @@
-"""Kinds of model: which paths are models, and refusals of all others."""
+"""Kinds of model: paths that are models, and refusals of all others."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Restored objects without signatures: how they are called."""
+"""Calls of restored objects without signatures."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ BOTH = ({"training": True}, {"training": False})
 
 
 def colours(x, training=None):
-    """The mean colours; while training, turned round."""
+    """Return the mean colours, negated while training."""
     mean = tf.reduce_mean(x, [1, 2])
     return -mean if training else mean
 

@@ -1,4 +1,4 @@
-"""Faster graphs: what they may change, and what happens where they change more."""
+"""Faster graphs: bounds of their changes, and graphs that change more."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ BFLOAT16 = Optimisation(precision="bfloat16")
 
 @pytest.fixture
 def plain_precision():
-    """Leaves TensorFlow as it was, whatever a test sets."""
+    """Reset TensorFlow's precision after a test."""
     yield
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
 

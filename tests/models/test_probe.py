@@ -1,4 +1,4 @@
-"""The probe: what models of every kind are taken for, and which are refused."""
+"""The probe: its reading of models of every kind, and refusals."""
 
 import re
 import threading
@@ -103,7 +103,7 @@ def test_understand__labels_of_a_binary_head__are_two(tmp_path):
 
 
 def grey_or_colours(images):
-    """Expect 0 to 255: what is dark is grey."""
+    """Expect pixels from 0 to 255: an image that is dark for this range counts as grey."""
     means = tf.reduce_mean(images, axis=[1, 2])
     return tf.concat([means, tf.fill([tf.shape(images)[0], 1], 110.0)], axis=1)
 

@@ -16,18 +16,18 @@ from tests.tiny_model import save_tiny_model
 
 
 class Desk:
-    """Asks a `Recent` for work that the test finishes by hand.
+    """A `Recent` whose work is finished by the test by hand.
 
     Attributes:
-      keys: What was submitted, in order.
-      futures: The work handed out, in the same order.
+      keys: Submitted keys, in order.
+      futures: Futures of the submitted keys, in the same order.
     """
 
     def __init__(self, max_items: int = 10) -> None:
         self.recent = Recent(max_items, lambda: None)
         self.keys, self.futures = [], []
 
-    def ask(self, key: str) -> Future:
+    def submit(self, key: str) -> Future:
         return self.recent.submit(key, lambda: self._hand_out(key), lambda value: f"{value}, adapted")
 
     def _hand_out(self, key: str) -> Future:
@@ -38,10 +38,10 @@ class Desk:
 
 def test_recent__same_key__is_submitted_once_and_adapted_for_the_others():
     desk = Desk()
-    first, under_way, other = desk.ask("a"), desk.ask("a"), desk.ask("b")
+    first, under_way, other = desk.submit("a"), desk.submit("a"), desk.submit("b")
     assert not under_way.done()
     desk.futures[0].set_result("A")
-    assert (first.result(0), under_way.result(0), desk.ask("a").result(0)) == (
+    assert (first.result(0), under_way.result(0), desk.submit("a").result(0)) == (
         "A",
         "A, adapted",
         "A, adapted",
@@ -52,16 +52,16 @@ def test_recent__same_key__is_submitted_once_and_adapted_for_the_others():
 def test_recent__over_its_bound__forgets_the_least_recently_used():
     desk = Desk(max_items=2)
     for key in ("a", "b", "a", "c", "a", "b"):
-        desk.ask(key)
+        desk.submit(key)
     assert desk.keys == ["a", "b", "c", "b"]
 
 
 def test_recent__error__is_given_to_those_who_wait_and_forgotten():
     desk = Desk()
-    waiting = [desk.ask("a"), desk.ask("a")]
+    waiting = [desk.submit("a"), desk.submit("a")]
     desk.futures[0].set_exception(ValueError("defect"))
     assert [str(future.exception(0)) for future in waiting] == ["defect", "defect"]
-    again = desk.ask("a")
+    again = desk.submit("a")
     desk.futures[1].set_result("A")
     assert desk.keys == ["a", "a"] and again.result(0) == "A"
 
@@ -69,16 +69,16 @@ def test_recent__error__is_given_to_those_who_wait_and_forgotten():
 def test_recent__error_of_work_already_forgotten__leaves_its_successor():
     desk = Desk(max_items=1)
     for key in ("a", "b", "a"):
-        desk.ask(key)
+        desk.submit(key)
     desk.futures[0].set_exception(ValueError("defect"))
-    desk.ask("a")
+    desk.submit("a")
     assert desk.keys == ["a", "b", "a"]
 
 
 def test_recent__many_threads__one_submission_per_key(monkeypatch):
     interval = sys.getswitchinterval()
     submitted = []
-    with ThreadPoolExecutor(8) as askers, ThreadPoolExecutor(2) as workers:
+    with ThreadPoolExecutor(8) as callers, ThreadPoolExecutor(2) as workers:
 
         def hand_out(key: str) -> Future:
             submitted.append(key)
@@ -88,7 +88,7 @@ def test_recent__many_threads__one_submission_per_key(monkeypatch):
         keys = [f"k{n // 8}" for n in range(1600)]
         try:
             sys.setswitchinterval(1e-6)
-            futures = list(askers.map(lambda k: recent.submit(k, lambda: hand_out(k), lambda v: v), keys))
+            futures = list(callers.map(lambda k: recent.submit(k, lambda: hand_out(k), lambda v: v), keys))
         finally:
             sys.setswitchinterval(interval)
         assert [f.result(timeout=60) for f in futures] == [key.upper() for key in keys]
@@ -103,7 +103,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def inferred(monkeypatch) -> list[int]:
-    """The first red value of every image that reaches the model."""
+    """Record the first red value of every image that reaches the model; return the list."""
     seen, classify = [], Classifier.classify
 
     def spy(self, images):

@@ -1,4 +1,4 @@
-"""Scaling rules: what a colour becomes, their names, and their part in the fingerprint."""
+"""Scaling rules: scaled colours, names of rules, and their part in the fingerprint."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What tests of whole runs share."""
+"""Fixtures that tests of whole runs share."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.tiny_model import save_tiny_model
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that can be told by eye; nobody changes it."""
+    """Return a model whose classes are an image's mean colours; tests must not change its files."""
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", size_px=16)
 
 
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out waiting for the disk, which takes most of the time of tests that write many files."""
+    """Replace fsync, because tests that write many files would spend most of their time in it."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -42,7 +42,7 @@ def one_client(gcs: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """TF Hub's cache with a small model in a preset's place: what is resolved without a network."""
+    """Return a function that puts a small model in a preset's place in TF Hub's cache."""
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
 
     def put(model: str) -> None:
@@ -55,7 +55,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
 
 @pytest.fixture
 def own_signal_handlers() -> Iterator[None]:
-    """Undo what the command line does to this process's signals when a test calls it as a function."""
+    """Restore signal handlers, because the command line replaces them when a test calls it as a function."""
     handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     yield
     for number, handler in handlers.items():

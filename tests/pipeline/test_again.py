@@ -1,4 +1,4 @@
-"""Runs over what is there already: refresh, rerun, replace, and what else changes a table."""
+"""Runs over existing tables: refresh, rerun, replace, and other changes of a table."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def test_refresh__some_images_changed__labels_these_again(tmp_path, tiny):
     assert run_pipeline(**options)["counts"]["kept"] == 10  # not asked to look
     counts = run_pipeline(**options, refresh="changed")["counts"]
     assert_sound(tmp_path / "out")
-    # The one that is gone keeps its labels, because its disk may not be mounted.
+    # The missing image keeps its labels, because its disk may not be mounted.
     assert (counts["kept"], counts["unchecked"], counts["labelled"], counts["failed"]) == (9, 1, 1, 0)
     predictions, failures = read_tables(tmp_path / "out")
     after = {p["uri"]: p for p in predictions}
@@ -113,11 +113,11 @@ def test_rerun__no_reasons_given__tries_all_again_and_nothing_where_none_is_left
 
 
 @pytest.mark.parametrize(
-    ("only", "said"),
+    ("only", "message"),
     [("often", "only='often' is not allowed"), ("bad_row", "only='bad_row'"), ("", "only=''")],
 )
-def test_rerun__no_such_reason__is_a_user_error(tmp_path, only, said):
-    with pytest.raises(UserError, match=said):
+def test_rerun__no_such_reason__is_a_user_error(tmp_path, only, message):
+    with pytest.raises(UserError, match=message):
         rerun(str(tmp_path), only, {}, ())
 
 
@@ -178,11 +178,11 @@ def test_partition_by__column_and_hash__rows_are_the_same_and_verify(tmp_path, t
 
 
 @pytest.mark.parametrize(
-    ("by", "said"), [("no", "it must be a column"), ("hash:0", "hash:N"), ("hash:x", "hash:N")]
+    ("by", "message"), [("no", "it must be a column"), ("hash:0", "hash:N"), ("hash:x", "hash:N")]
 )
-def test_partition_by__no_such_column__is_a_user_error(tmp_path, tiny, by, said):
+def test_partition_by__no_such_column__is_a_user_error(tmp_path, tiny, by, message):
     images = write_images(tmp_path / "in", ["a.jpg"])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         run_pipeline(input=images, output=tmp_path / "out", model=tiny, partition_by=by)
 
 
@@ -268,7 +268,7 @@ def file_of(published, table):
 
 
 def alter(published, change) -> None:
-    """Changes the manifest, whose checksum is then that of the changed one."""
+    """Change the manifest, and update its checksum."""
     path = published / "manifest.json"
     manifest = json.loads(path.read_text("utf-8"))
     change(manifest)
@@ -278,7 +278,7 @@ def alter(published, change) -> None:
 
 
 def relist(manifest, published, table, rows) -> None:
-    """Lists the files as they are now, of which one of a table has so many rows."""
+    """List the files in the manifest as they are now; `table` has one file, with `rows` rows."""
     manifest["rows"][table] = rows
     for entry in manifest["files"]:
         if entry["table"] == table:
@@ -292,7 +292,7 @@ def renamed(counts, names):
 
 
 def rewrite(published, table, change) -> None:
-    """Changes a table's rows behind the manifest's back, which then lists the file as it is."""
+    """Change a table's rows, and list the changed file in the manifest."""
     import pyarrow.parquet as pq
 
     path = file_of(published, table)
@@ -406,7 +406,7 @@ def test_run__longer_csv_of_other_types__keeps_those_of_the_table(tmp_path, tiny
 
 
 def test_run__same_graph_twice__publishes_both_times(tmp_path, tiny):
-    """As a runner does that starts a whole job again, or a user who starts a template twice."""
+    """Run one graph twice, because a runner may restart a job, and a user may start a template twice."""
     import apache_beam as beam
 
     from labelbeam.pipeline.graph import build_graph
@@ -464,7 +464,7 @@ def test_run__staged_file_is_damaged__deletes_it_and_labels_its_rows_again(tmp_p
     rows = [f"{images}/{n}.jpg,{n}" for n in range(6)]
     (tmp_path / "list.csv").write_text("\n".join(["uri,n", *rows]), "utf-8")
     options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny, "stage_rows": 2}
-    with pytest.raises(RunError, match="folders"):  # which leaves all staged
+    with pytest.raises(RunError, match="folders"):  # the failed run leaves all rows staged
         run_pipeline(**options, partition_by="n", max_partitions=3)
     path, *others = sorted((tmp_path / "out").glob("_staging/*/predictions/*.parquet"))
     lost = ds.dataset(path).count_rows()

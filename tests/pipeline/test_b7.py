@@ -1,4 +1,4 @@
-"""The reference model's architecture at its native size; its real weights can't be had offline."""
+"""The reference model's architecture at its native size, because its real weights can't be had offline."""
 
 import multiprocessing
 import subprocess
@@ -13,13 +13,13 @@ from tests.graphs import assert_sound, read_tables
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
-# Measured: 6.5 GB at its peak, while TensorFlow optimises the frozen graph; 3 GB afterwards.
+# The measured peak is 6.5 GB, while TensorFlow optimises the frozen graph; 3 GB remain afterwards.
 _MAX_RSS_BYTES = 8 << 30
 
 
 @pytest.fixture(scope="module")
 def b7(tmp_path_factory):
-    """Made in a process of its own, whose memory is not the run's."""
+    """Save the model in a process of its own, so that its memory does not count as the run's."""
     folder = tmp_path_factory.mktemp("b7")
     process = multiprocessing.get_context("spawn").Process(target=save_b7, args=(str(folder),))
     process.start()

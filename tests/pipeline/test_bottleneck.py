@@ -25,12 +25,12 @@ SECOND = 1_000_000
 
 
 def config(**options: str) -> RunConfig:
-    """The configuration of a run."""
+    """Return the configuration of a run."""
     return load_config(None, {"input": "in", "output": "out", "model": "m", **options})
 
 
 def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **counts: int) -> Work:
-    """Two cores for some seconds: the shares of the time in which the model and the decoders were busy."""
+    """Return the work of two cores, from the shares of time in which the model and the decoders were busy."""
     callers = 1 if on_gpu else 2
     counted = {
         meter.WALL_USEC: sec * SECOND,
@@ -55,7 +55,7 @@ def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **cou
         (work(0.5, 0.95, on_gpu=True), "decoding"),
         (work(0.5, 0.5, on_gpu=True), "fetching"),
         (work(0.95, 0.5), "model"),
-        (work(0.6, 0.4), "model"),  # both share the cores, which are busy
+        (work(0.6, 0.4), "model"),  # together they keep the cores busy
         (work(0.3, 0.65), "decoding"),
         (work(0.1, 0.1), "fetching"),
     ],

@@ -1,4 +1,4 @@
-"""The command line as its user meets it: a process, its output and its exit status."""
+"""The command line as its user sees it: a process, its output and its exit status."""
 
 import os
 import re
@@ -154,22 +154,22 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("args", "said"), MISTAKES, ids=str)
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=str)
 @pytest.mark.usefixtures("own_signal_handlers")
 def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(
-    tmp_path, tiny, monkeypatch, capfd, args, said
+    tmp_path, tiny, monkeypatch, capfd, args, message
 ):
     monkeypatch.chdir(ROOT)
     status = main(mistaken(tmp_path, tiny, args))
-    assert_mistake(status, *capfd.readouterr(), said)
+    assert_mistake(status, *capfd.readouterr(), message)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("args", "said"), [MISTAKES[0], MISTAKES[9], MISTAKES[-3]], ids=str)
-def test_command__a_users_mistake__is_one_line_and_status_2(tmp_path, tiny, args, said):
-    """As processes, because TensorFlow and Beam write to standard error when they are first imported."""
+@pytest.mark.parametrize(("args", "message"), [MISTAKES[0], MISTAKES[9], MISTAKES[-3]], ids=str)
+def test_command__a_users_mistake__is_one_line_and_status_2(tmp_path, tiny, args, message):
+    """Run processes, because TensorFlow and Beam write to standard error when they are first imported."""
     done = labelbeam(*mistaken(tmp_path, tiny, args))
-    assert_mistake(done.returncode, done.stdout, done.stderr, said)
+    assert_mistake(done.returncode, done.stdout, done.stderr, message)
     assert not (tmp_path / "out").exists()
 
 
@@ -188,9 +188,9 @@ def mistaken(tmp_path, tiny, args) -> list[str]:
     return [places.get(arg, arg) for arg in args]
 
 
-def assert_mistake(status: int, out: str, err: str, said: str) -> None:
+def assert_mistake(status: int, out: str, err: str, message: str) -> None:
     assert status == 2, err
-    assert said in err and "Traceback" not in err
+    assert message in err and "Traceback" not in err
     assert len(err.splitlines()) == 1 and out == ""
 
 
@@ -217,7 +217,7 @@ def test_command__terminal__shows_that_modules_are_being_loaded(monkeypatch, cap
 
 
 def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:
-    """Start a run over images that do not come within the time of a test."""
+    """Start a run over images that take longer than the test to arrive."""
     (tmp_path / "list.txt").write_text("\n".join(web.uri(f"/silent/{n}") for n in range(100)))
     args = ["run", f"--input={tmp_path / 'list.txt'}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]
     process = subprocess.Popen(
@@ -256,7 +256,7 @@ def test_run__worker_process_killed__says_so_and_exits_with_1(tmp_path, tiny, we
 
 
 def youngest_worker(pid: int) -> int:
-    """A process below `pid` that runs Beam's worker."""
+    """Return a process below `pid` that runs Beam's worker."""
     children = psutil.Process(pid).children(recursive=True)
     return max(p.pid for p in children if "sdk_worker_main" in p.cmdline()[2])
 

@@ -61,9 +61,9 @@ def test_as_dict__any__loads_again_from_a_manifest_and_from_a_file(tmp_path, fla
     values = json.loads(json.dumps(config.as_dict()))
     beam_flags = values.pop("beam_flags")
     assert values.keys() == RUN_OPTIONS.keys()
-    said = {name: value for name, value in values.items() if value not in (None, [], {})}
-    assert make_config(said, "manifest: ", {}, beam_flags) == config
-    assert load_config(write(tmp_path, yaml.safe_dump(said, sort_keys=False)), {}, beam_flags) == config
+    options = {name: value for name, value in values.items() if value not in (None, [], {})}
+    assert make_config(options, "manifest: ", {}, beam_flags) == config
+    assert load_config(write(tmp_path, yaml.safe_dump(options, sort_keys=False)), {}, beam_flags) == config
 
 
 def test_make_config__flags__win_over_values_and_errors_name_the_source():
@@ -123,7 +123,7 @@ def test_load_config__no_such_reason_or_rate__is_refused(rates):
 
 
 @pytest.mark.parametrize(
-    ("yaml", "said"),
+    ("yaml", "message"),
     [
         ("topk: 3", "unknown key 'topk'. Did you mean top_k?"),
         ("nonsense: 3", "Known keys: accelerator_hint, batch_size"),
@@ -148,10 +148,10 @@ def test_load_config__no_such_reason_or_rate__is_refused(rates):
         ("a: [", "is not YAML"),
     ],
 )
-def test_load_config__bad_file__one_line_names_key_value_and_allowed(tmp_path, yaml, said):
+def test_load_config__bad_file__one_line_names_key_value_and_allowed(tmp_path, yaml, message):
     with pytest.raises(UserError) as e:
         load_config(write(tmp_path, yaml), NEEDED)
-    assert said in str(e.value) and "\n" not in str(e.value)
+    assert message in str(e.value) and "\n" not in str(e.value)
 
 
 RANGES = {name: option.between for name, option in RUN_OPTIONS.items() if math.isfinite(option.between[1])}

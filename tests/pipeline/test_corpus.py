@@ -133,7 +133,7 @@ def test_find_corpus__folder_that_may_not_be_listed__is_a_user_error(tmp_path, m
 
 @pytest.mark.parametrize("first", ["link", "pipe"])
 def test_find_corpus__glob_of_images__is_one_whatever_its_first_file_is(tmp_path, first):
-    """Each file is an image or a failure of its own, which only lists cannot be."""
+    """Expect one result per file, because a glob of images is never read as lists."""
     (tmp_path / "b.jpg").touch()
     (tmp_path / "a.jpg").symlink_to("nowhere") if first == "link" else os.mkfifo(tmp_path / "a.jpg")
     assert len(list(list_rows(find_corpus(ReadConfig(input=f"{tmp_path}/*.jpg"))))) == 2

@@ -31,7 +31,7 @@ REACHED = "the graph is reached"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """An output folder with two generations and an unfinished run; nobody changes it."""
+    """Return an output folder with two generations and an unfinished run; tests change only copies of it."""
     output = tmp_path_factory.mktemp("whole") / "out"
     label(output, run_number(1), OLD[3:])
     label(output, run_number(2), OLD)
@@ -46,7 +46,7 @@ def output(whole, tmp_path) -> Path:
 
 @pytest.fixture
 def command(output, tmp_path, monkeypatch, capsys):
-    """Runs a command up to its graph, with a model that needs no TensorFlow; gives status and message."""
+    """Return a function that runs a command up to its graph; the function returns status and message."""
     spec = SimpleNamespace(
         **{"handle": "a model", "digest": "d", "outputs": "logits", "length": 10, "labels": ("a",)},
         **{"model_fingerprint": "model-1", "preprocessing_fingerprint": "pre-1"},
@@ -61,7 +61,7 @@ def command(output, tmp_path, monkeypatch, capsys):
     runs = set((output / "_staging").iterdir())
     options = pipeline_options(())
     for stub, value in (("pipeline_options", options), ("check_rules", None), ("new_pipeline", None)):
-        monkeypatch.setattr(launch, stub, lambda *_, value=value: value)  # Beam's take 0.1 s a command
+        monkeypatch.setattr(launch, stub, lambda *_, value=value: value)  # Beam takes 0.1 s
     monkeypatch.setattr(prepare, "prepare_model", lambda *_: spec)
     monkeypatch.setattr(launch, "build_graph", reached)
     (tmp_path / "list.csv").write_text("uri,price\na.jpg,0.5\n", "utf-8")
@@ -87,7 +87,7 @@ def test_commands__whole_output__come_to_their_graphs(command):
 
 
 def places(value, path=()):
-    """The places of all keys and items of a document."""
+    """Yield the paths of all keys and items of a document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield (*path, key)
@@ -95,7 +95,7 @@ def places(value, path=()):
 
 
 def edited(document, place, value):
-    """A copy of a document with another value at a place; None removes the key."""
+    """Return a copy of a document with another value at a place; None removes the key."""
     copy = json.loads(json.dumps(document))
     *above, last = place
     inner = copy
@@ -109,7 +109,7 @@ def edited(document, place, value):
 
 
 def edits(document):
-    """Copies of a document in each of which one key is removed, retyped or emptied."""
+    """Yield copies of a document, each with one key removed, retyped or emptied."""
     for place in places(document):
         value = document
         for key in place:
@@ -124,7 +124,7 @@ DOCUMENTS = ("manifest.json", "_generations/000001.json", f"_staging/{run_number
 
 
 def content_of(path) -> tuple[dict, str]:
-    """A document without its checksum, and the checksum."""
+    """Return a document without its checksum, and the checksum."""
     content = json.loads(path.read_text("utf-8"))
     return content, content.pop("checksum")
 
@@ -161,14 +161,14 @@ def rows_of(output: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def longer(whole, tmp_path_factory) -> list[dict]:
-    """The rows after a longer list."""
+    """Return the rows after a run over a longer list."""
     output = shutil.copytree(whole, tmp_path_factory.mktemp("longer") / "out")
     label(output, run_number(4), LONGER)
     return rows_of(output)
 
 
 def mend(output: Path, whole: Path, path: Path, message: str) -> None:
-    """Does what a message says about a file."""
+    """Apply the remedy of a message to a file."""
     if "or delete" in message and "_staging" in str(path):
         shutil.rmtree(path.parent)
     elif "or delete" in message:
@@ -182,7 +182,7 @@ def mend(output: Path, whole: Path, path: Path, message: str) -> None:
 
 
 def check_damaged(output: Path, whole: Path, path: Path, longer: list[dict]) -> None:
-    """Checks that a file's damage is reported by name or harmless.
+    """Check that a file's damage is reported by name or harmless.
 
     `verify` names the file if readers see it. A run of a longer list refuses it with a remedy that works,
     or ends with the tables that it would have without the damage.
@@ -236,7 +236,7 @@ def put_folder(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """Puts a file of the same length there."""
+    """Replace a file by other bytes of the same length."""
     path.write_bytes(bytes(reversed(path.read_bytes())))
 
 
@@ -320,7 +320,7 @@ def test_staged_file__cannot_be_read__is_not_deleted(output, monkeypatch):
 
 @pytest.mark.parametrize("kind", [*TABLES, f"_staging/*/{TABLES[0]}"])
 def test_file__damaged_after_its_ids_were_read__is_not_copied(output, kind):
-    """As above, where a file is damaged while the run goes on."""
+    """Damage a file after the run has read its ids, before the run copies its rows."""
     publication = plan_publication(output, run_number(4))
     for path in output.glob(f"{kind}/*.parquet"):
         for bit in range(0, 8 * path.stat().st_size, 997):

@@ -1,4 +1,4 @@
-"""Jobs of the real `DataflowRunner`: what is submitted, and how it is followed."""
+"""Jobs of the real `DataflowRunner`: their submission, and following them."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def stub(gcs):
 
 
 class Expected(NamedTuple):
-    """What a file asks of the service."""
+    """The part of a submitted job that a file sets."""
 
     machine: str
     disk_gb: int
@@ -66,9 +66,9 @@ JOBS = {
 
 @pytest.fixture
 def submit(stub, gcs, hub, monkeypatch):
-    """Submits what a file asks for, without waiting for it; gives the job as the service has it."""
-    monkeypatch.chdir(ROOT)  # where a file's setup_file is
-    stub.play = end_as("JOB_STATE_CANCELLED")  # so that its name is free again
+    """Return a function that submits a file's job without waiting, and returns the job from the service."""
+    monkeypatch.chdir(ROOT)  # because a file's setup_file is relative to it
+    stub.play = end_as("JOB_STATE_CANCELLED")  # because a running job would keep its name
 
     def submit(path: Path, name: str = "out", listed: int = 1):
         gcs.put("gs://dataflow/list.csv", b"uri,price\n" + b"gs://dataflow/a.jpg,1.5\n" * listed)
@@ -86,7 +86,7 @@ def test_jobs__files__are_all_expected_here():
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_submission__every_file__the_job_is_what_it_says(name, submit):
+def test_submission__every_file__the_job_has_its_settings(name, submit):
     expected, job = JOBS[name], submit(CONFIGS / f"{name}.yaml")
     environment = job.description["environment"]
     (pool,) = environment["workerPools"]
@@ -115,7 +115,7 @@ def test_submission__every_file__the_job_is_what_it_says(name, submit):
 
 
 def assert_labelling_alone_asks_for_an_accelerator(pipeline, hint: str | None) -> None:
-    """Check resource hints: they ask for an accelerator where steps label, if the file has a hint at all."""
+    """Check that only labelling steps have the accelerator's hint, if the file has a hint at all."""
     asked = dict(accelerators(pipeline))
     assert set(asked.values()) == {None, hint}
     labelling = (
@@ -133,7 +133,7 @@ def assert_labelling_alone_asks_for_an_accelerator(pipeline, hint: str | None) -
 
 
 def accelerators(pipeline):
-    """The steps that run on workers, and the accelerator each asks for."""
+    """Yield the steps that run on workers, each with the accelerator in its hints or None."""
     for transform in pipeline.components.transforms.values():
         if transform.environment_id and not transform.subtransforms:
             hints = pipeline.components.environments[transform.environment_id].resource_hints
@@ -187,12 +187,12 @@ def test_submission__template__is_written_and_not_submitted(stub, gcs, hub, tmp_
     assert stub.jobs == [] and "start it from its template" in capsys.readouterr().out
 
 
-# From here on the jobs run, with a model of three classes.
+# The jobs of the tests below run, with a model of three classes.
 
 
 @pytest.fixture
 def corpus(gcs, tiny, tmp_path):
-    """Three images, one that is none, and a model, in the bucket; gives the command's arguments."""
+    """Put three images, a file that is none, and a model in the bucket; return the command's arguments."""
     for path in tiny.rglob("*"):
         if path.is_file():
             gcs.put(f"gs://dataflow/tiny/{path.relative_to(tiny)}", path.read_bytes())
@@ -218,7 +218,7 @@ def arguments(stub, corpus):
 
 @pytest.fixture
 def brisk(monkeypatch, own_signal_handlers):
-    """Following without the pauses."""
+    """Shorten the pauses of following a job."""
     monkeypatch.setattr(follow, "_POLL_SEC", 0.02)
     monkeypatch.setattr(follow, "_COUNTS_SEC", 0.0)
     monkeypatch.setattr(follow, "_REASON_POLL_SEC", 0.02)
@@ -263,7 +263,7 @@ OURS = TRACEBACK.replace(
 
 
 @pytest.mark.parametrize(
-    ("errors", "said"),
+    ("errors", "message"),
     [
         ((TRACEBACK, TRACEBACK, WORKFLOW_FAILED), "The job failed: ValueError: no such thing"),
         ((TRACEBACK, OURS, WORKFLOW_FAILED), "The job failed: The disc is full."),
@@ -274,12 +274,12 @@ OURS = TRACEBACK.replace(
         ),
     ],
 )
-def test_run__job_failed__the_cause_comes_first(stub, arguments, brisk, capsys, errors, said):
+def test_run__job_failed__the_cause_comes_first(stub, arguments, brisk, capsys, errors, message):
     stub.play = fail(*errors)
     assert main(arguments) == 1
     err = capsys.readouterr().err
     last = err.splitlines()[-1]
-    assert last.startswith(f"labelbeam: {said}") and "run the same command again" in last
+    assert last.startswith(f"labelbeam: {message}") and "run the same command again" in last
     assert "Traceback" not in err and "passed through" not in err
     assert err.count("Dataflow: ValueError: no such thing") <= 1
 
@@ -303,16 +303,16 @@ def test_run__a_worker_stops_the_job__its_words_are_the_cause(stub, gcs, corpus,
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         ("JOB_STATE_CANCELLED", "The job was cancelled, and not by this command. Finished work is kept"),
         ("JOB_STATE_UPDATED", "The job ended as UPDATED, and published nothing. Finished work is kept"),
     ],
 )
-def test_run__job_ended_elsewhere__says_so(stub, arguments, brisk, capsys, state, said):
+def test_run__job_ended_elsewhere__is_reported(stub, arguments, brisk, capsys, state, message):
     stub.play = end_as(state)
     assert main(arguments) == 1
-    assert f"labelbeam: {said}" in capsys.readouterr().err
+    assert f"labelbeam: {message}" in capsys.readouterr().err
 
 
 def test_run__warnings_and_errors_of_the_service__are_shown_once_each(stub, arguments, brisk, capsys):
@@ -368,7 +368,7 @@ def test_run__a_job_of_that_name_is_active__is_refused(stub, arguments, brisk, c
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    """The command as a process."""
+    """Start the command as a process."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
         [sys.executable, "-m", "labelbeam", *arguments], cwd=ROOT, env=os.environ, **pipes
@@ -382,8 +382,8 @@ def test_run__ctrl_c__cancels_the_job_and_waits_until_it_has_ended(stub, gcs, co
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and stub.job.state == "JOB_STATE_CANCELLED"
-    said, last = err.splitlines()[0], err.splitlines()[-1]
-    assert said == "Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once."
+    first, last = err.splitlines()[0], err.splitlines()[-1]
+    assert first == "Cancelling the job, and waiting until it has ended. Ctrl-C again leaves at once."
     assert last.startswith(
         "Interrupted: the job is cancelled. Finished work is kept: run the same command again"
     )

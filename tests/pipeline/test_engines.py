@@ -1,4 +1,4 @@
-"""The same rows on every runner, and what befalls a cluster's workers."""
+"""Equal rows on every runner, and failures of a cluster's workers."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ LISTED_TWICE = 5
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """A list of the photos, of images that can't be read, and of some of both again."""
+    """Return a list of the photos, of images that can't be read, and of some of both again."""
     folder = tmp_path_factory.mktemp("photos")
     bad = []
     for name, (data, _) in BAD_IMAGES.items():
@@ -40,7 +40,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def many_photos(photos) -> Path:
-    """A list of many links to the photos."""
+    """Return a list of many links to the photos."""
     folder = photos.parent / "many"
     folder.mkdir()
     originals = photo_paths()
@@ -56,7 +56,7 @@ def label(photos, output, *flags):
 
 @pytest.fixture(scope="module")
 def expected(photos, lite0_dir, tmp_path_factory) -> Path:
-    """What one local process makes of the photos."""
+    """Return the output of one local process for the photos."""
     output = tmp_path_factory.mktemp("expected") / "out"
     label(photos, output, "--runner=BundleBasedDirectRunner")
     manifest = assert_sound(output)
@@ -66,7 +66,7 @@ def expected(photos, lite0_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(params=["fn_api", "two_processes", "prism", "flink"])
 def flags(request):
-    """What sends a job to each of the other runners."""
+    """Return the flags that send a job to each of the other runners."""
     if request.param == "flink":
         return request.getfixturevalue("flink").flags
     if request.param == "prism":
@@ -117,7 +117,7 @@ class Command:
             )
 
     def wait_until_staged(self) -> None:
-        """Waits until some rows are kept, and most are not."""
+        """Wait until some rows are staged, but not most of them."""
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self._process.poll() is None:
             if staged_sources(self._output, staged_runs(self._output)):
@@ -126,7 +126,7 @@ class Command:
         raise AssertionError(self.log)
 
     def interrupt(self) -> None:
-        """What Ctrl-C does on a terminal."""
+        """Interrupt the run as Ctrl-C does on a terminal."""
         os.killpg(self._process.pid, signal.SIGINT)
         assert self._process.wait(120) == 130, self.log
 
@@ -140,7 +140,7 @@ class Command:
 
 
 def job_servers() -> Iterator[psutil.Process]:
-    """Those that no process of this test has started itself, and that are still there."""
+    """Yield the running job servers that are no children of this process."""
     own = {child.pid for child in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter(["pid", "cmdline"]):
         if "/job-server-" in " ".join(process.info["cmdline"] or ()) and process.info["pid"] not in own:
@@ -148,7 +148,7 @@ def job_servers() -> Iterator[psutil.Process]:
 
 
 def busy(cluster: FlinkCluster) -> list[tuple[subprocess.Popen, psutil.Process]]:
-    """The task managers that work, each with its Python worker."""
+    """Return the running task managers, each with its Python worker."""
     return [(t, worker) for t in cluster.task_managers if t.poll() is None for worker in workers_of(t)[:1]]
 
 

@@ -27,13 +27,13 @@ from tests.graphs import (
 from tests.synthetic import BAD_IMAGES, jpeg_bytes
 
 
-def told(manifest):
+def counts_of(manifest):
     return {kind: count for kind, count in manifest["counts"].items() if count}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A list in several files, with good and bad images, some of them twice."""
+    """Write a list in several files, with good and bad images, some of them twice."""
     folder = tmp_path_factory.mktemp("corpus")
     uris = make_mixed_corpus(folder / "images")
     for n in range(4):
@@ -43,7 +43,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(corpus, tiny):
-    """Labels and failures by id, from the pure functions."""
+    """Return labels and failures by id, from the pure functions."""
     return label_purely(corpus[1], Classifier(resolve_spec(ModelOptions(str(tiny))), 3, 4))
 
 
@@ -144,7 +144,7 @@ def has_all(names, parts):
 
 
 def stages_of(tmp_path, tiny, **options):
-    """The stages that Beam's local runner fuses: their steps' names, and the accelerator they ask for."""
+    """Return the stages that Beam's local runner fuses, each as its steps' names and its accelerator."""
     (tmp_path / "list.txt").write_text("a.jpg\n", "utf-8")
     needed = {"input": str(tmp_path / "list.txt"), "output": str(tmp_path / "out"), "model": str(tiny)}
     config, beam_options = load_config(None, needed | options), pipeline_options(())
@@ -202,7 +202,7 @@ def test_graph__all_bad_lines_and_no_image__still_accounts(tmp_path, tiny):
     (tmp_path / "list.csv").write_text('uri,n\na\n"b\na\n', "utf-8")
     run_pipeline(input=tmp_path / "list.csv", output=tmp_path / "out", model=tiny)
     manifest = assert_sound(tmp_path / "out")
-    assert told(manifest) == {"listed": 3, "failed": 2, "duplicate": 1}
+    assert counts_of(manifest) == {"listed": 3, "failed": 2, "duplicate": 1}
 
 
 def test_graph__empty_list__is_an_empty_table(tmp_path, tiny):
@@ -238,7 +238,7 @@ def test_graph__all_on_gcs__list_images_model_and_output(tmp_path, tiny, gcs):
     uris = [f"gs://lab/photos/{n}.jpg" for n in range(13)]
     gcs.put("gs://lab/lists/all.txt", "\n".join(uris).encode())
     manifest = run_pipeline(input="gs://lab/lists/all.txt", output="gs://lab/out", model="gs://lab/model")
-    assert told(manifest) == {"listed": 13, "labelled": 12, "failed": 1}
+    assert counts_of(manifest) == {"listed": 13, "labelled": 12, "failed": 1}
     names = gcs.names("gs://lab/out/")
     assert names == sorted(["out/manifest.json", *(f"out/{f['path']}" for f in manifest["files"])])
     copy = tmp_path / "copy"

@@ -17,7 +17,7 @@ from tests.synthetic import HEIC, encoded, gradient, jpeg_bytes
 
 
 def rows_by_name(output) -> dict[str, str]:
-    """The label or the reason of each row, by the last part of the URI."""
+    """Return the label or the reason of each row, by the last part of the URI."""
     predictions, failures = read_tables(output)
     return {row["uri"].rpartition("/")[2]: row.get("reason", "label") for row in predictions + failures}
 

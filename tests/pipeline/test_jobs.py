@@ -245,7 +245,7 @@ def server():
 
 @pytest.fixture
 def server_to_kill():
-    """A job server of its own, because a job that is left running, or a dead server, would disturb others."""
+    """Yield a server of its own, because a job left running, or a dead server, would disturb other tests."""
     with JobServer() as server:
         yield server
 

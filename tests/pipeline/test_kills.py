@@ -23,7 +23,7 @@ def ids_of(output) -> list[str]:
 
 
 def readable_ids(output) -> list[str]:
-    """The ids that readers of the manifest see, none of whose files may be missing."""
+    """Return the ids that readers of the manifest see; none of its files may be missing."""
     manifest = read_manifest(str(output))
     files = [str(output / file.path) for file in manifest.files] if manifest else []
     return sorted(i for file in files for i in ds.dataset(file).to_table()["id"].to_pylist())
@@ -33,7 +33,7 @@ def readable_ids(output) -> list[str]:
 def test_run__killed_before_any_change_of_the_disk__goes_on_and_leaves_nothing(
     tmp_path, published, generations
 ):
-    """Every prefix of the changes of a whole run is a state that a kill may leave behind."""
+    """Try every prefix of a whole run's changes, because a kill may leave each of them behind."""
     old, new = (sorted(r.ref.id for r in results) for results in (published, published + NEW))
     if published:
         label(tmp_path / "old", run_number(1), published)
@@ -57,7 +57,7 @@ def test_run__killed_before_any_change_of_the_disk__goes_on_and_leaves_nothing(
 
 
 def assert_clean(output, generations: int) -> None:
-    """Nothing is left that no manifest lists."""
+    """Check that every file is listed in a manifest."""
     documents = [output / "manifest.json", *output.glob("_generations/*.json")]
     assert len(documents) <= 1 + generations
     listed = {file["path"] for path in documents for file in json.loads(path.read_text())["files"]}
@@ -68,7 +68,7 @@ def assert_clean(output, generations: int) -> None:
 def test_run__killed_before_a_change_of_a_bucket__goes_on_and_leaves_nothing(
     gcs, one_client, tmp_path, monkeypatch
 ):
-    """As above, where a change is an upload, a rename or a deletion."""
+    """Try every prefix of a whole run's uploads, renames and deletions."""
     new, died, change = sorted(r.ref.id for r in OLD + NEW), True, 0
     left = [10**9]
     for name in ("create", "rename", "delete"):

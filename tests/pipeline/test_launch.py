@@ -49,7 +49,7 @@ def test_supervised__worker_processes__ignore_the_ctrl_c_that_a_terminal_sends_t
 
 @pytest.mark.parametrize("worker_error", ["", "exit status 1"])
 def test_supervised__signals_that_were_ignored__stay_ignored_but_for_a_lost_worker(worker_error):
-    """As in a job that a shell started in the background, whose SIGINT is ignored."""
+    """Ignore SIGINT first, as a shell does for jobs that it starts in the background."""
     code = f"""
 import os, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a model gives, as columns of the tables: logits, probabilities, embeddings."""
+"""A model's outputs as columns of the tables: logits, probabilities, embeddings."""
 
 import json
 
@@ -54,8 +54,8 @@ def test_embedding__model_that_names_no_classes__has_embeddings_and_no_labels(tm
     options = {"input": corpus, "output": tmp_path / "out", "model": tiny, "max_failure_rate": 1}
     flags = {name: str(value) for name, value in options.items()}
     assert run_and_report(load_config(None, {**flags, "outputs": "embedding"}))
-    said = capsys.readouterr().out
-    assert "Top labels" not in said and "label" not in said.split("or with DuckDB:")[1].split("\n")[1]
+    output = capsys.readouterr().out
+    assert "Top labels" not in output and "label" not in output.split("or with DuckDB:")[1].split("\n")[1]
     assert_sound(tmp_path / "out")
     predictions, failures = read_tables(tmp_path / "out")
     assert len(predictions) == 12 and failures

@@ -1,4 +1,4 @@
-"""Runs that are killed, and what the same command makes of them afterwards."""
+"""Runs that are killed, and the same command started again afterwards."""
 
 import json
 import os
@@ -36,7 +36,7 @@ IMAGES, STAGE_ROWS = 1000, 50
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """A list of small images made of the photos, some that can't be read, and some listed twice."""
+    """Return a list of small images made of the photos, some unreadable ones, and some listed twice."""
     folder = tmp_path_factory.mktemp("photos")
     originals = [Image.open(p).convert("RGB").resize((96, 72)) for p in sorted(PHOTOS.glob("*.webp"))]
     uris = []
@@ -51,14 +51,14 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(photos, lite0_dir, tmp_path_factory):
-    """The tables of a run that nothing befell."""
+    """Return the tables of an uninterrupted run."""
     output = tmp_path_factory.mktemp("uninterrupted") / "out"
     run_pipeline(input=photos, output=output, model="efficientnet-lite0")
     return read_tables(output)
 
 
 class Run:
-    """The command as a process, and what it leaves."""
+    """The command as a process, and the files that it leaves."""
 
     def __init__(self, tmp_path: Path, photos: Path, output: str, *flags: str) -> None:
         self.output = output
@@ -69,7 +69,7 @@ class Run:
         self._command = [sys.executable, "-m", "labelbeam", "run", *arguments]
 
     def kill_when(self, reached) -> int:
-        """Starts it and kills it once `reached()`; gives the images it had labelled or failed."""
+        """Start the command and kill it once `reached()`; return the number of images done until then."""
         before = set(self._scratch.iterdir())
         process = self._start()
         deadline = time.monotonic() + PATIENCE_SEC
@@ -87,13 +87,13 @@ class Run:
         return self.worked(before)
 
     def worked(self, before: Collection[Path] = ()) -> int:
-        """The images that the run which made its scratch folder last has labelled or failed."""
+        """Return the number of images that the latest run has labelled or failed."""
         folders = [p for p in set(self._scratch.iterdir()) - set(before) if p.name.startswith("labelbeam-")]
         counts = Tally(folders[0]).read() if folders else {}
         return counts.get("labelled", 0) + counts.get("failed", 0)
 
     def finish(self) -> str:
-        """Runs it to its end; gives what it printed."""
+        """Run the command to its end; return its output."""
         process = self._start()
         stdout, stderr = process.communicate(timeout=PATIENCE_SEC)
         assert (process.returncode, besides_progress(stderr)) == (0, []), stderr
@@ -195,7 +195,7 @@ def test_run__interrupted__keeps_all_that_is_labelled_and_says_how_to_go_on(
 
 @pytest.mark.parametrize("runner", ["BundleBasedDirectRunner", "FnApiRunner"])
 def test_run__bundles_fail_at_random__every_row_is_there_once(tmp_path, tiny, runner, monkeypatch):
-    """On a runner that tries bundles again, and on one that does not (where the run is started again)."""
+    """Test a runner that tries bundles again, and one that does not; there the run is started again."""
     uris = make_mixed_corpus(tmp_path / "images")
     (tmp_path / "list.txt").write_text("\n".join(uris), "utf-8")
     chance = random.Random(1)

@@ -1,4 +1,4 @@
-"""Every reviewed file builds the job it stands for."""
+"""Run configurations: every reviewed file builds its job."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 @pytest.fixture
 def flags(gcs):
-    """What a file leaves to the command line, on the emulator."""
+    """Return the options that a file leaves to the command line, on the emulator."""
     gcs.put("gs://bucket/list.csv", b"uri,price\ngs://bucket/a.jpg,1.5\n")
     gcs.put("gs://bucket/tmp/here", b"")
     return {"input": "gs://bucket/list.csv", "output": "gs://bucket/out"}

@@ -20,7 +20,7 @@ from labelbeam.transforms.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("spelling", "name"),
     [
         ("dataflow", "DataflowRunner"),
         ("apache_beam.runners.dataflow.dataflow_runner.DataflowRunner", "DataflowRunner"),
@@ -30,8 +30,8 @@ from labelbeam.transforms.errors import UserError
         ("NoSuch", "NoSuch"),
     ],
 )
-def test_pipeline_options__spellings_that_beam_takes__are_one_runner(said, name):
-    assert pipeline_options((f"--runner={said}",)).get_all_options()["runner"] == name
+def test_pipeline_options__spellings_that_beam_takes__are_one_runner(spelling, name):
+    assert pipeline_options((f"--runner={spelling}",)).get_all_options()["runner"] == name
 
 
 @pytest.mark.parametrize("flags", [(), ("--runner=DirectRunner",), ("--runner=FnApiRunner",)])
@@ -136,9 +136,9 @@ def test_environment_of__none_or_one_said__is_what_beam_takes(flags, environment
 @pytest.mark.parametrize("flags", [("--runner=PrismRunner",), ("--runner=FlinkRunner",), FLINK, PORTABLE])
 def test_environment_of__none_said__is_what_beam_itself_makes(flags):
     options = pipeline_options(flags)
-    told = environment_of(options)  # before Beam writes its own choice into the options
+    environment = environment_of(options)  # before Beam writes its own choice into the options
     made = beam.Pipeline(options=options).runner.default_environment(options)
-    assert type(made) is {"DOCKER": DockerEnvironment, "LOOPBACK": PythonLoopbackEnvironment}[told]
+    assert type(made) is {"DOCKER": DockerEnvironment, "LOOPBACK": PythonLoopbackEnvironment}[environment]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from labelbeam.transforms.sources.sources import SCHEMES
 from tests.eager import RUNNERS, eagerly
 
 IMAGE_SHA256 = hashlib.sha256(b"image").hexdigest()
-# Long waits, so that a busy machine fails no test; short ones in tests of the waits.
+# Waits are long, because a busy machine must not fail a test; tests of the waits use short ones.
 LIMITS = Limits(total_timeout_sec=60, max_bytes=100_000, connections=8)
 HURRIED = dataclasses.replace(LIMITS, total_timeout_sec=0.5)
 
@@ -215,7 +215,7 @@ def test_local__file_that_grows_while_it_is_read__is_read_to_its_end_or_too_larg
         assert reason_of(sources, str(path)) == "too_large_bytes"
 
 
-# Statuses with a reason of their own, with their neighbours, and the edges of both groups.
+# Statuses with their own reasons, their neighbours, and the edges of both groups.
 STATUSES = dict.fromkeys((401, 403), "forbidden") | dict.fromkeys((404, 410), "not_found")
 STATUSES |= dict.fromkeys((408, 504), "timeout")
 STATUSES |= dict.fromkeys((201, 204, 206, 304, 400, 402, 405, 407, 409, 411, 429, 451, 499), "http_4xx")

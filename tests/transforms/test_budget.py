@@ -123,7 +123,7 @@ def test_watch__predictions__count_as_images_and_never_raise():
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_watch__within_budget_by_a_tenth__never_stops(rate):
-    """Failures overtake images in flight, and parts of an input differ by chance."""
+    """Simulate failures that overtake images in flight, and parts of an input that differ by chance."""
     for seed in range(20):
         chance, late = random.Random(seed), collections.deque()
         watch = BudgetWatch(FailureBudget(rate, floor=100), lambda: 300)

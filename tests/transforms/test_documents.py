@@ -1,4 +1,4 @@
-"""Documents: values of each kind, and bytes that are no document or have changed."""
+"""Documents: values of each kind, and bytes that are not a document or have changed."""
 
 import dataclasses
 import json

@@ -13,7 +13,7 @@ from tests.eager import RUNNERS, eagerly
 from tests.results import failure, list_published, prediction, row_metadata_of, write_table_file
 
 METADATA = row_metadata_of("r")
-# So many ids that some of them share one of the 4,096 buckets.
+# Number of ids that is large enough for some to share one of the 4,096 buckets.
 NUMBERS = range(2000)
 VERSIONS = {f"id{n}": None if n % 2 else f"v{n}" for n in NUMBERS}
 

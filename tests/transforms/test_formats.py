@@ -22,7 +22,7 @@ from tests.eager import eagerly
 
 NAMES = ["a.jpg", "b ä.png", "deep/c.webp"]
 BAD = b"\xff.jpg"
-# For each format the name and the content of an input with the images of NAMES; a list has one bad line, too.
+# Name and content of an input for each format, with the images of NAMES; lists also have one bad line.
 EXAMPLES = {
     "lines": ("list.txt", lambda uris: "\n".join(uris).encode() + b"\n" + BAD),
     "csv": ("list.csv", lambda uris: "\n".join(["uri", *uris]).encode() + b"\n" + BAD),
@@ -68,7 +68,7 @@ def check_format(folder, form, name, write, declared=False, is_packed=False):
 
 
 class JsonLines(ListFormat):
-    """A format that somebody may add: a file with this class, and a row in the table."""
+    """A format as somebody may add it: this class in a new file, and a row in the table."""
 
     name = "jsonl"
     suffixes = list_suffixes(".jsonl")

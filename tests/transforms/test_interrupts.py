@@ -64,7 +64,7 @@ main()
 
 
 def test_main__imports_before_its_handlers__are_few(number):
-    """Each import takes time in which Ctrl-C would end in a traceback."""
+    """Limit the imports, because Ctrl-C during one of them would end in a traceback."""
     code = (
         "import sys; before = set(sys.modules); import labelbeam.__main__; print(set(sys.modules) - before)"
     )

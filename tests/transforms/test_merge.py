@@ -92,7 +92,7 @@ def test_find_superseded__staged_by_several_runs__the_last_run_beats_a_better_ro
         write(folders[3], [failure(2), failure(3)]),
         write(folders[3], [prediction(3)]),
     ]
-    # Of more runs than ranks can tell apart, the first two count as one, in which the prediction stays.
+    # With more runs than ranks, the first two share a rank; within a rank the prediction stays.
     loser = ({PREDICTIONS, FAILURES} - {winner}).pop()
     expected = sorted([(loser, "id1"), (PREDICTIONS, "id2"), (FAILURES, "id3")])
     assert superseded_ids(sources) == superseded_ids(sources[::-1]) == expected
@@ -173,7 +173,7 @@ def test_rank_of__kinds_of_rows_and_the_largest_numbers__are_ordered():
         for run in (runs[1], runs[2], runs[-1])
         for table in (FAILURES, PREDICTIONS)
     ]
-    # No last row reaches the next kind, and the last run not the sign.
+    # The last row's number must not reach the bits of the kind, nor the last run's the sign bit.
     ranks = [
         merge._rank_of(source, place, runs)
         for source in published + staged

@@ -125,7 +125,7 @@ def test_name_file__suffix__decides(name, suffixes, taken):
     assert [row.uri for row in rows] == ([f"/images/{name}"] if taken else [])
 
 
-# Bytes of names, and the URI that they get in the folder /f.
+# Bytes of file names, and their URIs in the folder /f.
 NAMES = {
     b"a.jpg": "/f/a.jpg",
     b"a#b?c%20 d[1].jpg": "/f/a#b?c%20 d[1].jpg",
