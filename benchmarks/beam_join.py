@@ -12,9 +12,9 @@ import apache_beam as beam
 LISTED, DONE = "listed", "done"
 
 
-def name_case(_id: str, found: dict[str, list[int]]) -> str:
+def name_case(_id: str, lists: dict[str, list[int]]) -> str:
     """Return the names of the lists that contain an id."""
-    return " and ".join(name for name in (LISTED, DONE) if any(found[name]))
+    return " and ".join(name for name in (LISTED, DONE) if any(lists[name]))
 
 
 def join(ids_file: str, done_file: str) -> None:

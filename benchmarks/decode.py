@@ -84,9 +84,9 @@ def label_changes() -> dict[str, tuple[float, float]]:
     changes = {}
     for decoding in ("good", "fast"):
         fitted = replace(rule, decoding=decoding)
-        given = classifier.classify([decode_drafted(data, fitted) for data in images])
-        same = [a.class_ids[0] == b.class_ids[0] for a, b in zip(full, given, strict=True)]
-        shift = [abs(a.scores[0] - b.scores[0]) for a, b in zip(full, given, strict=True)]
+        drafted = classifier.classify([decode_drafted(data, fitted) for data in images])
+        same = [a.class_ids[0] == b.class_ids[0] for a, b in zip(full, drafted, strict=True)]
+        shift = [abs(a.scores[0] - b.scores[0]) for a, b in zip(full, drafted, strict=True)]
         changes[decoding] = (float(np.mean(same)), float(max(shift)))
     return changes
 

@@ -160,7 +160,7 @@ def scores_of(images: list[np.ndarray]) -> np.ndarray:
 
 @functools.cache
 def classifier() -> Classifier:
-    """Return the embedded model; every class is given."""
+    """Return the embedded model with scores of every class."""
     return Classifier(resolve_spec(ModelOptions("efficientnet-lite0")), _CLASSES, 8)
 
 

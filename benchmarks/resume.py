@@ -75,8 +75,8 @@ def check(output: str, ids: str) -> None:
     import pyarrow.dataset as ds
 
     column = ds.dataset(f"{output}/predictions", format="parquet").to_table(["id"])["id"]
-    found = (len(column), pc.count_distinct(column).as_py())
-    assert found == (int(ids), int(ids)), f"{found[0]} rows of {found[1]} ids, not of {ids}"
+    sizes = (len(column), pc.count_distinct(column).as_py())
+    assert sizes == (int(ids), int(ids)), f"{sizes[0]} rows of {sizes[1]} ids, not of {ids}"
 
 
 def report(rounds: list[dict[str, Cost]]) -> None:

@@ -64,11 +64,11 @@ def usec_an_image(few: Mapping[str, str], corpora: Mapping[int, Mapping[str, str
     """Return the microseconds per image of each corpus, without the time of a run over hardly any images."""
     sec_a_run(few, 1)  # imports, and fills caches
     without = sec_a_run(few, _RUNS_OF_FEW)
-    found = {}
+    costs = {}
     for images, options in corpora.items():
         cost = sec_a_run(options, max(1, _IMAGES_A_ROUND // images))
-        found[images] = Cost(*(1e6 * (a - b) / (images - _FEW) for a, b in zip(cost, without, strict=True)))
-    return found
+        costs[images] = Cost(*(1e6 * (a - b) / (images - _FEW) for a, b in zip(cost, without, strict=True)))
+    return costs
 
 
 def start_up_sec(few: Mapping[str, str], folder: Path) -> float:

@@ -73,14 +73,14 @@ def compare_labels(size: str, runs: Mapping[str, Run], bounds: Mapping[str, Boun
     """
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder) / "images", CHECKED_IMAGES, *map(int, size.split("x")))
-        found = {}
+        best = {}
         for name, run in runs.items():
             run(corpus)
-            found[name] = read_best(corpus)
-    base, *others = found
+            best[name] = read_best(corpus)
+    base, *others = best
     for name in others:
-        same, worst = agreement(found[base], found[name])
-        seen = f"{same:.1%} of {len(found[name])} labels are those of {base}, scores within {worst:.1e}"
+        same, worst = agreement(best[base], best[name])
+        seen = f"{same:.1%} of {len(best[name])} labels are those of {base}, scores within {worst:.1e}"
         print(f"{name}: {seen}", flush=True)
         allowed = bounds.get(name, SAME_FUNCTIONS)
         assert same >= allowed.same_classes and worst <= allowed.same_score, f"{name} does something else"

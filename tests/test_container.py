@@ -65,8 +65,8 @@ def test_cloudbuild__documented_command__gives_what_has_no_default(file):
     commands = re.findall(r"gcloud builds submit .*--substitutions[= \\#\n]+(\S+)", (ROOT / file).read_text())
     assert commands
     for command in commands:
-        given = set(re.findall(r"(_[A-Z]+)=", command))
-        assert used - build["substitutions"].keys() <= given <= used
+        substitutions = set(re.findall(r"(_[A-Z]+)=", command))
+        assert used - build["substitutions"].keys() <= substitutions <= used
 
 
 @pytest.mark.parametrize(("template", "status"), [("", 0), ("gs://bucket/template.json", 7)])
@@ -84,7 +84,7 @@ def test_cloudbuild__template__is_built_if_asked_for(tmp_path, template, status)
     assert (f"build {template} --image=image:1-launcher" in done.stdout) == bool(template)
 
 
-SAID = {
+VALUES = {
     "input": "gs://bucket/list.csv",
     "output": "gs://bucket/labels",
     "batch_size": "auto",
@@ -109,17 +109,17 @@ NOT_ALLOWED = {
 
 def test_metadata__parameters__are_the_options_and_take_what_these_take():
     parameters = {p["name"]: p for p in metadata()["parameters"]}
-    known = {name: option for name, option in RUN_OPTIONS.items() if name != "no_wait"}
-    assert parameters.keys() == known.keys()
+    options = {name: option for name, option in RUN_OPTIONS.items() if name != "no_wait"}
+    assert parameters.keys() == options.keys()
     assert {name for name, p in parameters.items() if not p["isOptional"]} == {"input", "output", "model"}
-    load_config(None, SAID)
+    load_config(None, VALUES)
 
     def takes(name: str, value: str) -> bool:
         return all(re.search(regex, value) for regex in parameters[name]["regexes"])
 
-    assert [name for name, value in SAID.items() if not takes(name, value)] == []
+    assert [name for name, value in VALUES.items() if not takes(name, value)] == []
     assert [name for name, value in NOT_ALLOWED.items() if takes(name, value)] == []
-    for name, option in known.items():
+    for name, option in options.items():
         if isinstance(option.default, (int, float, str)) and option.default != "":
             assert takes(name, str(option.default)), name
 

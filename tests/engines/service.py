@@ -1,4 +1,4 @@
-"""A web service on loopback that answers in JSON, the base of the stubs of Google's services."""
+"""A web service on loopback with JSON responses, the base of the stubs of Google's services."""
 
 from __future__ import annotations
 

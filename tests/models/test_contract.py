@@ -230,12 +230,12 @@ def images(*colours) -> list[np.ndarray]:
 
 def test_classify__memory_is_short__halves_once_and_keeps_to_it(model):
     scarce = starve(model, most=2)
-    wanted = [0, 1, 2, 0, 1, 2, 0, 1]
+    classes = [0, 1, 2, 0, 1, 2, 0, 1]
     batch = images(*[(RED, GREEN, BLUE)[n % 3] for n in range(8)])
-    assert [int(r.class_ids[0]) for r in model.classify(batch)] == wanted
+    assert [int(r.class_ids[0]) for r in model.classify(batch)] == classes
     assert scarce.calls[:3] == [8, 4, 2] and model.meter.take()[OOM_SPLITS] >= 2
     scarce.calls.clear()
-    assert [int(r.class_ids[0]) for r in model.classify(batch)] == wanted
+    assert [int(r.class_ids[0]) for r in model.classify(batch)] == classes
     assert scarce.calls == [2, 2, 2, 2]
 
 

@@ -35,7 +35,7 @@ def test_refresh__some_images_changed__labels_these_again(tmp_path, tiny):
     (images / "4.jpg").unlink()
     (tmp_path / "list.txt").write_text("\n".join(before), "utf-8")
     options["input"] = tmp_path / "list.txt"
-    assert run_pipeline(**options)["counts"]["kept"] == 10  # not asked to look
+    assert run_pipeline(**options)["counts"]["kept"] == 10  # without --refresh
     counts = run_pipeline(**options, refresh="changed")["counts"]
     assert_sound(tmp_path / "out")
     # The missing image keeps its labels, because its disk may not be mounted.
@@ -53,7 +53,7 @@ def test_refresh__failed_images_that_were_mended__are_tried_again(tmp_path, tiny
     options = {"input": images, "output": tmp_path / "out", "model": tiny, "max_failure_rate": 1}
     run_pipeline(**options)
     write_images(images, ["2.jpg"])
-    assert run_pipeline(**options)["counts"]["kept"] == 4  # not asked to look
+    assert run_pipeline(**options)["counts"]["kept"] == 4  # without --refresh
     counts = run_pipeline(**options, refresh="changed")["counts"]
     assert_sound(tmp_path / "out")
     assert (counts["kept"], counts["labelled"], counts["failed"]) == (2, 1, 1)
@@ -78,10 +78,10 @@ def test_rerun__failures_that_passed__become_predictions_and_others_stay(tmp_pat
     options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
     run_pipeline(**options)
     web.files["/late.jpg"] = jpeg_bytes(50, 50)
-    asked = dict(web.requests)
+    before = dict(web.requests)
     assert not rerun(f"{tmp_path}/out/", "not_found", {}, ())  # the 500 and the bad row are over budget
-    assert web.requests["/status/500"] == asked["/status/500"]
-    assert web.requests["/good.jpg"] == asked["/good.jpg"]
+    assert web.requests["/status/500"] == before["/status/500"]
+    assert web.requests["/good.jpg"] == before["/good.jpg"]
     assert_sound(tmp_path / "out")
     predictions, failures = read_tables(tmp_path / "out")
     assert {p["uri"]: p["price"] for p in predictions} == {
@@ -162,16 +162,16 @@ def test_partition_by__column_and_hash__rows_are_the_same_and_verify(tmp_path, t
     for by, folders in (("kind", 3), ("hash:4", 4)):
         manifest = run_pipeline(**options, partition_by=by)
         assert_sound(tmp_path / "out")
-        found = {f["path"].split("/")[1] for f in manifest["files"] if f["table"] == "predictions"}
-        assert 1 < len(found) <= folders and all("=" in name for name in found)
+        partitions = {f["path"].split("/")[1] for f in manifest["files"] if f["table"] == "predictions"}
+        assert 1 < len(partitions) <= folders and all("=" in name for name in partitions)
         assert read_tables(tmp_path / "out") == expected
         assert verify(str(tmp_path / "out")) == [] and manifest["rows"] == plain["rows"]
     run_pipeline(**options, partition_by="kind")
     folder = tmp_path / "out" / "predictions"
     for table in (pq.read_table(folder), ds.dataset(folder, partitioning="hive").to_table()):
         assert len(table) == 12 and table["kind"].to_pylist() == table["by_kind"].cast("string").to_pylist()
-    found = duckdb.sql(f"SELECT count(*) FROM '{folder}/**/*.parquet' WHERE kind = by_kind").fetchall()
-    assert found == [(12,)]
+    rows = duckdb.sql(f"SELECT count(*) FROM '{folder}/**/*.parquet' WHERE kind = by_kind").fetchall()
+    assert rows == [(12,)]
     before = json.loads((tmp_path / "out" / "manifest.json").read_text())
     again = run_pipeline(**options, partition_by="kind")
     assert (again["generation"], again["files"]) == (before["generation"], before["files"])
@@ -312,8 +312,8 @@ def test_verify__bit_flipped__is_found(published):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    (found,) = verify(str(published))
-    assert found.startswith(f"failures/{path.name}: ") and " instead of " in found
+    (finding,) = verify(str(published))
+    assert finding.startswith(f"failures/{path.name}: ") and " instead of " in finding
 
 
 def test_verify__stray_file__is_found(published):
@@ -327,35 +327,35 @@ def test_verify__row_twice__is_found(published):
     import pyarrow as pa
 
     rewrite(published, "predictions", lambda table: pa.concat_tables([table, table.slice(3, 1)]))
-    found = verify(str(published))
-    assert any(line.endswith(": 2 rows") for line in found)
-    assert any("did not balance" in line for line in found)
+    findings = verify(str(published))
+    assert any(line.endswith(": 2 rows") for line in findings)
+    assert any("did not balance" in line for line in findings)
 
 
 def test_verify__row_missing__is_found_by_count_and_by_input(published, tmp_path):
     rewrite(published, "predictions", lambda table: table.slice(1))
-    found = verify(str(published), {"input": str(tmp_path / "list.txt")})
-    assert "top_labels" in found[0] and "did not balance" in found[1]
-    assert found[2].endswith("is in the input and has no row") and len(found) == 3
+    findings = verify(str(published), {"input": str(tmp_path / "list.txt")})
+    assert "top_labels" in findings[0] and "did not balance" in findings[1]
+    assert findings[2].endswith("is in the input and has no row") and len(findings) == 3
 
 
 def test_verify__other_reasons_schema_or_fingerprint__are_found(published):
     swapped = {"not_an_image": "timeout"}
     alter(published, lambda m: m.update(failures_by_reason=renamed(m["failures_by_reason"], swapped)))
-    (found,) = verify(str(published))
-    assert found.startswith("failures: by reason")
+    (finding,) = verify(str(published))
+    assert finding.startswith("failures: by reason")
     rewrite(published, "failures", lambda table: table.drop_columns(["host"]))
     assert any("its schema is not that of failures" in line for line in verify(str(published)))
     alter(published, lambda manifest: manifest["labelled_with"].update(model="other"))
-    found = verify(str(published))
-    assert any("its model_fingerprint is" in line for line in found)
-    assert any("rows with model_fingerprint" in line for line in found)
+    findings = verify(str(published))
+    assert any("its model_fingerprint is" in line for line in findings)
+    assert any("rows with model_fingerprint" in line for line in findings)
 
 
 def test_verify__many_findings__tells_some_and_their_number(published, tmp_path):
     (tmp_path / "more.txt").write_text("\n".join(f"x{n}" for n in range(25)), "utf-8")
-    found = verify(str(published), {"input": str(tmp_path / "more.txt")})
-    assert len(found) == 11 and found[-1] == "… and 15 more of this kind"
+    findings = verify(str(published), {"input": str(tmp_path / "more.txt")})
+    assert len(findings) == 11 and findings[-1] == "… and 15 more of this kind"
 
 
 def test_rerun__all_fail_again__is_not_stopped_early(tmp_path, tiny):
@@ -445,8 +445,8 @@ def test_run__published_file_is_damaged__says_which_and_what_to_do(published, tm
 
 def test_verify__counts_edited__is_found(published):
     alter(published, lambda manifest: manifest["counts"].update(labelled=157))
-    (found,) = verify(str(published))
-    assert "did not balance" in found
+    (finding,) = verify(str(published))
+    assert "did not balance" in finding
 
 
 def test_partition_by__both_tables__are_counted_each_by_itself(tmp_path, tiny):

@@ -42,8 +42,8 @@ def test_sample__the_readmes_command__labels_the_photos_right(tmp_path, lite0_di
     assert "Labelled 57 of 57 images" in done.stdout
     manifest = assert_sound(tmp_path / "out")
     assert manifest["model"]["handle"] == "embedded:efficientnet-lite0"
-    top_1, top_5, known = score(str(tmp_path / "out"))
-    assert known == 27 and top_1 >= 24 and top_5 >= 26
+    top_1, top_5, checked = score(str(tmp_path / "out"))
+    assert checked == 27 and top_1 >= 24 and top_5 >= 26
     assert f"Of 27 photos whose class is known, {top_1} are right at top-1" in done.stdout
     shown = re.search(r"^```\n(Labelled .+?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[1]
     first, last = without_times(shown).split("…\n")

@@ -116,8 +116,8 @@ def test_submission__every_file__the_job_has_its_settings(name, submit):
 
 def assert_labelling_alone_asks_for_an_accelerator(pipeline, hint: str | None) -> None:
     """Check that only labelling steps have the accelerator's hint, if the file has a hint at all."""
-    asked = dict(accelerators(pipeline))
-    assert set(asked.values()) == {None, hint}
+    hints = dict(accelerators(pipeline))
+    assert set(hints.values()) == {None, hint}
     labelling = (
         "HandOverImages/Take",
         "HandOverImages/Unpack",
@@ -126,10 +126,10 @@ def assert_labelling_alone_asks_for_an_accelerator(pipeline, hint: str | None) -
         "CountResults",
     )
     if hint:
-        with_hint = {step for step, one in asked.items() if one}
-        assert with_hint == {step for step in asked if step.startswith(labelling)}
+        with_hint = {step for step, one in hints.items() if one}
+        assert with_hint == {step for step in hints if step.startswith(labelling)}
         assert all(any(step.startswith(part) for step in with_hint) for part in labelling)
-        assert {"HandOverImages/Pack", "HandOverImages/Deal"} <= asked.keys() - with_hint
+        assert {"HandOverImages/Pack", "HandOverImages/Deal"} <= hints.keys() - with_hint
 
 
 def accelerators(pipeline):

@@ -78,8 +78,8 @@ def test_run__uris_changed_under_their_ids__are_labelled_again_and_counted(tmp_p
     assert_sound(output)
     assert rows_by_name(output) == {"b.png": "label", "c.png": "label"}
     write("A,{}/c.png", "B,{}/b.png", "C,{}/c.png")
-    (found,) = verify(str(output), {"input": str(path)})
-    assert found.startswith(f"id 'A': is '{tmp_path}/c.png' in the input, and its row has another URI")
+    (finding,) = verify(str(output), {"input": str(path)})
+    assert finding.startswith(f"id 'A': is '{tmp_path}/c.png' in the input, and its row has another URI")
     counts = run_pipeline(**options, refresh="changed")["counts"]
     assert (counts["labelled"], counts["kept"], counts["other_uri"]) == (1, 2, 1)
 

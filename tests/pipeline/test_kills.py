@@ -61,8 +61,8 @@ def assert_clean(output, generations: int) -> None:
     documents = [output / "manifest.json", *output.glob("_generations/*.json")]
     assert len(documents) <= 1 + generations
     listed = {file["path"] for path in documents for file in json.loads(path.read_text())["files"]}
-    found = set(files_below(output)) - set(documents)
-    assert {str(path.relative_to(output)).removeprefix("_generations/") for path in found} == listed
+    paths = set(files_below(output)) - set(documents)
+    assert {str(path.relative_to(output)).removeprefix("_generations/") for path in paths} == listed
 
 
 def test_run__killed_before_a_change_of_a_bucket__goes_on_and_leaves_nothing(

@@ -162,8 +162,8 @@ def test_keep_interrupts_from_job_server__its_java__does_not_hear_them(tmp_path)
     flags = (*FLINK, f"--job_server_java_launcher={java}", "--job_server_jvm_properties=-Xmx1g")
     options = pipeline_options(flags)
     keep_interrupts_from_job_server(options)
-    given = options.get_all_options()
-    command = [given["job_server_java_launcher"], *given["job_server_jvm_properties"], "-jar", "a b.jar"]
+    values = options.get_all_options()
+    command = [values["job_server_java_launcher"], *values["job_server_jvm_properties"], "-jar", "a b.jar"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "-Xmx1g -jar a b.jar\nlives\n" and done.returncode == 0
 

@@ -54,12 +54,12 @@ def check_format(folder, form, name, write, declared=False, is_packed=False):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"image")
-    given = folder / "images"
+    source = folder / "images"
     if write:
-        given = folder / (f"{name}.gz" if is_packed else name)
+        source = folder / (f"{name}.gz" if is_packed else name)
         data = write([str(path) for path in paths])
-        given.write_bytes(gzip.compress(data) if is_packed else data)
-    corpus = find_corpus(ReadConfig(input=str(given), input_format=form if declared else "auto"))
+        source.write_bytes(gzip.compress(data) if is_packed else data)
+    corpus = find_corpus(ReadConfig(input=str(source), input_format=form if declared else "auto"))
     assert corpus.format == form
     read = eagerly(ReadImageRefs(corpus))
     assert sorted(row.uri for row in read.ok) == sorted(map(str, paths))

@@ -384,7 +384,7 @@ def test_partitioning__long_values_of_one_beginning__have_folders_of_their_own()
 
 
 @pytest.mark.parametrize("prices", [[None, 1.0], [None]])
-def test_merge_files__empty_cells_in_the_column__are_read_as_the_document_says(tmp_path, prices):
+def test_merge_files__empty_cells_in_the_column__are_read_as_the_document_declares(tmp_path, prices):
     refs = [dataclasses.replace(prediction(n).ref, columns=(price,)) for n, price in enumerate(prices)]
     results = [dataclasses.replace(prediction(n), ref=ref) for n, ref in enumerate(refs)]
     merge_files(one_task(tmp_path, results), METADATA, str(tmp_path / "m"), Partitioning("price"))
