@@ -27,6 +27,14 @@ def labelbeam(*args, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SEC, **kwargs)
 
 
+@pytest.fixture(scope="module")
+def whole_table(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    images = make_images(folder / "in", good=1)
+    assert labelbeam("run", "--input", images, "--output", folder / "out", "--model", tiny).returncode == 0
+    return folder / "out"
+
+
 def make_images(folder: Path, good: int, bad: int = 0) -> Path:
     folder.mkdir()
     for n in range(good):
@@ -118,7 +126,7 @@ def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone
 
 MISTAKES = [
     ([], "COMMAND"),
-    (["walk"], "invalid choice: 'walk'"),
+    (["walk"], "Unknown command 'walk'. See labelbeam --help."),
     (["run"], "--input is missing"),
     (["run", "--inptu=x"], "Unknown flag --inptu: neither labelbeam nor Beam has it. Did you mean --input?"),
     (["run", "--batchsize=8"], "Did you mean --batch_size?"),
@@ -163,6 +171,44 @@ def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(
     status = main(mistaken(tmp_path, tiny, args))
     assert_mistake(status, *capfd.readouterr(), said)
     assert not (tmp_path / "out").exists()
+
+
+# Commands that lack required arguments and have a misspelling, and its correction.
+UNKNOWN = [
+    ("runn", "run"),
+    ("--verison", "--version"),
+    ("run --inptu=x", "--input"),
+    ("run --confg CONFIG", "--config"),
+    ("run --config=CONFIG --top_k=0 --batch-sise 8", "--batch_size"),
+    ("doctor --ofline", "--offline"),
+    ("doctor --config=CONFIG --inptu x", "--input"),
+    ("rerun --onyl", "--only"),
+    ("rerun --onyl timeout", "--only"),
+    ("rerun nowhere --onyl=timeout", "--only"),
+    ("verify --inptu", "--input"),
+    ("verify --inptu x", "--input"),
+    ("model inspct", "inspect"),
+    ("model --hepl", "--help"),
+    ("model inspect --image-sise=3", "--image_size"),
+    ("model inspect --image_sise 3", "--image_size"),
+    ("model mirror x --verbos", "--verbose"),
+    ("sample --outptu x", "--output"),
+]
+
+
+@pytest.mark.parametrize(("command", "meant"), UNKNOWN, ids=str)
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_command__unknown_flag_or_command__is_reported_first(tmp_path, monkeypatch, capfd, command, meant):
+    monkeypatch.chdir(tmp_path)
+    status = main(command.replace("CONFIG", str(ROOT / "run_configs" / "local.yaml")).split())
+    out, err = capfd.readouterr()
+    assert_mistake(status, out, err, f"Did you mean {meant}? See labelbeam")
+    assert err.startswith("labelbeam: Unknown ") and list(tmp_path.iterdir()) == []
+
+
+def test_rerun__misspelt_flag__is_refused_though_nothing_failed(whole_table, own_signal_handlers, capfd):
+    status = main(["rerun", str(whole_table), "--onyl", "timeout"])
+    assert_mistake(status, *capfd.readouterr(), "Unknown flag --onyl: ")
 
 
 @pytest.mark.parametrize(("args", "said"), [MISTAKES[0], MISTAKES[9], MISTAKES[-3]], ids=str)
