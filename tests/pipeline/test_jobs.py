@@ -73,7 +73,7 @@ def test_follow__one_answer_is_an_error__goes_on(capsys):
     jobs.follow(ScriptedJob(RUNNING, OSError("broken pipe"), RUNNING, DONE), dict)
     running, hiccup, done = capsys.readouterr().err.splitlines()
     assert (running, done) == ("The job is running.", "The job is done.")
-    assert hiccup.startswith("No answer about the job (broken pipe); retrying for 15 minutes")
+    assert hiccup.startswith("The job's state is unknown (broken pipe); retrying for 15 minutes")
 
 
 def test_follow__running_job__prints_state_and_elapsed_time(monkeypatch, capsys):
@@ -89,7 +89,7 @@ class Refused(Exception):
 
 
 def test_follow__the_service_refuses__is_final(capsys):
-    with pytest.raises(RunError, match="No answer about job .*, which may run on: not for you"):
+    with pytest.raises(RunError, match=r"The state of job .* is unknown \(not for you\)\. It may run on"):
         jobs.follow(ScriptedJob(RUNNING, Refused("not for you")), dict)
 
 
@@ -202,10 +202,10 @@ def test_follow__cancelled_by_somebody__message_depends_on_the_runner():
 
 
 @pytest.mark.parametrize(
-    ("answer", "why"), [("silent", "it did not answer within 0.5 s"), (OSError("no route"), "no route")]
+    ("answer", "why"), [("silent", "it did not respond within 0.5 s"), (OSError("no route"), "no route")]
 )
 def test_follow__no_answer_for_long__gives_up_and_warns_that_the_job_may_run(impatient, answer, why):
-    message = rf"No answer about job job-1 \(https://console/job-1\), which may run on: {why}"
+    message = rf"The state of job job-1 \(https://console/job-1\) is unknown \({why}"
     with pytest.raises(RunError, match=message) as e:
         jobs.follow(ScriptedJob(answer), dict)
     assert "Do not start another" in str(e.value) and "run the same command" not in str(e.value)
