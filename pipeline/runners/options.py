@@ -139,7 +139,7 @@ def is_dataflow(options: PipelineOptions) -> bool:
     return runner_of(options) == "DataflowRunner"
 
 
-def is_local(options: PipelineOptions) -> bool:
+def runs_here(options: PipelineOptions) -> bool:
     """Return whether this process, or processes it starts, do the work."""
     return runner_of(options) == LOCAL_RUNNER
 
@@ -244,7 +244,7 @@ def worker_image(options: PipelineOptions) -> str:
 def threads_of_process(options: PipelineOptions) -> int | None:
     """Return the number of cores that each worker process may use; None for all of its machine."""
     direct = options.view_as(DirectOptions)
-    if is_local(options):
+    if runs_here(options):
         several = direct.direct_running_mode == "multi_processing"
         processes = (direct.direct_num_workers or available_cores()) if several else 1
         # Shared out, because processes on one machine would otherwise start a thread per core each.

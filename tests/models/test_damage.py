@@ -19,7 +19,8 @@ from labelbeam.transforms.models.kinds import check_model, kind_of
 from labelbeam.transforms.models.loading import load_model
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.saved_model import load
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 
 IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
 GRAPH, INDEX, DATA = "saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"

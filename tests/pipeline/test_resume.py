@@ -18,7 +18,7 @@ from PIL import Image
 from labelbeam.pipeline.report.progress import Tally
 from labelbeam.transforms import stage
 from labelbeam.transforms.photos import PHOTOS
-from labelbeam.transforms.table.folder import staged_runs, staged_sources
+from labelbeam.transforms.table.folder import staged_files, staged_runs
 from tests.graphs import (
     PATIENCE_SEC,
     TWO_PROCESSES,
@@ -105,7 +105,7 @@ class Run:
         return subprocess.Popen(self._command, cwd=ROOT, env=environment, **pipes)
 
     def staged(self) -> list:
-        return staged_sources(self.output, staged_runs(self.output))
+        return staged_files(self.output, staged_runs(self.output))
 
     def staged_rows(self) -> int:
         return sum(source.file.rows for source in self.staged())
