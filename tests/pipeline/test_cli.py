@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,7 @@ from PIL import Image
 
 from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.sample import score
-from tests.graphs import PATIENCE_SEC, assert_sound, besides_progress
+from tests.graphs import PATIENCE_SEC, assert_sound, besides_progress, wait_until
 from tests.synthetic import HTML, encoded, jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
@@ -274,10 +273,7 @@ def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + PATIENCE_SEC
-    while not web.requests:
-        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
+    wait_until(lambda: web.requests, process)
     return process
 
 
@@ -313,5 +309,5 @@ def test_run__progress__is_plain_lines_without_a_terminal(tmp_path, tiny, monkey
     monkeypatch.setattr(progress, "_PLAIN_EVERY_SEC", 0.01)
     shown = tmp_path / "shown"
     with shown.open("w") as out, progress.shown(lambda: {"listed": 10, "labelled": 4, "failed": 1}, out):
-        time.sleep(0.1)
+        wait_until(shown.read_text)
     assert shown.read_text().splitlines()[0] == "5 of 10 images, 50.0%, 1 failed"

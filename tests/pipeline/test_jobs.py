@@ -21,7 +21,7 @@ from labelbeam.pipeline.runners import jobs
 from labelbeam.pipeline.runners.jobs import DataflowJob, FlinkJob, Job, PortableJob
 from labelbeam.transforms.errors import RunError
 from tests.engines.job_server import JobServer
-from tests.graphs import PATIENCE_SEC, assert_sound, read_until
+from tests.graphs import PATIENCE_SEC, assert_sound, read_until, wait_until
 from tests.pipeline.test_cli import ROOT, labelbeam, make_images, start_slow_run
 
 RUNNING, DONE, FAILED = PipelineState.RUNNING, PipelineState.DONE, PipelineState.FAILED
@@ -98,11 +98,12 @@ class LateMessages:
 
     def __init__(self):
         self.calls = 0
+        self.may_respond = threading.Event()
 
     def list_messages(self, _job_id, **_):
         self.calls += 1
         if self.calls == 1:
-            time.sleep(0.2)
+            self.may_respond.wait(PATIENCE_SEC)
         if self.calls == 2:
             raise OSError("broken pipe")
         text, level = "The zone has no L4 left.", SimpleNamespace(name="JOB_MESSAGE_WARNING")
@@ -112,9 +113,12 @@ class LateMessages:
 def test_news__late_and_failed_answers__lose_no_message(monkeypatch):
     monkeypatch.setattr(jobs, "_NEWS_SEC", 0.1)
     options = PipelineOptions(["--project=p", "--region=r"])
-    job = DataflowJob(SimpleNamespace(job_id=lambda: "job-1"), LateMessages(), options)
+    client, others = LateMessages(), set(threading.enumerate())
+    job = DataflowJob(SimpleNamespace(job_id=lambda: "job-1"), client, options)
     assert [job.news(), job.news()] == [[], []]
-    time.sleep(0.2)
+    client.may_respond.set()
+    for late in set(threading.enumerate()) - others:
+        late.join(PATIENCE_SEC)
     assert job.news() == ["Dataflow: The zone has no L4 left."]
     assert job.news() == []
 
@@ -229,7 +233,7 @@ def test_follow__interrupted__reports_the_end(job, message):
     ("job", "message"),
     [
         (ScriptedJob("interrupt", RUNNING), r"Cancelled, but job job-1 \(.*\) has not ended yet"),
-        (ScriptedJob("interrupt", "silent"), r"It could not be cancelled \(it did not answer"),
+        (ScriptedJob("interrupt", "silent"), r"The job could not be cancelled \(it did not respond"),
     ],
 )
 def test_follow__interrupted_and_it_does_not_end__is_reported_after_a_while(impatient, job, message):
@@ -299,10 +303,7 @@ def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + PATIENCE_SEC
-    while not started.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(started.exists, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
@@ -317,7 +318,7 @@ def test_run__job_server_dies__warns_that_the_job_may_run(server_to_kill, tmp_pa
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
-    assert "It could not be cancelled" in err and "may still run" in err and "Traceback" not in err
+    assert "The job could not be cancelled" in err and "may still run" in err and "Traceback" not in err
 
 
 def test_run__job_server__no_wait__the_job_publishes_by_itself(server, tmp_path, tiny):
@@ -325,7 +326,4 @@ def test_run__job_server__no_wait__the_job_publishes_by_itself(server, tmp_path,
     args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
     done = labelbeam(*args, "--no_wait")
     assert (done.returncode, done.stderr) == (0, "") and "publishes its results without this" in done.stdout
-    deadline = time.monotonic() + PATIENCE_SEC
-    while not (tmp_path / "out" / "manifest.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until((tmp_path / "out" / "manifest.json").exists)
