@@ -67,5 +67,7 @@ def test_sdist__a_wheel_built_from_it__is_the_wheel_of_the_sources(source, tmp_p
     with tarfile.open(archive) as sdist:
         sdist.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
-    assert package_files() <= {str(path.relative_to(unpacked)) for path in (unpacked / "labelbeam").rglob("*")}
+    assert package_files() <= {
+        str(path.relative_to(unpacked)) for path in (unpacked / "labelbeam").rglob("*")
+    }
     assert wheel_names(unpacked, tmp_path / "of the sdist") == wheel_names(source, tmp_path / "direct")

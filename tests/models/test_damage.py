@@ -82,8 +82,8 @@ def test_saved_model__any_damage__is_refused_or_harmless(saved, tmp_path, file):
         folder = shutil.copytree(saved, tmp_path / str(n))
         damage(folder / file, place)
         refused.append(assert_same_or_refused(folder, expected))
-    print(file, [bool(r) for r in refused])
-    assert all(refused) or file == INDEX  # some bytes of the index are padding
+    # A few flips in the index alone are harmless, because some of its bytes are padding.
+    assert refused[:12].count("") <= (3 if file == INDEX else 0) and all(refused[12:])
     assert all("whole copy" in line for line in filter(None, refused))
 
 
