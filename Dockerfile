@@ -23,7 +23,7 @@ FROM python:${PYTHON_TAG}
 ARG PYTHON_VERSION
 ARG BEAM_VERSION
 ARG TENSORFLOW_VERSION=2.21.0
-# What labelbeam doctor reads in a registry.
+# Labels of the image, which labelbeam doctor reads in a registry.
 LABEL labelbeam.python="${PYTHON_VERSION}" labelbeam.beam="${BEAM_VERSION}"
 # The extras that are installed: gpu has CUDA's libraries, as TensorFlow packages them.
 ARG EXTRA=gpu
@@ -36,7 +36,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN pip install --no-cache-dir "$(echo /wheels/labelbeam-*.whl)[sample${EXTRA:+,$EXTRA}]" \
     "apache-beam[gcp]==${BEAM_VERSION}" "tensorflow==${TENSORFLOW_VERSION}"
 
-# What Dataflow mounts of NVIDIA's driver, and where models are kept.
+# Paths of NVIDIA's driver, which Dataflow mounts, and the folder of models.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     LABELBEAM_CACHE_DIR=/opt/labelbeam/models \
     RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1

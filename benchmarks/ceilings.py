@@ -56,8 +56,9 @@ def run_model_alone(corpus: str, model: str) -> None:
     from labelbeam.transforms.models.classifier import Classifier
     from labelbeam.transforms.models.devices import choose_batch_size
     from labelbeam.transforms.models.runtime import configure_tensorflow
-    from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+    from labelbeam.transforms.models.spec import ModelOptions
     from labelbeam.transforms.process import available_cores
+    from tests.specs import resolve_spec
 
     cores = available_cores()
     configure_tensorflow(cores, cores)

@@ -25,8 +25,9 @@ from labelbeam.transforms.images.decode import decode_image
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
 from labelbeam.transforms.photos import photo_paths
+from tests.specs import resolve_spec
 
 SIZE = (1600, 1200)
 TARGETS_PX = (224, 600)

@@ -27,7 +27,8 @@ def label_shard(core: int, paths: list[Path], output: str, model: str) -> None:
     from labelbeam.transforms.images.memory import tune_malloc
     from labelbeam.transforms.models.classifier import Classifier
     from labelbeam.transforms.models.runtime import configure_tensorflow
-    from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+    from labelbeam.transforms.models.spec import ModelOptions
+    from tests.specs import resolve_spec
 
     tune_malloc()
     configure_tensorflow(callers=1, threads=1)

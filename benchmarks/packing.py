@@ -27,8 +27,9 @@ from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.packing import pack_pixels, unpack_pixels
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
 from labelbeam.transforms.photos import photo_paths
+from tests.specs import resolve_spec
 
 _CLASSES = 1000
 

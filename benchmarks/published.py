@@ -22,7 +22,7 @@ from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import pipeline_options
 from labelbeam.transforms.count import LABELLED, LISTED
 from labelbeam.transforms.elements import ImageMetadata, ImageRef, Label, Prediction, id_of_uri
-from labelbeam.transforms.publish import commit, list_sources
+from labelbeam.transforms.publish import commit, list_stored
 from labelbeam.transforms.stage import write_staged
 from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.merge import merge_files, plan_merge
@@ -70,7 +70,7 @@ def make_up(ids: Sequence[str], uri: str, labels: Sequence[str]) -> Iterator[Pre
 def publish(plan: Plan, rows: int) -> None:
     """Publish what is staged, as a run does."""
     publication = plan.publication
-    listing = list_sources(publication)
+    listing = list_stored(publication)
     tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)
     folder = TableFolder(plan.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]

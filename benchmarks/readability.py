@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("labelbeam", "pipeline", "transforms", "deploy")
-# Words of speech, which data cannot do.
-_SPEECH = re.compile(r"\b(told|said|says|tell|tells|saying|telling)\b", re.I)
+# Words of speech, which data cannot do, also as parts of names that are joined by underscores.
+_SPEECH = re.compile(r"(?<![^\W_])(told|said|says|tell|tells|saying|telling)(?![^\W_])", re.I)
 
 
 class Source(NamedTuple):

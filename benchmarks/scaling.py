@@ -37,7 +37,8 @@ from labelbeam.transforms.models.devices import choose_batch_size
 from labelbeam.transforms.models.runtime import configure_tensorflow
 configure_tensorflow(2, 2)
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 spec = resolve_spec(ModelOptions(sys.argv[1]))
 Classifier(spec, top_k=5, batch_size=choose_batch_size(None, spec.resize.size_px, on_gpu=False))
 """

@@ -27,8 +27,25 @@ OK, NOT_OK, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        # Without abbreviations, because argparse would take a flag of Beam for the beginning of one of ours.
+        super().__init__(allow_abbrev=False, **settings)
+
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. See {self.prog} --help.")
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = did_you_mean(choice[1], re.findall(r"\w+", choice[2]))
+            message = f"Unknown command {choice[1]!r}. {hint}".strip().rstrip(".")
+        raise UserError(f"{message}{'' if message.endswith('?') else '.'} See {self.prog} --help.")
+
+    def add_positional(self, name: str, metavar: str, text: str) -> None:
+        """Add a positional argument, which `_require_positionals` demands."""
+        # Not by argparse, because an unknown flag, which may be the cause of the lack, is reported first.
+        self.add_argument(name, metavar=metavar, help=text).required = False
+
+    @property
+    def flags(self) -> list[str]:
+        """The parser's flags without their dashes."""
+        return [flag.lstrip("-") for flag in self._option_string_actions]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +122,9 @@ def entry() -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labelbeam", description="Label image corpora with TensorFlow Hub classifiers.")
     parser.add_argument("--version", action="version", version=f"labelbeam {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    # Without a command, the only thing to do is to report an unknown flag, else the lack of a command.
+    parser.set_defaults(command=_refuse_unknown, parser=parser, verbose=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_run(commands)
     _add_doctor(commands)
     _add_rerun(commands)
@@ -123,12 +142,10 @@ def _add_run(commands: Any) -> None:
         description="Label a corpus. Flags not listed here go to Beam, such as --runner=DataflowRunner. "
         "Words of a flag may also be joined by dashes.",
         epilog=(__doc__ or "").partition("\n\n")[2],
-        # Without abbreviations, because argparse would take a flag of Beam for the beginning of one of ours.
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of these options; flags win")
     _add_options(parser, RUN_OPTIONS)
-    parser.set_defaults(command=_run)
+    parser.set_defaults(command=_run, parser=parser)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -139,12 +156,11 @@ def _add_doctor(commands: Any) -> None:
         description="Check a run before it is started, with the flags of the run. Nothing is started, and "
         "nothing stays in the output. One line for each finding. Exit status 0 without errors, 1 with "
         "errors, 2 if the command itself is wrong.",
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of the run's options; flags win")
     parser.add_argument("--offline", action="store_true", help="skip checks that need a network")
     _add_options(parser, RUN_OPTIONS)
-    parser.set_defaults(command=_doctor)
+    parser.set_defaults(command=_doctor, parser=parser)
 
 
 def _add_rerun(commands: Any) -> None:
@@ -154,14 +170,13 @@ def _add_rerun(commands: Any) -> None:
         usage="labelbeam rerun OUTPUT [--only REASONS] [--input URIS] [OPTION …] [BEAM_OPTION …]",
         description="Retry failed images, with the settings of the run that published them. With --input, "
         "label the rows of an input. Flags not listed here go to Beam.",
-        allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="OUTPUT", help="table folder")
+    parser.add_positional("folder", "OUTPUT", "table folder")
     parser.add_argument(
         "--only", metavar="REASONS", help="reasons to retry, such as timeout,http_5xx; by default all"
     )
     _add_options(parser, [name for name in RUN_OPTIONS if name not in _FIXED_BY_THE_FIRST_RUN])
-    parser.set_defaults(command=_rerun)
+    parser.set_defaults(command=_rerun, parser=parser)
 
 
 # Options that a rerun can't change, because all rows of a table have them in common.
@@ -201,42 +216,40 @@ def _add_verify(commands: Any) -> None:
         description="Read published tables and compare them with their manifest, and, with --input, check "
         "that each image of an input has a row of its URI. "
         "Exit status 0 without findings, 1 with findings; one line for each.",
-        allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="OUTPUT", help="table folder")
+    parser.add_positional("folder", "OUTPUT", "table folder")
     _add_options(parser, OPTIONS_BY_HEADING["input"])
-    parser.set_defaults(command=_verify)
+    parser.set_defaults(command=_verify, parser=parser)
 
 
 def _add_model(commands: Any) -> None:
     model = commands.add_parser("model", help="describe or copy a model")
-    actions = model.add_subparsers(title="actions", required=True, metavar="ACTION")
+    model.set_defaults(parser=model)
+    actions = model.add_subparsers(title="actions", metavar="ACTION")
     inspect = actions.add_parser(
         "inspect",
         help="describe a model's inputs and outputs, and whether labelbeam can use it",
         description="Describe a model's inputs and outputs. Exit status 0 if labelbeam can use it, 1 if not.",
-        allow_abbrev=False,
     )
-    inspect.add_argument("handle", metavar="MODEL", help=RUN_OPTIONS["model"].help)
+    inspect.add_positional("handle", "MODEL", RUN_OPTIONS["model"].help)
     _add_options(inspect, OPTIONS_BY_HEADING["model"].keys() - {"model"})
-    inspect.set_defaults(command=_inspect)
+    inspect.set_defaults(command=_inspect, parser=inspect)
     mirror = actions.add_parser(
         "mirror",
         help="copy a model to a folder or bucket",
         description="Copy a model to a place that all workers can load it from, and print the copy's handle.",
-        allow_abbrev=False,
     )
-    mirror.add_argument("handle", metavar="MODEL", help=RUN_OPTIONS["model"].help)
-    mirror.add_argument("target", metavar="FOLDER", help="new or empty folder, local or gs://")
+    mirror.add_positional("handle", "MODEL", RUN_OPTIONS["model"].help)
+    mirror.add_positional("target", "FOLDER", "new or empty folder, local or gs://")
     _add_options(mirror)
-    mirror.set_defaults(command=_mirror)
+    mirror.set_defaults(command=_mirror, parser=mirror)
 
 
 def _add_sample(commands: Any) -> None:
     parser = commands.add_parser("sample", help="label the sample photos with the embedded model")
     parser.add_argument("--output", default="labelbeam-sample", metavar="DIR", help="default: %(default)s")
     _add_options(parser)
-    parser.set_defaults(command=_sample)
+    parser.set_defaults(command=_sample, parser=parser)
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -254,6 +267,7 @@ def _loading(args: argparse.Namespace, modules: str = "Beam and TensorFlow") -> 
 
 
 def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    _refuse_unknown_to_beam(args, rest, load_config(args.config, {}).beam_flags)
     config = load_config(args.config, _flags(args), rest)
     with _loading(args):
         from labelbeam.pipeline.launch import run_and_report
@@ -262,6 +276,7 @@ def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    _refuse_unknown_to_beam(args, rest, load_config(args.config, {}).beam_flags)
     config = load_config(args.config, _flags(args), rest)
     with _loading(args):
         from labelbeam.pipeline.commands.doctor import doctor
@@ -271,13 +286,15 @@ def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with _loading(args):
-        from labelbeam.pipeline.commands.rerun import rerun
+        from labelbeam.pipeline.commands.rerun import recorded_flags, rerun
 
+    _refuse_unknown_to_beam(args, rest, recorded_flags(args.folder) if args.folder else ())
+    _require_positionals(args)
     return OK if rerun(args.folder, args.only, _flags(args), rest) else NOT_OK
 
 
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    _refuse(rest, "verify", OPTIONS_BY_HEADING["input"])
+    _refuse_unknown(args, rest)
     with _loading(args, "Beam"):
         from labelbeam.pipeline.commands.verify import verify
         from labelbeam.pipeline.manifest import published_manifest
@@ -307,7 +324,7 @@ _MEND = (
 
 
 def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    _refuse(rest, "model inspect", OPTIONS_BY_HEADING["model"])
+    _refuse_unknown(args, rest)
     with _loading(args):
         from labelbeam.pipeline.commands.model import inspect_model
 
@@ -317,7 +334,7 @@ def _inspect(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    _refuse(rest, "model mirror")
+    _refuse_unknown(args, rest)
     with _loading(args):
         from labelbeam.pipeline.commands.model import mirror_model
 
@@ -325,13 +342,31 @@ def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return OK
 
 
-def _refuse(rest: Sequence[str], command: str, names: Collection[str] = ()) -> None:
+def _refuse_unknown(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Refuse arguments that a command does not have, and after them the lack of one that it needs."""
     if rest:
-        hint = did_you_mean(rest[0].partition("=")[0].lstrip("-"), names, "--")
-        raise UserError(f"Unknown argument {rest[0]}. {hint}See labelbeam {command} --help.")
+        hint = did_you_mean(rest[0].partition("=")[0].lstrip("-"), args.parser.flags, "--")
+        raise UserError(f"Unknown argument {rest[0]}. {hint}See {args.parser.prog} --help.")
+    _require_positionals(args)
+
+
+def _require_positionals(args: argparse.Namespace) -> None:
+    for action in args.parser._actions:
+        if not action.option_strings and getattr(args, action.dest, None) is None:
+            raise UserError(f"{action.metavar} is missing. See {args.parser.prog} --help.")
+
+
+def _refuse_unknown_to_beam(args: argparse.Namespace, rest: Sequence[str], others: Sequence[str]) -> None:
+    """Refuse flags that neither a command nor Beam has, given the flags that Beam gets from elsewhere."""
+    if rest:  # else without Beam, because its import takes seconds
+        with _loading(args):
+            from labelbeam.pipeline.runners.options import pipeline_options
+
+        pipeline_options((*others, *rest), args.parser.flags, args.parser.prog)
 
 
 def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    _refuse_unknown_to_beam(args, rest, ())
     with _loading(args):
         from labelbeam.pipeline.commands.sample import run_sample
 

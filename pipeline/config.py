@@ -182,7 +182,7 @@ class ReadConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Options of the model; None leaves a fact to the preset, the model or the probe."""
+    """Options of the model; None leaves a property to the preset, the model or the probe."""
 
     model: str = _option(
         "",
@@ -304,7 +304,7 @@ class WriteConfig:
     target_file_mb: float = _option(256.0, "desired size of the published files, MB", (0.01, 4096))
     keep_generations: int = _option(1, "number of older generations of the tables to keep", (0, 1000))
     partition_by: str | None = _option(
-        None, "key of partition folders: a column of the input (by_COLUMN=VALUE), or hash:N (by_hash=0 …)"
+        None, "key of partition folders: a column of the input (by_COLUMN=VALUE), or hash:N (by_hash=00 …)"
     )
     max_partitions: int = _option(1000, "largest number of partition folders per table", (1, 100_000))
 

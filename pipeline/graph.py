@@ -15,9 +15,10 @@ from labelbeam.transforms.publish import PublishResults
 from labelbeam.transforms.read import ReadImageRefs
 from labelbeam.transforms.select import SelectUnlabelled
 from labelbeam.transforms.stage import StageResults
+from labelbeam.transforms.table.manifest import Manifest
 
 
-def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
+def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifest]:
     """Build the graph from a corpus to published tables, and return its manifest."""
     max_pixels = round(plan.config.decode.max_megapixels * 1e6)
     predict = plan.config.predict

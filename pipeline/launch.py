@@ -37,18 +37,18 @@ from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS, cause_of_error, ow
 from labelbeam.pipeline.runners.jobs import follow, job_of
 from labelbeam.pipeline.runners.local import supervised
 from labelbeam.pipeline.runners.options import (
-    is_local,
     keep_interrupts_from_job_server,
     name_apart,
     new_pipeline,
     pipeline_options,
     runs_elsewhere,
+    runs_here,
     starts_job_server,
 )
 from labelbeam.pipeline.runners.rules import check_rules
-from labelbeam.transforms.count import KINDS, CountRows
+from labelbeam.transforms.count import COUNTERS, CountRows
 from labelbeam.transforms.errors import LabelbeamError, RunError
-from labelbeam.transforms.files import is_local as is_local_path
+from labelbeam.transforms.files import is_local
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.spec import ModelSpec
@@ -85,7 +85,7 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     check_rules(config, options)
     # Before the model is fetched, because Beam finds a missing login only minutes later.
     require_google_access(config, options)
-    local = is_local(options)
+    local = runs_here(options)
     if not local:
         config = with_absolute_paths(config)
     with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
@@ -130,7 +130,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     model, output = config.model.model, config.write.output
     if os.path.exists(model) and not find_preset(model):
         model = os.path.abspath(model)
-    if is_local_path(output):
+    if is_local(output):
         output = os.path.abspath(output)
     return dataclasses.replace(
         config,
@@ -216,7 +216,7 @@ def _how_to_look(plan: Plan) -> str:
 def _counts_of(result: Any) -> progress.Counts:
     """Return the counts of images in the runner's metrics; empty if it has none."""
     counts = counters_of(query_metrics(result), CountRows)
-    return {kind: counts[kind] for kind in KINDS} if counts else {}
+    return {kind: counts[kind] for kind in COUNTERS} if counts else {}
 
 
 @contextmanager

@@ -50,10 +50,6 @@ def published_manifest(folder: str) -> Manifest:
     return manifest
 
 
-# Options that manifests of earlier versions hold; they are constants now.
-_REMOVED_OPTIONS = ("min_agreement", "max_output_change", "connect_timeout_sec")
-
-
 def recorded_config(
     manifest: Manifest, flags: Mapping[str, Any], beam_flags: Sequence[str] = ()
 ) -> RunConfig:
@@ -69,8 +65,7 @@ def recorded_config(
         raise UserError(
             f"manifest.json: config.beam_flags={recorded_beam_flags!r} is not allowed: it must be a list."
         )
-    for name in ("no_wait", *_REMOVED_OPTIONS):  # no_wait is of that command alone
-        values.pop(name, None)
+    values.pop("no_wait", None)  # because it is of that command alone
     return make_config(values, "manifest.json: config.", flags, (*map(str, recorded_beam_flags), *beam_flags))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +20,7 @@ from labelbeam.transforms.files import (
     is_local,
     join_path,
     make_folder,
-    scheme_of,
+    remote_scheme,
     write_file,
 )
 from labelbeam.transforms.sources.addresses import GCS
@@ -29,16 +30,11 @@ from labelbeam.transforms.table.folder import (
     delete_run,
     find_losses,
     read_manifest,
-    staged_sources,
+    staged_files,
     tidy,
     unfinished_runs,
 )
 from labelbeam.transforms.table.manifest import LabelledWith, Manifest
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, so two runs at once are not detected there
-    fcntl = None  # type: ignore[assignment]
 
 _HINT = "; types of columns are set by --column_types"
 _NAMES = {
@@ -78,7 +74,7 @@ def folder_of(output: str) -> str:
     Raises:
       UserError: The folder is neither local nor in a bucket of Google's.
     """
-    scheme = scheme_of(output)
+    scheme = remote_scheme(output)
     if scheme not in (None, GCS):
         raise UserError(
             f"output={output!r} is not allowed: a local folder or gs://; {scheme}:// is not written."
@@ -173,7 +169,7 @@ def look_into(output: str) -> Contents:
     with _explained(output):
         manifest = read_manifest(output)
         unfinished = unfinished_runs(output, manifest)
-        rows = {run: sum(s.file.rows for s in staged_sources(output, [run])) for run in unfinished}
+        rows = {run: sum(s.file.rows for s in staged_files(output, [run])) for run in unfinished}
     return Contents(manifest, unfinished, rows)
 
 
@@ -192,7 +188,7 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
         )
 
 
-def probe_output(output: str) -> None:
+def check_writable(output: str) -> None:
     """Write a file into a table folder, and delete the file and the folders that were made for it.
 
     Raises:
@@ -252,7 +248,7 @@ def locked(output: str) -> Iterator[None]:
     """
     # A lock of the system, because the system frees it even if the process is killed.
     folder = TableFolder(output).staging
-    if fcntl is None or not is_local(folder):
+    if not is_local(folder):
         yield
         return
     with _explained(output):

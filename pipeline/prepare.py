@@ -17,7 +17,7 @@ from labelbeam.pipeline.plan import (
     optimisation_of,
     partitioning_of,
 )
-from labelbeam.pipeline.runners.options import is_local, threads_of_process
+from labelbeam.pipeline.runners.options import runs_here, threads_of_process
 from labelbeam.transforms.count import Listener
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.corpus import Corpus
@@ -61,7 +61,7 @@ def prepare_model(config: RunConfig, options: PipelineOptions) -> ModelSpec:
         faster as requested.
       RunError: The model does not return.
     """
-    if is_local(options):
+    if runs_here(options):
         _prepare_tensorflow(config, options)
     load_tensorflow()
     model = understand_model(ModelOptions(**asdict(config.model)), config.predict.predict_timeout_sec)

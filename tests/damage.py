@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labelbeam.transforms.done import read_done_ids
-from labelbeam.transforms.table.folder import published_sources, read_manifest, staged_sources
+from labelbeam.transforms.table.folder import published_files, read_manifest, staged_files
 from tests.results import add_staged, failure, plan_publication, prediction, publish
 
 OLD = [*map(prediction, range(6)), *map(failure, range(6, 9))]
@@ -25,8 +25,8 @@ def label(output: Path | str, run_id: str, results: list, **settings: Any) -> in
     """Change the disk as a run does that labels images; return the number of newly labelled images."""
     publication = plan_publication(output, run_id, **settings)
     sources = [
-        *published_sources(str(output), read_manifest(str(output))),
-        *staged_sources(str(output), publication.resumes),
+        *published_files(str(output), read_manifest(str(output))),
+        *staged_files(str(output), publication.resumes),
     ]
     done = {i for source in sources for part in read_done_ids(source, frozenset(), False) for i in part.ids}
     left = [result for result in results if result.ref.id not in done]

@@ -6,6 +6,9 @@ import dataclasses
 import hashlib
 import json
 import re
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,7 +30,18 @@ LIMITS = Limits(5, 10_000_000, 4)
 # Longest wait for a process or a thread. It is long, because the machine may be busy; only a test that fails
 # waits so long.
 PATIENCE_SEC = 240.0
+# Time between two looks at a condition that a test waits for.
+_POLL_SEC = 0.005
 TWO_PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen | None = None) -> None:
+    """Wait until a condition holds, which a process that must not end before brings about."""
+    deadline = time.monotonic() + PATIENCE_SEC
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(_POLL_SEC)
 
 
 def make_mixed_corpus(folder: Path, images: int = 40) -> list[str]:

@@ -14,10 +14,10 @@ from labelbeam.pipeline.config import WriteConfig
 from labelbeam.pipeline.output import OutputState, prepare_output, read_output
 from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, Label, Prediction, TableFile
-from labelbeam.transforms.publish import Publication, commit, list_sources, make_manifest
+from labelbeam.transforms.publish import Publication, commit, list_stored, make_manifest
 from labelbeam.transforms.stage import Stager, Staging, write_staged
 from labelbeam.transforms.table.documents import write_document
-from labelbeam.transforms.table.folder import Source, TableFolder
+from labelbeam.transforms.table.folder import StoredFile, TableFolder
 from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
 from labelbeam.transforms.table.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
 from labelbeam.transforms.table.rows import (
@@ -43,13 +43,13 @@ LABELLED_WITH = LabelledWith(
 
 def write_table_file(
     folder: Path, results: Iterable, metadata: RowMetadata, published: bool = False
-) -> Source:
+) -> StoredFile:
     """Write results of one kind as a file of their table."""
     rows = list(results)
     is_failure = isinstance(rows[0], Failure)
     table, to_row = (FAILURES, failure_row) if is_failure else (PREDICTIONS, prediction_row)
     batch = to_record_batch([to_row(row, metadata) for row in rows], schema_of(table, metadata))
-    return Source(write_staged(table, batch, str(folder)), published)
+    return StoredFile(write_staged(table, batch, str(folder)), published)
 
 
 def row_metadata_of(run_id: str) -> RowMetadata:
@@ -130,8 +130,8 @@ def list_published(output: Path, files: Iterable[TableFile]) -> None:
 
 def publish(publication: Publication, counts: dict[str, int] | None = None) -> Manifest:
     """Publish as `PublishResults` does, by its pure functions alone."""
-    listing = list_sources(publication)
-    sources = listing.sources
+    listing = list_stored(publication)
+    sources = listing.stored_files
     superseded = defaultdict(list)
     for part in range(parts_of(sources)):
         for path, rows in find_superseded(sources, part, parts_of(sources)).items():

@@ -31,7 +31,7 @@ UNCHECKED = "unchecked"
 OTHER = "other"
 # Ids that are labelled again, because the tables have them under another URI.
 OTHER_URI = "other_uri"
-KINDS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER, OTHER_URI)
+COUNTERS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER, OTHER_URI)
 
 # Time between two reports to metrics and the listener, because a report for each element would take 20 us.
 _REPORT_SEC = 0.1
@@ -89,7 +89,7 @@ class _CountFn(beam.DoFn):
     def __init__(self, step: CountRows) -> None:
         self._count = step.count
         self._listener = step.listener
-        self._metrics = {kind: Metrics.counter(CountRows, kind) for kind in KINDS}
+        self._metrics = {kind: Metrics.counter(CountRows, kind) for kind in COUNTERS}
 
     def start_bundle(self) -> None:
         self._counts: Counter[str] = Counter()

@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
 from labelbeam.transforms.elements import DIGEST, DoneIds, digest_of_uri
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT
-from labelbeam.transforms.table.folder import Source, published_sources, read_manifest, staged_sources
+from labelbeam.transforms.table.folder import StoredFile, published_files, read_manifest, staged_files
 from labelbeam.transforms.table.integrity import keep_whole, read_batches
 from labelbeam.transforms.table.rows import FAILURES
 
 
 def read_done_ids(
-    source: Source, redo: frozenset[str], versions: bool, uris: bool = False
+    stored: StoredFile, redo: frozenset[str], versions: bool, uris: bool = False
 ) -> Iterator[DoneIds]:
     """Read the ids of one file, and of the other columns only requested ones; yield one bucket at a time.
 
@@ -29,16 +29,16 @@ def read_done_ids(
     Raises:
       RunError: The file is published and damaged.
     """
-    if not keep_whole(source):
+    if not keep_whole(stored):
         return
-    failures = source.file.table == FAILURES
+    failures = stored.file.table == FAILURES
     # Rows that failed because of a bad line are always selected again, because the user may have fixed the
     # line. Staged failures of other kinds are not, because the run that resumes has just tried them.
-    redo = FAULTS_OF_THE_INPUT | (redo if source.published else frozenset())
+    redo = FAULTS_OF_THE_INPUT | (redo if stored.published else frozenset())
     columns = ["id", *(["uri"] if uris else [])]
     columns += ["reason"] if failures else ["version", "sha256"] if versions else []
-    for batch in read_batches(source, GATHERED_ROWS, columns):
-        yield from _by_bucket(batch, source.published, redo)
+    for batch in read_batches(stored, GATHERED_ROWS, columns):
+        yield from _by_bucket(batch, stored.published, redo)
 
 
 def _by_bucket(batch: pa.RecordBatch, published: bool, redo: frozenset[str]) -> Iterator[DoneIds]:
@@ -92,13 +92,14 @@ class ReadDoneIds(beam.PTransform):
         return (
             pipeline
             | "Once" >> beam.Create([self.output], reshuffle=False)
-            | "ListFiles" >> beam.FlatMap(_list_files, self.resumes, self.published).with_output_types(Source)
+            | "ListFiles"
+            >> beam.FlatMap(_list_files, self.resumes, self.published).with_output_types(StoredFile)
             # A reshuffle, because one worker would read every file if listing and reading were fused.
             | "Spread" >> beam.Reshuffle()
             | "ReadIds" >> beam.FlatMap(read_done_ids, self.redo, self.versions, self.uris)
         )
 
 
-def _list_files(output: str, resumes: tuple[str, ...], published: bool) -> list[Source]:
+def _list_files(output: str, resumes: tuple[str, ...], published: bool) -> list[StoredFile]:
     manifest = read_manifest(output) if published else None
-    return [*published_sources(output, manifest), *staged_sources(output, resumes)]
+    return [*published_files(output, manifest), *staged_files(output, resumes)]

@@ -17,7 +17,7 @@ import numpy as np
 
 def id_of_uri(uri: str) -> str:
     """Return the default id: the first 32 hexadecimal digits of the URI's SHA-256."""
-    # Also of URIs with lone surrogates, which stand for the bytes of local names that are not UTF-8.
+    # "surrogateescape", because URIs of local names that are not UTF-8 have lone surrogates.
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
@@ -68,8 +68,8 @@ class Unchanged:
     checked: bool = True
 
 
-# Without `__eq__`, here and in `DecodedImage`, because arrays don't compare to a bool and megabytes are slow
-# to.
+# Without `__eq__`, here and in `DecodedImage`, because arrays don't compare to a bool and comparing megabytes
+# is slow.
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
     """An image in its file's encoding.

@@ -48,14 +48,14 @@ def file_errors_as(error_type: type[LabelbeamError], fault: str, remedy: str) ->
         raise error_type(f"{fault}: {describe_error(e)}. {remedy}") from e
 
 
-def scheme_of(path: str) -> str | None:
+def remote_scheme(path: str) -> str | None:
     """Return the scheme of a path, such as `gs`; None for a local path."""
     return FileSystems.get_scheme(path)
 
 
 def is_local(path: str) -> bool:
     """Return whether a path is on this machine's disks."""
-    return scheme_of(path) is None
+    return remote_scheme(path) is None
 
 
 def join_path(folder: str, *parts: str) -> str:
@@ -122,18 +122,18 @@ def read_file(path: str) -> bytes:
         return f.read()
 
 
-class Digest(NamedTuple):
+class FileDigest(NamedTuple):
     """Length and SHA-256 of a file's bytes."""
 
     size_bytes: int
     sha256: str
 
 
-def digest_file(path: str) -> Digest:
+def digest_file(path: str) -> FileDigest:
     """Return the digest of a whole file, which is read some bytes at a time."""
     with open_file(path) as f:
         digest = hashlib.file_digest(f, "sha256")
-        return Digest(f.tell(), digest.hexdigest())
+        return FileDigest(f.tell(), digest.hexdigest())
 
 
 # Remedy for a damaged file of a table.

@@ -13,18 +13,18 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED, OTHER
+from labelbeam.transforms.count import COUNTERS, DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.table.folder import (
-    Source,
+    StoredFile,
     TableFolder,
     announce,
     deleted_meanwhile,
-    published_sources,
+    published_files,
     read_manifest,
+    staged_files,
     staged_runs,
-    staged_sources,
     switch,
     tidy,
 )
@@ -93,15 +93,15 @@ class Listing:
     """Input of a publication.
 
     Attributes:
-      sources: Files.
+      stored_files: Published and staged files.
       name: Name of the publication and prefix of its files' names. Random, because a graph may run twice.
     """
 
-    sources: list[Source]
+    stored_files: list[StoredFile]
     name: str
 
 
-def list_sources(publication: Publication, written: Iterable[TableFile] = ()) -> Listing:
+def list_stored(publication: Publication, written: Iterable[TableFile] = ()) -> Listing:
     """List the files that the new generation is made from.
 
     Args:
@@ -117,9 +117,9 @@ def list_sources(publication: Publication, written: Iterable[TableFile] = ()) ->
     # deleted.
     merged = manifest.merged_runs if manifest else ()
     _check_runs(publication, merged)
-    published = published_sources(publication.output, manifest if publication.keeps_rows else None)
-    staged = staged_sources(publication.output, publication.merges)
-    paths = {source.file.path for source in staged}
+    published = published_files(publication.output, manifest if publication.keeps_rows else None)
+    staged = staged_files(publication.output, publication.merges)
+    paths = {stored.file.path for stored in staged}
     missing = next((file.path for file in written if file.path not in paths), None)
     if missing and publication.run_id not in merged:
         raise RunError(deleted_meanwhile(missing))
@@ -158,7 +158,7 @@ def make_manifest(
       The manifest. `balanced` is true if each listed row is a prediction, a failure, a duplicate or kept, and
       if the tables' files hold a row for each of these but duplicates.
     """
-    counts = {kind: counts.get(kind, 0) for kind in KINDS}
+    counts = {kind: counts.get(kind, 0) for kind in COUNTERS}
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
     rows = {table: sum(f.rows for f in merged.files if f.table == table) for table in TABLES}
     files = tuple(sorted(merged.files, key=lambda file: file.path))
@@ -257,28 +257,28 @@ class PublishResults(beam.PTransform):
     def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[Manifest]:
         staged, counts, notes = results
         publication = self.publication
-        sources = (
+        listing = (
             staged.pipeline
             | "Once" >> beam.Create([publication], reshuffle=False)
             # `staged` is a side input, because Beam computes a side input wholly before its first consumer
             # runs: a barrier, without which files would be listed while others are still being written.
-            | "ListSources" >> beam.Map(list_sources, beam.pvalue.AsIter(staged))
+            | "ListStored" >> beam.Map(list_stored, beam.pvalue.AsIter(staged))
         )
         superseded = (
-            sources
+            listing
             # Ids are compared in parts, because all ids of a large table fit in no worker's memory.
             | "DealParts" >> beam.FlatMap(_part_numbers)
             | "SpreadParts" >> beam.Reshuffle()
-            | "FindSuperseded" >> beam.FlatMap(_find_superseded, beam.pvalue.AsSingleton(sources))
+            | "FindSuperseded" >> beam.FlatMap(_find_superseded, beam.pvalue.AsSingleton(listing))
         )
         merged = (
-            sources
+            listing
             | "PlanMerge" >> beam.FlatMap(_plan_tasks, publication, beam.pvalue.AsIter(superseded))
             | "SpreadTasks" >> beam.Reshuffle()
             | "MergeFiles" >> beam.Map(_merge_files, publication)
         )
         # Side inputs are barriers here, too, because readers may be switched only when every file is merged.
-        return sources | "Commit" >> beam.Map(
+        return listing | "Commit" >> beam.Map(
             _commit_listing,
             publication,
             beam.pvalue.AsIter(merged),
@@ -288,11 +288,11 @@ class PublishResults(beam.PTransform):
 
 
 def _part_numbers(listing: Listing) -> range:
-    return range(parts_of(listing.sources))
+    return range(parts_of(listing.stored_files))
 
 
 def _find_superseded(part: int, listing: Listing) -> Iterable[tuple[str, np.ndarray]]:
-    return find_superseded(listing.sources, part, parts_of(listing.sources)).items()
+    return find_superseded(listing.stored_files, part, parts_of(listing.stored_files)).items()
 
 
 def _plan_tasks(
@@ -301,7 +301,9 @@ def _plan_tasks(
     rows = defaultdict(list)
     for path, numbers in superseded:
         rows[path].append(numbers)
-    return plan_merge(listing.sources, rows, listing.name, publication.target_bytes, publication.keeps_files)
+    return plan_merge(
+        listing.stored_files, rows, listing.name, publication.target_bytes, publication.keeps_files
+    )
 
 
 def _merge_files(task: MergeTask, publication: Publication) -> Merged:

@@ -10,7 +10,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-class NoAnswerError(Exception):
+class NoResponseError(Exception):
     """A call that did not return in time."""
 
 
@@ -18,13 +18,13 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
     """Make a call that may never return, and return its result or raise its error.
 
     Raises:
-      NoAnswerError: The call did not return in time. It goes on in its thread, and its result is dropped.
+      NoResponseError: The call did not return in time. It goes on in its thread, and its result is dropped.
     """
     # In a thread of its own, because a thread inside C code can't be stopped, and because the main thread
     # must stay free for signals.
     future = start_call(call)
     if not wait([future], seconds).done:
-        raise NoAnswerError(f"it did not answer within {seconds:g} s")
+        raise NoResponseError(f"it did not respond within {seconds:g} s")
     return future.result()
 
 

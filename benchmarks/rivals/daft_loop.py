@@ -19,7 +19,8 @@ from labelbeam.transforms.images.decode import decode_image
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.runtime import configure_tensorflow
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 
 BATCH_SIZE = 8
 CORES = len(os.sched_getaffinity(0))

@@ -26,7 +26,8 @@ from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.classifier import Classifier, TopK
 from labelbeam.transforms.models.runtime import configure_tensorflow
-from labelbeam.transforms.models.spec import ModelOptions, ModelSpec, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
+from tests.specs import resolve_spec
 
 BATCH_SIZE = 8
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from labelbeam.pipeline.checks.findings import (
-    ANSWER_SEC,
+    RESPONSE_SEC,
     Case,
     Check,
     Finding,
@@ -22,7 +22,7 @@ from labelbeam.pipeline.checks.findings import (
 )
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import labelled_with
-from labelbeam.pipeline.output import folder_of, is_at_work, look_into, probe_output, refuse_others
+from labelbeam.pipeline.output import check_writable, folder_of, is_at_work, look_into, refuse_others
 from labelbeam.pipeline.plan import (
     column_types_of,
     limits_of,
@@ -58,7 +58,7 @@ _DOWNLOAD_SEC, _IMAGES_SEC = 600.0, 60.0
 def _check_output(case: Case) -> Iterator[Finding]:
     output = folder_of(case.config.write.output)
     contents = look_into(output)
-    probe_output(output)
+    check_writable(output)
     case.contents = contents
     if is_at_work(output):
         text = f"another run is writing to {output}."
@@ -235,7 +235,7 @@ def _label_rows(case: Case) -> list[Prediction | Failure]:
     assert case.classifier
     limits = limits_of(case.config)
     # Shorter than in a run, because a person waits for the report.
-    total_timeout_sec = min(limits.total_timeout_sec, ANSWER_SEC)
+    total_timeout_sec = min(limits.total_timeout_sec, RESPONSE_SEC)
     sources = Sources(dataclasses.replace(limits, total_timeout_sec=total_timeout_sec))
     max_pixels, threshold = round(case.config.decode.max_megapixels * 1e6), case.config.predict.least_score
     results = label_images(

@@ -20,13 +20,13 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.sources.addresses import is_gcs, split_gcs
-from labelbeam.transforms.within import NoAnswerError, within
+from labelbeam.transforms.within import NoResponseError, within
 
 _LOG = logging.getLogger(__name__)
 
 # Time limits for connecting to a server and for each of its responses.
 # A little over 3 s, because TCP sends a lost packet again after 3 s.
-CONNECT_SEC, ANSWER_SEC = 3.05, 10.0
+CONNECT_SEC, RESPONSE_SEC = 3.05, 10.0
 # Time limit for a whole check that uses the network.
 _REMOTE_SEC = 30.0
 
@@ -192,10 +192,10 @@ def examine(check: Check, case: Case) -> list[Finding]:
             _collect(check, case, findings)
     except LabelbeamError as e:
         findings.append(error(str(e)))
-    except NoAnswerError:
+    except NoResponseError:
         # A copy, because the check's thread still runs and may append to the list.
         remedy = "Check the network and any proxy."
-        return [*findings, error(f"no answer within {check.limit_sec:g} s.", remedy)]
+        return [*findings, error(f"no response within {check.limit_sec:g} s.", remedy)]
     except Exception as e:
         # Everything is caught, because a bug in one check must not keep the others from running.
         _LOG.info("the check %r failed", check.name, exc_info=True)

@@ -19,8 +19,8 @@ from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud import storage
 
 from labelbeam.pipeline.checks.findings import (
-    ANSWER_SEC,
     CONNECT_SEC,
+    RESPONSE_SEC,
     Case,
     Check,
     Finding,
@@ -41,7 +41,7 @@ from labelbeam.transforms.sources.addresses import is_gcs, split_gcs
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _LOG_IN = "Run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file."
 _METADATA_IP, _METADATA_SEC = "169.254.169.254", 1.0
-_LIMITS = (CONNECT_SEC, ANSWER_SEC)
+_LIMITS = (CONNECT_SEC, RESPONSE_SEC)
 _NO_ANSWER = (api.GoogleAPICallError, GoogleAuthError, requests.RequestException, ConnectionError)
 
 
@@ -80,7 +80,7 @@ def call_api(case: Case, url: str, **options: Any) -> dict[str, Any]:
         response = session.get(url, timeout=_LIMITS, **options)
         answer = response.json()
     except (requests.RequestException, GoogleAuthError, ValueError) as e:
-        raise ApiError(0, f"{url.partition('?')[0]} gave no answer: {e}"[:300]) from e
+        raise ApiError(0, f"{url.partition('?')[0]} did not respond: {e}"[:300]) from e
     if not response.ok:
         fault = answer.get("error") if isinstance(answer, dict) else None
         raise ApiError(response.status_code, fault["message"] if isinstance(fault, dict) else response.reason)
@@ -90,7 +90,7 @@ def call_api(case: Case, url: str, **options: Any) -> dict[str, Any]:
 class _BriefRequest(Request):
     """HTTP transport of google.auth with shorter time limits."""
 
-    def __call__(self, url: str, *args: Any, timeout: float = ANSWER_SEC, **kwargs: Any) -> Any:
+    def __call__(self, url: str, *args: Any, timeout: float = RESPONSE_SEC, **kwargs: Any) -> Any:
         # google.auth looks for a metadata server last, three times for 3 s. Outside of Google Cloud nothing
         # listens at the address, and inside the server responds within milliseconds.
         if os.environ.get(environment_vars.GCE_METADATA_IP, _METADATA_IP) in url:
@@ -179,7 +179,7 @@ def _locate(case: Case, name: str, label: str) -> Finding:
         case.buckets.add(name)
         return warning(f"the bucket {label} could not be checked: {e.message}.", "Get storage.buckets.get.")
     except _NO_ANSWER as e:
-        return error(f"the bucket {label} gave no answer: {e!s:.200}.", "Check the network and the login.")
+        return error(f"the bucket {label} did not respond: {e!s:.200}.", "Check the network and the login.")
     case.buckets.add(name)
     # The regions of predefined dual- and multi-regions are not compared, because the API does not list them.
     regions = [bucket.location] if bucket.location_type == "region" else bucket.data_locations or ()

@@ -79,7 +79,7 @@ def _connect(option: str, endpoint: str) -> Finding:
     if not host or not port:
         return error(f"{flag} is not an address.", f"Write it as HOST:PORT: {option}=localhost:8099.")
     if why := try_connection(host, port):
-        return error(f"{flag} does not answer: {why}.", "Start the job server, or check the address.")
+        return error(f"{flag} did not respond: {why}.", "Start the job server, or check the address.")
     return ok(f"{flag} accepts connections.")
 
 

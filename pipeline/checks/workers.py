@@ -116,12 +116,12 @@ def _misfit(pool: _Pool, resource: dict[str, Any]) -> Finding | None:
 
     Machine types without accelerators of their own pass, because the API does not list what they accept.
     """
-    # Built-in accelerators are billed with the machine, whether a job asks for them or not.
+    # Built-in accelerators are billed with the machine, whether a job requests them or not.
     for own in resource.get("accelerators", ()):
         card, count = own["guestAcceleratorType"], own["guestAcceleratorCount"]
         if (card, count) != (pool.card, pool.card_count):
             report, wish = (error, f"{pool.card_count} x {pool.card}") if pool.card else (warning, "none")
-            text = f"{pool.machine} has {count} x {card}, which is billed, and the options ask for {wish}."
+            text = f"{pool.machine} has {count} x {card}, which is billed, and the options request {wish}."
             flag = f"--dataflow_service_options='worker_accelerator=type:{card};count:{count};{_DRIVER}'"
             return report(text, f"Set {flag}, or another --machine_type.")
     if pool.card_count > (most := resource.get("maximumCardsPerInstance", pool.card_count)):

@@ -13,6 +13,7 @@ from labelbeam.pipeline.output import folder_of
 from labelbeam.pipeline.plan import find_input
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.table.folder import read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 
 
@@ -40,6 +41,12 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     # The recorded settings, because rows with other settings may not stand in the same table.
     config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
     return run_and_report(config, _corpus_of(config, manifest, reasons, of_input="input" in flags))
+
+
+def recorded_flags(output: str) -> tuple[str, ...]:
+    """Return Beam's flags of the run that published a table folder; none without a manifest."""
+    manifest = read_manifest(folder_of(output))
+    return recorded_config(manifest, {}).beam_flags if manifest else ()
 
 
 def _corpus_of(config: RunConfig, manifest: Manifest, reasons: frozenset[str], of_input: bool) -> Corpus:

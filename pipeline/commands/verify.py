@@ -22,7 +22,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.publish import top_labels
 from labelbeam.transforms.read import list_rows
 from labelbeam.transforms.select import id_of
-from labelbeam.transforms.table.folder import Source, published_sources
+from labelbeam.transforms.table.folder import StoredFile, published_files
 from labelbeam.transforms.table.integrity import damage_of
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.merge import Merged, count_rows, find_superseded, parts_of
@@ -49,24 +49,24 @@ def verify(output: str, reading: Mapping[str, Any] | None = None) -> list[str]:
     folder = folder_of(output)
     manifest = published_manifest(folder)
     corpus = find_corpus(recorded_config(manifest, reading).read) if reading else None
-    sources = published_sources(folder, manifest)
-    files = list(itertools.chain.from_iterable(_check_file(s, folder, manifest) for s in sources))
+    stored_files = published_files(folder, manifest)
+    files = list(itertools.chain.from_iterable(_check_file(s, folder, manifest) for s in stored_files))
     strays = list(_check_strays(folder, manifest))
     if files:  # rows of damaged files can't be counted
         return files + strays
-    rows = [*_check_counts(sources, manifest), *_check_unique(sources)]
-    return strays + rows + (list(_first(_find_uncovered(sources, corpus))) if corpus else [])
+    rows = [*_check_counts(stored_files, manifest), *_check_unique(stored_files)]
+    return strays + rows + (list(_first(_find_uncovered(stored_files, corpus))) if corpus else [])
 
 
-def _check_file(source: Source, folder: str, manifest: Manifest) -> Iterator[str]:
-    name = source.file.path.removeprefix(folder).strip("/")
+def _check_file(stored: StoredFile, folder: str, manifest: Manifest) -> Iterator[str]:
+    name = stored.file.path.removeprefix(folder).strip("/")
     try:
         with file_errors_as(RunError, f"{name}: cannot be read", "Check its rights"):
-            if damage := damage_of(source):
+            if damage := damage_of(stored):
                 yield f"{name}: {damage}"
                 return
-            with open_parquet(source.file.path) as parquet:
-                yield from _check_content(parquet, source, name, manifest)
+            with open_parquet(stored.file.path) as parquet:
+                yield from _check_content(parquet, stored, name, manifest)
     except RunError as e:
         yield str(e)
 
@@ -77,12 +77,14 @@ def _row_metadata_of(manifest: Manifest) -> RowMetadata:
     return RowMetadata(manifest.run_id, *prints, labelled_with.column_types, labelled_with.outputs_column)
 
 
-def _check_content(parquet: pq.ParquetFile, source: Source, name: str, manifest: Manifest) -> Iterator[str]:
-    if parquet.metadata.num_rows != source.file.rows:
-        yield f"{name}: {parquet.metadata.num_rows:,} rows, {source.file.rows:,} are listed"
-    expected = schema_of(source.file.table, _row_metadata_of(manifest))
+def _check_content(
+    parquet: pq.ParquetFile, stored: StoredFile, name: str, manifest: Manifest
+) -> Iterator[str]:
+    if parquet.metadata.num_rows != stored.file.rows:
+        yield f"{name}: {parquet.metadata.num_rows:,} rows, {stored.file.rows:,} are listed"
+    expected = schema_of(stored.file.table, _row_metadata_of(manifest))
     if not parquet.schema_arrow.equals(expected):
-        yield f"{name}: its schema is not that of {source.file.table}"
+        yield f"{name}: its schema is not that of {stored.file.table}"
         return
     expected_prints = {
         column: getattr(manifest.labelled_with, column.partition("_")[0]) for column in _FINGERPRINTS
@@ -108,10 +110,10 @@ def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
                 yield f"{name}: is there and not listed. Delete it, because readers read it too"
 
 
-def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:
+def _check_counts(stored_files: list[StoredFile], manifest: Manifest) -> Iterator[str]:
     counted = Merged()
-    for source in sources:
-        counted.add(count_rows(source, _row_metadata_of(manifest)))
+    for stored in stored_files:
+        counted.add(count_rows(stored, _row_metadata_of(manifest)))
     if counted.reasons != manifest.failures_by_reason:
         yield f"failures: by reason {dict(counted.reasons)}, the manifest has {manifest.failures_by_reason}"
     if top_labels(counted.labels) != manifest.top_labels:
@@ -123,12 +125,12 @@ def _check_counts(sources: list[Source], manifest: Manifest) -> Iterator[str]:
         yield f"the run {manifest.run_id} did not balance: {manifest.counts}"
 
 
-def _check_unique(sources: list[Source]) -> Iterator[str]:
+def _check_unique(stored_files: list[StoredFile]) -> Iterator[str]:
     # In parts, because the ids of a large table do not fit into memory at once.
-    parts = parts_of(sources)
+    parts = parts_of(stored_files)
     doubled: Counter[str] = Counter()
     for part in range(parts):
-        for path, rows in find_superseded(sources, part, parts).items():
+        for path, rows in find_superseded(stored_files, part, parts).items():
             doubled.update(_ids(path).take(pa.array(rows)).to_pylist())
     yield from _first(f"id {image_id!r}: {n + 1} rows" for image_id, n in sorted(doubled.items()))
 
@@ -138,7 +140,7 @@ def _ids(path: str) -> pa.Array:
         return parquet.read(["id"])["id"].combine_chunks()
 
 
-def _find_uncovered(sources: list[Source], corpus: Corpus) -> Iterator[str]:
+def _find_uncovered(stored_files: list[StoredFile], corpus: Corpus) -> Iterator[str]:
     """Find rows of an input whose id has no row in published tables, or a row with another URI.
 
     The input is read once for each two million rows of the tables, because no more ids are held in memory.
@@ -147,9 +149,9 @@ def _find_uncovered(sources: list[Source], corpus: Corpus) -> Iterator[str]:
       RunError: The input is cut or damaged, or changes while it is read.
     """
     # Parted by a hash of the id, so that rows of the tables and of the input meet in the same part.
-    parts = 1 + sum(source.file.rows for source in sources) // _IDS_IN_MEMORY
+    parts = 1 + sum(stored.file.rows for stored in stored_files) // _IDS_IN_MEMORY
     for part in range(parts):
-        yield from _uncovered(_uris_of_part(sources, part, parts), corpus, part, parts)
+        yield from _uncovered(_uris_of_part(stored_files, part, parts), corpus, part, parts)
 
 
 def _uncovered(uris: dict[str, bytes | None], corpus: Corpus, part: int, parts: int) -> Iterator[str]:
@@ -169,12 +171,12 @@ def _uncovered(uris: dict[str, bytes | None], corpus: Corpus, part: int, parts: 
             uris[image_id] = None  # so that the id is reported once, as far as memory allows
 
 
-def _uris_of_part(sources: list[Source], part: int, parts: int) -> dict[str, bytes | None]:
+def _uris_of_part(stored_files: list[StoredFile], part: int, parts: int) -> dict[str, bytes | None]:
     """Return the digest of the URI of each id of a part; None if the id stands for several URIs."""
     uris: dict[str, bytes | None] = {}
-    for source in sources:
-        columns = ["id", "uri", *(["reason"] if source.file.table == FAILURES else [])]
-        with open_parquet(source.file.path) as parquet:
+    for stored in stored_files:
+        columns = ["id", "uri", *(["reason"] if stored.file.table == FAILURES else [])]
+        with open_parquet(stored.file.path) as parquet:
             for batch in parquet.iter_batches(columns=columns):
                 for image_id, uri, *reason in zip(*(c.to_pylist() for c in batch.columns), strict=True):
                     if hash_of(image_id) % parts == part:

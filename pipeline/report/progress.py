@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, KINDS, LABELLED, LISTED
+from labelbeam.transforms.count import COUNTERS, DUPLICATE, FAILED, KEPT, LABELLED, LISTED
 from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.within import start_call
 
 # One signed 64-bit number per kind of count.
-_NUMBERS = struct.Struct(f"<{len(KINDS)}q")
+_NUMBERS = struct.Struct(f"<{len(COUNTERS)}q")
 _TERMINAL_EVERY_SEC, _PLAIN_EVERY_SEC = 0.5, 10.0
 # Silence after which a line is printed without new counts. The next tick after it comes within 30 s.
 _SILENCE_SEC = 15.0
@@ -49,13 +49,13 @@ class Tally:
         board = _board(self.folder, os.getpid())
         with board.lock:
             # Added in Python and stored as a whole, because the mapped bytes have no atomic addition.
-            board.numbers[KINDS.index(kind)] += count
+            board.numbers[COUNTERS.index(kind)] += count
             _NUMBERS.pack_into(board.memory, 0, *board.numbers)
 
     def read(self) -> Counts:
         """Return the sums over all processes."""
         boards = [_NUMBERS.unpack(path.read_bytes()) for path in self.folder.glob("*.tally")]
-        return dict(zip(KINDS, map(sum, zip(*boards, strict=True)), strict=True)) if boards else {}
+        return dict(zip(COUNTERS, map(sum, zip(*boards, strict=True)), strict=True)) if boards else {}
 
 
 class _Board:
@@ -66,7 +66,7 @@ class _Board:
         temporary.rename(path)
         with path.open("r+b") as f:
             self.memory = mmap.mmap(f.fileno(), _NUMBERS.size)
-        self.numbers = [0] * len(KINDS)
+        self.numbers = [0] * len(COUNTERS)
         # Held while counting, because threads of a process share these numbers.
         self.lock = threading.Lock()
 

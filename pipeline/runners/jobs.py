@@ -45,7 +45,7 @@ _ENDED_ON_FLINK, _HAS_ENDED = ("FINISHED", "CANCELED", "FAILED"), (404, 409)
 # Longest wait for Flink's REST interface.
 _REST_SEC = 30.0
 
-_NOT_ANOTHER = "Do not start another on this output before it has ended."
+_NOT_ANOTHER = "Do not start another run on this output before the job has ended."
 
 
 class Job(ABC):
@@ -264,9 +264,11 @@ def _watch(job: Job, status: Status, print_line: Print) -> str:
             why = cause_of_error(e)
             # Retried, because a service may be away for minutes while the job goes on.
             if time.monotonic() - response_sec >= _SILENCE_SEC or getattr(e, "code", None) in _FINAL_STATUSES:
-                raise RunError(f"No answer about {job}, which may run on: {why}. {_NOT_ANOTHER}") from e
+                raise RunError(f"The state of {job} is unknown ({why}). It may run on. {_NOT_ANOTHER}") from e
             if not warned:
-                print_line(f"No answer about the job ({why}); retrying for {_SILENCE_SEC / 60:.0f} minutes.")
+                print_line(
+                    f"The job's state is unknown ({why}); retrying for {_SILENCE_SEC / 60:.0f} minutes."
+                )
             warned = True
             time.sleep(_POLL_SEC)
             continue
@@ -307,7 +309,7 @@ def _cancel(job: Job, status: Status, print_line: Print) -> str:
         return f"Not waiting any longer: {job} may still run. End it there. {_NOT_ANOTHER}"
     except FOREIGN_ERRORS as e:
         why = cause_of_error(e)
-        return f"It could not be cancelled ({why}): {job} may still run. End it there. {_NOT_ANOTHER}"
+        return f"The job could not be cancelled ({why}): {job} may still run. End it there. {_NOT_ANOTHER}"
     # A job may end by itself before the request to cancel it arrives.
     if state == PipelineState.DONE:
         return "The job was done before it could be cancelled: its results are published."

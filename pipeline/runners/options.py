@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import apache_beam as beam
@@ -37,8 +38,15 @@ _NO_END_SEC = 30 * 24 * 3600
 _PORTABLE_RUNNERS = ("PortableRunner", "FlinkRunner", "PrismRunner")
 
 
-def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
-    """Beam's options from flags, with a local runner that is always the same one.
+def pipeline_options(
+    flags: tuple[str, ...], own_flags: Iterable[str] = RUN_OPTIONS, command: str = "labelbeam run"
+) -> PipelineOptions:
+    """Return Beam's options from flags, with a local runner that is always the same one.
+
+    Args:
+      flags: Beam's flags.
+      own_flags: Flags of the command, without dashes, which an unknown one may be a misspelling of.
+      command: Command that an unknown flag is reported for.
 
     Raises:
       UserError: Neither labelbeam nor Beam has a flag.
@@ -66,9 +74,9 @@ def pipeline_options(flags: tuple[str, ...]) -> PipelineOptions:
     stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
     if unknown or stray:
         names = ", ".join([f"--{name}" for name in unknown] + stray)
-        hint = did_you_mean((unknown or stray)[0], [*RUN_OPTIONS, *defaults], "--")
+        hint = did_you_mean((unknown or stray)[0], [*own_flags, *defaults], "--")
         raise UserError(
-            f"Unknown flag {names}: neither labelbeam nor Beam has it. {hint}See labelbeam run --help."
+            f"Unknown flag {names}: neither labelbeam nor Beam has it. {hint}See {command} --help."
         )
     return options
 
@@ -131,7 +139,7 @@ def is_dataflow(options: PipelineOptions) -> bool:
     return runner_of(options) == "DataflowRunner"
 
 
-def is_local(options: PipelineOptions) -> bool:
+def runs_here(options: PipelineOptions) -> bool:
     """Return whether this process, or processes it starts, do the work."""
     return runner_of(options) == LOCAL_RUNNER
 
@@ -236,7 +244,7 @@ def worker_image(options: PipelineOptions) -> str:
 def threads_of_process(options: PipelineOptions) -> int | None:
     """Return the number of cores that each worker process may use; None for all of its machine."""
     direct = options.view_as(DirectOptions)
-    if is_local(options):
+    if runs_here(options):
         several = direct.direct_running_mode == "multi_processing"
         processes = (direct.direct_num_workers or available_cores()) if several else 1
         # Shared out, because processes on one machine would otherwise start a thread per core each.

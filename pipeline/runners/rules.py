@@ -35,7 +35,7 @@ from labelbeam.pipeline.runners.options import (
     worker_accelerators,
 )
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.files import is_local as is_local_path
+from labelbeam.transforms.files import is_local
 
 # The hints of Dataflow's right fitting (cloud.google.com/dataflow/docs/guides/right-fitting).
 _RIGHT_FITTING = ("accelerator", "min_ram")
@@ -103,7 +103,7 @@ def _output_is_input(settings: Settings) -> str | None:
 # Beam would report the missing file only after the model was fetched and tried.
 def _prism_missing(settings: Settings) -> str | None:
     location = settings.options.view_as(PrismRunnerOptions).prism_location
-    if settings.runner != "PrismRunner" or not location or not is_local_path(location) or isfile(location):
+    if settings.runner != "PrismRunner" or not location or not is_local(location) or isfile(location):
         return None
     return (
         f"--prism_location={location!r} is not a file. Remove it to let Beam download Prism, or build it in "
@@ -184,12 +184,12 @@ def _local_path_on_dataflow(settings: Settings) -> str | None:
     if not is_dataflow(settings.options):
         return None
     for name, path in (("input", settings.config.read.input), ("output", settings.config.write.output)):
-        if path and is_local_path(path):
+        if path and is_local(path):
             return f"--{name}={path!r} is on this machine, not on Dataflow's workers. Give a gs:// path."
     return None
 
 
-# Their ids are numbers that each task manager counts by itself, while LOOPBACK has one pool for all.
+# Ids of workers are numbers that each task manager counts by itself, while LOOPBACK has one pool for all.
 def _loopback_on_a_cluster(settings: Settings) -> str | None:
     master = flink_cluster(settings.options)
     if not is_portable(settings.options) or not master or environment_of(settings.options) != "LOOPBACK":

@@ -13,7 +13,8 @@ from labelbeam.transforms.models.classifier import Classifier, is_out_of_memory
 from labelbeam.transforms.models.contract import Contract
 from labelbeam.transforms.models.meter import OOM_SPLITS
 from labelbeam.transforms.models.saved_model import read_contract
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 from tests.tiny_model import save_tiny_model
 
 RED, GREEN, BLUE = ((200, 10, 50), (0, 90, 20), (10, 20, 130))

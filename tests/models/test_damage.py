@@ -19,7 +19,8 @@ from labelbeam.transforms.models.kinds import check_model, kind_of
 from labelbeam.transforms.models.loading import load_model
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.saved_model import load
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 
 IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
 GRAPH, INDEX, DATA = "saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"
@@ -81,7 +82,8 @@ def test_saved_model__any_damage__is_refused_or_harmless(saved, tmp_path, file):
         folder = shutil.copytree(saved, tmp_path / str(n))
         damage(folder / file, place)
         refused.append(assert_same_or_refused(folder, expected))
-    assert all(refused) or file == INDEX  # some bytes of the index are padding
+    # A few flips in the index alone are harmless, because some of its bytes are padding.
+    assert refused[:12].count("") <= (3 if file == INDEX else 0) and all(refused[12:])
     assert all("whole copy" in line for line in filter(None, refused))
 
 

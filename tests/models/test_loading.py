@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 
 IMAGES = tf.TensorSpec([None, 16, 16, 3], tf.float32)
 BOTH = ({"training": True}, {"training": False})

@@ -11,8 +11,9 @@ from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.models import meter, optimise
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.devices import load_models
-from labelbeam.transforms.models.optimise import Optimisation, build_graph, compare, photo_pixels
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.optimise import Optimisation, compare, optimise_model, photo_pixels
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 from tests.tiny_model import save_tiny_model
 
 BFLOAT16 = Optimisation(precision="bfloat16")
@@ -66,15 +67,15 @@ def test_compare__outputs__counts_best_classes_and_measures_the_change():
 
 
 def test_build_graph__a_frozen_graph__is_called_by_its_signature(tiny):
-    graph = build_graph(tiny, 1, Optimisation(), 8)
+    graph = optimise_model(tiny, 1, Optimisation(), 8)
     pixels = tf.zeros((2, 16, 16, 3), tf.uint8)
     assert graph.frozen and graph.function.function_type.bind(pixels).args == (pixels,)
 
 
 def test_build_graph__bfloat16__is_checked_on_photos_and_changes_little(lite0, plain_precision):
     pixels = photo_pixels(lite0.resize)
-    plain = build_graph(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3].numpy()
-    graph = build_graph(lite0, 5, BFLOAT16, 8)
+    plain = optimise_model(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3].numpy()
+    graph = optimise_model(lite0, 5, BFLOAT16, 8)
     outputs = graph.function(tf.constant(pixels))[3].numpy()
     same, photos, change = compare(plain, outputs)
     assert graph.frozen and graph.optimised == (change > 0)  # no change on a processor that has no bfloat16
@@ -82,17 +83,17 @@ def test_build_graph__bfloat16__is_checked_on_photos_and_changes_little(lite0, p
 
 
 def test_build_graph__more_change_than_allowed__is_refused_or_runs_plain(lite0, plain_precision, monkeypatch):
-    if build_graph(lite0, 5, BFLOAT16, 8).optimised is False:
+    if optimise_model(lite0, 5, BFLOAT16, 8).optimised is False:
         pytest.skip("this processor computes bfloat16 as float32")
     monkeypatch.setattr(optimise, "MAX_OUTPUT_CHANGE", 1e-6)
     with pytest.raises(
         RunError, match=r"best class of \d+ of 57 sample photos stays .* or add --on_disagreement plain"
     ):
-        build_graph(lite0, 5, BFLOAT16, 8)
-    graph = build_graph(lite0, 5, Optimisation(precision="bfloat16", otherwise="plain"), 8)
+        optimise_model(lite0, 5, BFLOAT16, 8)
+    graph = optimise_model(lite0, 5, Optimisation(precision="bfloat16", otherwise="plain"), 8)
     assert graph.optimised is False
     pixels = photo_pixels(lite0.resize)[:8]
-    plain = build_graph(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3]
+    plain = optimise_model(lite0, 5, Optimisation(), 8).function(tf.constant(pixels))[3]
     np.testing.assert_allclose(graph.function(tf.constant(pixels))[3], plain, atol=1e-4)
 
 
@@ -104,7 +105,7 @@ def test_build_graph__top_1_agreement_below_the_least__is_refused(tiny, monkeypa
     )
     monkeypatch.setattr(optimise, "MAX_OUTPUT_CHANGE", 100)
     with pytest.raises(RunError, match="xla=force change the outputs of model"):
-        build_graph(tiny, 1, Optimisation(xla="force"), 8)
+        optimise_model(tiny, 1, Optimisation(xla="force"), 8)
 
 
 def test_build_graph__a_graph_that_fails__is_refused_or_runs_plain(tiny, monkeypatch):
@@ -116,24 +117,24 @@ def test_build_graph__a_graph_that_fails__is_refused_or_runs_plain(tiny, monkeyp
 
     monkeypatch.setattr(optimise, "with_signature", fail)
     with pytest.raises(RunError, match="fail with model .* XLA can't compile this.*--on_disagreement plain"):
-        build_graph(tiny, 1, Optimisation(xla="force"), 8)
-    graph = build_graph(tiny, 1, Optimisation(xla="force", otherwise="plain"), 8)
+        optimise_model(tiny, 1, Optimisation(xla="force"), 8)
+    graph = optimise_model(tiny, 1, Optimisation(xla="force", otherwise="plain"), 8)
     assert graph.optimised is False and graph.function(tf.zeros((1, 16, 16, 3), tf.uint8))[0].shape == (1, 1)
 
 
 def test_build_graph__asked_again__remembers_that_photos_agree(tiny, monkeypatch):
-    build_graph(tiny, 1, Optimisation(xla="force"), 8)
+    optimise_model(tiny, 1, Optimisation(xla="force"), 8)
     monkeypatch.setattr(optimise, "photo_pixels", None)
-    assert build_graph(tiny, 1, Optimisation(xla="force"), 8).optimised
+    assert optimise_model(tiny, 1, Optimisation(xla="force"), 8).optimised
     monkeypatch.setattr(optimise, "MAX_OUTPUT_CHANGE", -1)
     with pytest.raises(RunError, match="best class of 57 of 57"):
-        build_graph(tiny, 1, Optimisation(xla="force"), 8)
+        optimise_model(tiny, 1, Optimisation(xla="force"), 8)
 
 
 def test_build_graph__xla__gives_the_same(tiny):
     pixels = tf.constant(photo_pixels(tiny.resize)[:4])
     plain, compiled = (
-        build_graph(tiny, 2, Optimisation(xla=xla), 8).function(pixels) for xla in ("off", "force")
+        optimise_model(tiny, 2, Optimisation(xla=xla), 8).function(pixels) for xla in ("off", "force")
     )
     for one, other in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -167,7 +168,8 @@ import numpy as np
 from collections import Counter
 from labelbeam.transforms.elements import DecodedImage, ImageMetadata, ImageRef
 from labelbeam.transforms.models import optimise
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 from labelbeam.transforms.predict import PredictLabels, _Labeler
 if sys.argv[2] == "not frozen":
     def refuse(function):

@@ -13,7 +13,8 @@ from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.heads import Head
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 from tests.tiny_model import save_tiny_model
 
 

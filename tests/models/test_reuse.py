@@ -9,9 +9,10 @@ from labelbeam.transforms.elements import DecodedImage, ImageMetadata, ImageRef
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.reuse import Recent
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
 from labelbeam.transforms.predict import PredictLabels, _PredictLabelsFn
 from tests.eager import RUNNERS, eagerly
+from tests.specs import resolve_spec
 from tests.tiny_model import save_tiny_model
 
 

@@ -9,7 +9,8 @@ from labelbeam.transforms.errors import ImageError, RunError, UserError
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.presets import PRESETS, find_preset
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
+from tests.specs import resolve_spec
 from tests.tiny_model import save_tiny_model
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from labelbeam.transforms.models import tuning
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
 from labelbeam.transforms.models.tuning import best_batch_size, tuned_batch_size
+from tests.specs import resolve_spec
 from tests.tiny_model import save_tiny_model
 
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,7 @@ from PIL import Image
 
 from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.sample import score
-from tests.graphs import PATIENCE_SEC, assert_sound, besides_progress
+from tests.graphs import PATIENCE_SEC, assert_sound, besides_progress, wait_until
 from tests.synthetic import HTML, encoded, jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
@@ -25,6 +24,14 @@ COMMAND = (sys.executable, "-m", "labelbeam")
 def labelbeam(*args, **kwargs) -> subprocess.CompletedProcess:
     command = [*COMMAND, *map(str, args)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SEC, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def whole_table(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    images = make_images(folder / "in", good=1)
+    assert labelbeam("run", "--input", images, "--output", folder / "out", "--model", tiny).returncode == 0
+    return folder / "out"
 
 
 def make_images(folder: Path, good: int, bad: int = 0) -> Path:
@@ -118,7 +125,7 @@ def test_run__output_was_labelled_with_something_else__is_refused_and_left_alone
 
 MISTAKES = [
     ([], "COMMAND"),
-    (["walk"], "invalid choice: 'walk'"),
+    (["walk"], "Unknown command 'walk'. See labelbeam --help."),
     (["run"], "--input is missing"),
     (["run", "--inptu=x"], "Unknown flag --inptu: neither labelbeam nor Beam has it. Did you mean --input?"),
     (["run", "--batchsize=8"], "Did you mean --batch_size?"),
@@ -163,6 +170,44 @@ def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(
     status = main(mistaken(tmp_path, tiny, args))
     assert_mistake(status, *capfd.readouterr(), message)
     assert not (tmp_path / "out").exists()
+
+
+# Commands that lack required arguments and have a misspelling, and its correction.
+UNKNOWN = [
+    ("runn", "run"),
+    ("--verison", "--version"),
+    ("run --inptu=x", "--input"),
+    ("run --confg CONFIG", "--config"),
+    ("run --config=CONFIG --top_k=0 --batch-sise 8", "--batch_size"),
+    ("doctor --ofline", "--offline"),
+    ("doctor --config=CONFIG --inptu x", "--input"),
+    ("rerun --onyl", "--only"),
+    ("rerun --onyl timeout", "--only"),
+    ("rerun nowhere --onyl=timeout", "--only"),
+    ("verify --inptu", "--input"),
+    ("verify --inptu x", "--input"),
+    ("model inspct", "inspect"),
+    ("model --hepl", "--help"),
+    ("model inspect --image-sise=3", "--image_size"),
+    ("model inspect --image_sise 3", "--image_size"),
+    ("model mirror x --verbos", "--verbose"),
+    ("sample --outptu x", "--output"),
+]
+
+
+@pytest.mark.parametrize(("command", "meant"), UNKNOWN, ids=str)
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_command__unknown_flag_or_command__is_reported_first(tmp_path, monkeypatch, capfd, command, meant):
+    monkeypatch.chdir(tmp_path)
+    status = main(command.replace("CONFIG", str(ROOT / "run_configs" / "local.yaml")).split())
+    out, err = capfd.readouterr()
+    assert_mistake(status, out, err, f"Did you mean {meant}? See labelbeam")
+    assert err.startswith("labelbeam: Unknown ") and list(tmp_path.iterdir()) == []
+
+
+def test_rerun__misspelt_flag__is_refused_though_nothing_failed(whole_table, own_signal_handlers, capfd):
+    status = main(["rerun", str(whole_table), "--onyl", "timeout"])
+    assert_mistake(status, *capfd.readouterr(), "Unknown flag --onyl: ")
 
 
 @pytest.mark.parametrize(("args", "message"), [MISTAKES[0], MISTAKES[9], MISTAKES[-3]], ids=str)
@@ -228,10 +273,7 @@ def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + PATIENCE_SEC
-    while not web.requests:
-        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
+    wait_until(lambda: web.requests, process)
     return process
 
 
@@ -267,5 +309,5 @@ def test_run__progress__is_plain_lines_without_a_terminal(tmp_path, tiny, monkey
     monkeypatch.setattr(progress, "_PLAIN_EVERY_SEC", 0.01)
     shown = tmp_path / "shown"
     with shown.open("w") as out, progress.shown(lambda: {"listed": 10, "labelled": 4, "failed": 1}, out):
-        time.sleep(0.1)
+        wait_until(shown.read_text)
     assert shown.read_text().splitlines()[0] == "5 of 10 images, 50.0%, 1 failed"

@@ -18,7 +18,7 @@ from labelbeam.transforms.errors import LabelbeamError, RunError, UserError
 from labelbeam.transforms.models.heads import Head
 from labelbeam.transforms.models.scaling import UNIT
 from labelbeam.transforms.table import integrity
-from labelbeam.transforms.table.folder import staged_sources
+from labelbeam.transforms.table.folder import staged_files
 from labelbeam.transforms.table.manifest import TABLES, Announcement, Manifest, parse
 from tests.damage import NEW, OLD, files_below, flip, label, run_number
 from tests.results import plan_publication, publish, stage
@@ -132,20 +132,40 @@ def content_of(path) -> tuple[dict, str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_parse__any_key_of_a_document_edited__names_the_document(whole, document):
     content, checksum = content_of(whole / document)
-    everything = {**content, "checksum": checksum}
-    for place, edit in edits(everything):
-        data = json.dumps(edit).encode()
-        with pytest.raises(UserError, match="a document is damaged: ") as error:
-            parsed(document, data)
-        assert len(str(error.value).splitlines()) == 1, place
+    for place, edit in edits({**content, "checksum": checksum}):
+        assert_refused(document, edit, place)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_parse__any_key_edited_under_a_right_checksum__is_refused_or_fits_its_type(whole, document):
+    content, _ = content_of(whole / document)
+    refused = set()
+    for place, edit in edits(content):
+        edit["checksum"] = checksum_of(edit)
+        try:
+            parsed(document, json.dumps(edit).encode())
+        except UserError:
+            assert_refused(document, edit, place)
+            refused.add(place[0])
+    # Each key but the one that is None here, because the edits make texts of None, which it may be.
+    assert refused == content.keys() - {"partitioned_by"}
+
+
+def assert_refused(document, edit, place):
+    with pytest.raises(UserError, match="a document is damaged: ") as error:
+        parsed(document, json.dumps(edit).encode())
+    assert len(str(error.value).splitlines()) == 1, place
+
+
+def checksum_of(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_parse__keys_of_a_newer_version__are_passed_over(whole, document):
     content, _ = content_of(whole / document)
     newer = {**content, "more": 1, "labelled_with": {**content["labelled_with"], "more": [1]}}
-    digest = hashlib.sha256(json.dumps(newer, sort_keys=True).encode()).hexdigest()
-    data = json.dumps({**newer, "checksum": digest}).encode()
+    data = json.dumps({**newer, "checksum": checksum_of(newer)}).encode()
     assert parsed(document, data) == parsed(document, (whole / document).read_bytes())
 
 
@@ -303,7 +323,7 @@ def test_objects__damaged_in_a_bucket__are_reported_with_a_remedy_that_works(gcs
 
 
 def test_staged_file__read_wrongly_once__is_not_deleted(output, monkeypatch):
-    source = staged_sources(str(output), [run_number(3)])[0]
+    source = staged_files(str(output), [run_number(3)])[0]
     data = Path(source.file.path).read_bytes()
     reads = [bytes(len(data)), data]
     monkeypatch.setattr(integrity, "read_file", lambda path: reads.pop(0))
@@ -311,7 +331,7 @@ def test_staged_file__read_wrongly_once__is_not_deleted(output, monkeypatch):
 
 
 def test_staged_file__cannot_be_read__is_not_deleted(output, monkeypatch):
-    source = staged_sources(str(output), [run_number(3)])[0]
+    source = staged_files(str(output), [run_number(3)])[0]
     monkeypatch.setattr(integrity, "read_file", lambda path: Path(path).read_bytes()[:-1])
     with pytest.raises(RunError, match="could be read"):
         integrity.keep_whole(source)

@@ -68,7 +68,7 @@ def test_examine__a_remote_check_takes_too_long__is_given_up():
     first, second = examine(check, case_of())
     over.set()
     assert first.text == "so far."
-    assert (second.level, second.text) == ("error", "no answer within 0.05 s.")
+    assert (second.level, second.text) == ("error", "no response within 0.05 s.")
 
 
 def test_examine__a_remote_check_raises__is_an_error_all_the_same():
@@ -164,7 +164,7 @@ def test_runner__endpoint__is_ok_if_it_accepts_connections(listening, option):
     assert level == "ok" and "accepts connections" in text
     port = closed_port()
     level, text = find_one("runner", case_of(runner, f"{endpoint}localhost:{port}"))
-    assert level == "error" and f"--job_endpoint='localhost:{port}' does not answer" in text
+    assert level == "error" and f"--job_endpoint='localhost:{port}' did not respond" in text
     for nonsense in ("localhost", "[::1", "localhost:port"):
         level, text = find_one("runner", case_of(runner, f"{endpoint}{nonsense}", offline=True))
         assert level == "error" and "HOST:PORT" in text

@@ -15,7 +15,7 @@ from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import run
 from labelbeam.transforms.models.meter import LOADED
 from labelbeam.transforms.photos import photo_paths
-from labelbeam.transforms.table.folder import staged_runs, staged_sources
+from labelbeam.transforms.table.folder import staged_files, staged_runs
 from tests.engines.flink import FlinkCluster, workers_of
 from tests.graphs import TWO_PROCESSES, assert_same_rows, assert_sound, run_pipeline
 from tests.synthetic import BAD_IMAGES
@@ -120,7 +120,7 @@ class Command:
         """Wait until some rows are staged, but not most of them."""
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self._process.poll() is None:
-            if staged_sources(self._output, staged_runs(self._output)):
+            if staged_files(self._output, staged_runs(self._output)):
                 return
             time.sleep(0.05)
         raise AssertionError(self.log)

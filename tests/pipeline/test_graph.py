@@ -14,7 +14,7 @@ from labelbeam.pipeline.graph import build_graph
 from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import pipeline_options
 from labelbeam.transforms.models.classifier import Classifier
-from labelbeam.transforms.models.spec import ModelOptions, resolve_spec
+from labelbeam.transforms.models.spec import ModelOptions
 from tests.graphs import (
     TWO_PROCESSES,
     assert_same_rows,
@@ -24,6 +24,7 @@ from tests.graphs import (
     read_tables,
     run_pipeline,
 )
+from tests.specs import resolve_spec
 from tests.synthetic import BAD_IMAGES, jpeg_bytes
 
 

@@ -21,7 +21,7 @@ from labelbeam.pipeline.runners import jobs
 from labelbeam.pipeline.runners.jobs import DataflowJob, FlinkJob, Job, PortableJob
 from labelbeam.transforms.errors import RunError
 from tests.engines.job_server import JobServer
-from tests.graphs import PATIENCE_SEC, assert_sound, read_until
+from tests.graphs import PATIENCE_SEC, assert_sound, read_until, wait_until
 from tests.pipeline.test_cli import ROOT, labelbeam, make_images, start_slow_run
 
 RUNNING, DONE, FAILED = PipelineState.RUNNING, PipelineState.DONE, PipelineState.FAILED
@@ -73,7 +73,7 @@ def test_follow__one_answer_is_an_error__goes_on(capsys):
     jobs.follow(ScriptedJob(RUNNING, OSError("broken pipe"), RUNNING, DONE), dict)
     running, hiccup, done = capsys.readouterr().err.splitlines()
     assert (running, done) == ("The job is running.", "The job is done.")
-    assert hiccup.startswith("No answer about the job (broken pipe); retrying for 15 minutes")
+    assert hiccup.startswith("The job's state is unknown (broken pipe); retrying for 15 minutes")
 
 
 def test_follow__running_job__prints_state_and_elapsed_time(monkeypatch, capsys):
@@ -89,7 +89,7 @@ class Refused(Exception):
 
 
 def test_follow__the_service_refuses__is_final(capsys):
-    with pytest.raises(RunError, match="No answer about job .*, which may run on: not for you"):
+    with pytest.raises(RunError, match=r"The state of job .* is unknown \(not for you\)\. It may run on"):
         jobs.follow(ScriptedJob(RUNNING, Refused("not for you")), dict)
 
 
@@ -98,11 +98,12 @@ class LateMessages:
 
     def __init__(self):
         self.calls = 0
+        self.may_respond = threading.Event()
 
     def list_messages(self, _job_id, **_):
         self.calls += 1
         if self.calls == 1:
-            time.sleep(0.2)
+            self.may_respond.wait(PATIENCE_SEC)
         if self.calls == 2:
             raise OSError("broken pipe")
         text, level = "The zone has no L4 left.", SimpleNamespace(name="JOB_MESSAGE_WARNING")
@@ -112,9 +113,12 @@ class LateMessages:
 def test_news__late_and_failed_answers__lose_no_message(monkeypatch):
     monkeypatch.setattr(jobs, "_NEWS_SEC", 0.1)
     options = PipelineOptions(["--project=p", "--region=r"])
-    job = DataflowJob(SimpleNamespace(job_id=lambda: "job-1"), LateMessages(), options)
+    client, others = LateMessages(), set(threading.enumerate())
+    job = DataflowJob(SimpleNamespace(job_id=lambda: "job-1"), client, options)
     assert [job.news(), job.news()] == [[], []]
-    time.sleep(0.2)
+    client.may_respond.set()
+    for late in set(threading.enumerate()) - others:
+        late.join(PATIENCE_SEC)
     assert job.news() == ["Dataflow: The zone has no L4 left."]
     assert job.news() == []
 
@@ -202,10 +206,10 @@ def test_follow__cancelled_by_somebody__message_depends_on_the_runner():
 
 
 @pytest.mark.parametrize(
-    ("answer", "why"), [("silent", "it did not answer within 0.5 s"), (OSError("no route"), "no route")]
+    ("answer", "why"), [("silent", "it did not respond within 0.5 s"), (OSError("no route"), "no route")]
 )
 def test_follow__no_answer_for_long__gives_up_and_warns_that_the_job_may_run(impatient, answer, why):
-    message = rf"No answer about job job-1 \(https://console/job-1\), which may run on: {why}"
+    message = rf"The state of job job-1 \(https://console/job-1\) is unknown \({why}"
     with pytest.raises(RunError, match=message) as e:
         jobs.follow(ScriptedJob(answer), dict)
     assert "Do not start another" in str(e.value) and "run the same command" not in str(e.value)
@@ -229,7 +233,7 @@ def test_follow__interrupted__reports_the_end(job, message):
     ("job", "message"),
     [
         (ScriptedJob("interrupt", RUNNING), r"Cancelled, but job job-1 \(.*\) has not ended yet"),
-        (ScriptedJob("interrupt", "silent"), r"It could not be cancelled \(it did not answer"),
+        (ScriptedJob("interrupt", "silent"), r"The job could not be cancelled \(it did not respond"),
     ],
 )
 def test_follow__interrupted_and_it_does_not_end__is_reported_after_a_while(impatient, job, message):
@@ -299,10 +303,7 @@ def test_run__ctrl_c_while_a_job_server_starts__ends_at_once_and_leaves_nothing(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + PATIENCE_SEC
-    while not started.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(started.exists, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
@@ -317,7 +318,7 @@ def test_run__job_server_dies__warns_that_the_job_may_run(server_to_kill, tmp_pa
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130, err
-    assert "It could not be cancelled" in err and "may still run" in err and "Traceback" not in err
+    assert "The job could not be cancelled" in err and "may still run" in err and "Traceback" not in err
 
 
 def test_run__job_server__no_wait__the_job_publishes_by_itself(server, tmp_path, tiny):
@@ -325,7 +326,4 @@ def test_run__job_server__no_wait__the_job_publishes_by_itself(server, tmp_path,
     args = ["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}", *server.flags]
     done = labelbeam(*args, "--no_wait")
     assert (done.returncode, done.stderr) == (0, "") and "publishes its results without this" in done.stdout
-    deadline = time.monotonic() + PATIENCE_SEC
-    while not (tmp_path / "out" / "manifest.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until((tmp_path / "out" / "manifest.json").exists)

@@ -10,7 +10,7 @@ import pytest
 from apache_beam.io.gcp.gcsfilesystem import GCSFileSystem
 
 from labelbeam.pipeline.commands.verify import verify
-from labelbeam.transforms.table.folder import read_manifest, staged_sources
+from labelbeam.transforms.table.folder import read_manifest, staged_files
 from labelbeam.transforms.table.manifest import TABLES
 from tests.damage import DISK, NEW, OLD, Death, files_below, label, run_number
 
@@ -46,7 +46,7 @@ def test_run__killed_before_any_change_of_the_disk__goes_on_and_leaves_nothing(
             label(output, run_number(2), published + NEW, keep_generations=generations)
             died = False
         assert readable_ids(output) in (old, new), change
-        staged = sum(s.file.rows for s in staged_sources(str(output), [run_number(2)]))
+        staged = sum(s.file.rows for s in staged_files(str(output), [run_number(2)]))
         left = label(output, run_number(3), published + NEW, keep_generations=generations)
         assert left <= max(0, len(NEW) - staged), change
         assert ids_of(output) == readable_ids(output) == new and verify(str(output)) == [], change
@@ -83,7 +83,7 @@ def test_run__killed_before_a_change_of_a_bucket__goes_on_and_leaves_nothing(
         except Death:
             died = True
         left[0] = 10**9
-        staged = sum(s.file.rows for s in staged_sources(output, [run_number(2)]))
+        staged = sum(s.file.rows for s in staged_files(output, [run_number(2)]))
         assert label(output, run_number(3), OLD + NEW) <= max(0, len(NEW) - staged), change
         assert verify(output) == [] and read_manifest(output).rows == {"predictions": 11, "failures": 5}
         copy = tmp_path / str(change)

@@ -8,7 +8,7 @@ import pytest
 
 from labelbeam.pipeline.report import progress
 from labelbeam.pipeline.report.progress import Pace, Status, Tally, describe, shown, worked_of
-from labelbeam.transforms.count import KINDS
+from labelbeam.transforms.count import COUNTERS
 
 
 class Terminal(io.StringIO):
@@ -32,7 +32,7 @@ def test_tally__processes_and_threads__add_up(tmp_path):
         list(pool.map(lambda _: tally("failed", 2), range(500)))
     for process in processes:
         process.join()
-    assert tally.read() == {**dict.fromkeys(KINDS, 0), "labelled": 2000, "failed": 1000}
+    assert tally.read() == {**dict.fromkeys(COUNTERS, 0), "labelled": 2000, "failed": 1000}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image
 from labelbeam.pipeline.report.progress import Tally
 from labelbeam.transforms import stage
 from labelbeam.transforms.photos import PHOTOS
-from labelbeam.transforms.table.folder import staged_runs, staged_sources
+from labelbeam.transforms.table.folder import staged_files, staged_runs
 from tests.graphs import (
     PATIENCE_SEC,
     TWO_PROCESSES,
@@ -27,6 +26,7 @@ from tests.graphs import (
     make_mixed_corpus,
     read_tables,
     run_pipeline,
+    wait_until,
 )
 from tests.synthetic import encoded
 
@@ -72,11 +72,7 @@ class Run:
         """Start the command and kill it once `reached()`; return the number of images done until then."""
         before = set(self._scratch.iterdir())
         process = self._start()
-        deadline = time.monotonic() + PATIENCE_SEC
-        while not reached():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until(reached, process)
         workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -105,7 +101,7 @@ class Run:
         return subprocess.Popen(self._command, cwd=ROOT, env=environment, **pipes)
 
     def staged(self) -> list:
-        return staged_sources(self.output, staged_runs(self.output))
+        return staged_files(self.output, staged_runs(self.output))
 
     def staged_rows(self) -> int:
         return sum(source.file.rows for source in self.staged())
@@ -181,10 +177,8 @@ def test_run__interrupted__keeps_all_that_is_labelled_and_says_how_to_go_on(
     never = ("--stage_rows=1000000", "--stage_sec=3600")
     run = Run(tmp_path, photos, str(tmp_path / "out"), *never)
     process = run._start()
-    deadline = time.monotonic() + PATIENCE_SEC
-    while (worked := run.worked()) < 100:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: run.worked() >= 100, process)
+    worked = run.worked()
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and "run the same command again to continue" in stderr

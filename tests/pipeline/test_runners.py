@@ -7,13 +7,13 @@ from apache_beam.transforms.environments import DockerEnvironment, PythonLoopbac
 from labelbeam.pipeline.runners.options import (
     environment_of,
     is_dataflow,
-    is_local,
     is_portable,
     is_submitted_elsewhere,
     keep_interrupts_from_job_server,
     name_apart,
     pipeline_options,
     runs_elsewhere,
+    runs_here,
     worker_image,
 )
 from labelbeam.transforms.errors import UserError
@@ -37,7 +37,7 @@ def test_pipeline_options__spellings_that_beam_takes__are_one_runner(spelling, n
 @pytest.mark.parametrize("flags", [(), ("--runner=DirectRunner",), ("--runner=FnApiRunner",)])
 def test_pipeline_options__the_local_runner__is_always_the_same(flags):
     assert pipeline_options(flags).get_all_options()["runner"] == "FnApiRunner"
-    assert is_local(pipeline_options(flags))
+    assert runs_here(pipeline_options(flags))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_runs_elsewhere__runners__those_whose_jobs_outlive_the_command(flags, el
 @pytest.mark.parametrize("name", ["FnApiRunner", "DataflowRunner", "FlinkRunner"])
 def test_runner__of_a_name_like_beams__is_none_of_beams(name):
     options = pipeline_options((f"--runner=my.own.{name}",))
-    assert not (is_local(options) or is_dataflow(options) or is_portable(options))
+    assert not (runs_here(options) or is_dataflow(options) or is_portable(options))
     assert not runs_elsewhere(options)
 
 

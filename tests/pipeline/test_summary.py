@@ -9,7 +9,7 @@ import pytest
 
 from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
 from labelbeam.transforms.budget import FailureBudget
-from labelbeam.transforms.count import KINDS
+from labelbeam.transforms.count import COUNTERS
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.table.manifest import FORMAT, FailureExample, Manifest, TopLabel
 from tests.results import LABELLED_WITH
@@ -31,7 +31,7 @@ def manifest_of(
         partitioned_by=None,
         config={},
         balanced=True,
-        counts={**dict.fromkeys(KINDS, 0), **counts},
+        counts={**dict.fromkeys(COUNTERS, 0), **counts},
         rows=rows,
         failures_by_reason=reasons or {},
         failures_by_host={},
@@ -71,7 +71,7 @@ CLAUSES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COUNTERS)
 def test_summarise__each_count__is_named_only_if_there_is_something_to_count(kind):
     for count in (0, 1234):
         first = summarise(manifest_of(**{kind: count}), "out", 1.0).split("\n")[0]

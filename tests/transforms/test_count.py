@@ -6,7 +6,7 @@ import pytest
 from labelbeam.pipeline.report.progress import Tally
 from labelbeam.transforms import count
 from labelbeam.transforms.buckets import hash_of
-from labelbeam.transforms.count import KINDS, CountRows, SumCounts, count_as_is, count_listed, count_result
+from labelbeam.transforms.count import COUNTERS, CountRows, SumCounts, count_as_is, count_listed, count_result
 from labelbeam.transforms.elements import ImageRef, Unchanged
 from tests.eager import RUNNERS, eagerly
 from tests.results import failure, prediction
@@ -28,7 +28,7 @@ UNCHANGED = Unchanged(ImageRef("1", "a", (), "v"))
     ],
 )
 def test_count_of__any_element__counts_its_outcome(element, count_of, counts):
-    assert dict(count_of(element)) == counts and counts.keys() <= set(KINDS)
+    assert dict(count_of(element)) == counts and counts.keys() <= set(COUNTERS)
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ from labelbeam.transforms import done
 from labelbeam.transforms.buckets import bucket_of
 from labelbeam.transforms.done import ReadDoneIds, read_done_ids
 from labelbeam.transforms.select import merge_done
-from labelbeam.transforms.table.folder import Source, TableFolder
+from labelbeam.transforms.table.folder import StoredFile, TableFolder
 from tests.damage import flip
 from tests.eager import RUNNERS, eagerly
 from tests.results import failure, list_published, prediction, row_metadata_of, write_table_file
@@ -18,7 +18,7 @@ NUMBERS = range(2000)
 VERSIONS = {f"id{n}": None if n % 2 else f"v{n}" for n in NUMBERS}
 
 
-def write(folder, results: list, published: bool = True) -> Source:
+def write(folder, results: list, published: bool = True) -> StoredFile:
     return write_table_file(folder, results, METADATA, published)
 
 
@@ -27,7 +27,7 @@ def ids_of(parts) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def predictions(tmp_path_factory) -> Source:
+def predictions(tmp_path_factory) -> StoredFile:
     results = [
         dataclasses.replace(
             one, metadata=dataclasses.replace(one.metadata, version=VERSIONS[one.ref.id], sha256=f"{n:064x}")

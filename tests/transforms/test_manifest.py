@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from labelbeam.transforms.count import KINDS
+from labelbeam.transforms.count import COUNTERS
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.table.documents import write_document
@@ -32,7 +32,7 @@ WHOLE = Manifest(
     partitioned_by=None,
     config={},
     balanced=False,
-    counts={**dict.fromkeys(KINDS, 0), "listed": 5},
+    counts={**dict.fromkeys(COUNTERS, 0), "listed": 5},
     rows={"predictions": 3, "failures": 2},
     failures_by_reason={"timeout": 1, "empty": 1},
     failures_by_host={},

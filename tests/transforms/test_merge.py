@@ -13,7 +13,7 @@ import pytest
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.table import merge
-from labelbeam.transforms.table.folder import Source
+from labelbeam.transforms.table.folder import StoredFile
 from labelbeam.transforms.table.integrity import read_batches
 from labelbeam.transforms.table.merge import (
     NOT_PARTITIONED,
@@ -35,7 +35,7 @@ from tests.results import failure, prediction, row_metadata_of, write_table_file
 METADATA = row_metadata_of("run")
 
 
-def write(folder, results, published=False) -> Source:
+def write(folder, results, published=False) -> StoredFile:
     return write_table_file(folder, results, METADATA, published)
 
 
@@ -110,24 +110,24 @@ def tasks_of(sources, target_bytes=1000, **kwargs):
     return plan_merge(sources, {}, "RUN", target_bytes, **kwargs)
 
 
-def file(n, size_bytes, table=PREDICTIONS, published=False) -> Source:
-    return Source(TableFile(table, f"{table}/{n:03d}", 10, size_bytes, "x"), published)
+def file(n, size_bytes, table=PREDICTIONS, published=False) -> StoredFile:
+    return StoredFile(TableFile(table, f"{table}/{n:03d}", 10, size_bytes, "x"), published)
 
 
 def test_plan_merge__small_files__are_grouped_to_the_target_by_table():
     sources = [file(n, 300) for n in range(7)] + [file(n, 10, FAILURES) for n in range(3)]
     tasks = tasks_of(sources)
-    assert [len(t.sources) for t in tasks] == [3, 3, 1, 3]
+    assert [len(t.stored_files) for t in tasks] == [3, 3, 1, 3]
     assert [t.name for t in tasks] == [f"RUN-{n:05d}" for n in range(4)]
-    assert all(len({s.file.table for s in t.sources}) == 1 for t in tasks)
-    assert sorted(s.file.path for t in tasks for s in t.sources) == sorted(s.file.path for s in sources)
+    assert all(len({s.file.table for s in t.stored_files}) == 1 for t in tasks)
+    assert sorted(s.file.path for t in tasks for s in t.stored_files) == sorted(s.file.path for s in sources)
 
 
 def test_plan_merge__published__stays_if_whole_and_large_or_alone():
     large, small = file(1, 600, published=True), file(2, 400, published=True)
     assert [t.name for t in tasks_of([large, file(3, 10)])] == ["", "RUN-00001"]
     assert [t.name for t in tasks_of([small])] == [""]
-    assert [(t.name, len(t.sources)) for t in tasks_of([small, file(3, 10)])] == [("RUN-00000", 2)]
+    assert [(t.name, len(t.stored_files)) for t in tasks_of([small, file(3, 10)])] == [("RUN-00000", 2)]
     assert tasks_of([large], keep_published=False)[0].name
     (task,) = plan_merge([large], {large.file.path: [np.array([4, 7]), np.array([5])]}, "RUN", 1000)
     assert task.name and np.frombuffer(task.dropped[0], "<i8").tolist() == [4, 5, 7]
@@ -147,7 +147,7 @@ def test_plan_merge__published__stays_if_whole_and_large_or_alone():
 )
 def test_plan_merge__sizes_at_the_target__are_grouped_up_to_it(sizes, expected):
     tasks = tasks_of([file(n, size) for n, size in enumerate(sizes)], target_bytes=1000)
-    assert [len(task.sources) for task in tasks] == expected
+    assert [len(task.stored_files) for task in tasks] == expected
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_plan_merge__published_at_half_the_target__stays_from_there(size_bytes, 
 @pytest.mark.parametrize(("rows", "parts"), [(0, 1), (9, 1), (10, 2), (19, 2), (20, 3)])
 def test_parts_of__rows_at_the_limit__begin_another_part(monkeypatch, rows, parts):
     monkeypatch.setattr(merge, "IDS_PER_PART", 10)
-    assert parts_of([Source(TableFile(PREDICTIONS, "p", rows, 1, "x"), False)]) == parts
+    assert parts_of([StoredFile(TableFile(PREDICTIONS, "p", rows, 1, "x"), False)]) == parts
 
 
 def test_rank_of__kinds_of_rows_and_the_largest_numbers__are_ordered():
     published = [file(1, 1, table, published=True) for table in (FAILURES, PREDICTIONS)]
     runs = ["", *(f"run-{n}" for n in range(merge._MAX_RUNS - 1))]
     staged = [
-        Source(TableFile(table, f"/o/_staging/{run}/{table}/f", 1, 1, "x"), False)
+        StoredFile(TableFile(table, f"/o/_staging/{run}/{table}/f", 1, 1, "x"), False)
         for run in (runs[1], runs[2], runs[-1])
         for table in (FAILURES, PREDICTIONS)
     ]
@@ -329,7 +329,7 @@ def test_merge_files__rows_and_bytes_at_the_limits__close_a_row_group(
 def test_merge_files__bytes_of_a_written_group__do_not_count_again(tmp_path, monkeypatch, batches):
     monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
     task = one_task(tmp_path, map(prediction, range(100, 164)))  # batches of one size
-    (first, *_) = read_batches(task.sources[0], 16)
+    (first, *_) = read_batches(task.stored_files[0], 16)
     monkeypatch.setattr(merge, "_BYTES_PER_GROUP", int(first.nbytes * batches))
     (written,) = merge_files(task, METADATA, str(tmp_path / "m"), NOT_PARTITIONED).files
     metadata = pq.read_metadata(written.path)

@@ -14,7 +14,7 @@ from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.elements import DecodedImage, Failure, ImageMetadata, ImageRef, Prediction
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.stage import Stager, StageResults, Staging, stager_of, write_staged
-from labelbeam.transforms.table.folder import TableFolder, staged_sources
+from labelbeam.transforms.table.folder import TableFolder, staged_files
 from labelbeam.transforms.table.rows import (
     FAILURES,
     PREDICTIONS,
@@ -48,7 +48,7 @@ def ids_of(files, table: str) -> list[str]:
 
 def staged(output) -> list:
     """Return the files of the run's folder."""
-    return [source.file for source in staged_sources(str(output), ["run"])]
+    return [source.file for source in staged_files(str(output), ["run"])]
 
 
 def test_row__prediction__fits_the_schema():

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from labelbeam.transforms.within import NoAnswerError, within
+from labelbeam.transforms.within import NoResponseError, within
 
 
 def raise_it(error: BaseException) -> None:
@@ -24,6 +24,6 @@ def test_within__what_the_call_raises__is_raised_here(error):
 
 def test_within__no_answer__is_an_error_that_names_the_time():
     released = threading.Event()
-    with pytest.raises(NoAnswerError, match=r"it did not answer within 0\.05 s"):
+    with pytest.raises(NoResponseError, match=r"it did not respond within 0\.05 s"):
         within(0.05, released.wait)
     released.set()

@@ -1,4 +1,4 @@
-"""Containers: the pieces of a file of each format, listed without decoding pixels."""
+"""Containers: the chunks of a file of each format, listed without decoding pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-# Most pieces that are listed, because hostile files consist of millions of empty ones.
+# Most chunks that are listed, because hostile files consist of millions of empty ones.
 MOST_PIECES = 100_000
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -16,14 +16,14 @@ JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _START_OF_SCAN = 0xDA
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A named part of a file.
 
     Attributes:
       kind: Name of a chunk or box; second byte of a JPEG marker.
-      start: Offset of the piece with its header.
+      start: Offset of the chunk with its header.
       body: Offset of the payload.
-      end: Offset of the next piece.
+      end: Offset of the next chunk.
     """
 
     kind: bytes
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
     end: int
 
 
-def jpeg_segments(data: bytes) -> Iterator[Piece]:
+def jpeg_segments(data: bytes) -> Iterator[Chunk]:
     """Yield the segments of a JPEG up to and including its first scan."""
     at = 2
     # Not beyond the first scan, because a scan has no length: its end would have to be searched for.
@@ -42,46 +42,46 @@ def jpeg_segments(data: bytes) -> Iterator[Piece]:
             continue
         marker = data[at + 1]
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        yield Piece(bytes((marker,)), at, at + 4, end)
+        yield Chunk(bytes((marker,)), at, at + 4, end)
         if marker == _START_OF_SCAN or end < at + 4:
             return
         at = end
 
 
-def png_chunks(data: bytes) -> Iterator[Piece]:
+def png_chunks(data: bytes) -> Iterator[Chunk]:
     """Yield the complete chunks of a PNG, with their checksums."""
     at = len(PNG_SIGNATURE)
     for _ in range(MOST_PIECES):
         if at + 12 > len(data):
             return
         length, kind = struct.unpack_from(">I4s", data, at)
-        piece = Piece(kind, at, at + 8, at + 12 + length)
-        if piece.end > len(data):
+        chunk = Chunk(kind, at, at + 8, at + 12 + length)
+        if chunk.end > len(data):
             return
-        yield piece
-        at = piece.end
+        yield chunk
+        at = chunk.end
 
 
-def png_chunk_is_intact(data: bytes, chunk: Piece) -> bool:
+def png_chunk_is_intact(data: bytes, chunk: Chunk) -> bool:
     """Return whether a chunk's checksum is right."""
     return zlib.crc32(data[chunk.body - 4 : chunk.end - 4]) == int.from_bytes(data[chunk.end - 4 : chunk.end])
 
 
-def webp_chunks(data: bytes) -> Iterator[Piece]:
+def webp_chunks(data: bytes) -> Iterator[Chunk]:
     """Yield the complete chunks of a WebP, without their padding to an even length."""
     at = 12
     for _ in range(MOST_PIECES):
         if at + 8 > len(data):
             return
         kind, length = struct.unpack_from("<4sI", data, at)
-        piece = Piece(kind, at, at + 8, at + 8 + length)
-        if piece.end > len(data):
+        chunk = Chunk(kind, at, at + 8, at + 8 + length)
+        if chunk.end > len(data):
             return
-        yield piece
-        at = piece.end + length % 2
+        yield chunk
+        at = chunk.end + length % 2
 
 
-def boxes(data: bytes, at: int, end: int) -> Iterator[Piece]:
+def boxes(data: bytes, at: int, end: int) -> Iterator[Chunk]:
     """Yield the boxes of an ISO file (JPEG 2000, AVIF) or of one of its boxes."""
     for _ in range(MOST_PIECES):
         if at + 8 > end:
@@ -94,14 +94,14 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[Piece]:
             length = end - at
         if at + length > end or at + length < body:
             return
-        yield Piece(kind, at, body, at + length)
+        yield Chunk(kind, at, body, at + length)
         at += length
 
 
 GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 
 
-def gif_blocks(data: bytes) -> Iterator[Piece]:
+def gif_blocks(data: bytes) -> Iterator[Chunk]:
     """Yield the blocks of a GIF; the last one has kind b";", unless there are too many blocks."""
     at = 13 + _palette_bytes(data[10]) if len(data) > 13 else len(data)
     # Counted with the sub-blocks, because a single extension can consist of millions of them.
@@ -109,11 +109,11 @@ def gif_blocks(data: bytes) -> Iterator[Piece]:
     while left > 0:
         kind = data[at] if at < len(data) - 10 else _GIF_END
         if kind not in (GIF_IMAGE, _GIF_EXTENSION):
-            yield Piece(b";", at, at, len(data))
+            yield Chunk(b";", at, at, len(data))
             return
         body = at + (11 + _palette_bytes(data[at + 9]) if kind == GIF_IMAGE else 2)
         end, left = _after_sub_blocks(data, body, left - 1)
-        yield Piece(data[at : at + 1], at, body, end)
+        yield Chunk(data[at : at + 1], at, body, end)
         at = end
 
 

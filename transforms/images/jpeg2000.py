@@ -7,7 +7,7 @@ import struct
 from PIL import Image, ImagePalette
 
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.images.containers import JP2_SIGNATURE, Piece, boxes
+from labelbeam.transforms.images.containers import JP2_SIGNATURE, Chunk, boxes
 
 _SIZ = b"\xff\x4f\xff\x51"  # start of a codestream, and its first segment
 # Colour spaces by number (ISO 15444-1 and -2) that Pillow reads: CMYK, sRGB, grey, sYCC.
@@ -52,15 +52,15 @@ def _bits(data: bytes) -> list[int]:
     return [(depth & 0x7F) + 1 for depth in data[at + 42 : at + 42 + 3 * components : 3]]
 
 
-def _header_boxes(data: bytes) -> dict[bytes, Piece]:
+def _header_boxes(data: bytes) -> dict[bytes, Chunk]:
     header = next((box for box in boxes(data, 0, len(data)) if box.kind == b"jp2h"), None)
-    first: dict[bytes, Piece] = {}  # of each kind, because decoders ignore repeated boxes
+    first: dict[bytes, Chunk] = {}  # of each kind, because decoders ignore repeated boxes
     for box in boxes(data, header.body, header.end) if header else ():
         first.setdefault(box.kind, box)
     return first
 
 
-def _check_colour_space(data: bytes, parts: dict[bytes, Piece]) -> None:
+def _check_colour_space(data: bytes, parts: dict[bytes, Chunk]) -> None:
     colour = parts.get(b"colr")
     if colour is None or colour.end - colour.body < 7 or data[colour.body] != 1:  # a profile: ignored
         return
@@ -69,7 +69,7 @@ def _check_colour_space(data: bytes, parts: dict[bytes, Piece]) -> None:
         raise _unsupported(f"colour space {number}")
 
 
-def _check_channels(data: bytes, box: Piece, bands: int) -> None:
+def _check_channels(data: bytes, box: Chunk, bands: int) -> None:
     (number,) = struct.unpack_from(">H", data, box.body)
     channels = sorted(struct.iter_unpack(">HHH", data[box.body + 2 : box.body + 2 + 6 * number]))
     colours = [(channel, of) for channel, kind, of in channels if kind == 0]
@@ -80,7 +80,7 @@ def _check_channels(data: bytes, box: Piece, bands: int) -> None:
         raise _unsupported("channels that are neither colour nor alpha of the whole image")
 
 
-def _palette(data: bytes, box: Piece, image: Image.Image) -> ImagePalette.ImagePalette:
+def _palette(data: bytes, box: Chunk, image: Image.Image) -> ImagePalette.ImagePalette:
     """Return the palette as stored, because Pillow drops colours that occur twice and so moves the rest."""
     entries, columns = struct.unpack_from(">HB", data, box.body)
     depths = data[box.body + 3 : box.body + 3 + columns]

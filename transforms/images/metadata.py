@@ -13,7 +13,7 @@ from collections.abc import Callable
 from labelbeam.transforms.images.containers import (
     JP2_SIGNATURE,
     PNG_SIGNATURE,
-    Piece,
+    Chunk,
     boxes,
     jpeg_segments,
     png_chunk_is_intact,
@@ -53,7 +53,7 @@ def _clean_jpeg(data: bytes) -> bytes:
     return data[:2] + b"".join(data[s.start : s.end] for s in kept) + data[segments[-1].end :]
 
 
-def _sets_colours(data: bytes, segment: Piece) -> bool:
+def _sets_colours(data: bytes, segment: Chunk) -> bool:
     size = _COLOUR_SEGMENTS.get(data[segment.body : segment.body + 5])
     return size is not None and segment.end - segment.body >= size
 
@@ -66,7 +66,7 @@ def _clean_png(data: bytes) -> bytes:
     return PNG_SIGNATURE + kept + (rest if rest[4:8] == b"IDAT" else b"")
 
 
-def _makes_pixels(data: bytes, chunk: Piece) -> bool:
+def _makes_pixels(data: bytes, chunk: Chunk) -> bool:
     if chunk.kind == b"tRNS":
         return is_valid_transparency(data, chunk) and png_chunk_is_intact(data, chunk)
     return not chunk.kind[0] & 0x20  # a capital letter marks a critical chunk

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import ImageFile
 
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.images.containers import Piece, png_chunks
+from labelbeam.transforms.images.containers import Chunk, png_chunks
 
 _FIRST_CHUNK_AT, _COLOUR_TYPE_AT = 12, 25
 # Lengths of tRNS in a PNG of grey, colour and palette (PNG 1.2, 4.2.1.1).
@@ -33,7 +33,7 @@ def prepare_png(data: bytes, image: ImageFile.ImageFile) -> None:
     image.tile = [tile._replace(extents=(0, 0, *image.size)) for tile in image.tile]
 
 
-def is_valid_transparency(data: bytes, chunk: Piece) -> bool:
+def is_valid_transparency(data: bytes, chunk: Chunk) -> bool:
     """Return whether a chunk tRNS has a length that the PNG's colour type allows."""
     colour_type = int.from_bytes(data[_COLOUR_TYPE_AT : _COLOUR_TYPE_AT + 1])
     return chunk.end - 4 - chunk.body in _TRANSPARENCY_BYTES.get(colour_type, ())

@@ -13,15 +13,15 @@ from labelbeam.transforms.files import open_parquet
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import CorpusFormat
 from labelbeam.transforms.notes import Notes
-from labelbeam.transforms.table.folder import published_sources, read_manifest
+from labelbeam.transforms.table.folder import published_files, read_manifest
 from labelbeam.transforms.table.rows import FAILURES
 
 
 class _Failures:
     def split(self, corpus: Corpus) -> Iterator[str]:
         """Yield the paths of the published files of failures."""
-        sources = published_sources(corpus.pattern, read_manifest(corpus.pattern))
-        yield from (file.path for file, _ in sources if file.table == FAILURES)
+        stored_files = published_files(corpus.pattern, read_manifest(corpus.pattern))
+        yield from (file.path for file, _ in stored_files if file.table == FAILURES)
 
     def read(self, piece: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
         """Read the images of a file that failed for one of the corpus's reasons."""

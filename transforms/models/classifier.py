@@ -28,7 +28,7 @@ from labelbeam.transforms.models.meter import (
     SLOTS_RUN,
     Meter,
 )
-from labelbeam.transforms.models.optimise import Graph, Optimisation, build_graph, wrong_length
+from labelbeam.transforms.models.optimise import Graph, Optimisation, optimise_model, wrong_length
 from labelbeam.transforms.models.spec import ModelSpec
 
 # Messages of TensorFlow, cuDNN and XLA that stand for a `ResourceExhaustedError`, which they don't raise.
@@ -119,7 +119,7 @@ class Classifier:
         else:
             # On the device, because the variables of a model that can't be frozen stay where they are loaded.
             with tf.device(device):
-                self.graph = build_graph(spec, top_k, optimisation, sizes[-1])
+                self.graph = optimise_model(spec, top_k, optimisation, sizes[-1])
         # Frees the variables of a frozen graph, because TensorFlow keeps them in reference cycles: 3 of the
         # 7.7 GB that EfficientNet-B7 takes.
         gc.collect()

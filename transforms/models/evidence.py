@@ -99,8 +99,8 @@ class Evidence:
         """Return whether the model seems not to see the photos: equal outputs, or nearly all in one class."""
         _, photos = run.commonest
         # Of two classes, one may be right for all photos.
-        can_tell = self.length > 2 and len(run.best) >= _FEWEST_PHOTOS
-        return run.equal or (can_tell and photos >= _MOST_IN_ONE_CLASS * len(run.best))
+        may_be_blind = self.length > 2 and len(run.best) >= _FEWEST_PHOTOS
+        return run.equal or (may_be_blind and photos >= _MOST_IN_ONE_CLASS * len(run.best))
 
     @property
     def has_imagenet_classes(self) -> bool:

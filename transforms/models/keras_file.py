@@ -65,7 +65,7 @@ def find_damage(path: Path) -> str:
 
 
 def digest_parts(path: Path) -> Iterator[bytes]:
-    """Yield the contents of the archive, without dates, layout of the archive and training state.
+    """Yield the contents of the archive, without dates, order of members and training state.
 
     Raises:
       UserError: The archive or the weights can't be read.

@@ -39,7 +39,7 @@ _NO_LABEL = ("Cc", "Zl", "Zp", "Cs")
 
 Labels = tuple[str, ...]
 # A place in the file, for messages, a class id, and its label.
-Entry = tuple[str, int, str]
+LabelEntry = tuple[str, int, str]
 
 
 def parse_labels(suffix: str, data: bytes) -> Labels:
@@ -255,17 +255,17 @@ def _label(place: str, value: Any) -> str:
     return label
 
 
-def _by_class_id(entries: Iterable[Entry]) -> Labels:
+def _by_class_id(entries: Iterable[LabelEntry]) -> Labels:
     # From 0 without a gap, because a model's outputs are numbered so.
     by_id: dict[int, str] = {}
-    places: dict[int, str] = {}
-    for place, class_id, label in entries:
+    positions: dict[int, str] = {}
+    for position, class_id, label in entries:
         if class_id in by_id:
             raise ValueError(
-                f"class id {class_id} occurs twice: {_quote(by_id[class_id])} ({places[class_id]}) and "
-                f"{_quote(label)} ({place}). Keep one of them"
+                f"class id {class_id} occurs twice: {_quote(by_id[class_id])} ({positions[class_id]}) and "
+                f"{_quote(label)} ({position}). Keep one of them"
             )
-        by_id[class_id], places[class_id] = label, place
+        by_id[class_id], positions[class_id] = label, position
     missing = next((n for n in range(len(by_id)) if n not in by_id), None)
     if missing is not None:
         raise ValueError(

@@ -109,7 +109,7 @@ class Graph(NamedTuple):
     keeps: Any = None
 
 
-def build_graph(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_size: int) -> Graph:
+def optimise_model(spec: ModelSpec, top_k: int, optimisation: Optimisation, batch_size: int) -> Graph:
     """Load a model and optimise it.
 
     The precision applies to everything that TensorFlow runs in this process from now on. The comparison with

@@ -118,8 +118,8 @@ def probe(reading: Reading, scaling: Scaling) -> Evidence:
     affordable = int((deadline - time.monotonic()) / (sec_a_photo * len(others)))
     photos = min(len(outputs), len(right_classes()), affordable)
     takes_floats = "int" not in reading.contract.input_dtype
-    others_can_tell = takes_floats and (right or evidence.is_blind(evidence.configured))
-    if not others_can_tell:
+    others_can_help = takes_floats and (right or evidence.is_blind(evidence.configured))
+    if not others_can_help:
         return evidence
     if photos < _FEWEST_PHOTOS:
         return dataclasses.replace(evidence, untried=True)

@@ -67,7 +67,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Facts of a model that are read without a run of the model.
+    """Properties of a model that are read without a run of the model.
 
     Attributes:
       options: The user's options.
@@ -144,16 +144,6 @@ class ModelSpec:
     def preprocessing_fingerprint(self) -> str:
         """A value that changes with anything that changes the model's input; 16 hex digits."""
         return digest_of({"resize": self.resize.describe(), **self.scaling.describe()})[:16]
-
-
-def resolve_spec(options: ModelOptions) -> ModelSpec:
-    """Find or fetch a model and resolve it without a probe.
-
-    Raises:
-      UserError: The model can't be fetched or does not fit its label map, or its input size or number of
-        classes is unknown.
-    """
-    return decide_spec(read_model(options))
 
 
 def read_model(options: ModelOptions) -> Reading:

@@ -1,7 +1,7 @@
 """JSON documents as dataclasses.
 
 A document carries a checksum, because JSON with a flipped bit in a number is still valid. Keys and types are
-not checked one by one, because a document with the right checksum is as labelbeam wrote it.
+checked, too, because a tool that edits a document may compute its checksum again.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def parse_document(kind: type[_T], document: Mapping[str, Any]) -> _T:
     Unknown keys are ignored, because newer versions may write more keys.
 
     Raises:
-      DocumentError: The checksum is missing or wrong.
+      DocumentError: The checksum is missing or wrong, or a value is missing or of another type.
     """
     content = {key: value for key, value in document.items() if key != _CHECKSUM}
     if document.get(_CHECKSUM) != _checksum_of(content):
         raise DocumentError("its checksum does not fit its contents")
-    return _build(kind, content)
+    return _build(kind, content, "it")
 
 
 def _checksum_of(document: Mapping[str, Any]) -> str:
@@ -67,15 +67,27 @@ def _checksum_of(document: Mapping[str, Any]) -> str:
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
-def _build(kind: Any, value: Any) -> Any:
+def _build(kind: Any, value: Any, name: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:  # always of one type and None
-        return None if value is None else _build(args[0], value)
-    if origin is tuple:
-        return tuple(_build(args[0], one) for one in value)
-    if origin is not None:  # a mapping
-        return {name: _build(args[1], one) for name, one in value.items()}
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+    if kind is Any:
         return value
-    hints = _hints(kind).items()
-    return kind(**{name: _build(hint, value[name]) for name, hint in hints if name in value})
+    if origin is types.UnionType:  # always of one type and None
+        return None if value is None else _build(args[0], value, name)
+    if origin is tuple:
+        return tuple(_build(args[0], one, name) for one in _typed(list, value, name))
+    if origin is not None:  # a mapping
+        return {key: _build(args[1], one, name) for key, one in _typed(dict, value, name).items()}
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return _typed(kind, value, name)
+    hints, values = _hints(kind), _typed(dict, value, name)
+    for f in dataclasses.fields(kind):
+        if f.name not in values and f.default is dataclasses.MISSING:
+            raise DocumentError(f"{name} has no key {f.name!r}")
+    return kind(**{key: _build(hint, values[key], key) for key, hint in hints.items() if key in values})
+
+
+def _typed(kind: type[_T], value: Any, name: str) -> _T:
+    # The exact type, because True is an instance of int. JSON's 1 is a float, too.
+    if type(value) is not kind and (kind, type(value)) != (float, int):
+        raise DocumentError(f"{name}={value!r:.100} is not of the type {kind.__name__}")
+    return value

@@ -52,7 +52,7 @@ _PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.pa
 _STAGED_NAME = re.compile(r"/([0-9a-f]{64})-(\d+)\.parquet$")
 
 
-class Source(NamedTuple):
+class StoredFile(NamedTuple):
     """A file whose rows belong into the next generation.
 
     Attributes:
@@ -130,10 +130,10 @@ def read_manifest(output: str) -> Manifest | None:
     return None if data is None else parse(Manifest, data, path, _MEND_MANIFEST)
 
 
-def published_sources(output: str, manifest: Manifest | None) -> list[Source]:
+def published_files(output: str, manifest: Manifest | None) -> list[StoredFile]:
     """Return the files that readers see."""
     files = manifest.files if manifest else ()
-    return [Source(dataclasses.replace(file, path=join_path(output, file.path)), True) for file in files]
+    return [StoredFile(dataclasses.replace(file, path=join_path(output, file.path)), True) for file in files]
 
 
 def staged_name(sha256: str, rows: int) -> str:
@@ -141,11 +141,11 @@ def staged_name(sha256: str, rows: int) -> str:
     return f"{sha256}-{rows}.parquet"
 
 
-def staged_sources(output: str, run_ids: Iterable[str]) -> list[Source]:
+def staged_files(output: str, run_ids: Iterable[str]) -> list[StoredFile]:
     """Return the files that runs have staged."""
     folder = TableFolder(output)
     return [
-        Source(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
+        StoredFile(TableFile(table, file.path, int(name[2]), file.size_in_bytes, name[1]), published=False)
         for run_id in run_ids
         for table in TABLES
         for file in list_files(join_path(folder.run(run_id), table))
@@ -178,7 +178,7 @@ def unfinished_runs(output: str, manifest: Manifest | None) -> dict[str, Labelle
         if announced:
             remedy = f"Put a whole copy in its place, or delete {folder.run(run_id)}: {_RELABELLED}"
             runs[run_id] = parse(Announcement, read_file(path), path, remedy).labelled_with
-        elif staged_sources(output, [run_id]):
+        elif staged_files(output, [run_id]):
             raise UserError(
                 f"{path} is missing, and finished rows lie beside it. Put the file back, or delete "
                 f"{folder.run(run_id)}: {_RELABELLED}"
@@ -201,8 +201,8 @@ def find_losses(output: str, manifest: Manifest | None) -> Iterator[str]:
     """
     folder = TableFolder(output)
     sizes = {file.path: file.size_in_bytes for table in TABLES for file in list_files(folder.join(table))}
-    for source in published_sources(output, manifest):
-        file = source.file
+    for stored in published_files(output, manifest):
+        file = stored.file
         if file.path not in sizes:
             yield f"{file.path} is listed in manifest.json, but does not exist"
         elif sizes[file.path] != file.size_bytes:
@@ -281,7 +281,7 @@ def tidy(output: str, keep: int) -> None:
             delete_run(folder, run_id)
         elif announced:
             delete_folder(folder.merged(run_id))
-        elif not staged_sources(output, [run_id]):
+        elif not staged_files(output, [run_id]):
             delete_folder(folder.run(run_id))
 
 

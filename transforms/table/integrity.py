@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import MEND, delete_files, digest_file, exists, open_parquet, read_file
-from labelbeam.transforms.table.folder import Source
+from labelbeam.transforms.table.folder import StoredFile
 
 
-def damage_of(source: Source) -> str:
+def damage_of(stored: StoredFile) -> str:
     """Return the damage of a file in words; an empty text for a file as listed."""
-    file = source.file
+    file = stored.file
     if not exists(file.path):
         return "the file is missing"
     try:
@@ -33,32 +33,34 @@ def damage_of(source: Source) -> str:
     return ""
 
 
-def check_source(source: Source) -> None:
+def check_stored(stored: StoredFile) -> None:
     """Check that a file's bytes are as listed.
 
     Raises:
       RunError: The file is damaged or missing.
     """
-    if damage := damage_of(source):
-        raise RunError(f"{source.file.path} is damaged: {damage}. {_remedy(source)}")
+    if damage := damage_of(stored):
+        raise RunError(f"{stored.file.path} is damaged: {damage}. {_remedy(stored)}")
 
 
-def _remedy(source: Source) -> str:
-    return MEND if source.published else "The next run deletes it: its rows are labelled again."
+def _remedy(stored: StoredFile) -> str:
+    return MEND if stored.published else "The next run deletes it: its rows are labelled again."
 
 
-def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    stored: StoredFile, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Read a file's rows in batches.
 
     Args:
-      source: The file.
+      stored: The file.
       rows: Largest number of rows in a batch.
       columns: Names of the columns to read; None for all.
 
     Raises:
-      RunError: The file is damaged in a way that Arrow notices; `check_source` notices the others.
+      RunError: The file is damaged in a way that Arrow notices; `check_stored` notices the others.
     """
-    with open_parquet(source.file.path, _remedy(source)) as parquet:
+    with open_parquet(stored.file.path, _remedy(stored)) as parquet:
         for batch in parquet.iter_batches(rows, columns=columns):
             # Checked, because Arrow leaves out columns that a file does not have.
             if columns and batch.num_columns < len(columns):
@@ -68,7 +70,7 @@ def read_batches(source: Source, rows: int, columns: Sequence[str] | None = None
             yield batch
 
 
-def keep_whole(source: Source) -> bool:
+def keep_whole(stored: StoredFile) -> bool:
     """Delete a damaged staged file, because its rows can be labelled again; return whether the file stays.
 
     An error while the file is read deletes nothing, because the bytes on the disk may be whole.
@@ -76,10 +78,10 @@ def keep_whole(source: Source) -> bool:
     Raises:
       RunError: The file is published and damaged.
     """
-    if source.published:
-        check_source(source)
+    if stored.published:
+        check_stored(stored)
         return True
-    file = source.file
+    file = stored.file
     if not exists(file.path):  # because an earlier attempt of this bundle deleted it
         return False
     for _ in range(2):  # because one read of an undamaged file can go wrong

@@ -23,8 +23,8 @@ from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import FileSink
-from labelbeam.transforms.table.folder import Source
-from labelbeam.transforms.table.integrity import check_source, read_batches
+from labelbeam.transforms.table.folder import StoredFile
+from labelbeam.transforms.table.integrity import check_stored, read_batches
 from labelbeam.transforms.table.manifest import TABLES
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowMetadata, parquet_options, schema_of
 
@@ -116,13 +116,13 @@ class MergeTask:
 
     Attributes:
       name: Name of the new file, without its suffix; "" for a file that stays.
-      sources: Files whose rows go into the new file, all of one table.
-      dropped: Superseded rows of each source, as the bytes of little-endian `int64`, ascending, because
+      stored_files: Files whose rows go into the new file, all of one table.
+      dropped: Superseded rows of each file, as the bytes of little-endian `int64`, ascending, because
         tasks cross a shuffle.
     """
 
     name: str
-    sources: tuple[Source, ...]
+    stored_files: tuple[StoredFile, ...]
     dropped: tuple[bytes, ...]
 
 
@@ -158,16 +158,16 @@ class Merged:
             self.add_example(reason, example)
 
 
-def parts_of(sources: Sequence[Source]) -> int:
+def parts_of(stored_files: Sequence[StoredFile]) -> int:
     """Return the number of parts that ids are split into, because only a part of them fits into memory."""
-    return 1 + sum(source.file.rows for source in sources) // IDS_PER_PART
+    return 1 + sum(stored.file.rows for stored in stored_files) // IDS_PER_PART
 
 
-def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[str, np.ndarray]:
+def find_superseded(stored_files: Sequence[StoredFile], part: int, parts: int) -> dict[str, np.ndarray]:
     """Find the rows whose id has a better row.
 
     Args:
-      sources: All files.
+      stored_files: All files.
       part: Number of the part to search.
       parts: Number of parts into which ids are split by their hash.
 
@@ -176,30 +176,30 @@ def find_superseded(sources: Sequence[Source], part: int, parts: int) -> dict[st
     """
     # Two passes, because nearly all ids have one row: the first compares 8 bytes of each id, the second only
     # ids whose hashes occur twice. Python's seeded `hash` suffices, because hashes stay in this process.
-    hashes = [_hashes(ids) for source in sources for ids, _ in ids_of_part(source, part, parts)]
+    hashes = [_hashes(ids) for stored in stored_files for ids, _ in ids_of_part(stored, part, parts)]
     ascending = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.int64)
     repeated = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
     if not len(repeated):
         return {}
-    runs = ["", *sorted({_run_of(source) for source in sources if not source.published})]
-    starts = np.cumsum([0, *(source.file.rows for source in sources)])
+    runs = ["", *sorted({_run_of(stored) for stored in stored_files if not stored.published})]
+    starts = np.cumsum([0, *(stored.file.rows for stored in stored_files)])
     suspects = [
         pa.record_batch({"id": list(itertools.compress(ids, mask)), "rank": ranks[mask]})
-        for source, start in zip(sources, starts.tolist(), strict=False)
-        for ids, ranks in ids_of_part(source, part, parts, _rank_of(source, start, runs))
+        for stored, start in zip(stored_files, starts.tolist(), strict=False)
+        for ids, ranks in ids_of_part(stored, part, parts, _rank_of(stored, start, runs))
         if (mask := np.isin(_hashes(ids), repeated)).any()
     ]
     table = pa.Table.from_batches(suspects)
     best = table.group_by("id").aggregate([("rank", "max")])["rank_max"].to_numpy()
     superseded = np.setdiff1d(table["rank"].to_numpy(), best, assume_unique=True)
-    return _by_path(superseded, sources, starts) if len(superseded) else {}
+    return _by_path(superseded, stored_files, starts) if len(superseded) else {}
 
 
 def ids_of_part(
-    source: Source, part: int, parts: int, first: int = 0
+    stored: StoredFile, part: int, parts: int, first: int = 0
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Yield batches of a part's ids, and the ids' row numbers, counted from `first`."""
-    for batch in read_batches(source, _ROWS_PER_BATCH, ["id"]):
+    for batch in read_batches(stored, _ROWS_PER_BATCH, ["id"]):
         ids = batch["id"].to_pylist()
         numbers = np.arange(first, first + len(ids))
         first += len(ids)
@@ -213,31 +213,33 @@ def _hashes(ids: list[str]) -> np.ndarray:
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
-def _run_of(source: Source) -> str:
+def _run_of(stored: StoredFile) -> str:
     """Return the id of the run that staged a file; an empty text for a published file."""
     # Run ids begin with the time of the run, so that their order is the order of the runs.
-    return "" if source.published else source.file.path.rsplit("/", 3)[-3]
+    return "" if stored.published else stored.file.path.rsplit("/", 3)[-3]
 
 
-def _rank_of(source: Source, start: int, runs: Sequence[str]) -> int:
+def _rank_of(stored: StoredFile, start: int, runs: Sequence[str]) -> int:
     """Return the rank of a file's first row, whose place is `start`.
 
     `runs` is an empty text, then the ids of the runs in order.
     """
     # The order of staged rows is at least 1, because they beat published rows, also where runs count as one.
-    order = max(not source.published, runs.index(_run_of(source)) + min(0, _MAX_RUNS - len(runs)))
-    return order << _RUN_SHIFT | (source.file.table == PREDICTIONS) * _PREDICTION | start
+    order = max(not stored.published, runs.index(_run_of(stored)) + min(0, _MAX_RUNS - len(runs)))
+    return order << _RUN_SHIFT | (stored.file.table == PREDICTIONS) * _PREDICTION | start
 
 
-def _by_path(ranks: np.ndarray, sources: Sequence[Source], starts: np.ndarray) -> dict[str, np.ndarray]:
+def _by_path(
+    ranks: np.ndarray, stored_files: Sequence[StoredFile], starts: np.ndarray
+) -> dict[str, np.ndarray]:
     places = np.sort(ranks & (_PREDICTION - 1))
     numbers, firsts = np.unique(np.searchsorted(starts, places, side="right") - 1, return_index=True)
     dropped = np.split(places, firsts[1:])
-    return {sources[n].file.path: rows - starts[n] for n, rows in zip(numbers, dropped, strict=True)}
+    return {stored_files[n].file.path: rows - starts[n] for n, rows in zip(numbers, dropped, strict=True)}
 
 
 def plan_merge(
-    sources: Iterable[Source],
+    stored_files: Iterable[StoredFile],
     superseded: Mapping[str, Sequence[np.ndarray]],
     name: str,
     target_bytes: int,
@@ -249,43 +251,43 @@ def plan_merge(
     target size, or its table has no new rows.
 
     Args:
-      sources: All files.
+      stored_files: All files.
       superseded: Results of `find_superseded` for all parts, by path.
       name: Prefix of the new files' names.
       target_bytes: Largest total size of the files that one new file is made from.
       keep_published: Whether published files may stay.
     """
     # Sorted, because a repeated bundle must make the same tasks.
-    sources = sorted(sources, key=lambda source: source.file.path)
+    stored_files = sorted(stored_files, key=lambda stored: stored.file.path)
     intact = {
-        s.file.path for s in sources if keep_published and s.published and s.file.path not in superseded
+        s.file.path for s in stored_files if keep_published and s.published and s.file.path not in superseded
     }
     tasks: list[MergeTask] = []
     for table in TABLES:
-        candidates = [source for source in sources if source.file.table == table]
-        unchanged = all(source.file.path in intact for source in candidates)
+        candidates = [stored for stored in stored_files if stored.file.table == table]
+        unchanged = all(stored.file.path in intact for stored in candidates)
         # Half the target, because a file near the target would otherwise be rewritten by every run.
         stays = [
             s.file.path in intact and (unchanged or s.file.size_bytes >= target_bytes // 2)
             for s in candidates
         ]
-        tasks += [MergeTask("", (source,), (b"",)) for source in itertools.compress(candidates, stays)]
-        moving = [source for source, stay in zip(candidates, stays, strict=True) if not stay]
+        tasks += [MergeTask("", (stored,), (b"",)) for stored in itertools.compress(candidates, stays)]
+        moving = [stored for stored, stay in zip(candidates, stays, strict=True) if not stay]
         for group in _group_by_size(moving, target_bytes):
-            dropped = tuple(_pack_rows(superseded.get(source.file.path, ())) for source in group)
+            dropped = tuple(_pack_rows(superseded.get(stored.file.path, ())) for stored in group)
             tasks.append(MergeTask(f"{name}-{len(tasks):05d}", tuple(group), dropped))
     return tasks
 
 
-def _group_by_size(sources: Sequence[Source], target_bytes: int) -> list[list[Source]]:
-    groups: list[list[Source]] = []
+def _group_by_size(stored_files: Sequence[StoredFile], target_bytes: int) -> list[list[StoredFile]]:
+    groups: list[list[StoredFile]] = []
     size_bytes = target_bytes
-    for source in sources:
-        size_bytes += source.file.size_bytes
+    for stored in stored_files:
+        size_bytes += stored.file.size_bytes
         if not groups or size_bytes > target_bytes:
             groups.append([])
-            size_bytes = source.file.size_bytes
-        groups[-1].append(source)
+            size_bytes = stored.file.size_bytes
+        groups[-1].append(stored)
     return groups
 
 
@@ -299,15 +301,15 @@ def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitionin
     Raises:
       RunError: A file is damaged, or the rows need more folders than are allowed.
     """
-    table = task.sources[0].file.table
-    for source in task.sources:
-        check_source(source)
+    table = task.stored_files[0].file.table
+    for stored in task.stored_files:
+        check_stored(stored)
     if not task.name:
-        return count_rows(task.sources[0], metadata)
+        return count_rows(task.stored_files[0], metadata)
     merged = Merged()
     writers: dict[str, _Writer] = {}
-    for source, dropped in zip(task.sources, task.dropped, strict=True):
-        for batch in _read_rows(source, np.frombuffer(dropped, "<i8")):
+    for stored, dropped in zip(task.stored_files, task.dropped, strict=True):
+        for batch in _read_rows(stored, np.frombuffer(dropped, "<i8")):
             _count(table, batch, merged)
             for name, rows in _by_folder(partitioning.folders(batch), batch):
                 if name not in writers:
@@ -319,12 +321,12 @@ def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitionin
     return merged
 
 
-def count_rows(source: Source, metadata: RowMetadata) -> Merged:
+def count_rows(stored: StoredFile, metadata: RowMetadata) -> Merged:
     """Count the rows of a file that stays as it is."""
-    table = source.file.table
-    merged = Merged([source.file])
+    table = stored.file.table
+    merged = Merged([stored.file])
     columns = [name for name in _COUNTED_COLUMNS[table] if name in schema_of(table, metadata).names]
-    for batch in read_batches(source, _ROWS_PER_BATCH, columns):
+    for batch in read_batches(stored, _ROWS_PER_BATCH, columns):
         _count(table, batch, merged)
     return merged
 
@@ -348,9 +350,9 @@ def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
         )
 
 
-def _read_rows(source: Source, dropped: np.ndarray) -> Iterator[pa.RecordBatch]:
+def _read_rows(stored: StoredFile, dropped: np.ndarray) -> Iterator[pa.RecordBatch]:
     start = 0
-    for batch in read_batches(source, _ROWS_PER_BATCH):
+    for batch in read_batches(stored, _ROWS_PER_BATCH):
         end = start + len(batch)
         in_batch = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
         keep = np.ones(len(batch), bool)
