@@ -16,7 +16,7 @@ BUILD_SDIST = "import sys, setuptools.build_meta as backend; backend.build_sdist
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A copy of the tracked files, because a build leaves folders beside its sources."""
+    """Return a copy of the tracked files, because a build leaves folders beside its sources."""
     folder = tmp_path_factory.mktemp("source") / "labelbeam"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
     for name in filter(None, tracked.decode().split("\0")):
