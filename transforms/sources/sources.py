@@ -24,7 +24,7 @@ class ImageSource(Protocol):
 SCHEMES: Final = {
     LOCAL: "local.LocalSource",
     "file": "local.LocalSource",
-    GCS: "gcs.GcsSource",
+    GCS: "gcs_images.GcsSource",
     "http": "http.HttpSource",
     "https": "http.HttpSource",
 }
