@@ -28,9 +28,8 @@ from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.plan import Plan
 from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.runners.options import new_pipeline, pipeline_options
-from labelbeam.transforms.decode import DecodeImages
 from labelbeam.transforms.elements import Prediction
-from labelbeam.transforms.fetch import FetchImages
+from labelbeam.transforms.load import LoadImages
 from labelbeam.transforms.predict import PredictLabels
 from labelbeam.transforms.read import ReadImageRefs
 from labelbeam.transforms.select import SelectUnlabelled
@@ -42,15 +41,16 @@ TARGET = 1.03
 
 def label_straight(pipe: beam.Pipeline, plan: Plan) -> None:
     """Write labels by the pipeline's own steps and Beam's sink: nothing is staged, counted or published."""
-    max_pixels = round(plan.config.decode.max_megapixels * 1e6)
     predict, metadata = plan.config.predict, plan.staging.row_metadata
     schema = predictions_schema(metadata)
     rows = pipe | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
     done = pipe | "ReadDoneIds" >> plan.done
     images = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
-    encoded = images.ok | "FetchImages" >> FetchImages(plan.limits)
-    decoded = encoded.ok | "DecodeImages" >> DecodeImages(plan.model.resize, max_pixels, plan.threads)
-    predictions = decoded.ok | "PredictLabels" >> PredictLabels(
+    max_pixels = round(plan.config.load.max_megapixels * 1e6)
+    loaded = images.ok | "LoadImages" >> LoadImages(
+        plan.limits, plan.model.resize, max_pixels, threads=plan.threads
+    )
+    predictions = loaded.ok | "PredictLabels" >> PredictLabels(
         plan.model, predict.top_k, predict.batch_size, plan.threads, reuse=predict.dedupe == "content"
     )
     _ = (

@@ -3,7 +3,6 @@
 # With `as`, because type checkers take other imported names for private ones.
 from labelbeam.pipeline.label import label as label
 from labelbeam.transforms.decode import DecodeImages as DecodeImages
-from labelbeam.transforms.decode import decode as decode
 from labelbeam.transforms.elements import DecodedImage as DecodedImage
 from labelbeam.transforms.elements import EncodedImage as EncodedImage
 from labelbeam.transforms.elements import Failure as Failure
@@ -17,8 +16,9 @@ from labelbeam.transforms.errors import LabelbeamError as LabelbeamError
 from labelbeam.transforms.errors import Reason as Reason
 from labelbeam.transforms.errors import RunError as RunError
 from labelbeam.transforms.errors import UserError as UserError
-from labelbeam.transforms.fetch import FetchImages as FetchImages
-from labelbeam.transforms.fetch import fetch_image as fetch_image
+from labelbeam.transforms.load import LoadImages as LoadImages
+from labelbeam.transforms.loaders.image import decode as decode
+from labelbeam.transforms.loaders.image import fetch_image as fetch_image
 from labelbeam.transforms.models.probe import understand_model as understand_model
 from labelbeam.transforms.models.spec import ModelOptions as ModelOptions
 from labelbeam.transforms.models.spec import ModelSpec as ModelSpec

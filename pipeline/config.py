@@ -222,20 +222,18 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class FetchConfig:
-    """Limits of an image's request."""
+class LoadConfig:
+    """Limits of an image, and who loads images."""
 
-    fetch_threads: int = _option(32, "number of simultaneous requests in a process", (1, 1024))
-    fetch_timeout_sec: float = _option(
-        60.0, "longest time for an image, and for a server's silence, s", (0.1, 3600)
+    fetch_threads: int = _option(32, "number of simultaneous requests of a worker process", (1, 1024))
+    loaders: int | None = _option(
+        None,
+        "number of processes of a worker process that fetch and decode; one per core by default; 0: none, "
+        "images are loaded on threads beside the model",
+        (0, 256),
     )
+    image_timeout_sec: float = _option(60.0, "longest time of an image, fetched and decoded, s", (0.1, 3600))
     max_image_mb: float = _option(64.0, "largest size of an encoded image, MB", (0.001, 2048))
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeConfig:
-    """Limits of an image's pixels."""
-
     max_megapixels: float = _option(100.0, "largest image that is decoded, millions of pixels", (0.001, 1000))
 
 
@@ -342,8 +340,7 @@ class RunConfig:
 
     read: ReadConfig = ReadConfig()
     model: ModelConfig = ModelConfig()
-    fetch: FetchConfig = FetchConfig()
-    decode: DecodeConfig = DecodeConfig()
+    load: LoadConfig = LoadConfig()
     predict: PredictConfig = PredictConfig()
     write: WriteConfig = WriteConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -385,8 +382,7 @@ def _typed(option: Option, annotation: Any) -> Option:
 _HEADINGS = {
     "read": "input",
     "model": "model",
-    "fetch": "fetching",
-    "decode": "decoding",
+    "load": "loading",
     "predict": "labelling",
     "write": "output",
     "budget": "failures",

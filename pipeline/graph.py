@@ -6,8 +6,7 @@ import apache_beam as beam
 
 from labelbeam.pipeline.plan import Plan, optimisation_of
 from labelbeam.transforms.count import CountRows, SumCounts, count_as_is, count_listed, count_result
-from labelbeam.transforms.decode import DecodeImages
-from labelbeam.transforms.fetch import FetchImages
+from labelbeam.transforms.load import LoadImages
 from labelbeam.transforms.notes import SumNotes
 from labelbeam.transforms.pack import HandOverImages
 from labelbeam.transforms.predict import PredictLabels
@@ -20,15 +19,21 @@ from labelbeam.transforms.table.manifest import Manifest
 
 def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifest]:
     """Build the graph from a corpus to published tables, and return its manifest."""
-    max_pixels = round(plan.config.decode.max_megapixels * 1e6)
-    predict = plan.config.predict
+    load, predict = plan.config.load, plan.config.predict
 
     rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
     done = pipeline | "ReadDoneIds" >> plan.done
     images = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
-    encoded = images.ok | "FetchImages" >> FetchImages(plan.limits)
-    decoded = encoded.ok | "DecodeImages" >> DecodeImages(plan.model.resize, max_pixels, plan.threads)
-    pixels = decoded.ok
+    loaded = images.ok | "LoadImages" >> LoadImages(
+        plan.limits,
+        plan.model.resize,
+        round(load.max_megapixels * 1e6),
+        load.loaders,
+        plan.threads,
+        load.image_timeout_sec,
+        packed=plan.is_split,
+    )
+    pixels = loaded.ok
     if plan.is_split:
         size_px = plan.model.resize.size_px
         pixels = pixels | "HandOverImages" >> HandOverImages(size_px, plan.threads, plan.hints)
@@ -47,9 +52,9 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
 
     # Consumers of predictions get the same resource hints, because Beam only fuses steps whose hints are
     # equal.
-    early = (images.failures, encoded.failures, decoded.failures)
+    early = (images.failures, loaded.failures)
     results = (predictions.ok, predictions.failures)
-    passed_on = (decoded.ok,) if plan.is_split else ()
+    passed_on = (loaded.ok,) if plan.is_split else ()
     # Two stagers and one Flatten, because the steps before the shuffle of the split layout run on other
     # workers than those behind it, and publishing waits for the files of both.
     staged = (
@@ -59,7 +64,7 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
     counts = (
         (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener),
         (images.counts,) | "CountSelection" >> CountRows(count_as_is, plan.listener),
-        (*early, encoded.unchanged) | "CountEarly" >> CountRows(count_result, plan.listener),
+        (*early, loaded.unchanged) | "CountEarly" >> CountRows(count_result, plan.listener),
         results | "CountResults" >> CountRows(count_result, plan.listener).with_resource_hints(**plan.hints),
     ) | "SumCounts" >> SumCounts()
     notes = rows.notes | "SumNotes" >> SumNotes()

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from labelbeam.pipeline.config import DecodeConfig, PredictConfig, ReadConfig
+from labelbeam.pipeline.config import LoadConfig, PredictConfig, ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction, id_of_uri
 from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.label import label_images
+from labelbeam.transforms.loaders.image import Loading
+from labelbeam.transforms.loaders.loaders import start_loaders
 from labelbeam.transforms.models.devices import BatchSize, load_models
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 from labelbeam.transforms.models.optimise import Optimisation
@@ -24,7 +26,7 @@ from labelbeam.transforms.models.runtime import load_tensorflow
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
 from labelbeam.transforms.read import list_rows
-from labelbeam.transforms.sources import Limits, Sources
+from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.table.rows import (
     RowMetadata,
     failure_row,
@@ -46,7 +48,7 @@ def label(
     keep_outputs: bool = False,
     batch_size: BatchSize = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
-    max_megapixels: float = DecodeConfig().max_megapixels,
+    max_megapixels: float = LoadConfig().max_megapixels,
     **options: Any,
 ) -> pa.Table:
     """Label images in this process, and return a table with a row for each, in their order.
@@ -84,9 +86,8 @@ def label(
     results = label_images(
         rows,
         models.classifiers[0],
-        Sources(limits),
-        max_pixels=round(max_megapixels * 1e6),
-        threads=limits.connections,
+        start_loaders(Loading(limits, spec.resize, round(max_megapixels * 1e6))),
+        ahead=limits.connections,
         callers=models.callers,
         keep_outputs=keep_outputs,
         threshold=threshold,

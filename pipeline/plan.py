@@ -189,11 +189,11 @@ def column_types_of(config: RunConfig, manifest: Manifest | None) -> dict[str, p
 
 def limits_of(config: RunConfig) -> Limits:
     """Return the limits of one image's request."""
-    fetch = config.fetch
+    load = config.load
     return Limits(
-        total_timeout_sec=fetch.fetch_timeout_sec,
-        max_bytes=round(fetch.max_image_mb * 1e6),
-        connections=fetch.fetch_threads,
+        total_timeout_sec=load.image_timeout_sec,
+        max_bytes=round(load.max_image_mb * 1e6),
+        connections=load.fetch_threads,
     )
 
 

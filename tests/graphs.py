@@ -17,10 +17,9 @@ import pytest
 
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import run
-from labelbeam.transforms.decode import decode
 from labelbeam.transforms.elements import EncodedImage, ImageRef, id_of_uri
 from labelbeam.transforms.errors import ImageError
-from labelbeam.transforms.fetch import fetch_image
+from labelbeam.transforms.loaders.image import decode, fetch_image
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.predict import predict_labels
 from labelbeam.transforms.sources import Limits, Sources

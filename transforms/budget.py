@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from labelbeam.transforms.elements import DecodedImage, Failure, Prediction
+from labelbeam.transforms.elements import Failure, PackedImage, Prediction
 from labelbeam.transforms.errors import RunError
 
 # Reasons and hosts in a message.
@@ -85,7 +85,7 @@ class BudgetWatch:
         self._reasons: Counter[str] = Counter()
         self._hosts: Counter[str] = Counter()
 
-    def count(self, result: Prediction | Failure | DecodedImage) -> None:
+    def count(self, result: Prediction | Failure | PackedImage) -> None:
         """Count a finished image.
 
         Raises:

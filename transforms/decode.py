@@ -9,40 +9,15 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageMetadata
-from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.images.decode import decode_image
-from labelbeam.transforms.images.formats import RAW_SUFFIXES
+from labelbeam.transforms.attempts import Timed, attempt
+from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure
 from labelbeam.transforms.images.resize import ResizeRule
-from labelbeam.transforms.outcomes import Outcomes, Timed, attempt, par_do
+from labelbeam.transforms.loaders.image import decode
+from labelbeam.transforms.outcomes import Outcomes, par_do
 from labelbeam.transforms.window import PixelsFn
 
 # Most bytes in flight in one bundle: some hundred photos, more than all threads decode at once.
 _MAX_WINDOW_BYTES = 256 << 20
-
-
-def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int) -> DecodedImage:
-    """Decode and resize one image.
-
-    Raises:
-      ImageError: The bytes are no image that can be read, or too large a one.
-    """
-    decoded = decode_image(encoded.data, rule, max_pixels)
-    if decoded.format == "TIFF" and encoded.ref.uri.lower().endswith(RAW_SUFFIXES):
-        # An error, because the first picture of such a file is a preview of some hundred pixels, not the
-        # photo.
-        raise ImageError(Reason.UNSUPPORTED, "a camera raw photo is not read; export it to JPEG or PNG")
-    metadata = ImageMetadata(
-        width_px=decoded.width_px,
-        height_px=decoded.height_px,
-        format=decoded.format,
-        size_bytes=len(encoded.data),
-        sha256=encoded.sha256,
-        version=encoded.version,
-        orientation=decoded.orientation,
-        frames=decoded.frames,
-    )
-    return DecodedImage(encoded.ref, decoded.pixels, metadata)
 
 
 @dataclass

@@ -32,6 +32,9 @@ class Reason(enum.StrEnum):
     TRUNCATED = "truncated"
     UNSUPPORTED = "unsupported"  # an image, in a format or mode we can't read
     DECODE_ERROR = "decode_error"
+    DECODE_MEMORY = "decode_memory"  # more memory than its loader may take
+    DECODE_TIMEOUT = "decode_timeout"
+    DECODER_CRASHED = "decoder_crashed"  # it ended its process, twice
     MODEL_ERROR = "model_error"
     MODEL_OOM = "model_oom"  # memory does not suffice for one image
 

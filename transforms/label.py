@@ -5,30 +5,25 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
-from labelbeam.transforms.decode import decode
-from labelbeam.transforms.elements import DecodedImage, EncodedImage, Failure, ImageRef, Prediction
-from labelbeam.transforms.fetch import fetch_image
-from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, Prediction
+from labelbeam.transforms.loaders.image import Loaded
+from labelbeam.transforms.loaders.loaders import Loaders
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
-from labelbeam.transforms.outcomes import attempt
 from labelbeam.transforms.predict import predict_labels
-from labelbeam.transforms.sources import Sources
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 def label_images(
     rows: Iterable[ImageRef | Failure],
     classifier: Classifier,
-    sources: Sources,
-    max_pixels: int,
-    threads: int,
+    loaders: Loaders,
+    ahead: int,
     callers: int = 1,
     keep_outputs: bool = False,
     threshold: float = DEFAULT_THRESHOLD,
@@ -38,9 +33,8 @@ def label_images(
     Args:
       rows: Images, in any number; they are read as fast as they are labelled.
       classifier: The model.
-      sources: Sources from which images are fetched.
-      max_pixels: Largest number of pixels of an image.
-      threads: Number of images that are fetched and decoded at once.
+      loaders: Load the images.
+      ahead: Number of images that are loaded at once.
       callers: Number of batches that the model runs at once.
       keep_outputs: As in `PredictLabels`.
       threshold: As in `PredictLabels`.
@@ -48,45 +42,41 @@ def label_images(
     Yields:
       A result for each row, in their order.
     """
-    load = functools.partial(_load, sources=sources, rule=classifier.spec.resize, max_pixels=max_pixels)
     predict = functools.partial(
         _predict, classifier=classifier, keep_outputs=keep_outputs, threshold=threshold
     )
     size = classifier.sizes[-1]
-    with ThreadPoolExecutor(threads, "load") as loaders, ThreadPoolExecutor(callers, "predict") as predictors:
+    with ThreadPoolExecutor(callers, "predict") as predictors:
         # Ahead of the model by as many images as its callers take next, so that no caller waits.
-        loaded = _map_ahead(loaders, load, rows, threads + size * callers)
-        batches = iter(lambda: list(itertools.islice(loaded, size)), [])
-        yield from itertools.chain.from_iterable(_map_ahead(predictors, predict, batches, callers))
+        loaded = _in_order((_load(row, loaders) for row in rows), ahead + size * callers)
+        batches = iter(lambda: [one.value for one in itertools.islice(loaded, size)], [])
+        results = _in_order((predictors.submit(predict, batch) for batch in batches), callers)
+        yield from itertools.chain.from_iterable(results)
 
 
-def _map_ahead(pool: Executor, task: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:
-    """Map items in a pool, in their order; at most `ahead` of them are under way."""
-    pending: deque[Future[U]] = deque()
+def _in_order(futures: Iterable[Future[T]], ahead: int) -> Iterator[T]:
+    """Yield results in the order of their futures, of which at most `ahead` are under way."""
+    pending: deque[Future[T]] = deque()
     try:
-        for item in items:
-            pending.append(pool.submit(task, item))
+        for future in futures:
+            pending.append(future)
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        # Cancelled, because the pool would otherwise finish work whose results nobody takes, after an error
+        # Cancelled, because a pool would otherwise finish work whose results nobody takes, after an error
         # or when the caller stops early.
         for future in pending:
             future.cancel()
 
 
-def _load(
-    row: ImageRef | Failure, sources: Sources, rule: ResizeRule, max_pixels: int
-) -> DecodedImage | Failure:
-    if isinstance(row, Failure):
-        return row
-    fetched = attempt("fetch", row, functools.partial(fetch_image, row, sources)).value
-    if not isinstance(fetched, EncodedImage):
-        assert isinstance(fetched, Failure)  # rows without a known version are never unchanged
-        return fetched
-    return attempt("decode", row, functools.partial(decode, fetched, rule, max_pixels)).value
+def _load(row: ImageRef | Failure, loaders: Loaders) -> Future[Any]:
+    if isinstance(row, ImageRef):
+        return loaders.submit(row)
+    passed_on: Future[Loaded] = Future()
+    passed_on.set_result(Loaded(row, 0))
+    return passed_on
 
 
 def _predict(

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar, get_origin
+from typing import Any, NamedTuple, get_origin
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 import labelbeam.transforms.coders  # noqa: F401  (registers the coders)
-from labelbeam.transforms.elements import Failure, ImageRef, Unchanged, host_of_uri
-from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.elements import Failure, Unchanged
 from labelbeam.transforms.notes import Notes
-
-T = TypeVar("T")
 
 
 class Outcomes(NamedTuple):
@@ -27,35 +22,6 @@ class Outcomes(NamedTuple):
 
     ok: beam.PCollection
     failures: beam.PCollection
-
-
-class Timed(NamedTuple, Generic[T]):
-    """The result of a task, and the time that the task took."""
-
-    value: T
-    usec: int
-
-
-def usec_since(start: float) -> int:
-    """Return the microseconds since a reading of `time.perf_counter`."""
-    return round(1e6 * (time.perf_counter() - start))
-
-
-def failure_of(ref: ImageRef, step: str, error: ImageError) -> Failure:
-    """Return the row of `failures/` for an image."""
-    # One attempt, because no step tries an image twice.
-    return Failure(ref, step, error.reason.value, str(error), 1, host_of_uri(ref.uri))
-
-
-def attempt(step: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:
-    """Run a task; an `ImageError` becomes a `Failure`, any other error is raised."""
-    start = time.perf_counter()
-    # No other error is caught, because it is a defect: as a row of `failures/` it would pass unnoticed.
-    try:
-        value: T | Failure = task()
-    except ImageError as e:
-        value = failure_of(ref, step, e)
-    return Timed(value, usec_since(start))
 
 
 # Output of a DoFn under `par_do` by type of element; elements of other types go to `ok`.

@@ -1,4 +1,4 @@
-"""Handing over: decoded images cross a shuffle, from workers that decode to workers that infer."""
+"""Handing over: packed images cross a shuffle, from workers that load to workers that infer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from dataclasses import dataclass, field
 
 import apache_beam as beam
 
+from labelbeam.transforms.attempts import Timed, attempt
 from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.elements import DecodedImage, Failure, PackedImage
-from labelbeam.transforms.images.packing import pack_pixels, unpack_pixels
-from labelbeam.transforms.outcomes import Timed, attempt
+from labelbeam.transforms.images.packing import unpack_pixels
 from labelbeam.transforms.window import PixelsFn
-
-
-def pack_image(image: DecodedImage) -> PackedImage:
-    """Compress the pixels of an image, without loss."""
-    return PackedImage(image.ref, pack_pixels(image.pixels), image.metadata)
 
 
 def unpack_image(packed: PackedImage) -> DecodedImage:
@@ -28,10 +23,10 @@ def unpack_image(packed: PackedImage) -> DecodedImage:
 
 @dataclass
 class HandOverImages(beam.PTransform):
-    """The step that hands images over to other workers, packed while they cross the shuffle.
+    """The step that hands packed images over to other workers, and unpacks them there.
 
-    Input: `DecodedImage`. Output: equal `DecodedImage`.
-    Guarantees: images cross exactly one shuffle, between packing and unpacking.
+    Input: `PackedImage`. Output: `DecodedImage`.
+    Guarantees: images cross exactly one shuffle.
 
     Attributes:
       size_px: Width and height of the images.
@@ -45,17 +40,15 @@ class HandOverImages(beam.PTransform):
     hints: Mapping[str, str] = field(default_factory=dict)
     max_window_bytes: int = 256 << 20
 
-    def expand(self, images: beam.PCollection[DecodedImage]) -> beam.PCollection[DecodedImage]:
+    def expand(self, images: beam.PCollection[PackedImage]) -> beam.PCollection[DecodedImage]:
         # A GroupByKey with hints on its consumers, not `beam.Reshuffle`, because Beam fuses only steps whose
         # hints are equal, and a Reshuffle has steps on both sides of its shuffle: with hints its first step
-        # would be cut off from "Pack", without hints its last one from "Unpack", and images would be written
+        # would be cut off from loading, without hints its last one from "Unpack", and images would be written
         # to disk once more.
         take = beam.FlatMap(_images_of).with_output_types(PackedImage)
-        pack = beam.ParDo(_PackImagesFn(self.threads, self.max_window_bytes)).with_output_types(PackedImage)
         unpack = beam.ParDo(_UnpackImagesFn(self)).with_output_types(DecodedImage)
         return (
             images
-            | "Pack" >> pack
             | "Deal" >> beam.Map(_keyed).with_output_types(tuple[int, PackedImage])
             | "GroupByKey" >> beam.GroupByKey()
             | "Take" >> take.with_resource_hints(**self.hints)
@@ -70,13 +63,6 @@ def _keyed(packed: PackedImage) -> tuple[int, PackedImage]:
 
 def _images_of(group: tuple[int, Iterable[PackedImage]]) -> Iterable[PackedImage]:
     return group[1]
-
-
-class _PackImagesFn(PixelsFn[DecodedImage, PackedImage]):
-    def submit(self, image: DecodedImage) -> tuple[Future[Timed[PackedImage | Failure]], int]:
-        # Twice the pixels, because pixels that don't compress are packed in as many bytes.
-        task = functools.partial(pack_image, image)
-        return self._pool.submit(attempt, "decode", image.ref, task), 2 * image.pixels.nbytes
 
 
 class _UnpackImagesFn(PixelsFn[PackedImage, DecodedImage]):

@@ -15,6 +15,7 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
+from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
 from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.models.batching import Batcher
@@ -26,7 +27,7 @@ from labelbeam.transforms.models.meter import CORE_USEC, COUNTS, OPEN_USEC, WALL
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.reuse import Recent
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.outcomes import Outcomes, failure_of, par_do
+from labelbeam.transforms.outcomes import Outcomes, par_do
 from labelbeam.transforms.process import available_cores, compute_pool
 from labelbeam.transforms.window import OverlappedFn, Window, alarm
 

@@ -35,6 +35,11 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def has_nvidia_driver() -> bool:
+    """Return whether the machine has a driver for NVIDIA's GPUs; TensorFlow is not imported for it."""
+    return os.path.exists("/dev/nvidiactl")
+
+
 @once_per_process
 def compute_pool(threads: int) -> ThreadPoolExecutor:
     """Return the process's threads for computing: decoding, and inference on a CPU.

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
+from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
 from labelbeam.transforms.coders import decode_row, encode_row
 from labelbeam.transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
 from labelbeam.transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.outcomes import Outcomes, failure_of, par_do, to_output
+from labelbeam.transforms.outcomes import Outcomes, par_do, to_output
 
 Row = ImageRef | Failure
 

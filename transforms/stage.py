@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
+from labelbeam.transforms.attempts import usec_since
 from labelbeam.transforms.budget import BudgetWatch, FailureBudget
-from labelbeam.transforms.elements import DecodedImage, Failure, Prediction, TableFile
+from labelbeam.transforms.elements import Failure, PackedImage, Prediction, TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import join_path, write_file
-from labelbeam.transforms.outcomes import par_do_each, usec_since
+from labelbeam.transforms.outcomes import par_do_each
 from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.table.folder import staged_name
 from labelbeam.transforms.table.rows import (
@@ -109,7 +110,7 @@ class Stager:
             raise
         return written
 
-    def pass_on(self, image: DecodedImage) -> None:
+    def pass_on(self, image: PackedImage) -> None:
         """Count an image that has not failed and goes to other workers."""
         self._watch.count(image)
 
@@ -148,7 +149,7 @@ def stager_of(staging: Staging) -> Stager:
 class StageResults(beam.PTransform):
     """The step that writes finished rows to files, which no reader sees until they are published.
 
-    Input: one or several collections of `Prediction` or `Failure`, and of `DecodedImage` that go to other
+    Input: one or several collections of `Prediction` or `Failure`, and of `PackedImage` that go to other
     workers: such an image has no row, and counts as one that has not failed.
     Output: `TableFile`.
     Metrics: `write_usec`.
@@ -173,8 +174,8 @@ class _StageFn(beam.DoFn):
     def setup(self) -> None:
         self._stager = stager_of(self._staging)
 
-    def process(self, result: Prediction | Failure | DecodedImage) -> list[TableFile]:
-        if isinstance(result, DecodedImage):
+    def process(self, result: Prediction | Failure | PackedImage) -> list[TableFile]:
+        if isinstance(result, PackedImage):
             self._stager.pass_on(result)
             return []
         start = time.perf_counter()

@@ -16,9 +16,10 @@ from typing import Any, Generic, TypeVar
 
 import apache_beam as beam
 
+from labelbeam.transforms.attempts import Timed
 from labelbeam.transforms.elements import Failure
 from labelbeam.transforms.images.memory import tune_malloc
-from labelbeam.transforms.outcomes import Timed, to_output
+from labelbeam.transforms.outcomes import to_output
 from labelbeam.transforms.process import available_cores, compute_pool
 
 E = TypeVar("E")

@@ -36,6 +36,8 @@ from labelbeam.pipeline.runners.options import environment_of, is_portable, is_s
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.label import label_images
+from labelbeam.transforms.loaders.image import Loading
+from labelbeam.transforms.loaders.loaders import start_loaders
 from labelbeam.transforms.models.cache import is_here
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.devices import choose_batch_size
@@ -44,7 +46,6 @@ from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.runtime import has_gpu
 from labelbeam.transforms.read import list_rows
-from labelbeam.transforms.sources import Sources
 from labelbeam.transforms.sources.addresses import is_gcs
 
 # Number of images that are labelled, and of rows that are shown.
@@ -236,12 +237,12 @@ def _label_rows(case: Case) -> list[Prediction | Failure]:
     limits = limits_of(case.config)
     # Shorter than in a run, because a person waits for the report.
     total_timeout_sec = min(limits.total_timeout_sec, RESPONSE_SEC)
-    sources = Sources(dataclasses.replace(limits, total_timeout_sec=total_timeout_sec))
-    max_pixels, threshold = round(case.config.decode.max_megapixels * 1e6), case.config.predict.least_score
-    results = label_images(
-        case.rows, case.classifier, sources, max_pixels, threads=_IMAGES, threshold=threshold
-    )
-    return list(results)
+    limits = dataclasses.replace(limits, total_timeout_sec=total_timeout_sec)
+    load = case.config.load
+    loading = Loading(limits, case.classifier.spec.resize, round(load.max_megapixels * 1e6))
+    loaders = start_loaders(loading, load.loaders, image_timeout_sec=total_timeout_sec)
+    threshold = case.config.predict.least_score
+    return list(label_images(case.rows, case.classifier, loaders, _IMAGES, threshold=threshold))
 
 
 OUTPUT = Check(

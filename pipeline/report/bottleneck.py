@@ -9,8 +9,7 @@ from typing import Any
 
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS
-from labelbeam.transforms.decode import DecodeImages
-from labelbeam.transforms.fetch import FetchImages
+from labelbeam.transforms.load import LoadImages
 from labelbeam.transforms.models import meter
 from labelbeam.transforms.predict import PredictLabels
 from labelbeam.transforms.stage import StageResults
@@ -54,8 +53,8 @@ def work_of(result: Any) -> Work | None:
         _LOG.info("The runner returned no metrics: %r", e)
         return None
     times = {
-        "fetch": _sum(metrics, FetchImages, "fetch_usec"),
-        "decode": _sum(metrics, DecodeImages, "decode_usec"),
+        "fetch": _sum(metrics, LoadImages, "fetch_usec"),
+        "decode": _sum(metrics, LoadImages, "decode_usec"),
         "write": _sum(metrics, StageResults, "write_usec"),
     }
     return Work(counters_of(metrics, PredictLabels), times)

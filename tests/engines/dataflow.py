@@ -139,7 +139,7 @@ def end_as(state: str) -> Play:
 
 
 WORKFLOW_FAILED = (
-    "Workflow failed. Causes: S07:FetchImages+DecodeImages failed., The job failed because a work item has "
+    "Workflow failed. Causes: S07:LoadImages+PredictLabels failed., The job failed because a work item has "
     "failed 4 times. The work item was attempted on these workers:\n\n  labelbeam-harness-x1\n"
     "      Root cause: Work item failed."
 )

@@ -61,7 +61,17 @@ class FlinkCluster:
 
     @property
     def flags(self) -> list[str]:
-        environment = {"command": str(self._folder / "worker.sh")}
+        return self._flags(self._folder / "worker.sh")
+
+    def flags_with(self, script: Path, variables: str) -> list[str]:
+        """Write a script that starts workers with variables of the environment; return flags that use it."""
+        worker = shlex.quote(str(self._folder / "worker.sh"))
+        script.write_text(f'#!/bin/sh\n{variables} exec {worker} "$@"\n', "utf-8")
+        script.chmod(0o755)
+        return self._flags(script)
+
+    def _flags(self, script: Path) -> list[str]:
+        environment = {"command": str(script)}
         return [
             "--runner=FlinkRunner",
             f"--flink_master=localhost:{self._rest_port}",

@@ -255,3 +255,16 @@ def test_decode_image__thousands_of_mutations__are_decoded_or_fail_as_images():
             assert pixels_of(bytes(data[:cut])).shape == (32, 32, 3)
         except ImageError as e:
             assert str(e)
+
+
+@pytest.mark.parametrize(("scans", "is_read"), [(100, True), (101, False)])
+def test_decode_image__progressive_scans__are_bounded(scans, is_read):
+    data = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    data = data[:end] + data[last:end] * (scans - data.count(b"\xff\xda")) + data[end:]
+    if is_read:
+        assert decode_image(data, RULE, 10**6).format == "JPEG"
+    else:
+        with pytest.raises(ImageError, match="progressive JPEG of 101 scans, more than 100") as error:
+            decode_image(data, RULE, 10**6)
+        assert error.value.reason == Reason.UNSUPPORTED

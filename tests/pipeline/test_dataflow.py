@@ -251,7 +251,7 @@ def test_run__job_done__its_own_graph_has_published_the_rows_of_a_local_run(
 TRACEBACK = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1498, in process
   File "/usr/lib/python3.11/site-packages/transforms/decode.py", line 72, in submit
-ValueError: no such thing [while running 'DecodeImages/ParDo(_DecodeImagesFn)-ptransform-47']
+ValueError: no such thing [while running 'LoadImages/ParDo(_LoadImagesFn)-ptransform-47']
 
 passed through:
 ==>
@@ -270,7 +270,7 @@ OURS = TRACEBACK.replace(
         (("The zone has no L4 left.", WORKFLOW_FAILED), "The job failed: The zone has no L4 left."),
         (
             (WORKFLOW_FAILED,),
-            "The job failed: Workflow failed. Causes: S07:FetchImages+DecodeImages failed., The",
+            "The job failed: Workflow failed. Causes: S07:LoadImages+PredictLabels failed., The",
         ),
     ],
 )

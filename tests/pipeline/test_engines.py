@@ -17,7 +17,8 @@ from labelbeam.transforms.models.meter import LOADED
 from labelbeam.transforms.photos import photo_paths
 from labelbeam.transforms.table.folder import staged_files, staged_runs
 from tests.engines.flink import FlinkCluster, workers_of
-from tests.graphs import TWO_PROCESSES, assert_same_rows, assert_sound, run_pipeline
+from tests.graphs import TWO_PROCESSES, assert_same_rows, assert_sound, read_tables, run_pipeline
+from tests.hostile import write_hostile_site
 from tests.synthetic import BAD_IMAGES
 
 pytestmark = pytest.mark.slow
@@ -83,13 +84,43 @@ def test_run__photos_bad_images_and_duplicates__give_the_same_tables_on_every_ru
     assert_same_rows(tmp_path / "out", expected)
 
 
+@pytest.mark.parametrize("runner", ["fn_api", "two_processes", "flink"])
+def test_run__images_that_crash_sleep_and_eat__cost_themselves_only(
+    tmp_path, monkeypatch, request, lite0_dir, runner
+):
+    site = write_hostile_site(tmp_path / "site")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{ROOT}")
+    flags = {"fn_api": (), "two_processes": TWO_PROCESSES}.get(runner)
+    if flags is None:
+        path = f"PYTHONPATH={site}:{ROOT}"
+        flags = request.getfixturevalue("flink").flags_with(tmp_path / "worker.sh", path)
+    (tmp_path / "in").mkdir()
+    for n, photo in enumerate(photo_paths()):
+        (tmp_path / "in" / f"{n:02d}.webp").symlink_to(photo)
+    for n, kind in (("10", "crash"), ("20", "sleep"), ("30", "eat")):
+        (tmp_path / "in" / f"{n}-{kind}.jpg").write_text(kind)
+    manifest = run_pipeline(
+        *flags,
+        input=tmp_path / "in",
+        output=tmp_path / "out",
+        model="efficientnet-lite0",
+        image_timeout_sec=15,
+    )
+    assert_sound(tmp_path / "out")
+    assert manifest["counts"]["labelled"] == len(photo_paths())
+    _, failures = read_tables(tmp_path / "out")
+    reasons = {Path(row["uri"]).stem[3:]: row["reason"] for row in failures}
+    assert reasons == {"crash": "decoder_crashed", "sleep": "decode_timeout", "eat": "decode_memory"}
+
+
 def test_flink__a_run__loads_the_model_once_a_worker_in_one_stage(flink, tmp_path, photos, lite0_dir):
     options = {"input": str(photos), "output": str(tmp_path / "out"), "model": "efficientnet-lite0"}
     config = str(ROOT / "run_configs" / "flink.yaml")
     finished = run(load_config(config, options, flink.flags))
     assert finished.work.counts[LOADED] == 2
     (stage,) = (vertex for vertex in flink.jobs()[-1]["vertices"] if "PredictLabels" in vertex["name"])
-    steps = ("FetchImages", "DecodeImages", "PredictLabels", "StageResults")
+    steps = ("LoadImages", "PredictLabels", "StageResults")
     assert all(step in stage["name"] for step in steps)
     assert stage["parallelism"] == 2
 

@@ -4,7 +4,7 @@ from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, own_mess
 
 WORKER = """Traceback (most recent call last):
   File "common.py", line 1498, in process
-ValueError: boom [while running 'DecodeImages/ParDo-ptransform-47']
+ValueError: boom [while running 'LoadImages/ParDo-ptransform-47']
 """
 FLINK = f"""Pipeline job-1 failed in state FAILED: java.lang.RuntimeException: Error received from SDK \
 harness for instruction 4: {WORKER}

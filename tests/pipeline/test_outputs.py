@@ -11,10 +11,10 @@ import pytest
 from labelbeam.pipeline.commands.verify import verify
 from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import run_and_report
-from labelbeam.transforms.decode import decode
 from labelbeam.transforms.elements import EncodedImage, ImageRef
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.loaders.image import decode
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
 
 

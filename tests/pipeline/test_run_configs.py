@@ -71,7 +71,7 @@ def test_run_configs__every_file__builds_its_graph(path, hub, flags):
     proto = pipeline.to_runner_api()
     assert len(proto.SerializeToString()) < 1 << 20
     stages = {t.unique_name for t in proto.components.transforms.values()}
-    assert {"ReadImageRefs", "FetchImages", "PredictLabels", "PublishResults"} <= stages
+    assert {"ReadImageRefs", "LoadImages", "PredictLabels", "PublishResults"} <= stages
 
 
 def test_threads_of_process__dataflow__one_per_vcpu_unless_one_process_owns_the_machine():

@@ -8,11 +8,10 @@ import pytest
 
 from labelbeam.transforms.elements import EncodedImage, ImageRef, Unchanged
 from labelbeam.transforms.errors import ImageError
-from labelbeam.transforms.fetch import FetchImages, fetch_image
+from labelbeam.transforms.loaders.image import fetch_image
 from labelbeam.transforms.sources import Limits, Sources
 from labelbeam.transforms.sources.addresses import host_and_path
 from labelbeam.transforms.sources.sources import SCHEMES
-from tests.eager import RUNNERS, eagerly
 
 IMAGE_SHA256 = hashlib.sha256(b"image").hexdigest()
 # Waits are long, because a busy machine must not fail a test; tests of the waits use short ones.
@@ -365,34 +364,6 @@ def test_fetch_image__known_by_its_digest__is_compared_here_and_not_by_the_sourc
     assert fetch_image(same, sources) == Unchanged(same)
     image = fetch_image(other, sources)
     assert isinstance(image, EncodedImage) and (image.data, image.sha256) == (b"image", IMAGE_SHA256)
-
-
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_fetch_images__known_version__is_unchanged_and_not_fetched(tmp_path, web, runner):
-    web.files.update({"/same.jpg": b"image", "/other.jpg": b"image"})
-    path = tmp_path / "same.jpg"
-    path.write_bytes(b"image")
-    file_version = f"{path.stat().st_mtime_ns}-5"
-    refs = [
-        ImageRef("file", str(path), (1,), file_version),
-        ImageRef("same", web.uri("/same.jpg"), (2,), '"v1"'),
-        ImageRef("other", web.uri("/other.jpg"), (3,), '"v0"'),
-        ImageRef("digest", web.uri("/same.jpg"), (3,), f"sha256:{IMAGE_SHA256}"),
-        ImageRef("new", str(path), (4,)),
-        ImageRef("new digest", str(path), (4,), f"sha256:{'0' * 64}"),
-        ImageRef("none", web.uri("/none.jpg"), (5,), '"v1"'),
-    ]
-    fetched = eagerly(FetchImages(LIMITS), refs, runner)
-    assert sorted(one.ref.id for one in fetched.unchanged) == ["digest", "file", "none", "same"]
-    assert [one.ref.id for one in fetched.unchanged if not one.checked] == ["none"]
-    assert {one.ref for one in fetched.unchanged} <= set(refs)
-    assert sorted((one.ref.id, one.version) for one in fetched.ok) == [
-        ("new", file_version),
-        ("new digest", file_version),
-        ("other", '"v1"'),
-    ]
-    assert {(one.data, one.sha256) for one in fetched.ok} == {(b"image", IMAGE_SHA256)}
-    assert fetched.failures == []
 
 
 @pytest.mark.parametrize("known", ['"v1"', "Thu, 01 Jan 2026 00:00:00 GMT", "1767225600000000000-5"])

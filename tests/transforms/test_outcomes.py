@@ -1,8 +1,8 @@
 import pytest
 
+from labelbeam.transforms.attempts import attempt
 from labelbeam.transforms.elements import Failure, ImageRef
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.outcomes import attempt
 
 REF = ImageRef("1", "http://example.test/a.jpg")
 

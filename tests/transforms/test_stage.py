@@ -4,14 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from labelbeam.transforms import stage
 from labelbeam.transforms.budget import FailureBudget
-from labelbeam.transforms.elements import DecodedImage, Failure, ImageMetadata, ImageRef, Prediction
+from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, PackedImage, Prediction
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.stage import Stager, StageResults, Staging, stager_of, write_staged
 from labelbeam.transforms.table.folder import TableFolder, staged_files
@@ -193,9 +192,7 @@ def test_stager__over_budget__writes_all_rows_and_raises(tmp_path):
 
 def test_stager__images_passed_on__have_no_rows_and_count_as_not_failed(tmp_path):
     stager = Stager(staging(tmp_path, budget=FailureBudget(0.5, floor=1)))
-    passed_on = DecodedImage(
-        ImageRef("1", "a"), np.zeros((1, 1, 3), np.uint8), ImageMetadata(1, 1, "PNG", 1, 1, 1, "")
-    )
+    passed_on = PackedImage(ImageRef("1", "a"), b"", ImageMetadata(1, 1, "PNG", 1, 1, 1, ""))
     for n in range(200):
         stager.pass_on(passed_on)
         stager.add(failure(n))

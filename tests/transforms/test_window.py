@@ -5,8 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from labelbeam.transforms import window as windows
+from labelbeam.transforms.attempts import Timed
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.outcomes import Timed
 from labelbeam.transforms.process import available_cores
 from labelbeam.transforms.window import Alarm, OverlappedFn, PixelsFn, Window, images_in_flight
 

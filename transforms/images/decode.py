@@ -6,6 +6,8 @@ import io
 import logging
 import math
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +39,21 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
+# Most scans of a progressive JPEG. Programs write 10, and each costs a pass over all pixels: 200 of them take
+# 12 s of a core in a file of 341 KB.
+_MAX_SCANS = 100
+
 # Reasons that damaged metadata can't cause.
-_PIXELS_TO_BLAME = (Reason.TOO_LARGE_PIXELS, Reason.EMPTY)
+_PIXELS_TO_BLAME = (Reason.TOO_LARGE_PIXELS, Reason.EMPTY, Reason.DECODE_MEMORY)
+
+
+# Waits until there is memory for a number of pixels, and holds it.
+Room = Callable[[int], AbstractContextManager[None]]
+
+
+def no_wait(pixels: int) -> AbstractContextManager[None]:
+    """Return room at once, because nothing else is decoded."""
+    return nullcontext()
 
 
 class Decoded(NamedTuple):
@@ -52,7 +67,7 @@ class Decoded(NamedTuple):
     frames: int | None
 
 
-def decode_image(data: bytes, rule: ResizeRule, max_pixels: int) -> Decoded:
+def decode_image(data: bytes, rule: ResizeRule, max_pixels: int, room: Room = no_wait) -> Decoded:
     """Decode an image and resize it to the model's input size.
 
     The orientation is applied, transparency is composed over white, 16-bit values are scaled to 8 bits, and
@@ -63,6 +78,7 @@ def decode_image(data: bytes, rule: ResizeRule, max_pixels: int) -> Decoded:
       data: The encoded image.
       rule: Part of the image that the model sees, and its size.
       max_pixels: Largest number of pixels that are decoded.
+      room: Waits until there is memory for the pixels.
 
     Raises:
       ImageError: The bytes are not an image that can be read, or the image is too large.
@@ -70,25 +86,27 @@ def decode_image(data: bytes, rule: ResizeRule, max_pixels: int) -> Decoded:
     if not data:
         raise ImageError(Reason.EMPTY, "0 bytes")
     try:
-        return _decode_bytes(data, data, rule, max_pixels)
+        return _decode_bytes(data, data, rule, max_pixels, room)
     except ImageError as e:
         # A second attempt without metadata, because damaged metadata must not cost an image.
         plain = data if e.reason in _PIXELS_TO_BLAME else without_metadata(data)
         if plain == data:
             raise
-        return _decode_bytes(plain, data, rule, max_pixels)
+        return _decode_bytes(plain, data, rule, max_pixels, room)
 
 
-def _decode_bytes(data: bytes, original: bytes, rule: ResizeRule, max_pixels: int) -> Decoded:
+def _decode_bytes(data: bytes, original: bytes, rule: ResizeRule, max_pixels: int, room: Room) -> Decoded:
     try:
         data = prepare_bmp(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.decodermaxblock = len(data)  # one block, because Pillow takes the GIL between blocks
-            return _decode(image, data, original, rule, max_pixels)
+            return _decode(image, data, original, rule, max_pixels, room)
     except UnidentifiedImageError as e:
         raise explain_unidentified(data) from e
     except ImageError:
         raise
+    except MemoryError as e:
+        raise too_little_memory() from e
     except Exception as e:  # because Pillow's decoders raise errors of any type on hostile bytes
         raise _broken(data, e) from e
 
@@ -100,12 +118,19 @@ def _broken(data: bytes, e: Exception) -> ImageError:
     # A KeyError, because Pillow looks up a compression without a name in a dictionary.
     if isinstance(e, KeyError) and (error := explain_tiff(data)):
         return error
+    if "out of memory" in message:  # Pillow's decoders
+        return too_little_memory()
     truncated = isinstance(e, EOFError) or "truncated" in message.lower()
     return ImageError(Reason.TRUNCATED if truncated else Reason.DECODE_ERROR, message)
 
 
+def too_little_memory() -> ImageError:
+    """Return the error for an image that needs too much memory."""
+    return ImageError(Reason.DECODE_MEMORY, "needs more memory than a loader has (max_megapixels sets it)")
+
+
 def _decode(
-    image: ImageFile.ImageFile, data: bytes, original: bytes, rule: ResizeRule, max_pixels: int
+    image: ImageFile.ImageFile, data: bytes, original: bytes, rule: ResizeRule, max_pixels: int, room: Room
 ) -> Decoded:
     stored = image.size
     # Before any pixel is decoded, because a file of some kB can declare gigabytes of them.
@@ -123,8 +148,12 @@ def _decode(
     # The crop is computed as displayed, and cut from the stored image, because turning few pixels is cheaper.
     displayed = displayed_size(stored, to_turn)
     box = stored_box(rule.box(*displayed), displayed, to_turn)
-    rgb = to_rgb(data, _draft(image, box, rule))
-    small = resize_image(rgb, _scale(box, stored, rgb.size), rule.size_px)
+    drafted = _draft(image, box, rule)
+    # Of a progressive JPEG libjpeg keeps all coefficients, however small it is decoded.
+    size = stored if image.info.get("progressive") else drafted.size
+    with room(size[0] * size[1]):
+        rgb = to_rgb(data, drafted)
+        small = resize_image(rgb, _scale(box, stored, rgb.size), rule.size_px)
     return Decoded(np.asarray(turn(small, to_turn)), *displayed, _format_of(image), orientation, frames)
 
 
@@ -135,6 +164,22 @@ def _prepare(image: ImageFile.ImageFile, data: bytes) -> None:
         prepare_tiff(image)
     elif image.format == "JPEG2000":
         prepare_jpeg2000(data, image)
+    elif image.info.get("progressive"):
+        _check_scans(data)
+
+
+def _check_scans(data: bytes) -> None:
+    """Refuse a progressive JPEG of more scans than any camera or program writes.
+
+    Raises:
+      ImageError: It has too many.
+    """
+    # Markers are counted, not parsed, because none of these bytes occurs in compressed pixels.
+    if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise ImageError(
+            Reason.UNSUPPORTED,
+            f"a progressive JPEG of {scans:,} scans, more than {_MAX_SCANS}; save the image again",
+        )
 
 
 def _draft(image: ImageFile.ImageFile, box: Box, rule: ResizeRule) -> ImageFile.ImageFile:

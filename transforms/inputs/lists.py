@@ -10,6 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import Failure, ImageRef
 from labelbeam.transforms.errors import ImageError, Reason, UserError
 from labelbeam.transforms.inputs.compression import FORMATS as COMPRESSIONS
@@ -28,7 +29,6 @@ from labelbeam.transforms.inputs.files import (
 from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import Location, ReadOptions
 from labelbeam.transforms.notes import Notes
-from labelbeam.transforms.outcomes import failure_of
 
 Line = bytes | LongLine
 

@@ -50,6 +50,6 @@ def timed_out(limits: Limits) -> ImageError:
     """Return the error for an image that took too long."""
     return ImageError(
         Reason.TIMEOUT,
-        f"took longer than fetch_timeout_sec={limits.total_timeout_sec:g} allows, "
+        f"took longer than image_timeout_sec={limits.total_timeout_sec:g} allows, "
         f"or than {_CONNECT_TIMEOUT_SEC:g} s to connect",
     )

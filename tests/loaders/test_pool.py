@@ -1,0 +1,224 @@
+"""Loader processes that load, crash, hang and end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import wait
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, PackedImage, Unchanged
+from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.images.packing import unpack_pixels
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.loaders.image import Loaded, Loader, Loading
+from labelbeam.transforms.loaders.pool import LoaderPool
+from labelbeam.transforms.loaders.threads import LoaderThreads
+from labelbeam.transforms.sources import Limits
+from tests.hostile import write_hostile_site
+
+LOADING = Loading(Limits(connections=8, total_timeout_sec=30), ResizeRule(32), max_pixels=4_000_000)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let loader processes obey hostile images."""
+    monkeypatch.syspath_prepend(write_hostile_site(tmp_path / "site"))
+
+
+@pytest.fixture
+def start() -> Callable[..., LoaderPool]:
+    def start(processes: int = 2, timeout_sec: float = 30.0, loading: Loading = LOADING) -> LoaderPool:
+        return LoaderPool(loading, processes, timeout_sec)
+
+    return start
+
+
+def write_images(folder: Path, number: int) -> list[ImageRef]:
+    refs = []
+    for n in range(number):
+        path = folder / f"{n}.png"
+        Image.new("RGB", (40, 32), (n % 256, 0, 0)).save(path)
+        refs.append(ImageRef(f"id{n}", str(path), (n,)))
+    return refs
+
+
+def write_bytes(folder: Path, name: str, data: bytes) -> ImageRef:
+    (folder / name).write_bytes(data)
+    return ImageRef(name, str(folder / name))
+
+
+def load(loaders, refs: list[ImageRef]) -> list[Loaded]:
+    futures = [loaders.submit(ref) for ref in refs]
+    assert not wait(futures, 60).not_done
+    return [future.result() for future in futures]
+
+
+def reasons(outcomes: list[Loaded]) -> Counter:
+    return Counter(one.value.reason if isinstance(one.value, Failure) else "ok" for one in outcomes)
+
+
+def test_load__in_processes__gives_what_threads_give(tmp_path, start):
+    refs = [
+        *write_images(tmp_path, 40),
+        write_bytes(tmp_path, "text", b"no image"),
+        ImageRef("gone", str(tmp_path / "gone.png")),
+        ImageRef("known", str(tmp_path / "0.png"), (), "1-1"),
+    ]
+    in_processes, in_threads = load(start(), refs), load(LoaderThreads(LOADING, 2), refs)
+    for one, other, ref in zip(in_processes, in_threads, refs, strict=True):
+        assert (one.value.ref, one.size_bytes) == (ref, other.size_bytes)
+        if isinstance(one.value, DecodedImage):
+            assert (one.value.pixels == other.value.pixels).all()
+            assert one.value.metadata == other.value.metadata
+        else:
+            assert one.value == other.value
+    assert reasons(in_processes) == {"ok": 41, "not_an_image": 1, "not_found": 1}
+
+
+def test_load__version_is_known__is_unchanged(tmp_path, start):
+    (ref,) = write_images(tmp_path, 1)
+    status = os.stat(ref.uri)
+    known = ImageRef(ref.id, ref.uri, (), f"{status.st_mtime_ns}-{status.st_size}")
+    assert [one.value for one in load(start(), [known])] == [Unchanged(known)]
+
+
+def test_load__packed__restores_every_pixel(tmp_path, start):
+    (ref,) = write_images(tmp_path, 1)
+    (packed,) = load(start(loading=replace(LOADING, packed=True)), [ref])
+    (plain,) = load(LoaderThreads(LOADING, 1), [ref])
+    assert isinstance(packed.value, PackedImage)
+    assert (unpack_pixels(packed.value.data) == plain.value.pixels).all()
+
+
+def test_load__images_that_crash_hang_and_eat__cost_themselves_only(tmp_path, start, hostile):
+    bad = [write_bytes(tmp_path, kind, kind.encode()) for kind in ("crash", "sleep", "spin", "eat")]
+    refs = write_images(tmp_path, 60)
+    refs[5:5] = bad[:2]
+    refs[20:20] = bad[2:]
+    outcomes = load(start(timeout_sec=3.0), refs)
+    assert [one.value.ref for one in outcomes] == refs
+    assert reasons(outcomes) == {"ok": 60, "decoder_crashed": 1, "decode_timeout": 2, "decode_memory": 1}
+    by_reason = {one.value.reason: one.value for one in outcomes if isinstance(one.value, Failure)}
+    assert (by_reason["decoder_crashed"].attempts, by_reason["decoder_crashed"].stage) == (2, "decode")
+    assert "SIGSEGV" in by_reason["decoder_crashed"].message
+    assert "image_timeout_sec=3 " in by_reason["decode_timeout"].message
+
+
+def test_load__loader_crashes_once__image_is_loaded(tmp_path, start, hostile):
+    Image.new("RGB", (40, 32)).save(tmp_path / "once.png")
+    ref = write_bytes(tmp_path, "twice", f"once {tmp_path / 'once'}".encode())
+    assert reasons(load(start(), [ref, *write_images(tmp_path, 9)])) == {"ok": 10}
+
+
+def test_load__every_image_crashes__each_becomes_a_failure(tmp_path, start, hostile):
+    refs = [write_bytes(tmp_path, f"{n}", b"crash") for n in range(6)]
+    assert reasons(load(start(), refs)) == {"decoder_crashed": 6}
+
+
+def test_load__processes_are_killed__nothing_is_lost(tmp_path, start):
+    pool, refs = start(), write_images(tmp_path, 400)
+    futures = [pool.submit(ref) for ref in refs[:200]]
+    futures[0].result(30)
+    for pid in pool.pids():
+        os.kill(pid, signal.SIGKILL)
+    futures += [pool.submit(ref) for ref in refs[200:]]
+    assert not wait(futures, 60).not_done
+    assert [future.result().value.ref for future in futures] == refs
+    assert reasons([future.result() for future in futures]) == {"ok": 400}
+
+
+def test_load__processes_cannot_start__is_an_error_with_their_words(tmp_path, start, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os, sys; print('no such library'); os._exit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = start()
+    future = pool.submit(ImageRef("a", "a"))
+    with pytest.raises(RunError, match="end when they start .*status 3.*no such library"):
+        future.result(60)
+
+
+def test_load__large_images__are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    from labelbeam.transforms.loaders import image
+
+    monkeypatch.setattr(image, "LARGE_PIXELS", 1000)
+    held, most = [0], [0]
+
+    class Lock:
+        def __enter__(self):
+            held[0] += 1
+            most[0] = max(most[0], held[0])
+
+        def __exit__(self, *_):
+            held[0] -= 1
+
+    (ref,) = write_images(tmp_path, 1)
+    stages: list = []
+    loaded = Loader(LOADING, 1, Lock()).load(ref, lambda stage, spent: stages.append(stage))
+    assert isinstance(loaded.value, DecodedImage)
+    assert (most, held) == ([1], [0])
+    # The image's clock stands still while it waits.
+    assert stages == ["fetch", None, "decode", None, "decode", None]
+
+
+def test_pool__ends__with_its_processes(tmp_path, start):
+    pool = start()
+    load(pool, write_images(tmp_path, 4))
+    processes = [psutil.Process(pid) for pid in pool.pids()]
+    del pool
+    gc.collect()
+    assert not psutil.wait_procs(processes, 30)[1]
+
+
+PARENT = """
+import sys, time
+from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.loaders.image import Loading
+from labelbeam.transforms.loaders.pool import LoaderPool
+from labelbeam.transforms.sources import Limits
+
+pool = LoaderPool(Loading(Limits(connections=4), ResizeRule(32), 10**6), 2, 60.0)
+future = pool.submit(ImageRef("a", sys.argv[1]))
+while len(pool.pids()) < 2:
+    time.sleep(0.05)
+print(*pool.pids(), flush=True)
+assert not {"apache_beam", "tensorflow"} & set(sys.modules)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["png", "spin"])
+def test_pool__parent_is_killed__loaders_end(tmp_path, hostile, kind):
+    (ref,) = write_images(tmp_path, 1)
+    bad = write_bytes(tmp_path, "bad", b"spin")
+    path = os.pathsep.join(filter(None, sys.path))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, ref.uri if kind == "png" else bad.uri],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert parent.stdout
+    loaders = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    assert len(loaders) == 2
+    parent.kill()
+    parent.wait()
+    assert not psutil.wait_procs(loaders, 30)[1]
+
+
+def test_pool__default_time_limit_of_sockets__does_not_reach_the_loaders(tmp_path, start):
+    socket.setdefaulttimeout(60.0)
+    try:
+        assert reasons(load(start(), write_images(tmp_path, 20))) == {"ok": 20}
+    finally:
+        socket.setdefaulttimeout(None)

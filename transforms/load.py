@@ -1,0 +1,96 @@
+"""Loading: from a reference to pixels of the model's input size, in processes beside the model."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+
+from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, PackedImage, Unchanged
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.loaders.image import Loaded, Loading
+from labelbeam.transforms.loaders.loaders import IMAGE_TIMEOUT_SEC, Loaders, start_loaders
+from labelbeam.transforms.outcomes import par_do
+from labelbeam.transforms.sources import Limits
+from labelbeam.transforms.window import OverlappedFn, Window
+
+# Most bytes of pixels in flight in one bundle: 1,700 images of 224 px, 240 of 600 px.
+_MAX_WINDOW_BYTES = 256 << 20
+
+
+class LoadOutcomes(NamedTuple):
+    """The outputs of `LoadImages`."""
+
+    ok: beam.PCollection
+    failures: beam.PCollection
+    unchanged: beam.PCollection
+
+
+@dataclass
+class LoadImages(beam.PTransform):
+    """The step that loads images to `[size, size, 3] uint8`, with many requests at once.
+
+    Input: `ImageRef`. Output: `DecodedImage`, `PackedImage` if they are to be packed, or `Unchanged` for an
+    image that keeps its labels. Failures: `fetch`, `decode`.
+    Metrics: `fetch_usec`, `decode_usec`, `image_bytes`.
+    Guarantees: an image that crashes its decoder, or holds it too long, costs itself only.
+
+    Attributes:
+      limits: Limits of one request; `limits.connections` images of a worker process are loaded at once.
+      rule: Crop and size of the result.
+      max_pixels: Largest image in pixels; larger images fail before they are decoded.
+      loaders: Loader processes of a worker process, as in `start_loaders`.
+      threads: Cores that a worker process uses; by default all.
+      image_timeout_sec: Longest time of an image, fetched and decoded.
+      packed: Whether pixels are packed for a shuffle.
+    """
+
+    limits: Limits
+    rule: ResizeRule
+    max_pixels: int
+    loaders: int | None = None
+    threads: int | None = None
+    image_timeout_sec: float = IMAGE_TIMEOUT_SEC
+    packed: bool = False
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> LoadOutcomes:
+        ok = PackedImage if self.packed else DecodedImage
+        return LoadOutcomes(**par_do("Load", refs, _LoadImagesFn(self), ok, Failure, Unchanged))
+
+
+class _LoadImagesFn(OverlappedFn[ImageRef, Loaded]):
+    def __init__(self, step: LoadImages) -> None:
+        self._window_items = 4 * step.limits.connections
+        self._pixel_bytes = 3 * step.rule.size_px**2
+        loading = Loading(step.limits, step.rule, step.max_pixels, step.packed)
+        self._start = functools.partial(
+            start_loaders, loading, step.loaders, step.threads, step.image_timeout_sec
+        )
+        # `Shared`, because the loaders then end with the last DoFn of the process.
+        self._shared = Shared()
+        self._fetch_usec = Metrics.distribution(LoadImages, "fetch_usec")
+        self._decode_usec = Metrics.distribution(LoadImages, "decode_usec")
+        self._image_bytes = Metrics.distribution(LoadImages, "image_bytes")
+
+    def setup(self) -> None:
+        self._loaders: Loaders = self._shared.acquire(self._start)
+
+    def open_window(self) -> Window[Loaded]:
+        # Four times the images that are loaded at once, because a slow image would otherwise leave loaders
+        # idle: images behind it wait in the window, too.
+        return Window(self._window_items, _MAX_WINDOW_BYTES)
+
+    def submit(self, ref: ImageRef) -> tuple[Future[Loaded], int]:
+        return self._loaders.submit(ref), self._pixel_bytes
+
+    def take(self, loaded: Loaded) -> DecodedImage | PackedImage | Unchanged | Failure:
+        self._fetch_usec.update(loaded.fetch_usec)
+        if loaded.size_bytes:
+            self._image_bytes.update(loaded.size_bytes)
+            self._decode_usec.update(loaded.decode_usec)
+        return loaded.value

@@ -1,0 +1,18 @@
+"""Loaders: processes beside the model that fetch and decode images.
+
+    bundle's thread ──ImageRef──> LoaderPool ──references, by socket──> loader process: threads fetch,
+    bundle's thread <──Loaded─── its thread  <──pixels, by socket────── and one at a time decodes
+
+Processes, because everything before the model would otherwise share one GIL with it, and because a decoder
+that crashes or hangs takes its process along: the pool starts another, and the run goes on. Modules here
+import neither Beam nor TensorFlow, so that a loader starts in half a second and takes 40 MB.
+
+| module | content |
+|---|---|
+| `image` | one image, from reference to pixels; in any process |
+| `child` | the loader process |
+| `pool` | the processes: dealing, crashes, time limits |
+| `threads` | loading without processes |
+| `channel` | messages between them |
+| `board` | what each thread of a loader is at |
+"""

@@ -1,0 +1,242 @@
+"""One image, from its reference to the pixels that a model sees."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from labelbeam.transforms.attempts import failure_of
+from labelbeam.transforms.elements import (
+    DIGEST,
+    DecodedImage,
+    EncodedImage,
+    Failure,
+    ImageMetadata,
+    ImageRef,
+    PackedImage,
+    Unchanged,
+)
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.images.decode import Room, decode_image, no_wait, too_little_memory
+from labelbeam.transforms.images.formats import RAW_SUFFIXES
+from labelbeam.transforms.images.packing import pack_pixels
+from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.loaders.board import Stage
+from labelbeam.transforms.sources import Limits, Sources
+
+# Most encoded bytes that wait for decoding, before further requests of a process start. 128 MB are a few
+# hundred photos, more than any number of requests needs in reserve.
+MAX_ENCODED_BYTES = 128_000_000
+# Pixels from which an image is decoded alone among all loaders of a worker process: with the copies that
+# decoders make, some 20 bytes a pixel.
+LARGE_PIXELS = 16_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What becomes of every image.
+
+    Attributes:
+      limits: Limits of one request; `limits.connections` images are loaded at once.
+      rule: Crop and size of the result.
+      max_pixels: Largest image in pixels; larger images fail before they are decoded.
+      packed: Whether pixels are packed for a shuffle.
+    """
+
+    limits: Limits
+    rule: ResizeRule
+    max_pixels: int
+    packed: bool = False
+
+
+class Loaded(NamedTuple):
+    """The outcome of one image.
+
+    Attributes:
+      value: The image, or the reason why there is none.
+      fetch_usec: Time of the request.
+      decode_usec: Time of decoding; 0 if it was not decoded.
+      size_bytes: Length of the encoded image; 0 if it was not fetched.
+    """
+
+    value: DecodedImage | PackedImage | Unchanged | Failure
+    fetch_usec: int
+    decode_usec: int = 0
+    size_bytes: int = 0
+
+
+def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
+    """Fetch the bytes of one image, unless its version is unchanged.
+
+    Raises:
+      ImageError: The image is too large, or cannot be fetched.
+    """
+    version = ref.known_version or ""
+    # A digest is compared below, because no source has such versions.
+    try:
+        response = sources.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
+    except ImageError:
+        # Labels are kept, because a disk that is not mounted or a host that is down for a day doesn't make
+        # them wrong, and a failure would replace them.
+        if ref.known_version is not None:
+            return Unchanged(ref, checked=False)
+        raise
+    if response is None:
+        return Unchanged(ref)
+    sha256 = hashlib.sha256(response.data).hexdigest()
+    if version == DIGEST + sha256:
+        return Unchanged(ref)
+    return EncodedImage(ref, response.data, sha256, response.version)
+
+
+def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int, room: Room = no_wait) -> DecodedImage:
+    """Decode and resize one image.
+
+    Args:
+      encoded: The image.
+      rule: Crop and size of the result.
+      max_pixels: Largest image in pixels.
+      room: Waits until there is memory for the pixels.
+
+    Raises:
+      ImageError: The bytes are no image that can be read, or too large a one.
+    """
+    decoded = decode_image(encoded.data, rule, max_pixels, room)
+    if decoded.format == "TIFF" and encoded.ref.uri.lower().endswith(RAW_SUFFIXES):
+        # An error, because the first picture of such a file is a preview of some hundred pixels, not the
+        # photo.
+        raise ImageError(Reason.UNSUPPORTED, "a camera raw photo is not read; export it to JPEG or PNG")
+    metadata = ImageMetadata(
+        width_px=decoded.width_px,
+        height_px=decoded.height_px,
+        format=decoded.format,
+        size_bytes=len(encoded.data),
+        sha256=encoded.sha256,
+        version=encoded.version,
+        orientation=decoded.orientation,
+        frames=decoded.frames,
+    )
+    return DecodedImage(encoded.ref, decoded.pixels, metadata)
+
+
+def pack_image(image: DecodedImage) -> PackedImage:
+    """Compress the pixels of an image, without loss."""
+    return PackedImage(image.ref, pack_pixels(image.pixels), image.metadata)
+
+
+# Notes what is done to an image from now on, None while it waits for others, and the nanoseconds that were
+# spent on it before.
+Report = Callable[[Stage | None, int], None]
+
+
+def _no_report(stage: Stage | None, spent_ns: int) -> None:
+    pass
+
+
+class Loader:
+    """Loads images: called by many threads, of which a few decode at a time.
+
+    The thread that has fetched an image also decodes it, because handing it to another would cost a switch of
+    threads for each image.
+    """
+
+    def __init__(self, loading: Loading, decoders: int, large: AbstractContextManager[Any]) -> None:
+        """Make a loader.
+
+        Args:
+          loading: What becomes of every image.
+          decoders: Number of images that are decoded at once.
+          large: Lock that is held while a large image is decoded.
+        """
+        self._loading = loading
+        self._sources = Sources(loading.limits)
+        self._decoders = threading.Semaphore(decoders)
+        self._encoded = _Encoded()
+        self._large = large
+
+    def load(self, ref: ImageRef, report: Report = _no_report) -> Loaded:
+        """Load one image. Whatever is wrong with it becomes a `Failure`."""
+        with self._encoded.held() as hold:
+            start = time.monotonic_ns()
+            report("fetch", 0)
+            try:
+                fetched = fetch_image(ref, self._sources)
+            except (ImageError, MemoryError) as e:
+                return Loaded(failure_of(ref, "fetch", _image_error(e)), _usec(start))
+            finally:
+                spent = time.monotonic_ns() - start
+                report(None, spent)
+            if isinstance(fetched, Unchanged):
+                return Loaded(fetched, spent // 1000)
+            hold(len(fetched.data))
+            with self._decoders:
+                return self._decode(fetched, report, spent)
+
+    def _decode(self, encoded: EncodedImage, report: Report, spent: int) -> Loaded:
+        start = time.monotonic_ns()
+        report("decode", spent)
+        loading, room = self._loading, functools.partial(self._room, report=report, spent=spent)
+        value: DecodedImage | PackedImage | Failure
+        try:
+            image = decode(encoded, loading.rule, loading.max_pixels, room)
+            value = pack_image(image) if loading.packed else image
+        except (ImageError, MemoryError) as e:
+            value = failure_of(encoded.ref, "decode", _image_error(e))
+        finally:
+            report(None, spent)
+        return Loaded(value, spent // 1000, _usec(start), len(encoded.data))
+
+    @contextmanager
+    def _room(self, pixels: int, report: Report, spent: int) -> Iterator[None]:
+        """Wait until there is memory for an image: one large image at a time."""
+        if pixels <= LARGE_PIXELS:
+            yield
+            return
+        report(None, spent)
+        with self._large:
+            report("decode", spent)
+            yield
+
+
+def _image_error(error: ImageError | MemoryError) -> ImageError:
+    return error if isinstance(error, ImageError) else too_little_memory()
+
+
+def _usec(start_ns: int) -> int:
+    return (time.monotonic_ns() - start_ns) // 1000
+
+
+class _Encoded:
+    """Encoded bytes in a process, so that requests wait while decoding is behind."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._bytes = 0
+
+    @contextmanager
+    def held(self) -> Iterator[Callable[[int], None]]:
+        """Wait until a request may start, and yield a function that counts the bytes that it has received."""
+        held = 0
+
+        def hold(size_bytes: int) -> None:
+            nonlocal held
+            with self._changed:
+                held = size_bytes
+                self._bytes += held
+
+        with self._changed:
+            # Compared before the request, because its length is unknown: the bound may be passed by what
+            # requests under way bring.
+            self._changed.wait_for(lambda: self._bytes < MAX_ENCODED_BYTES)
+        try:
+            yield hold
+        finally:
+            with self._changed:
+                self._bytes -= held
+                self._changed.notify()
