@@ -222,3 +222,17 @@ def test_pool__default_time_limit_of_sockets__does_not_reach_the_loaders(tmp_pat
         assert reasons(load(start(), write_images(tmp_path, 20))) == {"ok": 20}
     finally:
         socket.setdefaulttimeout(None)
+
+
+def test_child__with_the_clients_of_all_sources__imports_neither_beam_nor_tensorflow():
+    code = """if True:
+        import importlib, sys
+        import labelbeam.transforms.loaders.child
+        from labelbeam.transforms.sources.sources import SCHEMES
+        for source in SCHEMES.values():
+            importlib.import_module(f"labelbeam.transforms.sources.{source.split('.')[0]}")
+        print(*{"apache_beam", "tensorflow", "google.cloud.storage", "pyarrow"} & set(sys.modules))
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
