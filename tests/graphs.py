@@ -77,9 +77,15 @@ def label_purely(uris: list[str], classifier: Classifier) -> tuple[dict[str, lis
     return labels, failures
 
 
-def run_pipeline(*beam_flags: str, config: str | None = None, **options: Any) -> dict[str, Any]:
-    """Run the pipeline as the command line would; return the manifest."""
-    finished = run(load_config(config, {name: str(value) for name, value in options.items()}, beam_flags))
+def run_pipeline(
+    *beam_flags: str, config: str | None = None, loaders: int = 0, **options: Any
+) -> dict[str, Any]:
+    """Run the pipeline as the command line would, and return the manifest.
+
+    Images are loaded on threads by default, because a process takes longer to start than most tests to run.
+    """
+    values = {name: str(value) for name, value in ({"loaders": loaders} | options).items()}
+    finished = run(load_config(config, values, beam_flags))
     assert finished is not None
     return json.loads(json.dumps(dataclasses.asdict(finished.manifest)))
 

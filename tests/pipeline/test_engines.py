@@ -52,7 +52,7 @@ def many_photos(photos) -> Path:
 
 
 def label(photos, output, *flags):
-    return run_pipeline(*flags, input=photos, output=output, model="efficientnet-lite0", top_k=3)
+    return run_pipeline(*flags, input=photos, output=output, model="efficientnet-lite0", top_k=3, loaders=2)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,7 @@ def test_run__images_that_crash_sleep_and_eat__cost_themselves_only(
         output=tmp_path / "out",
         model="efficientnet-lite0",
         image_timeout_sec=15,
+        loaders=2,
     )
     assert_sound(tmp_path / "out")
     assert manifest["counts"]["labelled"] == len(photo_paths())

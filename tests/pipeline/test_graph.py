@@ -57,7 +57,8 @@ def test_graph__mixed_corpus_in_shards__gives_what_the_pure_functions_give(
     tmp_path, corpus, expected, tiny, flags
 ):
     (folder, uris), (labels, failed) = corpus, expected
-    run_pipeline(*flags, input=f"{folder}/list-*.txt", output=tmp_path / "out", model=tiny, top_k=3)
+    options = {"input": f"{folder}/list-*.txt", "output": tmp_path / "out", "model": tiny, "top_k": 3}
+    run_pipeline(*flags, loaders=2, **options)
     manifest = assert_sound(tmp_path / "out")
     predictions, failures = read_tables(tmp_path / "out")
     assert {f["id"]: (f["stage"], f["reason"]) for f in failures} == failed
@@ -81,7 +82,7 @@ def fused(corpus, tiny, tmp_path_factory):
 
     @functools.cache
     def label(dedupe: str):
-        options = {"input": folder / "list.txt", "model": tiny, "dedupe": dedupe}
+        options = {"input": folder / "list.txt", "model": tiny, "dedupe": dedupe, "loaders": 1}
         return options, run_pipeline(output=folder / dedupe, **options)["counts"], folder / dedupe
 
     return label
