@@ -55,8 +55,9 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
     early = (images.failures, loaded.failures)
     results = (predictions.ok, predictions.failures)
     passed_on = (loaded.ok,) if plan.is_split else ()
-    # Two stagers and one Flatten, because the steps before the shuffle of the split layout run on other
-    # workers than those behind it, and publishing waits for the files of both.
+    # Two steps that stage, because only the second may have hints (without hints both share one stager in a
+    # process). The Flatten is behind them, because publishing waits for both, and because one in front would
+    # split the fused stage on some runners.
     staged = (
         (*early, *passed_on) | "StageEarly" >> StageResults(plan.early_staging),
         results | "StageResults" >> StageResults(plan.staging).with_resource_hints(**plan.hints),

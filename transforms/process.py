@@ -42,9 +42,9 @@ def has_nvidia_driver() -> bool:
 
 @once_per_process
 def compute_pool(threads: int) -> ThreadPoolExecutor:
-    """Return the process's threads for computing: decoding, and inference on a CPU.
+    """Return the process's threads for computing: inference on a CPU, unpacking, and `DecodeImages`.
 
-    One pool for both, because more threads than cores interrupt each other and evict each other's data from
+    One pool for all, because more threads than cores interrupt each other and evict each other's data from
     the caches: on two cores, two pools took up to 1.15 times as long.
     """
     return ThreadPoolExecutor(threads, "compute")

@@ -153,8 +153,9 @@ class StageResults(beam.PTransform):
     workers: such an image has no row, and counts as one that has not failed.
     Output: `TableFile`.
     Metrics: `write_usec`.
-    Guarantees: rows of a finished bundle are in files; a crash within a bundle loses at most `every_rows`
-    rows or `every_sec` of work. A bundle that ran twice leaves its rows twice.
+    Guarantees: rows of a finished bundle are in files. A crash within a bundle loses images in flight, and
+    rows in no file yet: at most `every_rows` a table, written when a row comes after `every_sec`. They are
+    labelled again. A bundle that ran twice leaves its rows twice.
 
     Attributes:
       staging: Destination and size of the files.

@@ -99,7 +99,7 @@ class Batcher(Generic[E, T]):
                     self._under_way -= len(batch)
             for (_, future), result in zip(batch, results, strict=True):
                 future.set_result(result)
-        except BaseException as e:  # raised again by the callers that wait for the futures
+        except BaseException as e:  # raised again on the bundles' threads, which take the futures
             for _, future in batch:
                 if not future.done():
                     future.set_exception(e)

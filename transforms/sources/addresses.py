@@ -16,7 +16,7 @@ GCS: Final = "gs"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _GCS_PREFIX = f"{GCS}://"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Cloud Storage allows other control characters in objects' names.
+# Cloud Storage allows other control characters in objects' names; other object stores may, too.
 _NOT_IN_OBJECTS = re.compile(r"[\x00\r\n]")
 
 # URIs without a scheme that are no paths, though a file of that name could exist. They are refused before a

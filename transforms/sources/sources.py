@@ -11,7 +11,10 @@ from labelbeam.transforms.sources.limits import Fetched, Limits
 
 
 class ImageSource(Protocol):
-    """A client that fetches images of some schemes; safe to call from several threads."""
+    """A client that fetches images of some schemes; safe to call from several threads.
+
+    It enforces the limits itself. An error other than `ImageError` ends the run.
+    """
 
     def __init__(self, limits: Limits) -> None: ...
 
