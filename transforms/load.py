@@ -12,6 +12,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, PackedImage, Unchanged
+from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.loaders.image import Loaded, Loading
 from labelbeam.transforms.loaders.loaders import IMAGE_TIMEOUT_SEC, Loaders, start_loaders
@@ -78,6 +79,8 @@ class _LoadImagesFn(OverlappedFn[ImageRef, Loaded]):
         self._image_bytes = Metrics.distribution(LoadImages, "image_bytes")
 
     def setup(self) -> None:
+        # Here, too, because this process receives the pixels and makes batches of them.
+        tune_malloc()
         self._loaders: Loaders = self._shared.acquire(self._start)
 
     def open_window(self) -> Window[Loaded]:

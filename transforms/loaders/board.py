@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import sys
 import tempfile
 import time
@@ -16,9 +15,9 @@ from typing import Literal, NamedTuple
 Stage = Literal["fetch", "decode"]
 
 _STAGES: tuple[Stage, ...] = ("fetch", "decode")
-# Number of the image, index of the stage, start on the system's monotonic clock in ns. A number of -1 is a
-# free row.
-_ROW = struct.Struct("<qqq")
+# A row is three words: number of the image, index of the stage, start on the monotonic clock in ns. A
+# number of -1 is a free row.
+_ROW_WORDS, _WORD_BYTES = 3, 8
 
 
 def nameless_file() -> int:
@@ -54,14 +53,16 @@ class Board:
           fd: Descriptor of the file, which stays open.
           rows: Number of rows.
         """
-        self._memory = mmap.mmap(fd, rows * _ROW.size)
+        self._memory = mmap.mmap(fd, rows * _ROW_WORDS * _WORD_BYTES)
+        # Words, because the system stores an aligned word at once; a packed row could be read half written.
+        self._words = memoryview(self._memory).cast("q")
         self._rows = rows
 
     @classmethod
     def create(cls, rows: int) -> tuple[Board, int]:
         """Return a new board with free rows, and the descriptor of its file."""
         fd = nameless_file()
-        os.ftruncate(fd, rows * _ROW.size)
+        os.ftruncate(fd, rows * _ROW_WORDS * _WORD_BYTES)
         board = cls(fd, rows)
         for row in range(rows):
             board.clear(row)
@@ -76,26 +77,29 @@ class Board:
           stage: What is done to it from now on.
           spent_ns: Time that was spent on it before.
         """
-        start = time.monotonic_ns() - spent_ns
-        _ROW.pack_into(self._memory, row * _ROW.size, number, _STAGES.index(stage), start)
+        first = _ROW_WORDS * row
+        # The row is free until it is whole, because the parent would take an old start for the image's own.
+        self._words[first] = -1
+        self._words[first + 1] = _STAGES.index(stage)
+        self._words[first + 2] = time.monotonic_ns() - spent_ns
+        self._words[first] = number
 
     def clear(self, row: int) -> None:
         """Enter that a thread is at no image, or waits for others."""
-        _ROW.pack_into(self._memory, row * _ROW.size, -1, 0, 0)
+        self._words[_ROW_WORDS * row] = -1
 
     def read(self) -> list[Entry]:
         """Return the images that threads are at."""
         now = time.monotonic_ns()
-        rows = [self._whole(row) for row in range(self._rows)]
-        return [Entry(n, _STAGES[stage], (now - start) // 1000) for n, stage, start in rows if n >= 0]
-
-    def _whole(self, row: int) -> tuple[int, int, int]:
-        # Read twice, because the loader may be writing: a row that changes meanwhile is read again.
-        while True:
-            first, second = (_ROW.unpack_from(self._memory, row * _ROW.size) for _ in range(2))
-            if first == second:
-                return first
+        entries = []
+        for first in range(0, _ROW_WORDS * self._rows, _ROW_WORDS):
+            number, stage, start = self._words[first : first + _ROW_WORDS]
+            # Compared once more, because the loader may have gone on to another image meanwhile.
+            if number >= 0 and self._words[first] == number:
+                entries.append(Entry(number, _STAGES[stage], (now - start) // 1000))
+        return entries
 
     def close(self) -> None:
         """Unmap the board."""
+        self._words.release()
         self._memory.close()

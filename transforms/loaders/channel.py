@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from labelbeam.transforms.elements import ImageMetadata, ImageRef
 from labelbeam.transforms.loaders.image import Loaded
 
 # Length of the pickled value and of the array beside it; 0 if there is none.
 _LENGTHS = struct.Struct("<QQ")
 # A socket's buffer takes a few images of 224 px, so that a loader seldom waits for its parent.
 _BUFFER_BYTES = 1 << 20
+# Length of the first piece of a message, padded, because most pickled values then come in one read: each read
+# releases the GIL, and waits for it again.
+_HEAD_BYTES = 1024
+_PADDING = bytes(_HEAD_BYTES)
 
 
 class Task(NamedTuple):
@@ -27,10 +32,49 @@ class Task(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The outcome of a task: what was loaded, or the error of a defect."""
+    """The outcome of a task.
+
+    Flat and without the reference, which the parent has, because pickling takes twice as long for nested
+    dataclasses.
+
+    Attributes:
+      number: Number of the image.
+      error: The error of a defect; None if there is none.
+      kind: Type of the loaded value.
+      fields: Fields of the value between the reference and the metadata.
+      metadata: Fields of the metadata; None if the value has none.
+      usage: Fields of `Loaded` behind the value.
+    """
 
     number: int
-    loaded: Loaded | Exception
+    error: Exception | None
+    kind: Any = None
+    fields: tuple[Any, ...] = ()
+    metadata: tuple[Any, ...] | None = None
+    usage: tuple[int, ...] = ()
+
+
+def result_of(number: int, loaded: Loaded | Exception) -> Result:
+    """Return the message about an outcome."""
+    if isinstance(loaded, Exception):
+        return Result(number, loaded)
+    value, *usage = loaded
+    fields = _fields_of(value)[1:]
+    metadata = None
+    if fields and isinstance(fields[-1], ImageMetadata):
+        metadata = _fields_of(fields[-1])
+        fields = fields[:-1]
+    return Result(number, None, type(value), fields, metadata, tuple(usage))
+
+
+def _fields_of(value: Any) -> tuple[Any, ...]:
+    return tuple([getattr(value, name) for name in value.__slots__])
+
+
+def loaded_of(result: Result, ref: ImageRef) -> Loaded:
+    """Return the outcome in a message."""
+    last = () if result.metadata is None else (ImageMetadata(*result.metadata),)
+    return Loaded(result.kind(ref, *result.fields, *last), *result.usage)
 
 
 class Channel:
@@ -62,7 +106,8 @@ class Channel:
         pickled = pickle.dumps(value, 5, buffer_callback=arrays.append)
         array = arrays[0].raw() if arrays else memoryview(b"")
         assert len(arrays) <= 1
-        pieces = [memoryview(_LENGTHS.pack(len(pickled), len(array)) + pickled), array]
+        head = _LENGTHS.pack(len(pickled), len(array)) + pickled
+        pieces = [memoryview(head + _PADDING[len(head) :]), array]
         with self._sending:
             while pieces:
                 sent = self._socket.sendmsg(pieces)
@@ -78,19 +123,22 @@ class Channel:
           EOFError: The other end is closed.
           OSError: The connection is broken, or the time limit of the socket is over.
         """
-        pickled, array = _LENGTHS.unpack(self._read(_LENGTHS.size))
-        value = self._read(pickled)
+        head = self._read(_HEAD_BYTES)
+        pickled, array = _LENGTHS.unpack_from(head)
+        value: Any = head[_LENGTHS.size : _LENGTHS.size + pickled]
+        if len(value) < pickled:
+            value = b"".join((value, self._read(pickled - len(value))))
         return pickle.loads(value, buffers=[self._read(array)] if array else ())
 
     def _read(self, size_bytes: int) -> memoryview:
         # An array, because NumPy does not fill it with zeros first, as `bytearray` does.
         data = np.empty(size_bytes, np.uint8).data
-        left = data
-        while left:
-            received = self._socket.recv_into(left)
-            if not received:
+        received = self._socket.recv_into(data)
+        while received < size_bytes:
+            more = self._socket.recv_into(data[received:]) if received else 0
+            if not more:
                 raise EOFError
-            left = left[received:]
+            received += more
         return data
 
     def close(self) -> None:

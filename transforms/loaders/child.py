@@ -24,7 +24,7 @@ from pathlib import Path
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.loaders.board import Board, Stage
-from labelbeam.transforms.loaders.channel import Channel, Result, Task
+from labelbeam.transforms.loaders.channel import Channel, Task, result_of
 from labelbeam.transforms.loaders.image import MAX_ENCODED_BYTES, Loaded, Loader, Loading
 
 # prctl(2): the signal that this process gets when its parent's thread ends.
@@ -81,7 +81,7 @@ class _Worker:
             # As text, because an error need not be picklable.
             loaded = RuntimeError(traceback.format_exc())
         try:
-            self._channel.send(Result(task.number, loaded))
+            self._channel.send(result_of(task.number, loaded))
         except OSError:
             os._exit(0)
 

@@ -23,7 +23,7 @@ from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import ImageError, Reason, RunError
 from labelbeam.transforms.loaders.board import Board, Entry, nameless_file
-from labelbeam.transforms.loaders.channel import Channel, Result, Task
+from labelbeam.transforms.loaders.channel import Channel, Result, Task, loaded_of
 from labelbeam.transforms.loaders.image import Loaded, Loading
 
 # References that travel in one message. A few, because each message costs both processes a switch.
@@ -81,6 +81,7 @@ class _Process:
       images: Images that it has, by number.
       start: Time of its start, as `time.monotonic` counts.
       ready: Whether it has started.
+      late: Numbers of images that were late at the last look.
       alone: Whether it takes images that a loader died of, one by one, and no others.
     """
 
@@ -92,6 +93,7 @@ class _Process:
     images: dict[int, _Image] = field(default_factory=dict)
     start: float = field(default_factory=time.monotonic)
     ready: bool = False
+    late: frozenset[int] = frozenset()
 
     def last_words(self) -> str:
         """Return the end of what the process has written to its standard error."""
@@ -156,6 +158,7 @@ class _Crew:
         self._suspects: deque[_Image] = deque()
         self._processes: list[_Process] = []
         self._failed_starts = 0
+        self._next_look = 0.0
         self._broken: Exception | None = None
         self._large_fd = nameless_file()
         threading.Thread(target=self._run, args=(processes,), name="loaders", daemon=True).start()
@@ -186,7 +189,10 @@ class _Crew:
             while self._broken is None:
                 for key, _ in self._selector.select(_LOOK_SEC):
                     self._receive(key.data)
-                self._look_at_clocks()
+                # Seldom, because a look at every row costs as much as receiving an image.
+                if time.monotonic() >= self._next_look:
+                    self._look_at_clocks()
+                    self._next_look = time.monotonic() + _LOOK_SEC
             self._end(self._broken)
         except Exception as e:  # whatever it is, no bundle may wait for a thread that is gone
             self._end(e)
@@ -233,11 +239,10 @@ class _Crew:
         with self._lock:
             image = one.images.pop(received.number)
             self._deal()
-        if isinstance(received.loaded, Exception):
-            image.future.set_exception(received.loaded)
+        if received.error:
+            image.future.set_exception(received.error)
             return
-        value = replace(received.loaded.value, ref=image.ref)
-        image.future.set_result(received.loaded._replace(value=value))
+        image.future.set_result(loaded_of(received, image.ref))
 
     def _deal(self) -> None:
         """Send images to processes that have room. The lock is held."""
@@ -271,8 +276,11 @@ class _Crew:
     def _look_at_clocks(self) -> None:
         for one in list(self._processes):
             late = [entry for entry in one.board.read() if self._is_late(entry)]
-            if late or (not one.ready and time.monotonic() - one.start > _START_SEC):
-                self._bury(one, late)
+            # At two looks, because an image may be finished by now, and its outcome on the way.
+            twice = [entry for entry in late if entry.number in one.late]
+            one.late = frozenset(entry.number for entry in late)
+            if twice or (not one.ready and time.monotonic() - one.start > _START_SEC):
+                self._bury(one, twice)
 
     def _is_late(self, entry: Entry) -> bool:
         grace = _GRACE_SEC if entry.stage == "fetch" else 0.0

@@ -225,8 +225,9 @@ class Classifier:
 
         size = next(size for size in self.sizes if size >= len(images))
         # Padded, because each new shape would be traced and compiled. Results of the padding are cut off.
-        padded = np.zeros((size, *images[0].shape), np.uint8)
+        padded = np.empty((size, *images[0].shape), np.uint8)
         np.stack(images, out=padded[: len(images)])
+        padded[len(images) :] = 0
         with tf.device(self._device):
             # `identity` runs on the device and thereby copies the pixels there: before the turn, because the
             # copy then overlaps with the batch of another thread.
