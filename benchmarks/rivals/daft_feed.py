@@ -1,4 +1,4 @@
-"""Daft as it loads images best: `download`, `decode_image` and `resize` in Rust, and a model that does nothing.
+"""Daft as it loads images best: `download`, `decode_image`, `resize`, and a model that does nothing.
 
 python -m benchmarks.rivals.daft_feed LIST IMAGES FILE
 """

@@ -1,4 +1,4 @@
-"""Ray Data as it loads images best: `map_batches` with threads for requests, and JPEGs decoded near their size.
+"""Ray Data as it loads images best: `map_batches` with threads, and JPEGs decoded near their size.
 
 python -m benchmarks.rivals.ray_feed LIST IMAGES FILE
 """
