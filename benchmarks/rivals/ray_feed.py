@@ -43,7 +43,9 @@ def main(uris: str, images: str, file: str) -> None:
     ray.init(include_dashboard=False)
     clock, cores = Clock(int(images), Path(file)), len(os.sched_getaffinity(0))
     rows = [{"uri": uri} for uri in Path(uris).read_text("utf-8").split()]
-    pixels = ray.data.from_items(rows, override_num_blocks=4 * cores).map_batches(
+    # Small blocks, because images of a block reach the model together, and the first block is not counted.
+    blocks = max(4 * cores, len(rows) // (2 * BATCH_SIZE))
+    pixels = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         LoadImages, batch_size=BATCH_SIZE, compute=ray.data.ActorPoolStrategy(size=cores)
     )
     for batch in pixels.iter_batches(batch_size=BATCH_SIZE):
