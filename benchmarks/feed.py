@@ -27,6 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.dataset as ds
+
 from benchmarks.clock import Feed, read_feed
 from benchmarks.corpus import make_corpus
 from benchmarks.measure import cost_of
@@ -116,6 +118,9 @@ def measure(folder: Path, name: str, benchmark: Benchmark, args: argparse.Namesp
                 feed.unlink(missing_ok=True)
                 shutil.rmtree(folder / "output", ignore_errors=True)
                 cost = cost_of(command)
+                if not feed.is_file():
+                    failures = ds.dataset(folder / "output" / "failures", format="parquet").to_table()
+                    sys.exit(f"{who}: images have failed: {failures.num_rows}, {failures[:2].to_pylist()}")
                 feeds.setdefault(who, []).append(read_feed(feed))
                 rate = f"{feeds[who][-1].images_per_sec:.0f}/s"
                 # With the load, because a busy machine makes figures worthless.
