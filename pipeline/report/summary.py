@@ -161,7 +161,7 @@ def _most_similar(files: str, length: int) -> str:
     )
 
 
-def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
+def verdict(manifest: Manifest, budget: FailureBudget, is_rerun: bool = False) -> str | None:
     """Return why a finished run counts as failed; None if it succeeded."""
     # Before the budget, because rates of wrong counts mean nothing.
     if not manifest.balanced:
@@ -171,7 +171,8 @@ def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
         )
     reasons, hosts = manifest.failures_by_reason, manifest.failures_by_host
     excess = budget.excess(sum(manifest.rows.values()), reasons, hosts)
-    if excess and (other := manifest.counts[OTHER]):
+    # Not in a rerun, because the other rows are then labels of the very run that is repeated.
+    if excess and not is_rerun and (other := manifest.counts[OTHER]):
         # Such as failures of addresses that were corrected in the list.
         excess += (
             f" {_number(other, 'row')} of the tables {'is' if other == 1 else 'are'} not of this input; "

@@ -301,5 +301,5 @@ def test_resolve__cache_cannot_be_written__is_reported(archive, monkeypatch):
 
 
 def test_resolve__almost_a_preset__is_asked_for():
-    with pytest.raises(UserError, match="did you mean 'efficientnet-lite0'"):
+    with pytest.raises(UserError, match=r"preset's name\. Did you mean 'efficientnet-lite0'\?$"):
         resolve_model("efficientnet-lit0")

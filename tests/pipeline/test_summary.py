@@ -195,4 +195,5 @@ def test_verdict__failures_over_budget__name_rows_of_other_inputs_and_the_remedy
     text = verdict(manifest, FailureBudget(max_rate=0.1))
     assert "3 of 9 images failed" in text
     assert ("--replace" in text) == bool(expected) and (expected or "") in text
+    assert "--replace" not in verdict(manifest, FailureBudget(max_rate=0.1), is_rerun=True)
     assert verdict(manifest, FailureBudget(max_rate=0.5)) is None
