@@ -481,7 +481,7 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or not error.problem_mark:
         return " ".join(str(error).split())
     mark = error.problem_mark
-    words = " ".join(filter(None, (error.context, error.problem)))
+    words = ", ".join(filter(None, (error.context, error.problem)))
     return f"{words}, line {mark.line + 1}, column {mark.column + 1}"
 
 

@@ -236,10 +236,9 @@ def _errors_of_runner() -> Iterator[None]:
         if ours:
             raise RunError(f"{ours} {KEPT}") from e
         cause = cause_of_error(e).rstrip(".")
-        raise RunError(f"The run broke off: {cause}. {remedy_of(cause) or _FOR_MORE} {GO_ON}") from e
-
-
-_FOR_MORE = "--verbose shows more."
+        remedy = remedy_of(cause)
+        rest = f"{remedy} {KEPT}" if remedy else f"--verbose shows more. {GO_ON}"
+        raise RunError(f"The run broke off: {cause}. {rest}") from e
 
 
 def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:

@@ -1,5 +1,6 @@
 """The command line as its user sees it: a process, its output and its exit status."""
 
+import logging
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from labelbeam.pipeline import GO_ON
 from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.sample import score
 from tests.graphs import PATIENCE_SEC, assert_sound, besides_progress, wait_until
@@ -278,6 +280,34 @@ def test_command__terminal__shows_that_modules_are_being_loaded(monkeypatch, cap
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     assert main(["verify", "nowhere"]) == 2
     assert capsys.readouterr().err.splitlines()[:-1] == lines
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "message"),
+    [
+        ("run", "launch.run_and_report", f"Interrupted. {GO_ON}"),
+        ("rerun nowhere", "commands.rerun.rerun", f"Interrupted. {GO_ON}"),
+        ("doctor", "commands.doctor.doctor", "Interrupted."),
+        ("verify nowhere", "commands.verify.verify", "Interrupted."),
+        ("sample", "commands.sample.run_sample", "Interrupted."),
+    ],
+)
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_command__interrupted__advises_to_continue_runs_alone(
+    tmp_path, monkeypatch, capsys, command, function, message
+):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"labelbeam.pipeline.{function}", interrupt)
+    disabled = logging.root.manager.disable
+    try:
+        assert main(command.split()) == 130
+    finally:
+        logging.disable(disabled)
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:
