@@ -57,7 +57,7 @@ class FailureBudget:
                     f"{count:,} of {images:,} {noun} ({count / images:.1%}), more than "
                     f"{self._flag(reason, rate)} allows. Most often: {_worst(reasons)}"
                     f"{f'; at {_worst(hosts)}' if any(hosts) else ''}. "
-                    f"{self._flag(reason, _rounded_up(count / images))} would allow it."
+                    f"{self._flag(reason, _rounded_up(count / images))} would allow this share."
                 )
         return None
 

@@ -227,7 +227,7 @@ def test_budget__passed__stops_early_names_the_worst_and_keeps_what_is_done(tmp_
     images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(300)])
     write_images(images, [f"bad{n}.jpg" for n in range(900)], HTML)
     options = {"input": images, "output": tmp_path / "out", "model": tiny, "failure_floor": 50}
-    with pytest.raises(RunError, match=r"Stopped early: .*max_failure_rate=10.0% allows.*not_an_image \("):
+    with pytest.raises(RunError, match=r"Stopped early: .*--max_failure_rate 0.1 allows.*not_an_image \("):
         run_pipeline(f"--runner={runner}", **options)
     assert not (tmp_path / "out" / "manifest.json").exists()
     staged = sum(ds.dataset(p).count_rows() for p in (tmp_path / "out").glob("_staging/*/*/*.parquet"))
@@ -244,7 +244,7 @@ def test_budget__split_layout__takes_images_handed_over_for_good(tmp_path, tiny)
     counts = run_pipeline(output=tmp_path / "out", **options)["counts"]
     assert (counts["labelled"], counts["failed"]) == (400, 40)
     write_images(images, [f"worse{n}.jpg" for n in range(400)], HTML)
-    with pytest.raises(RunError, match=r"Stopped early: .*max_failure_rate=10.0% allows"):
+    with pytest.raises(RunError, match=r"Stopped early: .*--max_failure_rate 0.1 allows"):
         run_pipeline(output=tmp_path / "worse", **options)
 
 

@@ -106,7 +106,7 @@ def test_run__failures_over_budget__exits_with_1_and_keeps_the_results(
     assert main(["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]) == 1
     out = capsys.readouterr().out
     assert "1 of 2 images failed (50.0%), more than --max_failure_rate 0.1 allows" in out
-    assert "--max_failure_rate 0.5 would allow it." in out
+    assert "--max_failure_rate 0.5 would allow this share." in out
     assert "not_an_image (1)" in out
     assert_sound(tmp_path / "out")
 

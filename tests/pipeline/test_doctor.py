@@ -287,7 +287,7 @@ def test_input__csv__columns_and_bad_rows_are_shown(tmp_path):
 
 def test_input__typed_columns__are_shown_in_plain_words(tmp_path):
     (tmp_path / "list.csv").write_text("uri,day,n\na.jpg,2026-01-01,\n")
-    options = {"input": tmp_path / "list.csv", "column_types": "day=date32,n=int64"}
+    options = {"input": tmp_path / "list.csv", "column_types": "day=date,n=int64"}
     (finding,) = find("input", case_of(**options))
     assert finding.details == ("a.jpg, day=2026-01-01, n=null",)
 

@@ -39,14 +39,14 @@ def test_excess__up_to_the_rate__is_none(limits, images, reasons):
             FailureBudget(0.1),
             {"timeout": 60, "empty": 41},
             "101 of 1,000 images failed (10.1%), more than --max_failure_rate 0.1 allows. "
-            "Most often: timeout (60), empty (41). --max_failure_rate 0.11 would allow it.",
+            "Most often: timeout (60), empty (41). --max_failure_rate 0.11 would allow this share.",
         ),
         (
             BY_REASON,
             {"timeout": 51, "empty": 60},
             "51 of 1,000 images failed with timeout (5.1%), more than --max_failure_rates "
             "timeout=0.05,not_found=0 allows. Most often: empty (60), timeout (51). --max_failure_rates "
-            "timeout=0.051,not_found=0 would allow it.",
+            "timeout=0.051,not_found=0 would allow this share.",
         ),
         (BY_REASON, {"not_found": 1}, "1 of 1,000 images failed with not_found (0.1%), more than"),
         (FailureBudget(0.0), {"timeout": 1}, "1 of 1,000 images failed (0.1%)"),
@@ -77,7 +77,7 @@ def test_excess__many_reasons_and_hosts__names_the_three_worst_of_each():
 )
 def test_excess__remedy__is_a_rate_of_two_digits_that_allows_it(failed, images, rate):
     message = FailureBudget(0.0).excess(images, {"timeout": failed}, {})
-    assert message.endswith(f" --max_failure_rate {rate:g} would allow it.")
+    assert message.endswith(f" --max_failure_rate {rate:g} would allow this share.")
     assert FailureBudget(rate).excess(images, {"timeout": failed}, {}) is None
 
 
