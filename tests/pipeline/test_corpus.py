@@ -66,12 +66,18 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "begins with '', which is no header"),
+        ("", "list.csv is empty. Put a line with the columns' names first"),
+        ("\ufeff\r\n \n", "list.csv is empty"),
+        ("\nuri\n", "begins with '', which is no header"),
         ("uri,uri\n", "distinct column names"),
         ("uri,,b\n", "distinct column names"),
         ("link,n\n", "uri_column='uri' is no column of .*Add --uri_column='link'"),
         ("n,Image URL,path\n", "Add --uri_column='Image URL'"),
-        ("n,m\n", r"its columns are n, m\.$"),
+        ("n,m\n", r"its columns are n, m\. Give one of them with --uri_column"),
+        (
+            "many/m0.jpg,1\n",
+            r"its columns are many/m0.jpg, 1\. .*; if these are values, put a line with names",
+        ),
         ("https://h/a.jpg,1\n", "is no header .*--input_format=lines"),
         ("uri\tn\na\t1\n", "has columns separated by tabs"),
         ("uri,label,input_label\n", "two columns 'input_label'"),
