@@ -375,7 +375,8 @@ def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _quieten(verbose: bool) -> None:
     """Keep start-up notices of TensorFlow and Beam away, here and in worker processes."""
+    # Also if notices are to be shown, because the probe of a model silences TensorFlow otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
     if not verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(message)s")

@@ -33,6 +33,12 @@ def load_tensorflow() -> None:
         importlib.import_module("tensorflow")
 
 
+def silence_tensorflow() -> None:
+    """Import TensorFlow without notices here and in children, unless the user has set the variable."""
+    os.environ.setdefault(_LEVEL, "3")
+    load_tensorflow()
+
+
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     # Fd 2 itself is redirected, because TensorFlow's C++ code writes there directly, past `sys.stderr`.
