@@ -23,7 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from labelbeam.transforms.errors import LabelbeamError, RunError, describe_error
+from labelbeam.transforms.errors import FULL_DISK, LabelbeamError, RunError, describe_error
 
 # Errors that filesystems and their clients raise for a path that can't be read or written; ValueError is for
 # an invalid name. HTTP errors of `requests` are OSErrors.
@@ -282,7 +282,7 @@ class FileSink:
         try:
             yield
         except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if e.errno not in FULL_DISK:
                 raise
             # Deleted, because the rest of the run may need the little space that it takes.
             with suppress(OSError):
