@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -338,7 +339,11 @@ def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with _loading(args):
         from labelbeam.pipeline.commands.model import mirror_model
 
-    print(mirror_model(args.handle, args.target))
+    copy, options = mirror_model(args.handle, args.target)
+    print(copy)
+    if options:
+        # On stderr, because scripts read the copy's path from stdout.
+        print(f"Use the copy with: --model {shlex.quote(copy)} {options}", file=sys.stderr)
     return OK
 
 
