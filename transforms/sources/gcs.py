@@ -107,7 +107,8 @@ def read_object(uri: str) -> bytes:
     try:
         return make_client(_FEW_CONNECTIONS).bucket(bucket).blob(name).download_as_bytes(retry=_RETRY)
     except _REFUSED as e:
-        raise OSError(str(e)) from e
+        hint = "; check the network" if is_unreachable(e) else ""
+        raise OSError(f"{describe_error(e)}{hint}") from e
 
 
 class GcsSource:
