@@ -350,7 +350,11 @@ def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with _loading(args):
         from labelbeam.pipeline.commands.model import mirror_model
 
-    print(mirror_model(args.handle, args.target))
+    copy, options = mirror_model(args.handle, args.target)
+    print(copy)
+    if options:
+        # On stderr, because scripts read the copy's path from stdout.
+        print(f"Use the copy with: --model {shlex.quote(copy)} {options}", file=sys.stderr)
     return OK
 
 
@@ -422,7 +426,8 @@ def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _quieten(verbose: bool) -> None:
     """Keep start-up notices of TensorFlow and Beam away, here and in worker processes."""
+    # Also if notices are to be shown, because the probe of a model silences TensorFlow otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
     if not verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(message)s")
