@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as e:
         if not logging.getLogger().isEnabledFor(logging.INFO):
             logging.disable(logging.CRITICAL)  # threads of Beam that lose their process would log tracebacks
-        return _leave(str(e) or f"Interrupted. {GO_ON}", INTERRUPTED)
+        return _leave(str(e) or "Interrupted.", INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
         # Replaced, because Python flushes standard output at its end and would print another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -272,7 +273,17 @@ def _run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with _loading(args):
         from labelbeam.pipeline.launch import run_and_report
 
-    return OK if run_and_report(config) else NOT_OK
+    with _work_kept():
+        return OK if run_and_report(config) else NOT_OK
+
+
+@contextmanager
+def _work_kept() -> Iterator[None]:
+    """Add to an interrupt that the same command continues, which is true of runs alone."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(str(e) or f"Interrupted. {GO_ON}") from e
 
 
 def _doctor(args: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -290,7 +301,8 @@ def _rerun(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     _refuse_unknown_to_beam(args, rest, recorded_flags(args.folder) if args.folder else ())
     _require_positionals(args)
-    return OK if rerun(args.folder, args.only, _flags(args), rest) else NOT_OK
+    with _work_kept():
+        return OK if rerun(args.folder, args.only, _flags(args), rest) else NOT_OK
 
 
 def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -338,16 +350,54 @@ def _mirror(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with _loading(args):
         from labelbeam.pipeline.commands.model import mirror_model
 
-    print(mirror_model(args.handle, args.target))
+    copy, options = mirror_model(args.handle, args.target)
+    print(copy)
+    if options:
+        # On stderr, because scripts read the copy's path from stdout.
+        print(f"Use the copy with: --model {shlex.quote(copy)} {options}", file=sys.stderr)
     return OK
 
 
 def _refuse_unknown(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """Refuse arguments that a command does not have, and after them the lack of one that it needs."""
+    _refuse_misplaced(args, rest)
     if rest:
         hint = did_you_mean(rest[0].partition("=")[0].lstrip("-"), args.parser.flags, "--")
         raise UserError(f"Unknown argument {rest[0]}. {hint}See {args.parser.prog} --help.")
     _require_positionals(args)
+
+
+def _refuse_misplaced(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Refuse options of `run` that another command lacks, flags with one dash, and words without a flag."""
+    flags, program = args.parser.flags, args.parser.prog
+    words = []
+    for before, argument in zip(("", *rest), rest, strict=False):
+        name = argument.partition("=")[0].lstrip("-")
+        if argument.startswith("--"):
+            if name in (*RUN_OPTIONS, "config") and name not in flags:
+                why = ", because a rerun keeps the settings of the run" if args.command is _rerun else ""
+                raise UserError(f"{program} has no option --{name}{why}. Remove it, or use labelbeam run.")
+        elif argument.startswith("-"):
+            # The first ones by their first letter, because other programs have letters for these.
+            by_letter = [flag for flag in ("input", "output", "model", "config", "verbose") if flag in flags]
+            near = [flag for flag in by_letter if flag[0] == name]
+            hint = f"Did you mean --{near[0]}? " if near else did_you_mean(name, flags, "--")
+            raise UserError(f"{argument} is no flag: flags have two dashes. {hint}See {program} --help.")
+        elif not before.startswith("--") or "=" in before:
+            words.append(argument)
+    if words:
+        more = f" and {len(words) - 1:,} more are no flags" if words[1:] else " is no flag"
+        raise UserError(f"{words[0]!r}{more}. {_remedy_of_words(args, words)}")
+
+
+def _remedy_of_words(args: argparse.Namespace, words: Sequence[str]) -> str:
+    if "input" not in args.parser.flags or not os.path.exists(words[0]):
+        return f"See {args.parser.prog} --help."
+    if not words[1:] and not hasattr(args, "input"):
+        return f"Write --input {shlex.quote(words[0])}."
+    # Most likely files of a glob that the shell has expanded.
+    folder = os.path.dirname(words[0]) or "."
+    return f"--input takes one value. Write --input {shlex.quote(folder)}, or put a glob in quotes."
 
 
 def _require_positionals(args: argparse.Namespace) -> None:
@@ -358,6 +408,7 @@ def _require_positionals(args: argparse.Namespace) -> None:
 
 def _refuse_unknown_to_beam(args: argparse.Namespace, rest: Sequence[str], others: Sequence[str]) -> None:
     """Refuse flags that neither a command nor Beam has, given the flags that Beam gets from elsewhere."""
+    _refuse_misplaced(args, rest)
     if rest:  # else without Beam, because its import takes seconds
         with _loading(args):
             from labelbeam.pipeline.runners.options import pipeline_options
@@ -375,7 +426,8 @@ def _sample(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _quieten(verbose: bool) -> None:
     """Keep start-up notices of TensorFlow and Beam away, here and in worker processes."""
+    # Also if notices are to be shown, because the probe of a model silences TensorFlow otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
     if not verbose:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(message)s")

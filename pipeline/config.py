@@ -466,10 +466,19 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise UserError(f"--config={path!r} cannot be read: {describe_error(e)}. Check its name.") from e
     except yaml.YAMLError as e:
-        raise UserError(f"--config={path!r} is not YAML: {' '.join(str(e).split())}.") from e
+        raise UserError(f"--config={path!r} is not YAML: {_yaml_fault(e)}.") from e
     if not isinstance(document, dict):
         raise UserError(f"--config={path!r} must hold `key: value` lines; it holds {document!r:.100}.")
     return {str(key): value for key, value in document.items() if value is not None}
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """Describe a fault without the excerpt of the file, which takes several lines."""
+    if not isinstance(error, yaml.MarkedYAMLError) or not error.problem_mark:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    words = ", ".join(filter(None, (error.context, error.problem)))
+    return f"{words}, line {mark.line + 1}, column {mark.column + 1}"
 
 
 def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local
+from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local, remote_scheme
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, InputFormat, Location, input_format
 from labelbeam.transforms.inputs.lists import list_suffixes
+from labelbeam.transforms.sources.addresses import GCS
 
 # Endings of lists in formats that are not read. They are taken as lines even in a glob, because the check of
 # their first bytes then names the format, where a glob of other names stands for images.
@@ -36,6 +37,12 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
         raise UserError(
             f"input={config.input!r} is an address. Download the list, or write the address into a "
             "text file to label that image."
+        )
+    scheme = remote_scheme(config.input)
+    if scheme not in (None, GCS):
+        raise UserError(
+            f"input={config.input!r} is not allowed: a local path or gs://; {scheme}:// is not read. Copy it "
+            "to one of these."
         )
     try:
         with file_errors_as(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from labelbeam.pipeline.arguments import StrPath, check_arguments, check_images
 from labelbeam.pipeline.config import LoadConfig, PredictConfig, ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction, id_of_uri
@@ -22,7 +23,6 @@ from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.probe import understand_model
-from labelbeam.transforms.models.runtime import load_tensorflow
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
 from labelbeam.transforms.read import list_rows
@@ -35,8 +35,6 @@ from labelbeam.transforms.table.rows import (
     predictions_schema,
     to_record_batch,
 )
-
-StrPath = str | os.PathLike[str]
 
 
 def label(
@@ -72,11 +70,18 @@ def label(
       labelled, and the columns of labels are null where it failed.
 
     Raises:
-      UserError: The input or the model cannot be used; the message has the remedy.
+      TypeError: An image is no path or URI, or there is no such option.
+      UserError: The input or the model cannot be used, or a value is out of the range of its option in the
+        command; the message has the remedy.
       RunError: A list is damaged, or the model does not return.
     """
-    rows, columns = _rows_of(images)
-    load_tensorflow()
+    arguments = {
+        **{"model": model, "top_k": top_k, "threshold": threshold, "keep_outputs": keep_outputs},
+        **{"batch_size": batch_size, "max_megapixels": max_megapixels},
+    }
+    values, options = check_arguments(arguments, limits, options)
+    model, top_k, threshold, keep_outputs, batch_size, max_megapixels = values
+    rows, columns = _rows_of(check_images(images))
     spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
     # As warnings, because a notebook shows them, and a program can turn them into errors.
     for doubt in (*_assumed_range(spec), *spec.doubts):

@@ -17,7 +17,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from labelbeam.pipeline import GO_ON
+from labelbeam.pipeline import GO_ON, KEPT
 from labelbeam.pipeline.checks.google import require_google_access
 from labelbeam.pipeline.config import RunConfig, require_options
 from labelbeam.pipeline.graph import build_graph
@@ -33,7 +33,13 @@ from labelbeam.pipeline.report.model import (
     has_no_names,
 )
 from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
-from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS, cause_of_error, own_message, without_step
+from labelbeam.pipeline.runners.errors import (
+    FOREIGN_ERRORS,
+    cause_of_error,
+    own_message,
+    remedy_of,
+    without_step,
+)
 from labelbeam.pipeline.runners.jobs import follow, job_of
 from labelbeam.pipeline.runners.local import supervised
 from labelbeam.pipeline.runners.options import (
@@ -191,7 +197,7 @@ def _wait(result: Any) -> None:
     with progress.quiet_beam(), progress.shown(lambda: _counts_of(result), status=progress.Status("running")):
         state = result.wait_until_finish()
     if state not in (None, PipelineState.DONE):
-        raise RunError(f"The run ended as {state}.")
+        raise RunError(f"The run ended as {state}. Run the same command again to continue.")
 
 
 _WHILE_SUBMITTED = (
@@ -227,12 +233,16 @@ def _errors_of_runner() -> Iterator[None]:
     except FOREIGN_ERRORS as e:
         ours = without_step(str(e)) if isinstance(e, LabelbeamError) else own_message(str(e))
         # Without a hint at --verbose, because a message of our own names cause and remedy.
-        why = ours or f"The run broke off: {cause_of_error(e)}. --verbose shows more."
-        raise RunError(f"{why} {GO_ON}") from e
+        if ours:
+            raise RunError(f"{ours} {KEPT}") from e
+        cause = cause_of_error(e).rstrip(".")
+        remedy = remedy_of(cause)
+        rest = f"{remedy} {KEPT}" if remedy else f"--verbose shows more. {GO_ON}"
+        raise RunError(f"The run broke off: {cause}. {rest}") from e
 
 
 def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
-    """Run a pipeline, print its summary, and return whether all went well."""
+    """Run a pipeline, print its summary, and return whether all went well; with a corpus, it is a rerun."""
     start = time.monotonic()
     finished = run(config, corpus)
     if finished is None:
@@ -241,7 +251,7 @@ def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     manifest = finished.manifest
     lines = describe_work(finished.work, config) if finished.work else []
     print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
-    wrong = verdict(manifest, budget_of(config))
+    wrong = verdict(manifest, budget_of(config), is_rerun=corpus is not None)
     print(next_steps(manifest, output))
     if wrong:
         print(f"\nlabelbeam: {wrong}")

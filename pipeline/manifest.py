@@ -12,7 +12,7 @@ from labelbeam.pipeline.config import PredictConfig, RunConfig, make_config
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
-from labelbeam.transforms.table.folder import TableFolder, read_manifest
+from labelbeam.transforms.table.folder import TableFolder, read_manifest, staged_files, staged_runs
 from labelbeam.transforms.table.manifest import FORMAT, LabelledWith, Manifest
 from labelbeam.transforms.table.rows import RowMetadata
 
@@ -46,7 +46,14 @@ def published_manifest(folder: str) -> Manifest:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise UserError(f"{folder!r} holds no published results: there is no {TableFolder(folder).manifest}.")
+        staged = sum(stored.file.rows for stored in staged_files(folder, staged_runs(folder)))
+        why = (
+            f"its last run broke off, or is still at work, with {staged:,} rows finished. Run the same "
+            "command again to continue it"
+            if staged
+            else f"there is no {TableFolder(folder).manifest}"
+        )
+        raise UserError(f"{folder!r} holds no published results: {why}.")
     return manifest
 
 

@@ -37,6 +37,7 @@ from labelbeam.transforms.table.folder import (
 from labelbeam.transforms.table.manifest import LabelledWith, Manifest
 
 _HINT = "; types of columns are set by --column_types"
+_MEND_MANIFEST = "Put a whole copy of manifest.json in its place, or label into another --output."
 _NAMES = {
     "model": "the model or its label map",
     "preprocessing": "how images are resized and scaled",
@@ -157,7 +158,8 @@ def _refuse_losses(output: str, manifest: Manifest | None) -> None:
         losses = list(find_losses(output, manifest))
     if losses:
         more = f" (and {len(losses) - 1:,} more like it)" if len(losses) > 1 else ""
-        raise UserError(f"{losses[0]}{more}. {MEND}")
+        # Not `MEND` without a manifest, because `labelbeam verify` then refuses the folder.
+        raise UserError(f"{losses[0]}{more}. {MEND if manifest else _MEND_MANIFEST}")
 
 
 def look_into(output: str) -> Contents:

@@ -1,5 +1,6 @@
 """The Python API: `label`, the names of the package, and the examples of docs/library.md."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import labelbeam
-from labelbeam import ImageRef, UserError, label
+from labelbeam import ImageRef, Limits, UserError, label
 from labelbeam.transforms.photos import photo_paths
 from tests.pipeline.test_cli import make_images
 from tests.tiny_model import save_tiny_model
@@ -91,6 +92,50 @@ def test_label__mistakes__are_user_errors_and_doubts_are_warnings(tmp_path, tiny
         label([], tiny)
     with pytest.warns(UserWarning, match="channel_std"):
         label([], tiny, channel_std=(1e9, 1e9, 1e9))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"top_k": 0}, UserError, "top_k=0 is not allowed: it must be a whole number from 1 to 1,000"),
+        ({"top_k": None}, UserError, "top_k=None is not allowed"),
+        ({"threshold": 1.5}, UserError, "threshold=1.5 is not allowed"),
+        ({"keep_outputs": "perhaps"}, UserError, "keep_outputs='perhaps' is not allowed"),
+        ({"batch_size": 0}, UserError, "batch_size=0 is not allowed: it must be auto, or"),
+        ({"max_megapixels": 0}, UserError, "max_megapixels=0 is not allowed"),
+        ({"image_size": 5000}, UserError, "image_size=5000 is not allowed"),
+        ({"input_range": (1, 0)}, UserError, "input_range=.1, 0. is not allowed"),
+        ({"limits": Limits(connections=0)}, UserError, "limits.connections .fetch_threads.=0 is not"),
+        ({"limits": Limits(max_bytes=0)}, UserError, "limits.max_bytes .max_image_mb.=0.0 is not"),
+        ({"limits": Limits(total_timeout_sec=0)}, UserError, "limits.total_timeout_sec .*=0.0 is not"),
+        ({"model": ""}, UserError, "model='' is not allowed"),
+        ({"topk": 3}, TypeError, r"label\(\) has no argument 'topk'. Did you mean top_k\?"),
+        ({"input_rnge": (0, 1)}, TypeError, r"Did you mean input_range\?"),
+        (
+            {"images": [b"x", None, 3]},
+            TypeError,
+            r"images\[0\] is b'x', of type bytes. Decode it with os.fsdecode",
+        ),
+        ({"images": ["x", None]}, TypeError, r"images\[1\] is None, of type NoneType. Give a str or"),
+        ({"images": 3}, TypeError, "images is 3, of type int"),
+        ({"images": b"x"}, TypeError, "images is b'x', of type bytes"),
+    ],
+)
+def test_label__argument_that_is_not_allowed__is_named_with_its_remedy(arguments, error, message):
+    with pytest.raises(error, match=message):
+        label(**{"images": [], **arguments})
+
+
+def test_api__without_a_log_level__prints_nothing_of_tensorflow(tiny):
+    code = (
+        f"from labelbeam import ModelOptions, label, understand_model; "
+        f"understand_model(ModelOptions({tiny!r}), 600); label([], {tiny!r})"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
 
 
 def test_package__every_name__is_there_and_nothing_heavy_is_imported_before():

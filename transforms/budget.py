@@ -47,20 +47,34 @@ class FailureBudget:
           tolerance: Standard deviations by which the rate of a random sample may exceed the limit.
         """
         failed = sum(reasons.values())
-        limits = [("images failed", failed, self.max_rate, "max_failure_rate")]
-        limits += [
-            (f"images failed with {reason}", reasons.get(reason, 0), rate, f"max_failure_rates {reason}")
-            for reason, rate in self.max_rates
-        ]
-        for noun, count, rate, option in limits:
+        limits = [("", failed, self.max_rate)]
+        limits += [(reason, reasons.get(reason, 0), rate) for reason, rate in self.max_rates]
+        for reason, count, rate in limits:
             margin = tolerance * math.sqrt(rate * (1 - rate) / images) if images else 0.0
             if count and count / images > rate + margin:
+                noun = f"images failed with {reason}" if reason else "images failed"
                 return (
                     f"{count:,} of {images:,} {noun} ({count / images:.1%}), more than "
-                    f"{option}={rate:.1%} allows. Most often: {_worst(reasons)}"
-                    f"{f'; at {_worst(hosts)}' if any(hosts) else ''}."
+                    f"{self._flag(reason, rate)} allows. Most often: {_worst(reasons)}"
+                    f"{f'; at {_worst(hosts)}' if any(hosts) else ''}. "
+                    f"{self._flag(reason, _rounded_up(count / images))} would allow this share."
                 )
         return None
+
+    def _flag(self, reason: str, rate: float) -> str:
+        """Return the option with another rate, as the command line takes it; no reason stands for all."""
+        if not reason:
+            return f"--max_failure_rate {rate:g}"
+        # All reasons, because the option replaces the rates of a file, and does not add to them.
+        rates = {**dict(self.max_rates), reason: rate}
+        return f"--max_failure_rates {','.join(f'{name}={rate:g}' for name, rate in rates.items())}"
+
+
+def _rounded_up(rate: float) -> float:
+    """Return the next rate of at most two digits."""
+    digits = 1 - math.floor(math.log10(rate))
+    # Rounded first, because 0.07 * 100 is a little more than 7.
+    return min(1.0, math.ceil(round(rate * 10**digits, 9)) / 10**digits)
 
 
 def _worst(counts: Mapping[str, int]) -> str:

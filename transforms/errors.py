@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 
 
 class Reason(enum.StrEnum):
@@ -42,6 +43,10 @@ class Reason(enum.StrEnum):
 # Reasons that lie in a line of the input. Rows of these reasons are selected again in every run, because the
 # user may have corrected the line. Nothing was fetched for them.
 FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW, Reason.AMBIGUOUS_ID))
+
+
+# Numbers of OSErrors for a full disk, or an exhausted quota.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LabelbeamError(Exception):

@@ -23,7 +23,9 @@ from apache_beam.io.filesystems import FileSystems
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from labelbeam.transforms.errors import LabelbeamError, RunError, describe_error
+from labelbeam.transforms.errors import FULL_DISK, LabelbeamError, RunError, describe_error
+from labelbeam.transforms.sources.addresses import is_gcs
+from labelbeam.transforms.sources.gcs import CHECK_NETWORK, check_network, is_unreachable
 
 # Errors that filesystems and their clients raise for a path that can't be read or written; ValueError is for
 # an invalid name. HTTP errors of `requests` are OSErrors.
@@ -40,12 +42,21 @@ def file_errors_as(error_type: type[LabelbeamError], fault: str, remedy: str) ->
     Args:
       error_type: Type of the error.
       fault: First part of the message, which names the path.
-      remedy: Last sentence of the message.
+      remedy: Last sentence of the message, unless a server does not respond.
     """
     try:
         yield
     except _FILE_ERRORS as e:
+        remedy = CHECK_NETWORK if is_unreachable(e) else remedy
         raise error_type(f"{fault}: {describe_error(e)}. {remedy}") from e
+
+
+def _filesystems(path: str) -> type[FileSystems]:
+    """Return Beam's filesystems, for a path in a bucket only if Cloud Storage responds."""
+    # Checked first, because Beam's client tries for 120 s, without a word, where there is no network.
+    if is_gcs(path):
+        check_network()
+    return FileSystems
 
 
 def remote_scheme(path: str) -> str | None:
@@ -65,7 +76,7 @@ def join_path(folder: str, *parts: str) -> str:
 
 def exists(path: str) -> bool:
     """Return whether there is a file of this name, or a local folder."""
-    return FileSystems.exists(path)
+    return _filesystems(path).exists(path)
 
 
 def is_folder(path: str) -> bool:
@@ -79,7 +90,7 @@ def is_folder(path: str) -> bool:
 
 def match_glob(pattern: str, most: int | None = None) -> list[FileMetadata]:
     """List the files that a glob matches, as Beam reads globs; at most `most` of them."""
-    (match,) = FileSystems.match([pattern], limits=None if most is None else [most])
+    (match,) = _filesystems(pattern).match([pattern], limits=None if most is None else [most])
     return match.metadata_list
 
 
@@ -90,7 +101,7 @@ def translate_glob(pattern: str) -> str:
 
 def file_metadata(path: str) -> FileMetadata:
     """Return the size and the time of a file."""
-    return FileSystems.get_filesystem(path).metadata(path)
+    return _filesystems(path).get_filesystem(path).metadata(path)
 
 
 def escape_glob(path: str) -> str:
@@ -113,7 +124,7 @@ def write_file(path: str, data: Any) -> None:
 def open_file(path: str) -> Any:
     """Open a file for reading."""
     # Uncompressed, because Beam would decompress by the name, and drop what follows damage without an error.
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return _filesystems(path).open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def read_file(path: str) -> bytes:
@@ -245,7 +256,7 @@ class FileSink:
         if is_local(self.path):
             make_folder(os.path.dirname(self.path))
             return open(self.path, "wb")
-        return FileSystems.create(self.path, compression_type=CompressionTypes.UNCOMPRESSED)
+        return _filesystems(self.path).create(self.path, compression_type=CompressionTypes.UNCOMPRESSED)
 
     @property
     def closed(self) -> bool:
@@ -282,7 +293,7 @@ class FileSink:
         try:
             yield
         except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if e.errno not in FULL_DISK:
                 raise
             # Deleted, because the rest of the run may need the little space that it takes.
             with suppress(OSError):

@@ -8,6 +8,7 @@ import os
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from labelbeam.pipeline.checks.findings import (
@@ -20,6 +21,7 @@ from labelbeam.pipeline.checks.findings import (
     try_connection,
     warning,
 )
+from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import labelled_with
 from labelbeam.pipeline.output import check_writable, folder_of, is_at_work, look_into, refuse_others
@@ -92,8 +94,13 @@ def _check_input(case: Case) -> Iterator[Finding]:
 def _format_row(row: ImageRef | Failure, names: list[str]) -> str:
     if isinstance(row, Failure):
         return f"{row.reason}: {row.message}"
-    columns = "".join(f", {name}={value!r}" for name, value in zip(names, row.columns, strict=True))
+    columns = "".join(f", {name}={_format_value(v)}" for name, v in zip(names, row.columns, strict=True))
     return f"{row.uri}{columns}"
+
+
+def _format_value(value: Any) -> str:
+    # Only text in quotes, because Python's form of a date names a class.
+    return repr(value) if isinstance(value, str) else "null" if value is None else str(value)
 
 
 def _handle(case: Case) -> str:
@@ -162,7 +169,15 @@ def _have_workers_other_disks(case: Case) -> bool:
 
 
 def _check_paths(case: Case) -> Iterator[Finding]:
-    yield from list(_unreachable_paths(case)) or [ok("workers can reach all paths.")]
+    findings = list(_unreachable_paths(case))
+    yield from findings
+    # Not ok with a local input or output on Dataflow, because the check `options` has reported an error.
+    if not findings and not (case.on_dataflow and _has_local_paths(case.config)):
+        yield ok("workers can reach all paths.")
+
+
+def _has_local_paths(config: RunConfig) -> bool:
+    return is_local(config.read.input) or is_local(config.write.output)
 
 
 def _unreachable_paths(case: Case) -> Iterator[Finding]:

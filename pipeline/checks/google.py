@@ -140,7 +140,9 @@ def _check_project(case: Case) -> Iterator[Finding]:
     if cloud.project and case.region:
         yield ok(f"the job runs in project {cloud.project}, region {case.region}.")
     if not staging_folders(case.options):
-        text = f"--temp_location={cloud.temp_location} is no folder in a bucket, so Beam makes a bucket."
+        place = cloud.temp_location
+        fault = f"={place!r} is no folder in a bucket" if place else " is missing"
+        text = f"--temp_location{fault}, so Beam makes a bucket."
         yield warning(text, "Set --temp_location=gs://BUCKET/FOLDER.")
 
 

@@ -53,7 +53,8 @@ def doctor(config: RunConfig, offline: bool = False, verbose: bool = False) -> b
                     # Flushed, because a check may take minutes and the report is often piped.
                     print(format_finding(check.name, finding), flush=True)
     if offline_checks:
-        print(f"{Level.SKIPPED:<8} {', '.join(offline_checks)}: need a network, and --offline is set.")
+        verb = "needs" if len(offline_checks) == 1 else "need"
+        print(f"{Level.SKIPPED:<8} {', '.join(offline_checks)}: {verb} a network, and --offline is set.")
     print(format_totals(levels))
     return not levels[Level.ERROR]
 

@@ -19,7 +19,8 @@ from labelbeam.transforms.files import file_errors_as, join_path, list_files, wr
 from labelbeam.transforms.models.cache import resolve_model
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.kinds import digest_model, kind_of
-from labelbeam.transforms.models.presets import find_preset
+from labelbeam.transforms.models.labels import IMAGENET
+from labelbeam.transforms.models.presets import Preset, find_preset
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.runtime import load_tensorflow
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
@@ -82,11 +83,11 @@ def _remark_on_labels(spec: ModelSpec) -> str:
     return " (there is no label map: give one with --labels)" if has_no_names(spec) else ""
 
 
-def mirror_model(handle: str, target: str) -> str:
+def mirror_model(handle: str, target: str) -> tuple[str, str]:
     """Copy a model, its main file last, because a copy without it is refused as incomplete.
 
     Returns:
-      The copy's path, for `--model`.
+      The copy's path, for `--model`, and the options that the copy of a preset needs.
 
     Raises:
       UserError: The model does not exist, or the target is not empty or cannot be written.
@@ -101,4 +102,10 @@ def mirror_model(handle: str, target: str) -> str:
         # In this order, which ends with the main file.
         for name, file in kind_of(path).list_files(path).items():
             write_file(join_path(folder, *name.split("/")), file.read_bytes())
-    return join_path(folder, path.name) if path.is_file() else folder
+    copy = join_path(folder, path.name) if path.is_file() else folder
+    return copy, _options_of_preset(preset) if preset else ""
+
+
+def _options_of_preset(preset: Preset) -> str:
+    """Return the options by which a copy gives the labels of its preset, because a folder has no preset."""
+    return f"--labels {IMAGENET} --outputs logits --input_range 0,1 --image_size {preset.image_size_px}"

@@ -160,7 +160,8 @@ def _uncovered(uris: dict[str, bytes | None], corpus: Corpus, part: int, parts: 
         if hash_of(image_id) % parts != part:
             continue
         if image_id not in uris:
-            yield f"id {image_id!r}: is in the input and has no row"
+            uri = row.ref.uri if isinstance(row, Failure) else row.uri
+            yield f"id {image_id!r}: {f'{uri!r} ' if uri else ''}is in the input and has no row"
         elif isinstance(row, Failure) or corpus.id_column is None:
             continue  # an unreadable row has no URI, and an id made from a URI stands for no other
         elif (digest := uris[image_id]) is None or digest == digest_of_uri(row.uri):

@@ -51,6 +51,8 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     ]
     totals += [f"{counts[kind]:,} {text}" for kind, text in _REMARKS.items() if counts[kind]]
     lines = ["; ".join(totals) + "."]
+    if not counts[LISTED]:
+        lines.append("Warning: the input has no rows. Check its content.")
     if manifest.left_out:
         lines.append(f"Left out of the folder: {_by_name(manifest.left_out)}.")
     for column, values in (manifest.unparsed or {}).items():
@@ -100,9 +102,11 @@ def _failures(manifest: Manifest) -> Iterator[tuple[str, int]]:
     width = max(map(len, manifest.failures_by_reason), default=0)
     for reason, n in manifest.failures_by_reason.items():
         if example := examples.get(reason):
-            # Removed, because messages of storage begin with the address, which is printed before them.
-            text = example.message.removeprefix(f"{example.uri}: ")
-            line = f"{reason:<{width}}  {example.uri}: {text}"
+            text = example.message
+            # Only if the message lacks the address, because most messages name the address themselves.
+            if example.uri not in text:
+                text = f"{example.uri}: {text}"
+            line = f"{reason:<{width}}  {text}"
             yield line if len(line) <= _LONGEST_EXAMPLE else f"{line[:_LONGEST_EXAMPLE]}...", n
         else:
             yield reason, n
@@ -161,7 +165,7 @@ def _most_similar(files: str, length: int) -> str:
     )
 
 
-def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
+def verdict(manifest: Manifest, budget: FailureBudget, is_rerun: bool = False) -> str | None:
     """Return why a finished run counts as failed; None if it succeeded."""
     # Before the budget, because rates of wrong counts mean nothing.
     if not manifest.balanced:
@@ -171,7 +175,8 @@ def verdict(manifest: Manifest, budget: FailureBudget) -> str | None:
         )
     reasons, hosts = manifest.failures_by_reason, manifest.failures_by_host
     excess = budget.excess(sum(manifest.rows.values()), reasons, hosts)
-    if excess and (other := manifest.counts[OTHER]):
+    # Not in a rerun, because the other rows are then labels of the very run that is repeated.
+    if excess and not is_rerun and (other := manifest.counts[OTHER]):
         # Such as failures of addresses that were corrected in the list.
         excess += (
             f" {_number(other, 'row')} of the tables {'is' if other == 1 else 'are'} not of this input; "

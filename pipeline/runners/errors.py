@@ -15,6 +15,8 @@ _PASSED_THROUGH = re.compile(r"^passed through:$.*", re.M | re.S)
 # Lines of a Java stack trace, because some runners are written in Java.
 _JAVA_FRAME = re.compile(r"\s*(at [\w.$/<>]+\(|\.\.\. \d+ more)")
 _TRACEBACK = "Traceback (most recent call last)"
+# Remedies by words of Beam's messages.
+_REMEDIES = {"fetch remote prism binary": "Check the network, or set --prism_location to a copy of Prism."}
 
 
 def without_step(text: str) -> str:
@@ -47,6 +49,11 @@ def cause_of_error(error: BaseException) -> str:
     details = getattr(error, "details", None)
     text = details() if callable(details) else str(error)
     return cause_of(text or "") or repr(error)
+
+
+def remedy_of(cause: str) -> str:
+    """Return the remedy for a cause that Beam names without one; empty if none is known."""
+    return next((remedy for words, remedy in _REMEDIES.items() if words in cause), "")
 
 
 def is_traceback(text: str) -> bool:

@@ -15,9 +15,15 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.runner import PipelineState
 
-from labelbeam.pipeline import GO_ON
+from labelbeam.pipeline import GO_ON, KEPT
 from labelbeam.pipeline.report.progress import Counts, Status, quiet_beam, shown
-from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS, cause_of, cause_of_error, is_traceback
+from labelbeam.pipeline.runners.errors import (
+    FOREIGN_ERRORS,
+    cause_of,
+    cause_of_error,
+    is_traceback,
+    own_message,
+)
 from labelbeam.pipeline.runners.options import flink_cluster
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.interrupts import ending_signals_handled
@@ -247,7 +253,7 @@ def follow(job: Job, read: Callable[[], Counts]) -> None:
         except KeyboardInterrupt as e:
             raise KeyboardInterrupt(_cancel(job, status, print_line)) from e
         if state == PipelineState.FAILED:
-            raise RunError(f"{_failure(job)} {GO_ON}")
+            raise RunError(_failure(job))
     if state == PipelineState.CANCELLED:
         raise RunError(f"The job was cancelled, and not by this command. {job.cancelled}")
     if state != PipelineState.DONE:
@@ -289,8 +295,10 @@ def _in_words(state: str) -> str:
 
 
 def _failure(job: Job) -> str:
-    why = cause_of(job.reason())
-    return f"The job failed: {why}" if why else f"The job failed without an error message. Look at {job}."
+    reason = job.reason()
+    if why := cause_of(reason):
+        return f"The job failed: {why} {KEPT if own_message(reason) else GO_ON}"
+    return f"The job failed without an error message. Look at {job}. {GO_ON}"
 
 
 def _cancel(job: Job, status: Status, print_line: Print) -> str:
@@ -314,7 +322,7 @@ def _cancel(job: Job, status: Status, print_line: Print) -> str:
     if state == PipelineState.DONE:
         return "The job was done before it could be cancelled: its results are published."
     if state == PipelineState.FAILED:
-        return f"{_failure(job)} {GO_ON}"
+        return _failure(job)
     return f"Interrupted: the job is cancelled. {job.cancelled}"
 
 

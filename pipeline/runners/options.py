@@ -71,10 +71,9 @@ def pipeline_options(
         portable.job_server_timeout = _NO_END_SEC
     # Passed on by portable runners, because their job server may have options that Beam has not.
     unknown = [] if is_portable(options) else sorted(set(values) - set(defaults))
-    stray = [flag for n, flag in enumerate(flags) if not flag.startswith("-") and _is_stray(flags, n)]
-    if unknown or stray:
-        names = ", ".join([f"--{name}" for name in unknown] + stray)
-        hint = did_you_mean((unknown or stray)[0], [*own_flags, *defaults], "--")
+    if unknown:
+        names = ", ".join(f"--{name}" for name in unknown)
+        hint = did_you_mean(unknown[0], [*own_flags, *defaults], "--")
         raise UserError(
             f"Unknown flag {names}: neither labelbeam nor Beam has it. {hint}See {command} --help."
         )
@@ -89,11 +88,6 @@ def _full_name(runner: str) -> str:
     if module and not module.startswith("apache_beam."):
         return runner
     return names.get(name.lower(), names.get(f"{name.lower()}runner", runner))
-
-
-def _is_stray(flags: tuple[str, ...], n: int) -> bool:
-    """Return whether a word belongs to no flag."""
-    return n == 0 or not flags[n - 1].startswith("--") or "=" in flags[n - 1]
 
 
 def worker_accelerators(options: PipelineOptions) -> list[str]:

@@ -267,8 +267,23 @@ def test_kept__disk_full__is_reported(cache, archive, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(model_cache, "_unpack", full)
-    with pytest.raises(UserError, match="The disk is full.*LABELBEAM_CACHE_DIR"):
+    with pytest.raises(UserError, match="No space left on device. Free space there, .*LABELBEAM_CACHE_DIR"):
         resolve_model(str(archive))
+
+
+def test_embedded__disk_full_in_tensorflow__is_reported(cache, monkeypatch):
+    import tensorflow as tf
+
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "weights; No space left on device [Op:SaveV2]")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(UserError) as e:
+        resolve_model("embedded:efficientnet-lite0")
+    assert str(e.value) == (
+        f"model='embedded:efficientnet-lite0' cannot be cached in {cache}: No space left on device. "
+        "Free space there, or set LABELBEAM_CACHE_DIR to another folder."
+    )
 
 
 def test_kept__many_processes_at_once__it_is_fetched_once(cache, archive, web):
@@ -301,5 +316,5 @@ def test_resolve__cache_cannot_be_written__is_reported(archive, monkeypatch):
 
 
 def test_resolve__almost_a_preset__is_asked_for():
-    with pytest.raises(UserError, match="did you mean 'efficientnet-lite0'"):
+    with pytest.raises(UserError, match=r"preset's name\. Did you mean 'efficientnet-lite0'\?$"):
         resolve_model("efficientnet-lit0")

@@ -16,6 +16,7 @@ from labelbeam.pipeline.launch import run_and_report
 from labelbeam.transforms.errors import RunError, UserError
 from tests.damage import flip
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
+from tests.results import prediction, stage
 from tests.synthetic import HTML, encoded, gradient, jpeg_bytes
 
 
@@ -122,8 +123,15 @@ def test_rerun__no_such_reason__is_a_user_error(tmp_path, only, message):
 
 
 def test_rerun__nothing_published__is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="holds no published results"):
+    with pytest.raises(UserError, match="holds no published results: there is no .*manifest.json"):
         rerun(str(tmp_path), "timeout", {}, ())
+
+
+def test_commands__staged_rows_alone__advise_to_continue_the_run(tmp_path):
+    stage(tmp_path, "20260101T000000-00000000", [prediction(1), prediction(2)])
+    for command in (lambda: rerun(str(tmp_path), None, {}, ()), lambda: verify(str(tmp_path))):
+        with pytest.raises(UserError, match="broke off, .* 2 rows finished. Run the same command again to"):
+            command()
 
 
 def test_run__a_list_of_fewer_images__tells_that_the_tables_have_more(tmp_path, tiny, capsys):
@@ -219,7 +227,7 @@ def test_budget__passed__stops_early_names_the_worst_and_keeps_what_is_done(tmp_
     images = write_images(tmp_path / "in", [f"{n}.jpg" for n in range(300)])
     write_images(images, [f"bad{n}.jpg" for n in range(900)], HTML)
     options = {"input": images, "output": tmp_path / "out", "model": tiny, "failure_floor": 50}
-    with pytest.raises(RunError, match=r"Stopped early: .*max_failure_rate=10.0% allows.*not_an_image \("):
+    with pytest.raises(RunError, match=r"Stopped early: .*--max_failure_rate 0.1 allows.*not_an_image \("):
         run_pipeline(f"--runner={runner}", **options)
     assert not (tmp_path / "out" / "manifest.json").exists()
     staged = sum(ds.dataset(p).count_rows() for p in (tmp_path / "out").glob("_staging/*/*/*.parquet"))
@@ -236,7 +244,7 @@ def test_budget__split_layout__takes_images_handed_over_for_good(tmp_path, tiny)
     counts = run_pipeline(output=tmp_path / "out", **options)["counts"]
     assert (counts["labelled"], counts["failed"]) == (400, 40)
     write_images(images, [f"worse{n}.jpg" for n in range(400)], HTML)
-    with pytest.raises(RunError, match=r"Stopped early: .*max_failure_rate=10.0% allows"):
+    with pytest.raises(RunError, match=r"Stopped early: .*--max_failure_rate 0.1 allows"):
         run_pipeline(output=tmp_path / "worse", **options)
 
 
@@ -436,7 +444,7 @@ def test_run__published_file_is_damaged__says_which_and_what_to_do(published, tm
     path.write_bytes(whole)
     flip(path, 4 * len(whole))
     with pytest.raises(
-        RunError, match=rf"^{path} is damaged: SHA-256 .*labelbeam verify.*command again to continue"
+        RunError, match=rf"^{path} is damaged: SHA-256 .*labelbeam verify.*Finished work is kept.$"
     ):
         run_pipeline(**options)
     path.write_bytes(whole)

@@ -1,5 +1,6 @@
 """The command line as its user sees it: a process, its output and its exit status."""
 
+import logging
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from labelbeam.pipeline import GO_ON
 from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.sample import score
 from tests.graphs import PATIENCE_SEC, assert_sound, besides_progress, wait_until
@@ -103,7 +105,8 @@ def test_run__failures_over_budget__exits_with_1_and_keeps_the_results(
     images = make_images(tmp_path / "in", good=1, bad=1)
     assert main(["run", f"--input={images}", f"--output={tmp_path / 'out'}", f"--model={tiny}"]) == 1
     out = capsys.readouterr().out
-    assert "1 of 2 images failed (50.0%), more than max_failure_rate=10.0% allows" in out
+    assert "1 of 2 images failed (50.0%), more than --max_failure_rate 0.1 allows" in out
+    assert "--max_failure_rate 0.5 would allow this share." in out
     assert "not_an_image (1)" in out
     assert_sound(tmp_path / "out")
 
@@ -137,7 +140,23 @@ MISTAKES = [
     (["run", "--config", "nowhere.yaml"], "--config='nowhere.yaml' cannot be read"),
     (["run", "IN", "OUT", "--model=nowhere/model"], "model='nowhere/model' is no SavedModel"),
     (["run", "IN", "OUT", "MODEL", "--topk=3"], "Unknown flag --topk"),
-    (["run", "IN", "OUT", "MODEL", "stray"], "Unknown flag stray"),
+    (["run", "IN", "OUT", "MODEL", "stray"], "'stray' is no flag. See labelbeam run --help."),
+    (["run", "tests", "OUT", "MODEL"], "'tests' is no flag. Write --input tests."),
+    (
+        ["run", "--input=README.md", "docs/design.md", "docs/images.md", "OUT"],
+        "'docs/design.md' and 1 more are no flags. --input takes one value. Write --input docs, or put",
+    ),
+    (["verify", "nowhere", "setup.py", "LICENSE"], "'setup.py' and 1 more are no flags. --input takes one"),
+    (["sample", "tests"], "'tests' is no flag. See labelbeam sample --help."),
+    (["run", "IN", "-o", "o1"], "-o is no flag: flags have two dashes. Did you mean --output? See labelbeam"),
+    (["run", "-inptu=x"], "-inptu=x is no flag: flags have two dashes. Did you mean --input?"),
+    (["rerun", "nowhere", "--top_k", "3"], "rerun has no option --top_k, because a rerun keeps the settings"),
+    (["rerun", "nowhere", "--replace"], "keeps the settings of the run. Remove it, or use labelbeam run."),
+    (["rerun", "nowhere", "--config=x"], "labelbeam rerun has no option --config, because"),
+    (["verify", "nowhere", "--batch-size=8"], "labelbeam verify has no option --batch_size. Remove it, or"),
+    (["model", "inspect", "m", "--input=i"], "labelbeam model inspect has no option --input. Remove it"),
+    (["--input=x"], "labelbeam has no option --input. Remove it, or use labelbeam run."),
+    (["run", "--input=s3://b/in", "OUT", "MODEL"], "input='s3://b/in' is not allowed: a local path or gs://"),
     (["run", "IN", "OUT", "MODEL", "--runner=NoRunner"], "NoRunner"),
     (["run", "IN", "OUT", "MODEL", "--no_wait"], "--no_wait is not allowed, because --runner=FnApiRunner"),
     (["run", "IN", "OUT", "MODEL", "--direct_num_workers=two"], "--direct_num_workers"),
@@ -172,36 +191,38 @@ def test_run__a_users_mistake__is_one_line_status_2_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
-# Commands that lack required arguments and have a misspelling, and its correction.
+# Commands that lack required arguments and have a misspelling, its correction, and the command with help.
 UNKNOWN = [
-    ("runn", "run"),
-    ("--verison", "--version"),
-    ("run --inptu=x", "--input"),
-    ("run --confg CONFIG", "--config"),
-    ("run --config=CONFIG --top_k=0 --batch-sise 8", "--batch_size"),
-    ("doctor --ofline", "--offline"),
-    ("doctor --config=CONFIG --inptu x", "--input"),
-    ("rerun --onyl", "--only"),
-    ("rerun --onyl timeout", "--only"),
-    ("rerun nowhere --onyl=timeout", "--only"),
-    ("verify --inptu", "--input"),
-    ("verify --inptu x", "--input"),
-    ("model inspct", "inspect"),
-    ("model --hepl", "--help"),
-    ("model inspect --image-sise=3", "--image_size"),
-    ("model inspect --image_sise 3", "--image_size"),
-    ("model mirror x --verbos", "--verbose"),
-    ("sample --outptu x", "--output"),
+    ("runn", "run", ""),
+    ("--verison", "--version", ""),
+    ("run --inptu=x", "--input", " run"),
+    ("run --confg CONFIG", "--config", " run"),
+    ("run --config=CONFIG --top_k=0 --batch-sise 8", "--batch_size", " run"),
+    ("doctor --ofline", "--offline", " doctor"),
+    ("doctor --config=CONFIG --inptu x", "--input", " doctor"),
+    ("rerun --onyl", "--only", " rerun"),
+    ("rerun --onyl timeout", "--only", " rerun"),
+    ("rerun nowhere --onyl=timeout", "--only", " rerun"),
+    ("verify --inptu", "--input", " verify"),
+    ("verify --inptu x", "--input", " verify"),
+    ("model inspct", "inspect", " model"),
+    ("model --hepl", "--help", " model"),
+    ("model inspect --image-sise=3", "--image_size", " model inspect"),
+    ("model inspect --image_sise 3", "--image_size", " model inspect"),
+    ("model mirror x --verbos", "--verbose", " model mirror"),
+    ("sample --outptu x", "--output", " sample"),
 ]
 
 
-@pytest.mark.parametrize(("command", "meant"), UNKNOWN, ids=str)
+@pytest.mark.parametrize(("command", "meant", "program"), UNKNOWN, ids=str)
 @pytest.mark.usefixtures("own_signal_handlers")
-def test_command__unknown_flag_or_command__is_reported_first(tmp_path, monkeypatch, capfd, command, meant):
+def test_command__unknown_flag_or_command__is_reported_first(
+    tmp_path, monkeypatch, capfd, command, meant, program
+):
     monkeypatch.chdir(tmp_path)
     status = main(command.replace("CONFIG", str(ROOT / "run_configs" / "local.yaml")).split())
     out, err = capfd.readouterr()
-    assert_mistake(status, out, err, f"Did you mean {meant}? See labelbeam")
+    assert_mistake(status, out, err, f"Did you mean {meant}? See labelbeam{program} --help.")
     assert err.startswith("labelbeam: Unknown ") and list(tmp_path.iterdir()) == []
 
 
@@ -259,6 +280,34 @@ def test_command__terminal__shows_that_modules_are_being_loaded(monkeypatch, cap
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     assert main(["verify", "nowhere"]) == 2
     assert capsys.readouterr().err.splitlines()[:-1] == lines
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "message"),
+    [
+        ("run", "launch.run_and_report", f"Interrupted. {GO_ON}"),
+        ("rerun nowhere", "commands.rerun.rerun", f"Interrupted. {GO_ON}"),
+        ("doctor", "commands.doctor.doctor", "Interrupted."),
+        ("verify nowhere", "commands.verify.verify", "Interrupted."),
+        ("sample", "commands.sample.run_sample", "Interrupted."),
+    ],
+)
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_command__interrupted__advises_to_continue_runs_alone(
+    tmp_path, monkeypatch, capsys, command, function, message
+):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"labelbeam.pipeline.{function}", interrupt)
+    disabled = logging.root.manager.disable
+    try:
+        assert main(command.split()) == 130
+    finally:
+        logging.disable(disabled)
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 def start_slow_run(tmp_path, tiny, web, *flags) -> subprocess.Popen:

@@ -145,7 +145,8 @@ def test_load_config__no_such_reason_or_rate__is_refused(rates):
         ("model: 3", "model=3 is not allowed: it must be text"),
         ("beam: 3", "it must map Beam's options"),
         ("- a", "must hold `key: value` lines"),
-        ("a: [", "is not YAML"),
+        ("a: [", "is not YAML: while parsing a flow node, expected the node content, but found"),
+        ("a: b: c", "is not YAML: mapping values are not allowed here, line 1, column 5."),
     ],
 )
 def test_load_config__bad_file__one_line_names_key_value_and_allowed(tmp_path, yaml, message):

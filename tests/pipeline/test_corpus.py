@@ -13,6 +13,7 @@ from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs import globs
 from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.sources import gcs as gcs_source
 
 
 @pytest.fixture
@@ -66,12 +67,18 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "begins with '', which is no header"),
+        ("", "list.csv is empty. Put a line with the columns' names first"),
+        ("\ufeff\r\n \n", "list.csv is empty"),
+        ("\nuri\n", "begins with '', which is no header"),
         ("uri,uri\n", "distinct column names"),
         ("uri,,b\n", "distinct column names"),
         ("link,n\n", "uri_column='uri' is no column of .*Add --uri_column='link'"),
         ("n,Image URL,path\n", "Add --uri_column='Image URL'"),
-        ("n,m\n", r"its columns are n, m\.$"),
+        ("n,m\n", r"its columns are n, m\. Give one of them with --uri_column"),
+        (
+            "many/m0.jpg,1\n",
+            r"its columns are many/m0.jpg, 1\. .*; if these are values, put a line with names",
+        ),
         ("https://h/a.jpg,1\n", "is no header .*--input_format=lines"),
         ("uri\tn\na\t1\n", "has columns separated by tabs"),
         ("uri,label,input_label\n", "two columns 'input_label'"),
@@ -86,6 +93,16 @@ def test_find_corpus__bad_header__is_explained(tmp_path, text, message):
 def test_find_corpus__missing_bucket__is_a_user_error(gcs):
     with pytest.raises(UserError, match="gs://no-such-bucket/list.txt"):
         find_corpus(ReadConfig(input="gs://no-such-bucket/list.txt"))
+
+
+@pytest.mark.parametrize("name", ["gs://bucket/list.txt", "gs://bucket/*.jpg", "gs://bucket/folder"])
+def test_find_corpus__no_network__is_named_with_the_remedy(monkeypatch, name):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr(gcs_source, "_RETRY", gcs_source._RETRY.with_timeout(0.1))
+    with pytest.raises(
+        UserError, match="cannot be read: http://127.0.0.1:9 does not respond. Check the network.$"
+    ):
+        find_corpus(ReadConfig(input=name))
 
 
 def test_find_corpus__folder_without_images__is_a_user_error(tmp_path):

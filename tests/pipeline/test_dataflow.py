@@ -279,7 +279,9 @@ def test_run__job_failed__the_cause_comes_first(stub, arguments, brisk, capsys, 
     assert main(arguments) == 1
     err = capsys.readouterr().err
     last = err.splitlines()[-1]
-    assert last.startswith(f"labelbeam: {message}") and "run the same command again" in last
+    assert last.startswith(f"labelbeam: {message}") and "Finished work is kept" in last
+    # A message of our own has its remedy.
+    assert ("run the same command again" in last) == ("disc is full" not in message)
     assert "Traceback" not in err and "passed through" not in err
     assert err.count("Dataflow: ValueError: no such thing") <= 1
 

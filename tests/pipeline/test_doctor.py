@@ -285,6 +285,13 @@ def test_input__csv__columns_and_bad_rows_are_shown(tmp_path):
     assert second.startswith("bad_row: ")
 
 
+def test_input__typed_columns__are_shown_in_plain_words(tmp_path):
+    (tmp_path / "list.csv").write_text("uri,day,n\na.jpg,2026-01-01,\n")
+    options = {"input": tmp_path / "list.csv", "column_types": "day=date,n=int64"}
+    (finding,) = find("input", case_of(**options))
+    assert finding.details == ("a.jpg, day=2026-01-01, n=null",)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
@@ -404,6 +411,8 @@ def test_paths__of_this_machine__are_errors_on_dataflow_alone(tmp_path, tiny):
     (tmp_path / "list.txt").write_text(str(images / "00000.jpg"))
     findings = find("paths", checked_case(*DATAFLOW, **{**options, "input": tmp_path / "list.txt"}))
     assert levels_of(findings) == ["warning", "error"] and str(images / "00000.jpg") in findings[1].text
+    bundled = {**options, "model": "efficientnet-b0"}
+    assert find("paths", case_of(*DATAFLOW, **bundled)) == []  # not ok beside the error of `options`
     far = {"input": "gs://b/l.txt", "output": "gs://b/o", "model": "efficientnet-b0"}
     assert find_one("paths", case_of(*DATAFLOW, **far))[0] == "ok"
     assert find("paths", checked_case(**options)) == []

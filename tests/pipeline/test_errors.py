@@ -1,6 +1,6 @@
 import pytest
 
-from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, own_message
+from labelbeam.pipeline.runners.errors import cause_of, cause_of_error, own_message, remedy_of
 
 WORKER = """Traceback (most recent call last):
   File "common.py", line 1498, in process
@@ -33,6 +33,13 @@ def test_cause_of__messages_of_runners__is_the_line_with_the_cause(text, cause):
 
 def test_own_message__errors_of_others__are_none():
     assert own_message(WORKER) is None and own_message(OURS) == "model='x' is gone."
+
+
+def test_remedy_of__prism_that_cannot_be_downloaded__names_the_option():
+    assert "--prism_location" in remedy_of(
+        "Unable to fetch remote prism binary at https://h/p.zip: <gaierror>"
+    )
+    assert remedy_of("ValueError: boom") == ""
 
 
 class Refused(Exception):

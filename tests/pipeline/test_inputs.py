@@ -100,7 +100,7 @@ def test_rerun__with_an_input__takes_the_uris_of_the_input(tmp_path, tiny, capsy
     arguments = [str(output), f"--input={path}", "--uri-column=link"]
     assert main(["verify", str(output), "--uri-column=link"]) == 2
     assert main(["verify", *arguments]) == 1
-    assert "\nid 'C': is in the input and has no row\n" in capsys.readouterr().out
+    assert f"\nid 'C': '{tmp_path}/a.png' is in the input and has no row\n" in capsys.readouterr().out
     assert main(["rerun", *arguments, "--only=timeout", "--max-failure-rate=1"]) == 0
     assert main(["verify", *arguments]) == 0
     assert capsys.readouterr().out.endswith(f"Each image of {path} has a row.\n")
@@ -117,7 +117,7 @@ def test_verify__bad_rows_and_ambiguous_ids__are_covered_by_their_failures(tmp_p
     assert_sound(output)
     assert verify(str(output), {"input": str(path)}) == []
     path.write_bytes(b"\n".join([b"key,uri", *lines, b"new,a.jpg"]))
-    assert verify(str(output), {"input": str(path)}) == ["id 'new': is in the input and has no row"]
+    assert verify(str(output), {"input": str(path)}) == ["id 'new': 'a.jpg' is in the input and has no row"]
 
 
 def test_run__list_cut_in_half__ends_with_its_name_and_publishes_nothing(tmp_path, tiny):

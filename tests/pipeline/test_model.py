@@ -1,6 +1,7 @@
 import pytest
 
 from labelbeam.pipeline.commands.model import inspect_model, mirror_model
+from labelbeam.pipeline.config import parse_flags
 from labelbeam.pipeline.report.model import describe_missing_names
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.cache import resolve_model
@@ -66,14 +67,25 @@ def test_inspect__embedding__fits_and_names_no_classes(tiny):
 
 def test_mirror__to_a_bucket__can_be_run_from_there(tiny, tmp_path, gcs):
     gcs.put("gs://mirror/here", b"")
-    handle = mirror_model(str(tiny), "gs://mirror/tiny/")
-    assert handle == "gs://mirror/tiny" and digest_model(resolve_model(handle)) == digest_model(tiny)
+    handle, options = mirror_model(str(tiny), "gs://mirror/tiny/")
+    assert (handle, options) == ("gs://mirror/tiny", "")
+    assert digest_model(resolve_model(handle)) == digest_model(tiny)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(jpeg_bytes())
     run_pipeline(input=tmp_path / "in", output=tmp_path / "out", model=handle)
     assert_sound(tmp_path / "out")
     with pytest.raises(UserError, match="holds files already"):
         mirror_model(str(tiny), "gs://mirror/tiny")
+
+
+def test_mirror__preset__needs_the_options_that_are_returned(lite0_dir, tmp_path):
+    handle, options = mirror_model("efficientnet-lite0", str(tmp_path / "copy"))
+    flags = dict(zip(*[(word.removeprefix("--") for word in options.split())] * 2, strict=True))
+    copy = understand_model(ModelOptions(handle, **parse_flags(flags)), 600)
+    preset = understand_model(ModelOptions("efficientnet-lite0"), 600)
+    assert copy.preprocessing_fingerprint == preset.preprocessing_fingerprint
+    for field in ("labels", "head", "resize", "scaling", "length"):
+        assert getattr(copy, field) == getattr(preset, field)
 
 
 def test_mirror__target_cannot_be_written__is_a_user_error(tiny):

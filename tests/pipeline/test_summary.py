@@ -120,6 +120,12 @@ def test_summarise__example_at_the_longest_line__is_cut_beyond_it(extra, cut):
     assert len(line) == len("          1  ") + 200 + len(cut) and line.endswith(cut or ": m")
 
 
+@pytest.mark.parametrize("listed", [0, 1])
+def test_summarise__input_without_rows__is_a_warning(listed):
+    text = summarise(manifest_of(listed=listed, kept=listed), "out", 1.0)
+    assert ("\nWarning: the input has no rows." in text) == (listed == 0)
+
+
 def test_summarise__doubts_about_the_model__are_warnings():
     manifest = manifest_of(listed=1, labelled=1)
     text = summarise(dataclasses.replace(manifest, model={"doubts": ["one", "two"]}), "out", 1.0)
@@ -145,14 +151,16 @@ def test_summarise__failures__have_an_example_for_each_reason():
         "timeout": FailureExample("http://h/a.jpg", "took longer than 60 s"),
         "not_found": FailureExample("gs://b/0.jpg", "gs://b/0.jpg: no such object"),
         "bad_row": FailureExample("x" * 250, "has no uri"),
+        "bad_uri": FailureExample("a.jpg", "/in/a.jpg is no ordinary file"),
     }
-    reasons = {"timeout": 2, "not_found": 1, "bad_row": 1, "unsupported": 1}
+    reasons = {"timeout": 2, "not_found": 1, "bad_row": 1, "bad_uri": 1, "unsupported": 1}
     lines = summarise(manifest_of(reasons, examples, listed=5, failed=5), "out", 1.0).split("\n")
     start = lines.index("Failures by reason") + 1
-    assert lines[start : start + 4] == [
+    assert lines[start : start + 5] == [
         "          2  timeout      http://h/a.jpg: took longer than 60 s",
         "          1  not_found    gs://b/0.jpg: no such object",
         f"          1  bad_row      {'x' * 187}...",
+        "          1  bad_uri      /in/a.jpg is no ordinary file",
         "          1  unsupported",
     ]
 
@@ -195,4 +203,5 @@ def test_verdict__failures_over_budget__name_rows_of_other_inputs_and_the_remedy
     text = verdict(manifest, FailureBudget(max_rate=0.1))
     assert "3 of 9 images failed" in text
     assert ("--replace" in text) == bool(expected) and (expected or "") in text
+    assert "--replace" not in verdict(manifest, FailureBudget(max_rate=0.1), is_rerun=True)
     assert verdict(manifest, FailureBudget(max_rate=0.5)) is None

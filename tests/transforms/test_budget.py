@@ -38,14 +38,15 @@ def test_excess__up_to_the_rate__is_none(limits, images, reasons):
         (
             FailureBudget(0.1),
             {"timeout": 60, "empty": 41},
-            "101 of 1,000 images failed (10.1%), more than max_failure_rate=10.0% allows. "
-            "Most often: timeout (60), empty (41).",
+            "101 of 1,000 images failed (10.1%), more than --max_failure_rate 0.1 allows. "
+            "Most often: timeout (60), empty (41). --max_failure_rate 0.11 would allow this share.",
         ),
         (
             BY_REASON,
             {"timeout": 51, "empty": 60},
-            "51 of 1,000 images failed with timeout (5.1%), more than max_failure_rates timeout=5.0% "
-            "allows. Most often: empty (60), timeout (51).",
+            "51 of 1,000 images failed with timeout (5.1%), more than --max_failure_rates "
+            "timeout=0.05,not_found=0 allows. Most often: empty (60), timeout (51). --max_failure_rates "
+            "timeout=0.051,not_found=0 would allow this share.",
         ),
         (BY_REASON, {"not_found": 1}, "1 of 1,000 images failed with not_found (0.1%), more than"),
         (FailureBudget(0.0), {"timeout": 1}, "1 of 1,000 images failed (0.1%)"),
@@ -59,7 +60,25 @@ def test_excess__many_reasons_and_hosts__names_the_three_worst_of_each():
     reasons = {"a": 1, "b": 9, "c": 9, "d": 20}
     hosts = {"x": 2, "": 1000, "w": 3, "y": 2}
     message = FailureBudget(0.0).excess(1100, reasons, hosts)
-    assert message.endswith("Most often: d (20), b (9), c (9); at local files (1,000), w (3), x (2).")
+    assert "Most often: d (20), b (9), c (9); at local files (1,000), w (3), x (2). --" in message
+
+
+@pytest.mark.parametrize(
+    ("failed", "images", "rate"),
+    [
+        (8, 30, 0.27),
+        (7, 100, 0.07),
+        (1, 1, 1),
+        (996, 1000, 1),
+        (1, 3000, 0.00034),
+        (29, 100, 0.29),
+        (1, 10**7, 1e-7),
+    ],
+)
+def test_excess__remedy__is_a_rate_of_two_digits_that_allows_it(failed, images, rate):
+    message = FailureBudget(0.0).excess(images, {"timeout": failed}, {})
+    assert message.endswith(f" --max_failure_rate {rate:g} would allow this share.")
+    assert FailureBudget(rate).excess(images, {"timeout": failed}, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +117,7 @@ def test_watch__images_in_flight__count_as_good(monkeypatch, in_flight, message)
 
 def test_excess__local_files_alone__names_no_host():
     message = FailureBudget(0.0).excess(9, {"empty": 9}, {"": 9})
-    assert message.endswith("Most often: empty (9).")
+    assert "Most often: empty (9). --" in message
 
 
 def test_watch__below_its_floor__lets_all_fail_and_then_none():

@@ -75,7 +75,12 @@ def test_output_columns__two_of_one_name__are_refused(names):
 @pytest.mark.parametrize(
     ("names", "types", "id_column", "message"),
     [
-        (("uri", "Id"), (), "id", "id_column='id' is no column of list.csv; its columns are uri, Id.$"),
+        (
+            ("uri", "Id"),
+            (),
+            "id",
+            "id_column='id' is no column of list.csv; its columns are uri, Id\\. Give one",
+        ),
         (("uri", "n"), (("m", "int64"),), None, "column_types names 'm'; the columns of list.csv are n.$"),
         (("uri", "n"), (("uri", "string"),), None, "column_types names 'uri'"),
         (("uri", "n"), (("n", "int32"),), None, "n='int32' is not allowed: one of string, int64"),

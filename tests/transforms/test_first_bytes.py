@@ -45,6 +45,8 @@ def explain(start, form, is_declared=False):
         (b'{"uri": "a.jpg"}\n{"uri": "b.jpg"}\n', "is JSON"),
         (b'\xef\xbb\xbf[\n {"data": {"image": "a.jpg"}}\n]', "is JSON"),
         (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"uri\n" + b"a.jpg\n" * 50 + b"caf\xe9.jpg\n", "line 52 is b'caf\\xe9.jpg'"),
+        (b"\xff.jpg\n" * 9 + b"a.jpg\n" * 8, "line 1"),
         (b"uri\ra.jpg\rb.jpg\r", "ends its lines with CR alone"),
         (b"uri\tnote\na.jpg\tb\n", "has columns separated by tabs"),
         (b"uri;note\na.jpg;b\n", "has columns separated by semicolons"),
@@ -68,6 +70,9 @@ def test_explain_unreadable__no_list__is_named_with_a_remedy(form, start, explai
         (b"ORCID,uri\n0000-0002,a.jpg\n", "csv"),
         *((magic + b"/a.jpg\n", "lines") for magic in (b"PAR1", b"ORC", b"ARROW1", b"GIF8", b"RIFF0000WEBP")),
         ("ö.jpg\nü.jpg\n".encode() + b"\xff.jpg\n", "lines"),
+        (b"a.jpg\n" * 50 + b"many/\xff.jpg\n", "lines"),
+        (b"a.jpg\n\xff.jpg\n\n", "lines"),
+        ("ö.jpg\na.jpg\n".encode() + b"caf\xe9.jpg\n", "lines"),
         (("x" * (START_BYTES - 1) + "ö").encode()[:START_BYTES], "lines"),
     ],
 )

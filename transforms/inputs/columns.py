@@ -58,9 +58,14 @@ def _check_names(options: ReadOptions, names: Sequence[str], path: str) -> None:
         name = getattr(options, option)
         if name and name not in names:
             close = suggest_uri_column(names) if option == "uri_column" else None
-            remedy = f" Add --uri_column={close!r} if that column holds the URIs." if close else ""
+            remedy = (
+                f"Add --uri_column={close!r} if that column holds the URIs"
+                if close
+                # The second remedy, because the columns of a CSV without a header are its first values.
+                else f"Give one of them with --{option}; if these are values, put a line with names first"
+            )
             raise UserError(
-                f"{option}={name!r} is no column of {path}; its columns are {', '.join(names)}.{remedy}"
+                f"{option}={name!r} is no column of {path}; its columns are {', '.join(names)}. {remedy}."
             )
 
 

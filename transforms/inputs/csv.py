@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -121,6 +122,10 @@ def _parse_header(start: bytes) -> tuple[str, ...]:
 def _checked_header(path: str, start: bytes) -> tuple[str, ...]:
     if len(start) >= START_BYTES and b"\n" not in start:
         raise UserError(f"{path} has a header of more than {START_BYTES:,} bytes. Remove columns.")
+    if not start.removeprefix(codecs.BOM_UTF8).strip():
+        raise UserError(
+            f"{path} is empty. Put a line with the columns' names first, and a line for each image."
+        )
     header = _parse_header(start)
     # Distinct without case, because DuckDB and other readers of the table ignore the case of columns.
     are_distinct = header and len({name.casefold() for name in header}) == len(header) and "" not in header

@@ -19,6 +19,8 @@ _MAGICS = (
 _IMAGE_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 # Bytes that text never has. Without one, ORC, PAR1 or GIF8 is the beginning of a name, as in "ORCID,uri".
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+# A byte beyond ASCII within a word, as in Latin-1's "M\xfcnchen". A damaged byte rather stands elsewhere.
+_NAME = re.compile(rb"[A-Za-z\x80-\xff][\x80-\xff]|[\x80-\xff][A-Za-z]")
 # A bracket alone may begin a path, as in "[1].jpg".
 _JSON = re.compile(rb"[\[{]\s*([\[{\"\]}]|$)")
 # Compared before UTF-16, because the mark of UTF-32 begins with that of UTF-16.
@@ -68,12 +70,14 @@ def _explain_encoding(start: bytes) -> str | None:
         lines.pop()  # it may be cut within a character
     others = [line for line in lines if not line.isascii()]
     broken = [line for line in others if not _is_utf_8(line)]
-    # A few broken lines among others that only UTF-8 has are bad rows. Where most lines that are not ASCII
-    # are broken, and be it the only one, the encoding is another.
-    if 2 * len(broken) > len(others):
-        number = lines.index(broken[0]) + 1
+    names = [line for line in broken if _NAME.search(line)]
+    # A few broken lines are bad rows. They show another encoding if most lines are broken, or if names of
+    # another encoding outnumber the names that only UTF-8 has, because such a list is mostly ASCII, too.
+    is_other = 2 * len(broken) > sum(map(bool, lines)) or len(names) > len(others) - len(broken)
+    if is_other:
+        line = next(iter(names or broken))
         return (
-            f"is not UTF-8 text: line {number} is {broken[0][:80]!r}. Convert it, such as with "
+            f"is not UTF-8 text: line {lines.index(line) + 1} is {line[:80]!r}. Convert it, such as with "
             "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW_FILE"
         )
     return None

@@ -138,14 +138,14 @@ class ListFormat(abc.ABC):
         if isinstance(line, LongLine):
             ref = self._unreadable(line.head, corpus, f"line {line.sha256}".encode())
             fault = f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}"
-            yield failure_of(ref, "read", bad_row(repr(line.head), fault))
+            yield failure_of(ref, "read", bad_row(line.head, fault))
             return
         if not line.strip():
             return
         try:
             yield self.parse(line.decode("utf-8"), corpus, notes)
         except (UnicodeDecodeError, ImageError) as e:
-            error = e if isinstance(e, ImageError) else bad_row(repr(line), f"is not UTF-8: {e}")
+            error = e if isinstance(e, ImageError) else bad_row(line, f"is not UTF-8: {e}")
             yield failure_of(self._unreadable(line, corpus), "read", error)
 
     def _unreadable(self, line: bytes, corpus: Corpus, identity: bytes | None = None) -> ImageRef:
@@ -161,7 +161,7 @@ def list_suffixes(*suffixes: str) -> tuple[str, ...]:
     return tuple(f"{s}{packed}" for s in suffixes for packed in ("", *(one.suffix for one in COMPRESSIONS)))
 
 
-def bad_row(line: str, fault: str) -> ImageError:
+def bad_row(line: str | bytes, fault: str) -> ImageError:
     """Return the error for a line that cannot be read."""
     return ImageError(Reason.BAD_ROW, f"The line {line[:200]!r} {fault}")
 

@@ -6,7 +6,6 @@ because several handles may have the same content.
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
@@ -24,11 +23,12 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 from google.api_core.exceptions import GoogleAPICallError
 
-from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.errors import FULL_DISK, UserError, describe_error
 from labelbeam.transforms.models.efficientnet_lite import ensure_lite0_saved_model
 from labelbeam.transforms.models.folders import cache_folder
 from labelbeam.transforms.models.kinds import FILE_SUFFIXES, check_model, digest_model, find_kind, kind_of
 from labelbeam.transforms.models.refusals import refuse_other_formats
+from labelbeam.transforms.models.runtime import file_errors_of_tensorflow
 from labelbeam.transforms.sources.addresses import GCS, split_gcs
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 # Longest wait for the lock: a model of 10 GB at 10 MB/s takes half of it.
 _LONGEST_WAIT_SEC = 1800
+
+_FULL = "Free space there, or set LABELBEAM_CACHE_DIR to another folder"
 
 # Fetches a model into an empty folder and returns its path there.
 Fetch = Callable[[Path], Path]
@@ -60,8 +62,9 @@ def resolve_model(handle: str) -> Path:
     try:
         return _resolve(handle)
     except OSError as e:
+        remedy = _FULL if e.errno in FULL_DISK else "Set LABELBEAM_CACHE_DIR to another folder"
         raise UserError(
-            f"model={handle!r} cannot be cached in {cache_folder()}: {e}. Set another LABELBEAM_CACHE_DIR."
+            f"model={handle!r} cannot be cached in {cache_folder()}: {describe_error(e)}. {remedy}."
         ) from e
 
 
@@ -175,11 +178,9 @@ def _explain(handle: str, error: Exception) -> NoReturn:
     """Raise an error with the reason why a model can't be fetched, and a remedy."""
     status = getattr(error, "code", None)
     copy = "or download it once elsewhere and give that SavedModel folder (local or gs://)"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        remedy = (
-            f"The disk is full: free space in {cache_folder()}, or set LABELBEAM_CACHE_DIR to another folder"
-        )
-    elif status in (401, 403):
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        raise error  # the cache folder is the cause, which `resolve_model` names
+    if status in (401, 403):
         remedy = (
             f"The server refuses ({status}). TF Hub's models are on Kaggle now, where some require "
             f"that you accept a licence: try the model's Kaggle address, {copy}"
@@ -203,7 +204,8 @@ def _fetch_from_hub(handle: str, folder: Path) -> Path:
         # tensorflow_hub returns a broken copy from its cache unchecked.
         for cache in filter(None, (own_cache, str(folder / "hub"))):
             os.environ["TFHUB_CACHE_DIR"] = cache
-            path = Path(hub.resolve(handle))
+            with file_errors_of_tensorflow():
+                path = Path(hub.resolve(handle))
             if find_kind(path):
                 return Path(shutil.copytree(path, folder / "model"))
     finally:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models import saved_model
 from labelbeam.transforms.models.legacy_torch import read_tensors
+from labelbeam.transforms.models.runtime import file_errors_of_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -126,7 +127,8 @@ def _export(tensors: dict[str, np.ndarray], folder: Path) -> None:
     signature = [tf.TensorSpec([None, SIZE_PX, SIZE_PX, 3], tf.float32, name="inputs")]
     module.__call__ = tf.function(logits, signature, autograph=False)
     serving = tf.function(lambda inputs: {"logits": logits(inputs)}, signature, autograph=False)
-    tf.saved_model.save(module, str(folder), {"serving_default": serving})
+    with file_errors_of_tensorflow():
+        tf.saved_model.save(module, str(folder), {"serving_default": serving})
 
 
 def _weights(tensors: dict[str, np.ndarray]) -> Iterator[np.ndarray]:

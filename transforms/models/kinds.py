@@ -105,8 +105,8 @@ def _refuse(path: Path, handle: str) -> NoReturn:
     close = difflib.get_close_matches(handle, PRESETS, 1)
     raise UserError(
         f"model={handle!r} is no SavedModel: there is no {path / saved_model.GRAPH}. Give a SavedModel "
-        "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name"
-        f"{f': did you mean {close[0]!r}?' if close else ''}."
+        "folder, a .keras file, an archive of either, a TF Hub or Kaggle address, or a preset's name."
+        f"{f' Did you mean {close[0]!r}?' if close else ''}"
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from labelbeam.transforms.errors import describe_error
 from labelbeam.transforms.models.folders import cache_folder
 
 _LOG = logging.getLogger(__name__)
@@ -60,4 +61,8 @@ def _write(file: Path, document: dict[str, Any]) -> None:
             new.write_text(json.dumps(document), "utf-8")
             new.replace(file)
     except OSError as e:  # the next process measures again
-        _LOG.warning("Results in %s can't be cached: %s", file.parent, e)
+        _LOG.warning(
+            "Results can't be cached in %s: %s. Set LABELBEAM_CACHE_DIR to another folder",
+            file.parent,
+            describe_error(e),
+        )

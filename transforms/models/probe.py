@@ -27,6 +27,7 @@ from labelbeam.transforms.models.evidence import IMAGENET_LENGTHS, Evidence, mak
 from labelbeam.transforms.models.labels import IMAGENET_WITH_BACKGROUND
 from labelbeam.transforms.models.loading import load_model
 from labelbeam.transforms.models.measurements import Measurement, cached_measurement
+from labelbeam.transforms.models.runtime import silence_tensorflow
 from labelbeam.transforms.models.scaling import NAMED_SCALINGS, Scaling
 from labelbeam.transforms.models.spec import (
     ModelOptions,
@@ -66,6 +67,7 @@ def understand_model(options: ModelOptions, timeout_sec: float) -> ModelSpec:
       UserError: The model can't be fetched or used.
       RunError: A call of the model took too long.
     """
+    silence_tensorflow()
     reading = read_model(options)
     scaling, _ = usual_scaling(reading)
     if reading.contract.classes or reading.preset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -31,6 +32,25 @@ def load_tensorflow() -> None:
     quiet = _silent_stderr() if os.environ.get(_LEVEL) == "3" else nullcontext()
     with interrupts_deferred(), quiet:
         importlib.import_module("tensorflow")
+
+
+def silence_tensorflow() -> None:
+    """Import TensorFlow without notices here and in children, unless the user has set the variable."""
+    os.environ.setdefault(_LEVEL, "3")
+    load_tensorflow()
+
+
+@contextmanager
+def file_errors_of_tensorflow() -> Iterator[None]:
+    """Raise TensorFlow's own errors as OSErrors, because its functions for files raise no OSErrors."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as e:
+        is_full = isinstance(e, tf.errors.ResourceExhaustedError)
+        number = errno.ENOSPC if is_full else errno.EIO
+        raise OSError(number, os.strerror(number) if is_full else e.message.partition("\n")[0]) from e
 
 
 @contextmanager

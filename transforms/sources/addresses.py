@@ -27,7 +27,12 @@ _NO_PATHS = (
     (re.compile(r"~"), "begins with ~, which only a shell replaces: write the whole path", 0),
     (re.compile(r"[A-Za-z]:\\"), "is a path of Windows", 0),
     (re.compile(r"\\\\"), "is a path of Windows", 0),
-    (re.compile(r'".*"$'), "is in quotes: take them off, or name the list .csv and give it a header", 0),
+    (
+        re.compile(r"""(["']).*\1$"""),
+        "is in quotes: remove them, or name the list .csv and give it a header",
+        0,
+    ),
+    (re.compile(r"#\s"), "begins with #, and lists have no comments: remove the line, or write ./{0}", 0),
 )
 
 

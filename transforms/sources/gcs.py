@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Final
+
 import google.auth.exceptions
 import requests
 from google.api_core import exceptions as api
@@ -18,8 +21,37 @@ _REFUSED = (
     google.auth.exceptions.GoogleAuthError,
     requests.RequestException,
 )
+CHECK_NETWORK: Final = "Check the network."
 # Longest time of retries before a run. The client's own 120 s are a long silence where there is no network.
 _RETRY = DEFAULT_RETRY.with_timeout(20.0)
+
+
+# Longest wait for a connection, and for a response, in the check that Cloud Storage responds.
+_TIMEOUTS_SEC = (10.0, 10.0)
+
+
+def check_network() -> None:
+    """Check once per process that Cloud Storage responds.
+
+    Raises:
+      OSError: Nothing responds.
+    """
+    _check_endpoint(storage.Client.create_anonymous_client()._connection.API_BASE_URL)
+
+
+# Cached, because a server that has responded is not asked again; errors are not cached.
+@functools.cache
+def _check_endpoint(url: str) -> None:
+    try:
+        # Any status will do. By `requests`, because it uses the same proxies as the client.
+        _RETRY(requests.head)(url, timeout=_TIMEOUTS_SEC)
+    except (api.RetryError, requests.RequestException) as e:
+        raise ConnectionError(f"{url} does not respond") from e
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Return whether an error shows that no server responded, rather than that it refused."""
+    return isinstance(error, (api.RetryError, requests.ConnectionError, requests.Timeout, ConnectionError))
 
 
 def make_client() -> storage.Client:
@@ -44,9 +76,8 @@ def list_objects(prefix: str) -> list[storage.Blob]:
     try:
         return list(make_client().list_blobs(bucket, prefix=name, retry=_RETRY))
     except _REFUSED as e:
-        raise UserError(
-            f"{prefix!r} cannot be listed: {describe_error(e)}. Check the name and your credentials."
-        ) from e
+        remedy = CHECK_NETWORK if is_unreachable(e) else "Check the name and your credentials."
+        raise UserError(f"{prefix!r} cannot be listed: {describe_error(e)}. {remedy}") from e
 
 
 def read_object(uri: str) -> bytes:
@@ -59,4 +90,5 @@ def read_object(uri: str) -> bytes:
     try:
         return make_client().bucket(bucket).blob(name).download_as_bytes(retry=_RETRY)
     except _REFUSED as e:
-        raise OSError(str(e)) from e
+        hint = "; check the network" if is_unreachable(e) else ""
+        raise OSError(f"{describe_error(e)}{hint}") from e

@@ -22,28 +22,30 @@ class LocalSource:
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Read one file."""
         path = _path_of(uri)
+        # Absolute, because relative paths start at the worker's folder, which the user may not expect.
+        name = os.path.abspath(path) if path == uri else uri
         try:
             # O_NONBLOCK, because opening a pipe would wait for a writer.
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, "rb") as f:
-                return self._read(f, os.fstat(fd), path, known_version)
+                return self._read(f, os.fstat(fd), name, known_version)
         except FileNotFoundError as e:
-            raise ImageError(Reason.NOT_FOUND, f"{os.path.abspath(path)}: no such file") from e
+            raise ImageError(Reason.NOT_FOUND, f"{name}: no such file") from e
         except PermissionError as e:
-            raise ImageError(Reason.FORBIDDEN, f"{path}: {e.strerror}") from e
+            raise ImageError(Reason.FORBIDDEN, f"{name}: {e.strerror}") from e
         except IsADirectoryError as e:
-            raise ImageError(Reason.NOT_AN_IMAGE, f"{path} is a folder") from e
+            raise ImageError(Reason.NOT_AN_IMAGE, f"{name} is a folder") from e
         except (OSError, ValueError) as e:
             if getattr(e, "errno", None) == errno.ENAMETOOLONG:
                 message = f"{path[:100]!r}… has {len(os.fsencode(path)):,} bytes, more than a path may have"
                 raise ImageError(Reason.BAD_URI, message) from e
-            raise ImageError(Reason.UNREACHABLE, f"{path}: {e}") from e
+            raise ImageError(Reason.UNREACHABLE, f"{name}: {getattr(e, 'strerror', None) or e}") from e
 
     def _read(
-        self, f: BinaryIO, status: os.stat_result, path: str, known_version: str | None
+        self, f: BinaryIO, status: os.stat_result, name: str, known_version: str | None
     ) -> Fetched | None:
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(Reason.UNSUPPORTED, f"{path} is no ordinary file")
+            raise ImageError(Reason.UNSUPPORTED, f"{name} is no ordinary file")
         if status.st_size > self._limits.max_bytes:
             raise too_large(self._limits, status.st_size)
         version = f"{status.st_mtime_ns}-{status.st_size}"
