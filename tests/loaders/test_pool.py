@@ -189,7 +189,7 @@ from labelbeam.transforms.loaders.pool import LoaderPool
 from labelbeam.transforms.sources import Limits
 
 pool = LoaderPool(Loading(Limits(connections=4), ResizeRule(32), 10**6), 2, 60.0)
-future = pool.submit(ImageRef("a", sys.argv[1]))
+futures = [pool.submit(ImageRef(str(n), sys.argv[1])) for n in range(100)]
 while len(pool.pids()) < 2:
     time.sleep(0.05)
 print(*pool.pids(), flush=True)
@@ -236,3 +236,14 @@ def test_child__with_the_clients_of_all_sources__imports_neither_beam_nor_tensor
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("images", "processes"), [(4, 1), (300, 3)])
+def test_pool__number_of_images__decides_on_the_number_of_processes(tmp_path, start, images, processes):
+    pool, refs = start(processes=3), write_images(tmp_path, 10)
+    outcomes = load(pool, [refs[n % 10] for n in range(images)])
+    assert reasons(outcomes) == {"ok": images}
+    if processes > 1:
+        while len(pool.pids()) < processes:
+            load(pool, refs * 30)
+    assert len(pool.pids()) == processes

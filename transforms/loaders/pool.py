@@ -120,11 +120,11 @@ class LoaderPool:
     """Loader processes, which all bundles of a worker process share. They end with the pool."""
 
     def __init__(self, loading: Loading, processes: int, image_timeout_sec: float) -> None:
-        """Start the processes.
+        """Start the first process.
 
         Args:
           loading: What becomes of every image; its connections are shared among the processes.
-          processes: Number of processes.
+          processes: Largest number of processes; they start when images wait.
           image_timeout_sec: Longest time of an image, fetched and decoded.
         """
         self._crew = _Crew(loading, processes, image_timeout_sec)
@@ -184,11 +184,12 @@ class _Crew:
     def _run(self, processes: int) -> None:
         try:
             self._selector = selectors.DefaultSelector()
-            for _ in range(processes):
-                self._start()
+            self._start()
             while self._broken is None:
                 for key, _ in self._selector.select(_LOOK_SEC):
                     self._receive(key.data)
+                if len(self._processes) < processes and self._is_short():
+                    self._start()
                 # Seldom, because a look at every row costs as much as receiving an image.
                 if time.monotonic() >= self._next_look:
                     self._look_at_clocks()
@@ -223,6 +224,12 @@ class _Crew:
         with self._lock:
             self._processes.append(one)
         self._send(one, self._loading)
+
+    def _is_short(self) -> bool:
+        """Return whether more images wait than the processes, those that are starting included, can take."""
+        # Few images need one process only, whose start takes longer than they do.
+        starting = sum(not one.ready for one in self._processes)
+        return len(self._waiting) > starting * self._most
 
     def _receive(self, one: _Process) -> None:
         try:
