@@ -48,7 +48,8 @@ def main(socket_fd: int, board_fd: int, lock_fd: int) -> None:
     tune_malloc()
     if sys.platform == "linux":
         _bound_memory(loading)
-    loader = Loader(loading, 1, _FileLock(lock_fd))
+    # A lock, because a semaphore is Python's own code, which the threads that wait would all run.
+    loader = Loader(loading, threading.Lock(), _FileLock(lock_fd))
     board = Board(board_fd, threads)
     pool = ThreadPoolExecutor(threads, "load")
     worker = _Worker(channel, loader, board)

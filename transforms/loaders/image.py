@@ -146,17 +146,19 @@ class Loader:
     threads for each image.
     """
 
-    def __init__(self, loading: Loading, decoders: int, large: AbstractContextManager[Any]) -> None:
+    def __init__(
+        self, loading: Loading, decoders: AbstractContextManager[Any], large: AbstractContextManager[Any]
+    ) -> None:
         """Make a loader.
 
         Args:
           loading: What becomes of every image.
-          decoders: Number of images that are decoded at once.
+          decoders: Lock or semaphore that is held while an image is decoded.
           large: Lock that is held while a large image is decoded.
         """
         self._loading = loading
         self._sources = Sources(loading.limits)
-        self._decoders = threading.Semaphore(decoders)
+        self._decoders = decoders
         self._encoded = _Encoded()
         self._large = large
 

@@ -24,7 +24,7 @@ class LoaderThreads:
           decoders: Number of images that are decoded at once.
         """
         tune_malloc()
-        self._loader = Loader(loading, decoders, threading.Lock())
+        self._loader = Loader(loading, threading.Semaphore(decoders), threading.Lock())
         self._pool = ThreadPoolExecutor(loading.limits.connections, "load")
 
     def submit(self, ref: ImageRef) -> Future[Loaded]:
