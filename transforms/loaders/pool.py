@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -203,7 +202,7 @@ class _Crew:
         ours.settimeout(_MESSAGE_SEC)
         board, board_fd = Board.create(self._loading.limits.connections)
         # A file without a name, because a pipe that nobody reads would fill and stop the loader.
-        errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with its process)
+        errors = os.fdopen(nameless_file(), "w+b")
         fds = (theirs.fileno(), board_fd, self._large_fd)
         process = subprocess.Popen(
             # -P, because `-m` would put the working folder, and whatever lies there, before all packages.

@@ -13,6 +13,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from labelbeam.transforms.errors import UserError, describe_error
 from labelbeam.transforms.sources.addresses import split_gcs
+from labelbeam.transforms.sources.gcs_images import endpoint
 
 # Errors of the client for a refusal or no response. RetryError, of the last retry, is no GoogleAPICallError.
 _REFUSED = (
@@ -24,8 +25,6 @@ _REFUSED = (
 CHECK_NETWORK: Final = "Check the network."
 # Longest time of retries before a run. The client's own 120 s are a long silence where there is no network.
 _RETRY = DEFAULT_RETRY.with_timeout(20.0)
-
-
 # Longest wait for a connection, and for a response, in the check that Cloud Storage responds.
 _TIMEOUTS_SEC = (10.0, 10.0)
 
@@ -36,7 +35,7 @@ def check_network() -> None:
     Raises:
       OSError: Nothing responds.
     """
-    _check_endpoint(storage.Client.create_anonymous_client()._connection.API_BASE_URL)
+    _check_endpoint(endpoint())
 
 
 # Cached, because a server that has responded is not asked again; errors are not cached.

@@ -36,12 +36,17 @@ _SCOPES = tuple(
 _CRC32C = re.compile(r"\bcrc32c=([A-Za-z0-9+/=]+)")
 
 
+def endpoint() -> str:
+    """Return the address of Cloud Storage, or of the server that the environment names instead."""
+    return (os.environ.get(_EMULATOR) or os.environ.get(_ENDPOINT) or _GOOGLE).rstrip("/")
+
+
 class GcsSource:
     """The source of `gs://`: one request an image; the version is the generation."""
 
     def __init__(self, limits: Limits) -> None:
         self._client = HttpClient(limits, _version_of, from_environment=True)
-        self._endpoint = (os.environ.get(_EMULATOR) or os.environ.get(_ENDPOINT) or _GOOGLE).rstrip("/")
+        self._endpoint = endpoint()
         self._login = _Login(limits)
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
