@@ -4,7 +4,7 @@ python -m benchmarks.accelerator RATE IMAGES FILE run --input ...
 
 RATE is the number of images per second that the accelerator takes: calls of the model then end no sooner,
 and sleep without the GIL meanwhile. The process behaves as beside a GPU: large batches, one call at a time,
-the next batch ready, one core left to it. 0 leaves the model as it is. FILE receives the rate and the
+the next batch ready. 0 leaves the model as it is. FILE receives the rate and the
 processor time (`benchmarks.clock`) once the model has had IMAGES.
 """
 
@@ -22,7 +22,6 @@ from benchmarks.clock import Clock
 from labelbeam.pipeline.cli import entry
 from labelbeam.transforms import predict
 from labelbeam.transforms.errors import ImageError
-from labelbeam.transforms.loaders import loaders
 from labelbeam.transforms.models import devices
 from labelbeam.transforms.models.classifier import Classifier, TopK
 from labelbeam.transforms.models.devices import Models
@@ -64,7 +63,6 @@ def main() -> None:
     predict.load_models = load_models
     if rate:
         devices.has_gpu = lambda: True
-        loaders.has_nvidia_driver = lambda: True
     entry()
 
 

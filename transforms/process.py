@@ -35,11 +35,6 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def has_nvidia_driver() -> bool:
-    """Return whether the machine has a driver for NVIDIA's GPUs; TensorFlow is not imported for it."""
-    return os.path.exists("/dev/nvidiactl")
-
-
 @once_per_process
 def compute_pool(threads: int) -> ThreadPoolExecutor:
     """Return the process's threads for computing: inference on a CPU, unpacking, and `DecodeImages`.

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -165,8 +164,9 @@ def test_load__large_images__are_decoded_one_at_a_time(tmp_path, monkeypatch):
 
     (ref,) = write_images(tmp_path, 1)
     stages: list = []
-    loaded = Loader(LOADING, threading.Lock(), Lock()).load(ref, lambda stage, spent: stages.append(stage))
-    assert isinstance(loaded.value, DecodedImage)
+    loaded: list = []
+    Loader(LOADING, 1, Lock()).load(ref, loaded.append, lambda stage, spent: stages.append(stage))
+    assert isinstance(loaded[0].value, DecodedImage)
     assert (most, held) == ([1], [0])
     # The image's clock stands still while it waits.
     assert stages == ["fetch", None, "decode", None, "decode", None]

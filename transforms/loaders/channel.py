@@ -6,6 +6,7 @@ import pickle
 import socket
 import struct
 import threading
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +14,16 @@ import numpy as np
 from labelbeam.transforms.elements import ImageMetadata, ImageRef
 from labelbeam.transforms.loaders.image import Loaded
 
-# Length of the pickled value and of the array beside it; 0 if there is none.
-_LENGTHS = struct.Struct("<QQ")
-# A socket's buffer takes a few images of 224 px, so that a loader seldom waits for its parent.
-_BUFFER_BYTES = 1 << 20
+# Length of the pickled value, and number of the arrays beside it, whose lengths follow.
+_HEADER = struct.Struct("<QQ")
+# A socket's buffer takes a message of images of 224 px, so that a loader seldom waits for its parent.
+_BUFFER_BYTES = 2 << 20
 # Length of the first piece of a message, padded, because most pickled values then come in one read: each read
 # releases the GIL, and waits for it again.
-_HEAD_BYTES = 1024
+_HEAD_BYTES = 4096
 _PADDING = bytes(_HEAD_BYTES)
+# Images that travel in one message. A few, because each message costs both processes a switch.
+CHUNK = 8
 
 
 class Task(NamedTuple):
@@ -52,6 +55,11 @@ class Result(NamedTuple):
     fields: tuple[Any, ...] = ()
     metadata: tuple[Any, ...] | None = None
     usage: tuple[int, ...] = ()
+
+    def pixel_bytes(self) -> int:
+        """Return the length of the pixels, packed or not."""
+        last = self.fields[-1] if self.fields else None
+        return len(last) if isinstance(last, bytes) else getattr(last, "nbytes", 0)
 
 
 def result_of(number: int, loaded: Loaded | Exception) -> Result:
@@ -97,17 +105,17 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, value: Any) -> None:
-        """Send a value with at most one array in it.
+        """Send a value; arrays in it are not copied first.
 
         Raises:
           OSError: The other end is closed.
         """
-        arrays: list[pickle.PickleBuffer] = []
-        pickled = pickle.dumps(value, 5, buffer_callback=arrays.append)
-        array = arrays[0].raw() if arrays else memoryview(b"")
-        assert len(arrays) <= 1
-        head = _LENGTHS.pack(len(pickled), len(array)) + pickled
-        pieces = [memoryview(head + _PADDING[len(head) :]), array]
+        buffers: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        arrays = [buffer.raw() for buffer in buffers]
+        lengths = struct.pack(f"<{len(arrays)}Q", *map(len, arrays))
+        head = _HEADER.pack(len(pickled), len(arrays)) + lengths + pickled
+        pieces = [memoryview(head + _PADDING[len(head) :]), *arrays]
         with self._sending:
             while pieces:
                 sent = self._socket.sendmsg(pieces)
@@ -123,23 +131,28 @@ class Channel:
           EOFError: The other end is closed.
           OSError: The connection is broken, or the time limit of the socket is over.
         """
-        head = self._read(_HEAD_BYTES)
-        pickled, array = _LENGTHS.unpack_from(head)
-        value: Any = head[_LENGTHS.size : _LENGTHS.size + pickled]
+        (head,) = self._read([_HEAD_BYTES])
+        pickled, arrays = _HEADER.unpack_from(head)
+        lengths = struct.unpack_from(f"<{arrays}Q", head, _HEADER.size)
+        start = _HEADER.size + 8 * arrays
+        value: Any = head[start : start + pickled]
         if len(value) < pickled:
-            value = b"".join((value, self._read(pickled - len(value))))
-        return pickle.loads(value, buffers=[self._read(array)] if array else ())
+            value = b"".join((value, *self._read([pickled - len(value)])))
+        return pickle.loads(value, buffers=self._read(lengths))
 
-    def _read(self, size_bytes: int) -> memoryview:
-        # An array, because NumPy does not fill it with zeros first, as `bytearray` does.
-        data = np.empty(size_bytes, np.uint8).data
-        received = self._socket.recv_into(data)
-        while received < size_bytes:
-            more = self._socket.recv_into(data[received:]) if received else 0
-            if not more:
+    def _read(self, lengths: Sequence[int]) -> list[memoryview]:
+        # Arrays, because NumPy does not fill them with zeros first, as `bytearray` does.
+        pieces = [np.empty(length, np.uint8).data for length in lengths]
+        missing = list(pieces)
+        while missing:
+            received = self._socket.recvmsg_into(missing)[0]
+            if not received:
                 raise EOFError
-            received += more
-        return data
+            while missing and received >= len(missing[0]):
+                received -= len(missing.pop(0))
+            if missing:
+                missing[0] = missing[0][received:]
+        return pieces
 
     def close(self) -> None:
         """Close this end."""

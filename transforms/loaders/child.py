@@ -9,28 +9,32 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import os
+import queue
 import re
 import resource
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.loaders.board import Board, Stage
-from labelbeam.transforms.loaders.channel import Channel, Task, result_of
+from labelbeam.transforms.loaders.channel import CHUNK, Channel, Result, Task, result_of
 from labelbeam.transforms.loaders.image import MAX_ENCODED_BYTES, Loaded, Loader, Loading
 
 # prctl(2): the signal that this process gets when its parent's thread ends.
 _PR_SET_PDEATHSIG = 1
 # Address space of a thread's stack, and of the two arenas of glibc's malloc that the pool allows.
 _STACK_BYTES, _ARENAS_BYTES = 8 << 20, 2 * (64 << 20)
+# Results wait for others up to that time and length, because messages of several cost fewer switches.
+_HOLD_SEC, _HOLD_BYTES = 0.05, 1 << 20
 # Most bytes that decoding takes for a pixel, copies included: an image of 9999 x 9999 takes 2 GB.
 _BYTES_PER_PIXEL = 24
 
@@ -48,54 +52,88 @@ def main(socket_fd: int, board_fd: int, lock_fd: int) -> None:
     tune_malloc()
     if sys.platform == "linux":
         _bound_memory(loading)
-    # A lock, because a semaphore is Python's own code, which the threads that wait would all run.
-    loader = Loader(loading, threading.Lock(), _FileLock(lock_fd))
-    board = Board(board_fd, threads)
-    pool = ThreadPoolExecutor(threads, "load")
-    worker = _Worker(channel, loader, board)
+    worker = _Worker(channel, Loader(loading, 1, _FileLock(lock_fd)), Board(board_fd, threads))
+    for row in range(threads):
+        threading.Thread(target=worker.run, args=(row,), daemon=True).start()
     channel.send(os.getpid())
     try:
         while True:
             for task in channel.receive():
-                pool.submit(worker.run, task)
+                worker.tasks.put(task)
     except (EOFError, OSError):
         # Without waiting for threads, because one may be inside a decoder that never returns.
         os._exit(0)
 
 
 class _Worker:
-    """What each thread of the pool does with a task."""
+    """What the threads of the process do.
+
+    Attributes:
+      tasks: Tasks that no thread has begun.
+    """
 
     def __init__(self, channel: Channel, loader: Loader, board: Board) -> None:
-        self._channel, self._loader, self._board = channel, loader, board
-        self._rows = threading.local()
-        self._numbers = iter(range(1 << 30))
+        # A queue, because a pool of `concurrent.futures` makes a future for each task, which nobody needs.
+        self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._outbox, self._loader, self._board = _Outbox(channel, loader.is_behind), loader, board
+        self._thread = threading.local()
 
-    def run(self, task: Task) -> None:
-        """Load an image and send the outcome."""
-        if not hasattr(self._rows, "row"):
-            self._rows.row = next(self._numbers)
-        ref = ImageRef("", task.uri, (), task.known_version)
-        try:
-            loaded: Loaded | Exception = self._loader.load(ref, self._reporter(task.number))
-        except Exception:  # a defect, which must end the run and not this thread alone
+    def run(self, row: int) -> None:
+        """Load images one after another; the thread has a row of the board."""
+        self._thread.row = row
+        while True:
+            task = self.tasks.get()
+            ref = ImageRef("", task.uri, (), task.known_version)
+            send = functools.partial(self._send, task.number)
+            self._loader.load(ref, send, functools.partial(self._report, task.number))
+
+    def _send(self, number: int, loaded: Loaded | Exception) -> None:
+        if isinstance(loaded, Exception):  # a defect, which must end the run and not a thread alone
             # As text, because an error need not be picklable.
-            loaded = RuntimeError(traceback.format_exc())
+            loaded = RuntimeError("".join(traceback.format_exception(loaded)))
         try:
-            self._channel.send(result_of(task.number, loaded))
+            self._outbox.put(result_of(number, loaded))
         except OSError:
             os._exit(0)
 
-    def _reporter(self, number: int) -> Callable[[Stage | None, int], None]:
-        row = self._rows.row
+    def _report(self, number: int, stage: Stage | None, spent_ns: int) -> None:
+        # The row of the thread at work, because a thread decodes what others have fetched.
+        row = self._thread.row
+        if stage is None:
+            self._board.clear(row)
+        else:
+            self._board.write(row, number, stage, spent_ns)
 
-        def report(stage: Stage | None, spent_ns: int) -> None:
-            if stage is None:
-                self._board.clear(row)
-            else:
-                self._board.write(row, number, stage, spent_ns)
 
-        return report
+class _Outbox:
+    """Results that go to the parent, several in a message while further results are sure to follow."""
+
+    def __init__(self, channel: Channel, more_follow: Callable[[], bool]) -> None:
+        self._channel = channel
+        self._more_follow = more_follow
+        self._lock = threading.Lock()
+        self._results: list[Result] = []
+        self._bytes = 0
+        self._oldest = 0.0
+
+    def put(self, result: Result) -> None:
+        """Send a result, or keep it for the next message.
+
+        Raises:
+          OSError: The parent is gone.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if not self._results:
+                self._oldest = now
+            self._results.append(result)
+            self._bytes += result.pixel_bytes()
+            is_full = len(self._results) == CHUNK or self._bytes > _HOLD_BYTES
+            # Asked under the lock, because the image that follows must find this result here.
+            if not is_full and now - self._oldest < _HOLD_SEC and self._more_follow():
+                return
+            results, self._results, self._bytes = self._results, [], 0
+        self._channel.send(results)
 
 
 class _FileLock:

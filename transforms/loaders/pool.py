@@ -22,11 +22,9 @@ from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import ImageError, Reason, RunError
 from labelbeam.transforms.loaders.board import Board, Entry, nameless_file
-from labelbeam.transforms.loaders.channel import Channel, Result, Task, loaded_of
+from labelbeam.transforms.loaders.channel import CHUNK, Channel, Task, loaded_of
 from labelbeam.transforms.loaders.image import Loaded, Loading
 
-# References that travel in one message. A few, because each message costs both processes a switch.
-_CHUNK = 8
 # Time between two looks at the clocks of images.
 _LOOK_SEC = 0.5
 # Time by which a request may exceed its limit, because the client ends most requests itself, with a reason.
@@ -149,8 +147,9 @@ class _Crew:
         connections = max(1, loading.limits.connections // processes)
         self._loading = replace(loading, limits=replace(loading.limits, connections=connections))
         self._timeout_sec = image_timeout_sec
+        self._threads = connections
         # More than a loader has threads, so that the next images are at hand when the first are loaded.
-        self._most = connections + _CHUNK
+        self._most = connections + 2 * CHUNK
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: deque[_Image] = deque()
@@ -236,19 +235,20 @@ class _Crew:
         except (EOFError, OSError):
             self._bury(one)
             return
-        if not isinstance(received, Result):
+        if not isinstance(received, list):
             self._failed_starts = 0
             with self._lock:
                 one.ready = True
                 self._deal()
             return
         with self._lock:
-            image = one.images.pop(received.number)
+            images = [one.images.pop(result.number) for result in received]
             self._deal()
-        if received.error:
-            image.future.set_exception(received.error)
-            return
-        image.future.set_result(loaded_of(received, image.ref))
+        for result, image in zip(received, images, strict=True):
+            if result.error:
+                image.future.set_exception(result.error)
+            else:
+                image.future.set_result(loaded_of(result, image.ref))
 
     def _deal(self) -> None:
         """Send images to processes that have room. The lock is held."""
@@ -261,10 +261,11 @@ class _Crew:
         while self._waiting and others:
             one = min(others, key=lambda one: len(one.images))
             room = self._most - len(one.images)
-            # Whole chunks where more images wait, because each message costs both processes a switch.
-            if room < min(_CHUNK, len(self._waiting)):
+            has_idle_threads = len(one.images) < self._threads
+            # Whole chunks where all threads are busy, because each message costs both processes a switch.
+            if min(room, len(self._waiting)) < CHUNK and not has_idle_threads:
                 return
-            self._hand(one, self._waiting, _CHUNK)
+            self._hand(one, self._waiting, CHUNK)
 
     def _hand(self, one: _Process, images: deque[_Image], most: int) -> None:
         handed = [images.popleft() for _ in range(min(most, len(images)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -24,9 +25,20 @@ class LoaderThreads:
           decoders: Number of images that are decoded at once.
         """
         tune_malloc()
-        self._loader = Loader(loading, threading.Semaphore(decoders), threading.Lock())
+        self._loader = Loader(loading, decoders, threading.Lock())
         self._pool = ThreadPoolExecutor(loading.limits.connections, "load")
 
     def submit(self, ref: ImageRef) -> Future[Loaded]:
         """Load an image. Its future raises an error only for a defect."""
-        return self._pool.submit(self._loader.load, ref)
+        future: Future[Loaded] = Future()
+        # Running from now on, because a future that somebody cancels takes no outcome.
+        future.set_running_or_notify_cancel()
+        self._pool.submit(self._loader.load, ref, functools.partial(_settle, future))
+        return future
+
+
+def _settle(future: Future[Loaded], loaded: Loaded | Exception) -> None:
+    if isinstance(loaded, Exception):
+        future.set_exception(loaded)
+    else:
+        future.set_result(loaded)
