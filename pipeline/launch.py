@@ -9,8 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -94,10 +93,13 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     local = runs_here(options)
     if not local:
         config = with_absolute_paths(config)
-    with tempfile.TemporaryDirectory(prefix="labelbeam-") as scratch:
-        tally = progress.Tally(Path(scratch)) if local else None
+    with progress.new_tally() if local else nullcontext() as tally:
         # Made before the model is fetched, because Beam checks its options here.
         pipeline = new_pipeline(options)
+        if tally:
+            # Into the run's own folder, which the next run removes if this one is killed; Beam's would stay.
+            os.rmdir(pipeline.local_tempdir)
+            pipeline.local_tempdir = tempfile.mkdtemp(dir=tally.folder)
         with prepared(config, options, tally, corpus) as plan:
             _announce(plan.model)
             build_graph(pipeline, plan)

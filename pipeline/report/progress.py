@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import mmap
 import os
+import shutil
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +25,8 @@ from labelbeam.transforms.within import start_call
 
 # One signed 64-bit number per kind of count.
 _NUMBERS = struct.Struct(f"<{len(COUNTERS)}q")
+# The folder of a tally, and the file in it that its run has locked.
+_PREFIX, _LOCK = "labelbeam-", "lock"
 _TERMINAL_EVERY_SEC, _PLAIN_EVERY_SEC = 0.5, 10.0
 # Silence after which a line is printed without new counts. The next tick after it comes within 30 s.
 _SILENCE_SEC = 15.0
@@ -56,6 +61,20 @@ class Tally:
         """Return the sums over all processes."""
         boards = [_NUMBERS.unpack(path.read_bytes()) for path in self.folder.glob("*.tally")]
         return dict(zip(COUNTERS, map(sum, zip(*boards, strict=True)), strict=True)) if boards else {}
+
+
+@contextmanager
+def new_tally() -> Iterator[Tally]:
+    """Yield the tally of a run, in a folder that ends with the run, and remove folders of killed runs."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # Another user's folder, or one that another run removes, too.
+        with suppress(OSError), (folder / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as new, open(Path(new, _LOCK), "wb") as lock:
+        # A lock and not the process's number, because a container sees other numbers in the same folder.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Tally(Path(new))
 
 
 class _Board:

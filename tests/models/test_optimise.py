@@ -109,11 +109,13 @@ def test_build_graph__top_1_agreement_below_the_least__is_refused(tiny, monkeypa
 
 
 def test_build_graph__a_graph_that_fails__is_refused_or_runs_plain(tiny, monkeypatch):
-    def fail(_function, jit_compile):
+    with_signature = optimise.with_signature
+
+    def fail(function, jit_compile=False):
         def run(_pixels):
             raise tf.errors.InvalidArgumentError(None, None, "XLA can't compile this")
 
-        return run
+        return run if jit_compile else with_signature(function)
 
     monkeypatch.setattr(optimise, "with_signature", fail)
     with pytest.raises(RunError, match="fail with model .* XLA can't compile this.*--on_disagreement plain"):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -74,6 +75,7 @@ class Run:
         process = self._start()
         wait_until(reached, process)
         workers = psutil.Process(process.pid).children(recursive=True)
+        assert_no_named_memory([process.pid, *(worker.pid for worker in workers)])
         process.send_signal(signal.SIGKILL)
         process.communicate()
         for worker in workers:
@@ -93,6 +95,8 @@ class Run:
         process = self._start()
         stdout, stderr = process.communicate(timeout=PATIENCE_SEC)
         assert (process.returncode, besides_progress(stderr)) == (0, []), stderr
+        # Nothing of this run, and nothing of earlier runs that were killed.
+        assert list(self._scratch.iterdir()) == []
         return stdout
 
     def _start(self) -> subprocess.Popen:
@@ -105,6 +109,16 @@ class Run:
 
     def staged_rows(self) -> int:
         return sum(source.file.rows for source in self.staged())
+
+
+def assert_no_named_memory(pids: Collection[int]) -> None:
+    """Check that processes have nothing in /dev/shm, where it would stay when they are killed."""
+    for pid in pids:
+        # A process that ends meanwhile has nothing any more.
+        with suppress(OSError):
+            opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+            lines = [*opened, *Path(f"/proc/{pid}/maps").read_text().splitlines()]
+            assert not [line for line in lines if "/dev/shm/" in line]
 
 
 def is_started(run: Run):
@@ -182,6 +196,7 @@ def test_run__interrupted__keeps_all_that_is_labelled_and_says_how_to_go_on(
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=PATIENCE_SEC)
     assert process.returncode == 130 and "run the same command again to continue" in stderr
+    assert list((tmp_path / "scratch").iterdir()) == []
     assert worked <= run.staged_rows() < IMAGES
     assert f"{run.staged_rows():,} were done before" in run.finish()
     assert_sound(tmp_path / "out")

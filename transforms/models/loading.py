@@ -54,13 +54,14 @@ def freeze(function: Any) -> Any:
     """Turn the variables into constants, because the runtime only folds and fuses constants."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    # Wrapped, because the frozen function fits no signature: at each call TensorFlow would first print the
-    # input into an error.
-    return with_signature(convert_variables_to_constants_v2(function))
+    return convert_variables_to_constants_v2(function)
 
 
 def with_signature(function: Any, jit_compile: bool = False) -> Any:
-    """Wrap a function of pixels in one that has a fixed signature."""
+    """Wrap a function of pixels in one that has a fixed signature.
+
+    A frozen function fits no signature: at each call TensorFlow would first print the input into an error.
+    """
     import tensorflow as tf
 
     (pixels,) = function.inputs[:1]

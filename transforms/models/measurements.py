@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from labelbeam.transforms.errors import describe_error
-from labelbeam.transforms.models.folders import cache_folder
+from labelbeam.transforms.models.folders import cache_folder, write_cached
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,12 +53,7 @@ def digest_of(value: Any) -> str:
 
 def _write(file: Path, document: dict[str, Any]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Written elsewhere and renamed, because several processes may measure at once.
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
-            new = Path(folder) / file.name
-            new.write_text(json.dumps(document), "utf-8")
-            new.replace(file)
+        write_cached(file, json.dumps(document).encode())
     except OSError as e:  # the next process measures again
         _LOG.warning(
             "Results can't be cached in %s: %s. Set LABELBEAM_CACHE_DIR to another folder",

@@ -11,6 +11,7 @@ import numpy as np
 
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.models.call_checks import model_calls
+from labelbeam.transforms.models.frozen import keep_frozen, read_frozen
 from labelbeam.transforms.models.labels import first_class
 from labelbeam.transforms.models.loading import Model, freeze, load_model, scaled, with_signature
 from labelbeam.transforms.models.measurements import Measurement, cached_measurement
@@ -209,10 +210,15 @@ def _outputs_of(function: Any, pixels: np.ndarray, batch: int) -> np.ndarray:
 
 def _plain(spec: ModelSpec, top_k: int) -> Graph:
     """Return the whole graph. A model that can't be frozen runs with its variables."""
+    conditions = {**conditions_of(spec, Optimisation()), "spec": repr(spec), "top_k": top_k}
+    if kept := read_frozen(conditions):
+        return Graph(with_signature(kept), True, True)
     model = scaled(load_model(spec), spec)
     function = _top_k_function(model, spec, top_k)
     try:
-        return Graph(freeze(function), True, True)
+        frozen = freeze(function)
+        keep_frozen(conditions, frozen)
+        return Graph(with_signature(frozen), True, True)
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
         _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
         return Graph(function, False, True, keeps=model)
