@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from labelbeam.pipeline.config import RUN_OPTIONS, did_you_mean
+from labelbeam.pipeline.headers import parse_headers
 from labelbeam.transforms.models.spec import ModelOptions
 from labelbeam.transforms.sources import Limits
 
@@ -49,6 +50,9 @@ def check_arguments(
     for field, (option, unit) in _OF_LIMITS.items():
         # Multiplied with a whole number for counts, because the option's parser refuses 32.0.
         RUN_OPTIONS[option].parse(f"limits.{field} ({option})", getattr(limits, field) * unit)
+    if limits.http.user_agent is not None:
+        RUN_OPTIONS["user_agent"].parse("limits.http.user_agent", limits.http.user_agent)
+    parse_headers(dict(limits.http.headers))
     return list(_parsed(values).values()), _parsed(options)
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from labelbeam import __version__
 from labelbeam.pipeline import GO_ON
-from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, did_you_mean, load_config
+from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, Headers, did_you_mean, load_config
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
 
@@ -204,10 +204,13 @@ def _add_option(group: Any, name: str) -> None:
     allowed = f"; {option.allowed}" if option.type is not str else ""
     # Doubled, because argparse formats help texts with %.
     text = f"{option.help}{allowed}{default}".replace("%", "%%")
-    switch: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
-    metavar = "true" if switch else "VALUE"
+    settings: dict[str, Any] = {"metavar": "VALUE"}
+    if option.type is bool:
+        settings = {"metavar": "true", "nargs": "?", "const": True}
+    elif option.type == Headers:
+        settings["action"] = "append"
     # No default here, because an option that is absent must not replace the value of a file.
-    group.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, metavar=metavar, **switch)
+    group.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, **settings)
 
 
 def _add_verify(commands: Any) -> None:

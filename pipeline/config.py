@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
+from labelbeam import __version__
+from labelbeam.pipeline.headers import parse_headers, without_values
 from labelbeam.transforms.errors import Reason, UserError, describe_error
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
@@ -121,12 +123,18 @@ def _parse_rates(raw: Any) -> tuple[tuple[str, float], ...] | None:
     return rates if allowed and pairs is not None else None
 
 
+def _parse_line(raw: Any) -> str | None:
+    return raw if isinstance(raw, str) and raw.strip() and raw.isprintable() else None
+
+
 # Types of options, as annotations name them.
 Pair = tuple[float, float]
 Triple = tuple[float, float, float]
 Divisors = Annotated[Triple, "above zero"]
 Pairs = tuple[tuple[str, str], ...]
 Rates = tuple[tuple[str, float], ...]
+Headers = Annotated[Pairs, "of requests"]
+Line = Annotated[str, "one line"]
 
 # Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
 _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -143,6 +151,8 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
         f"{', '.join(Reason)}",
         _parse_rates,
     ),
+    Headers: ("NAME=VALUE pairs, separated by commas, or in several options", parse_headers),
+    Line: ("one line of text", _parse_line),
 }
 
 
@@ -235,6 +245,19 @@ class LoadConfig:
     image_timeout_sec: float = _option(60.0, "longest time of an image, fetched and decoded, s", (0.1, 3600))
     max_image_mb: float = _option(64.0, "largest size of an encoded image, MB", (0.001, 2048))
     max_megapixels: float = _option(100.0, "largest image that is decoded, millions of pixels", (0.001, 1000))
+    user_agent: Annotated[str, "one line"] | None = _option(
+        None,
+        f"header User-Agent of requests; by default labelbeam/{__version__}; some servers require an address "
+        "of yours in it",
+    )
+    http_header: Annotated[tuple[tuple[str, str], ...], "of requests"] = _option(
+        (),
+        "further headers of requests to http:// and https:// images; $NAME in a value is a variable of the "
+        "environment",
+    )
+    ignore_opt_out: bool = _option(
+        False, "fetch images whose server opts out by X-Robots-Tag: noai, noimageai, noindex or noimageindex"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +384,8 @@ class RunConfig:
 def _plain(value: Any, option: Option) -> Any:
     if not isinstance(value, tuple):
         return value
+    if option.type == Headers:
+        return without_values(value)
     return dict(value) if option.type in (Pairs, Rates) else list(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.corpus import find_corpus
+from labelbeam.pipeline.headers import resolve_headers
 from labelbeam.pipeline.manifest import labelled_with, manifest_fields, new_run_id
 from labelbeam.pipeline.output import OutputState, folder_of, read_output
 from labelbeam.pipeline.runners.options import threads_of_process
@@ -24,7 +26,7 @@ from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.publish import Publication
-from labelbeam.transforms.sources import Limits
+from labelbeam.transforms.sources import HttpSettings, Limits
 from labelbeam.transforms.stage import Staging
 from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import LabelledWith, Manifest
@@ -188,12 +190,18 @@ def column_types_of(config: RunConfig, manifest: Manifest | None) -> dict[str, p
 
 
 def limits_of(config: RunConfig) -> Limits:
-    """Return the limits of one image's request."""
+    """Return the limits of one image's request, with headers from this process's environment.
+
+    Raises:
+      UserError: A header needs a variable that is not set.
+    """
     load = config.load
+    headers = resolve_headers(load.http_header, os.environ)
     return Limits(
         total_timeout_sec=load.image_timeout_sec,
         max_bytes=round(load.max_image_mb * 1e6),
         connections=load.fetch_threads,
+        http=HttpSettings(load.user_agent, headers, load.ignore_opt_out),
     )
 
 

@@ -22,10 +22,15 @@ class Reason(enum.StrEnum):
     BAD_URI = "bad_uri"  # an unsupported scheme, or no URI at all
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
-    HTTP_4XX = "http_4xx"
-    HTTP_5XX = "http_5xx"
+    OPTED_OUT = "opted_out"  # X-Robots-Tag
+    RATE_LIMITED = "rate_limited"  # status 429
+    HTTP_4XX = "http_4xx"  # other refusals, which stay
+    HTTP_5XX = "http_5xx"  # errors of the server, which may pass
+    BAD_RESPONSE = "bad_response"  # no HTTP, or a response that no client can use, such as 501
     TIMEOUT = "timeout"
-    UNREACHABLE = "unreachable"  # DNS, refused or broken connection, TLS
+    UNREACHABLE = "unreachable"  # temporary DNS failure, refused or broken connection
+    UNKNOWN_HOST = "unknown_host"  # a name that does not exist
+    TLS_ERROR = "tls_error"  # a certificate that is not trusted or names another host
     TOO_LARGE_BYTES = "too_large_bytes"
     TOO_LARGE_PIXELS = "too_large_pixels"
     EMPTY = "empty"  # zero bytes
@@ -45,6 +50,17 @@ class Reason(enum.StrEnum):
 FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW, Reason.AMBIGUOUS_ID))
 
 
+# `truncated` of a response's body; images whose bytes all arrived are not fetched again.
+_MAY_HEAL = frozenset(
+    (Reason.RATE_LIMITED, Reason.HTTP_5XX, Reason.TIMEOUT, Reason.UNREACHABLE, Reason.TRUNCATED)
+)
+
+
+def may_heal(reason: Reason) -> bool:
+    """Return whether a request that failed for a reason may succeed when it is repeated."""
+    return reason in _MAY_HEAL
+
+
 # Numbers of OSErrors for a full disk, or an exhausted quota.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -58,11 +74,13 @@ class ImageError(LabelbeamError):
 
     Attributes:
       reason: Reason, one of the closed set.
+      retry_after_sec: Time after which the server expects the next request; None if it names none.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, retry_after_sec: float | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.retry_after_sec = retry_after_sec
 
 
 class UserError(LabelbeamError):

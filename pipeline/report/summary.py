@@ -19,6 +19,7 @@ from labelbeam.transforms.count import (
     UNCHECKED,
 )
 from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.errors import Reason, may_heal
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.table.folder import TableFolder
@@ -145,13 +146,17 @@ def next_steps(manifest: Manifest, output: str) -> str:
         lines += ["Look at the failures:", f"  SELECT reason, uri, message FROM '{failures}/**/*.parquet'"]
     lines += ["Prove that the tables are whole:", f"  labelbeam verify {output}"]
     # These alone, because they may pass without a change of the input or the options.
-    again = [r for r in manifest.failures_by_reason if r in ("timeout", "unreachable", "http_5xx")]
+    again = [r for r in manifest.failures_by_reason if r in _AGAIN]
     if again:
         lines += [
             "Retry failures that may be temporary:",
             f"  labelbeam rerun {output} --only {','.join(again)}",
         ]
     return "\n".join(lines)
+
+
+# Without `truncated`, because most images of that reason are damaged files.
+_AGAIN = {reason for reason in Reason if may_heal(reason)} - {Reason.TRUNCATED}
 
 
 def _most_similar(files: str, length: int) -> str:

@@ -6,6 +6,7 @@ other mistakes itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from os.path import isfile
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.headers import resolve_headers
 from labelbeam.pipeline.plan import optimisation_of
 from labelbeam.pipeline.runners.options import (
     LOCAL_RUNNER,
@@ -237,6 +239,15 @@ def _accelerators(settings: Settings) -> list[str]:
     ]
 
 
+# Checked here, because headers are resolved only after the model was fetched and tried.
+def _headers(settings: Settings) -> str | None:
+    try:
+        resolve_headers(settings.config.load.http_header, os.environ)
+    except UserError as e:
+        return str(e)
+    return None
+
+
 # Each returns a message with a remedy, or None if it is kept.
 RULES: tuple[Callable[[Settings], str | None], ...] = (
     _unfit_runner,
@@ -252,4 +263,5 @@ RULES: tuple[Callable[[Settings], str | None], ...] = (
     _local_path_on_dataflow,
     _loopback_on_a_cluster,
     _no_wait_for_a_job_that_ends,
+    _headers,
 )

@@ -3,67 +3,56 @@
 from __future__ import annotations
 
 import os
-import re
+import select
+import socket
 import ssl
 import threading
-import zlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
+from urllib.parse import urlsplit
 
 import certifi
 
+from labelbeam import __version__
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.sources.libcurl import pycurl
 from labelbeam.transforms.sources.limits import Limits, timed_out, too_large
+from labelbeam.transforms.sources.responses import MAX_REFUSAL_BYTES, NOT_MODIFIED, Response, parse_head
+from labelbeam.transforms.sources.urls import is_unknown, may_share_login, redirected
 
-NOT_MODIFIED: Final = 304
-_OK = 200
-_USER_AGENT = "labelbeam"
+USER_AGENT: Final = f"labelbeam/{__version__}"
 _MAX_REDIRECTS = 5
 # libcurl's own 16 KB cost three times as much processor time for an image of 400 KB.
 _BUFFER_BYTES = 512 << 10
-# Longest body of a refusal that is read. Short ones are read, because the connection can be used again then.
-_MAX_REFUSAL_BYTES = 64 << 10
+# Connections that a handle keeps; libcurl's own number.
+_KEPT_CONNECTIONS = 5
+# Longest headers of a request's responses, 1xx and trailers included, as browsers have it. Real ones have a
+# few KB.
+_MAX_HEAD_BYTES = 256 << 10
 _HTTP = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+
+# Numbers of curl.h that pycurl does not name.
+_SUPPRESS_CONNECT_HEADERS = 265
+_E_TOO_LARGE = 100
 
 # Reasons of libcurl's errors. All others are `unreachable`.
 _REASON_OF_ERROR = {
-    # A redirect to file:, ftp: and the like. Addresses of other schemes don't reach libcurl.
-    pycurl.E_UNSUPPORTED_PROTOCOL: Reason.BAD_URI,
     pycurl.E_URL_MALFORMAT: Reason.BAD_URI,
     pycurl.E_OPERATION_TIMEDOUT: Reason.TIMEOUT,
     pycurl.E_PARTIAL_FILE: Reason.TRUNCATED,
-    # Refused by its Content-Length, and by `_Transfer.write`.
+    # Refused by its Content-Length.
     pycurl.E_FILESIZE_EXCEEDED: Reason.TOO_LARGE_BYTES,
-    pycurl.E_WRITE_ERROR: Reason.TOO_LARGE_BYTES,
+    pycurl.E_PEER_FAILED_VERIFICATION: Reason.TLS_ERROR,
+    # Something else than HTTP, or HTTP/0.9.
+    pycurl.E_UNSUPPORTED_PROTOCOL: Reason.BAD_RESPONSE,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY: Reason.BAD_RESPONSE,
+    pycurl.E_BAD_CONTENT_ENCODING: Reason.BAD_RESPONSE,
+    # A header that is too long, or too many.
+    _E_TOO_LARGE: Reason.BAD_RESPONSE,
 }
-# Reasons of statuses. Of all others the first digit decides.
-_REASON_OF_STATUS = {
-    401: Reason.FORBIDDEN,
-    403: Reason.FORBIDDEN,
-    404: Reason.NOT_FOUND,
-    408: Reason.TIMEOUT,
-    410: Reason.NOT_FOUND,
-    504: Reason.TIMEOUT,
-}
-_STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})\b")
-_NUMBER = re.compile("[0-9]{1,18}")
-# Formats of zlib, tried in this order. Some servers send deflate without zlib's header.
-_ZLIB_BITS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
-
-
-class Response(NamedTuple):
-    """The last response of a chain of redirects.
-
-    Attributes:
-      status: Status; 304 also for an image whose version is known, because some servers ignore conditions.
-      headers: Values by names in lower case; values of a repeated name are joined by commas.
-      body: Body as it was transferred, perhaps compressed.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+# Words of OpenSSL for an error of the protocol, rather than a connection that breaks within the handshake.
+_TLS_FAULT, _TLS_BROKEN = "SSL routines", "unexpected eof"
 
 
 class HttpClient:
@@ -88,21 +77,22 @@ class HttpClient:
         """
         self.limits = limits
         self._version_of = version_of
-        connect_sec, total_sec = limits.timeouts_sec
+        connect_sec, _ = limits.timeouts_sec
         self._options = {
             # Signals would interrupt other threads' system calls.
             pycurl.NOSIGNAL: 1,
             pycurl.BUFFERSIZE: _BUFFER_BYTES,
-            pycurl.USERAGENT: _USER_AGENT,
-            pycurl.TIMEOUT_MS: _milliseconds(total_sec),
+            pycurl.USERAGENT: (limits.http.user_agent or USER_AGENT).encode(),
             pycurl.CONNECTTIMEOUT_MS: _milliseconds(connect_sec),
+            pycurl.MAXCONNECTS: _KEPT_CONNECTIONS,
             # Refuses a long Content-Length before the body.
             pycurl.MAXFILESIZE_LARGE: limits.max_bytes,
-            pycurl.FOLLOWLOCATION: 1,
-            pycurl.MAXREDIRS: _MAX_REDIRECTS,
-            # A redirect must not read files of the worker.
+            # Redirects are followed by `get`, because libcurl would send private headers to other hosts, and
+            # wait for the end of a redirect's body.
+            pycurl.FOLLOWLOCATION: 0,
+            # A proxy's own responses are no responses of the server.
+            _SUPPRESS_CONNECT_HEADERS: 1,
             pycurl.PROTOCOLS: _HTTP,
-            pycurl.REDIR_PROTOCOLS: _HTTP,
             # Not HTTP/2, because a handle has one request at a time: over TLS it took 0.24 ms of a processor
             # against 0.16, and some requests hung after a server had closed the connection.
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
@@ -112,54 +102,120 @@ class HttpClient:
         # A handle must not be used by two threads at once.
         self._local = threading.local()
 
-    def get(self, url: str, headers: Sequence[bytes], known_version: str | None) -> Response:
+    def get(
+        self,
+        url: str,
+        headers: Sequence[bytes],
+        known_version: str | None,
+        private: Sequence[bytes] = (),
+        deadline: float | None = None,
+    ) -> Response:
         """Send one request and follow redirects.
 
+        Args:
+          url: Address in ASCII.
+          headers: Headers of all requests.
+          known_version: Version that is not transferred again.
+          private: Headers that other hosts, to which a redirect leads, do not get.
+          deadline: End of the time limit, as `time.monotonic` counts; by default the limit starts now.
+
+        Returns:
+          The last response.
+
         Raises:
-          ImageError: There is no whole response within the limits.
+          ImageError: There is no whole response within the limits, or the server opts out.
         """
-        curl = self._handle()
+        deadline = deadline or time.monotonic() + self.limits.total_timeout_sec
+        target = url
+        for _ in range(_MAX_REDIRECTS + 1):
+            own = private if target is url or may_share_login(url, target) else ()
+            response = self._send(target, [*headers, *own], known_version, deadline)
+            if response.opt_out and not self.limits.http.ignore_opt_out:
+                message = f"the server opts out: its header X-Robots-Tag has {response.opt_out}"
+                raise ImageError(Reason.OPTED_OUT, message)
+            if not response.location:
+                return response
+            target = redirected(target, response.location)
+        raise ImageError(Reason.BAD_RESPONSE, f"more than {_MAX_REDIRECTS} redirects")
+
+    def _send(
+        self, url: str, headers: Sequence[bytes], known_version: str | None, deadline: float
+    ) -> Response:
+        rest_sec = deadline - time.monotonic()
+        if rest_sec <= 0:
+            raise timed_out(self.limits)
+        origin = url[: url.index("/", len("https://"))]
+        curl = self._handle(origin)
         transfer = _Transfer(self.limits, self._version_of, known_version)
         fault = None
         try:
             curl.setopt(pycurl.URL, url)
             curl.setopt(pycurl.HTTPHEADER, headers)
-            curl.setopt(pycurl.HEADERFUNCTION, transfer.lines.append)
+            # For each request anew, because a request and its redirects have one limit.
+            curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(rest_sec))
+            curl.setopt(pycurl.HEADERFUNCTION, transfer.header)
             curl.setopt(pycurl.WRITEFUNCTION, transfer.write)
             curl.perform()
         except pycurl.error as e:
             fault = e
+        self._note_socket(curl, origin)
         response = transfer.take()
-        # A status counts more than what becomes of its body.
-        if fault and response.status < 400 and response.status != NOT_MODIFIED:
-            raise self._image_error(fault, response, curl) from fault
+        if transfer.fault:
+            raise transfer.fault from fault
+        # A redirect, a refusal and an opt-out count more than what becomes of their bodies.
+        if fault and (response.status == 0 or response.is_success) and not self._is_unwanted(response):
+            raise self._image_error(fault, response, curl, url, deadline) from fault
         if not response.status:
             raise ImageError(Reason.UNREACHABLE, "the connection was closed within the response's headers")
         return response
 
-    def _handle(self) -> pycurl.Curl:
-        if not hasattr(self._local, "curl"):
-            curl = pycurl.Curl()
+    def _is_unwanted(self, response: Response) -> bool:
+        return bool(response.opt_out) and not self.limits.http.ignore_opt_out
+
+    def _handle(self, origin: str) -> pycurl.Curl:
+        """Return the thread's handle, without connections to an origin that have unread bytes."""
+        local = self._local
+        fd = local.sockets.get(origin, -1) if hasattr(local, "curl") else -1
+        # libcurl looks for such bytes once a second at most. A server that sends more than it declares would
+        # otherwise have them read as the next image.
+        if fd >= 0 and _has_input(fd):
+            local.curl.close()
+            del local.curl
+        if not hasattr(local, "curl"):
+            local.curl, local.sockets = pycurl.Curl(), {}
             for option, value in self._options.items():
                 if value is None:
-                    curl.unsetopt(option)
+                    local.curl.unsetopt(option)
                 else:
-                    curl.setopt(option, value)
-            self._local.curl = curl
-        return self._local.curl
+                    local.curl.setopt(option, value)
+        return local.curl
 
-    def _image_error(self, fault: pycurl.error, response: Response, curl: pycurl.Curl) -> ImageError:
+    def _note_socket(self, curl: pycurl.Curl, origin: str) -> None:
+        """Note the connection that is kept to an origin, the last ones only, because libcurl keeps few."""
+        sockets = self._local.sockets
+        sockets.pop(origin, None)
+        sockets[origin] = curl.getinfo(pycurl.ACTIVESOCKET)
+        if len(sockets) > _KEPT_CONNECTIONS:
+            del sockets[next(iter(sockets))]
+
+    def _image_error(
+        self, fault: pycurl.error, response: Response, curl: pycurl.Curl, url: str, deadline: float
+    ) -> ImageError:
         """Map an error of libcurl."""
         code, message = fault.args
         reason = _REASON_OF_ERROR.get(code, Reason.UNREACHABLE)
-        if code == pycurl.E_UNSUPPORTED_PROTOCOL and not response.status:
-            reason = Reason.UNREACHABLE  # the server sent something else than HTTP
-        elif reason is Reason.UNREACHABLE and response.status == _OK:
+        if reason is Reason.UNREACHABLE and response.status:
             reason = Reason.TRUNCATED  # the connection broke within the body
+        elif code == pycurl.E_COULDNT_RESOLVE_HOST:
+            host = urlsplit(url).hostname or ""
+            if is_unknown(host, deadline - time.monotonic()):
+                reason, message = Reason.UNKNOWN_HOST, f"there is no host {host!r:.300}"
+        elif code == pycurl.E_SSL_CONNECT_ERROR and _TLS_FAULT in message and _TLS_BROKEN not in message:
+            reason = Reason.TLS_ERROR
         if reason is Reason.TIMEOUT:
             return timed_out(self.limits)
         if reason is Reason.TOO_LARGE_BYTES:
-            return too_large(self.limits, _length(response.headers))
+            return too_large(self.limits, response.content_length)
         if errno := curl.getinfo(pycurl.OS_ERRNO) if code == pycurl.E_COULDNT_CONNECT else 0:
             message = f"{message}: {os.strerror(errno)}"
         return ImageError(reason, f"{message[:300]} (libcurl's error {code})")
@@ -168,8 +224,10 @@ class HttpClient:
 class _Transfer:
     """One request's headers and body, as libcurl hands them over.
 
+    Its callbacks end a transfer by a length of 0, because pycurl would print an exception.
+
     Attributes:
-      lines: Lines of the headers of all responses.
+      fault: Error for which a callback has ended the transfer; None if none has.
     """
 
     def __init__(
@@ -178,109 +236,73 @@ class _Transfer:
         version_of: Callable[[Mapping[str, str]], str | None],
         known_version: str | None,
     ) -> None:
-        self.lines: list[bytes] = []
+        self.fault: ImageError | None = None
         self._limits = limits
         self._version_of = version_of
         self._known_version = known_version
+        self._lines: list[bytes] = []
         self._chunks: list[bytes] = []
-        self._room_bytes = 0
+        self._head_room_bytes = _MAX_HEAD_BYTES
+        self._room_bytes: int | None = None
+
+    def header(self, line: bytes) -> int:
+        """Take a line of headers or trailers."""
+        self._head_room_bytes -= len(line)
+        if self._head_room_bytes < 0:
+            message = f"the response's headers are longer than {_MAX_HEAD_BYTES >> 10} KB"
+            self.fault = ImageError(Reason.BAD_RESPONSE, message)
+            return 0
+        self._lines.append(line)
+        return len(line)
 
     def write(self, chunk: bytes) -> int:
-        """Take a piece of the body; 0 ends the transfer, because pycurl would print an exception."""
-        if not self._chunks:
+        """Take a piece of the body."""
+        if self._room_bytes is None:
             self._room_bytes = self._longest_body()
         self._room_bytes -= len(chunk)
         if self._room_bytes < 0:
+            if self._is_image(self._head()):
+                self.fault = too_large(self._limits)
             return 0
         self._chunks.append(chunk)
         return len(chunk)
 
     def take(self) -> Response:
         """Return the response so far, and let its bytes go, because the thread's handle keeps this object."""
-        status, headers = self._head()
-        body = b"".join(self._chunks)
+        response = self._head()._replace(body=b"".join(self._chunks))
         self._chunks.clear()
-        return Response(status, headers, body)
+        return response
 
-    def _head(self) -> tuple[int, dict[str, str]]:
-        status, headers = _parse(self.lines)
-        is_known = self._known_version and self._version_of(headers) == self._known_version
-        return NOT_MODIFIED if is_known and status == _OK else status, headers
+    def _head(self) -> Response:
+        head = parse_head(self._lines)
+        is_known = self._known_version and self._version_of(head.headers) == self._known_version
+        return head._replace(status=NOT_MODIFIED) if is_known and head.status == 200 else head
+
+    def _is_image(self, head: Response) -> bool:
+        return head.is_success and (self._limits.http.ignore_opt_out or not head.opt_out)
 
     def _longest_body(self) -> int:
-        status, _ = self._head()
-        if status == _OK:
+        head = self._head()
+        if self._is_image(head):
             return self._limits.max_bytes
-        return 0 if status == NOT_MODIFIED else _MAX_REFUSAL_BYTES  # nothing of a known image
+        # Nothing of a known image, of one that may not be used, and of a redirect that could go on for ever.
+        is_short = (head.content_length or MAX_REFUSAL_BYTES + 1) <= MAX_REFUSAL_BYTES
+        skipped = head.status == NOT_MODIFIED or head.is_success or (head.location and not is_short)
+        return 0 if skipped else MAX_REFUSAL_BYTES
 
 
-def status_error(status: int, details: str = "") -> ImageError:
-    """Return the error for a status other than 200."""
-    other = Reason.HTTP_5XX if status >= 500 else Reason.HTTP_4XX
-    return ImageError(_REASON_OF_STATUS.get(status, other), details or f"the server returned status {status}")
-
-
-def image_of(response: Response, limits: Limits) -> bytes:
-    """Return a response's body without its content encodings.
-
-    Encodings other than gzip and deflate are left as they are, because some servers name encodings that
-    they don't apply, such as `aws-chunked`.
-
-    Raises:
-      ImageError: The body is damaged, or too large.
-    """
-    data = response.body
-    encodings = response.headers.get("content-encoding", "").lower().replace(" ", "").split(",")
-    for encoding in reversed(encodings):
-        if encoding in _ZLIB_BITS:
-            data = _inflate(data, _ZLIB_BITS[encoding], limits)
-    return data
-
-
-def _inflate(data: bytes, formats: Sequence[int], limits: Limits) -> bytes:
-    parts, length = [], 0
-    while data:
-        try:
-            decoder = zlib.decompressobj(formats[0])
-            # At most one byte too many, because a few KB may stand for terabytes.
-            part = decoder.decompress(data, limits.max_bytes + 1 - length)
-        except zlib.error as e:
-            if length:  # bytes behind a whole stream are ignored, as browsers do
-                break
-            if len(formats) > 1:
-                return _inflate(data, formats[1:], limits)
-            raise ImageError(Reason.DECODE_ERROR, f"the response's content encoding is damaged: {e}") from e
-        parts.append(part)
-        length += len(part)
-        if length > limits.max_bytes:
-            raise too_large(limits)
-        if not decoder.eof:
-            raise ImageError(Reason.TRUNCATED, "the response's content encoding ends too early")
-        data = decoder.unused_data
-    return b"".join(parts)
-
-
-def _parse(lines: Sequence[bytes]) -> tuple[int, dict[str, str]]:
-    """Return status and headers of the last response; 0 for a status without the end of its headers."""
-    status, headers = 0, dict[str, str]()
-    coming = 0
-    for line in lines:
-        text = line.decode("latin-1").rstrip()
-        name, colon, value = text.partition(":")
-        if match := _STATUS_LINE.match(text):
-            # Each redirect, and each 1xx, begins anew.
-            status, coming, headers = 0, int(match[1]), {}
-        elif not text:
-            status = coming
-        elif colon:
-            name, value = name.lower(), value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return status, headers
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("content-length", "")
-    return int(text) if _NUMBER.fullmatch(text) else None
+def _has_input(fd: int) -> bool:
+    """Return whether a connection has bytes that nobody has read, and not only its end."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    try:
+        # A copy, because the object closes its descriptor.
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False
 
 
 def _authorities(from_environment: bool) -> dict[int, str | None]:

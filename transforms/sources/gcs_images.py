@@ -7,11 +7,10 @@ times the processor time for an image.
 from __future__ import annotations
 
 import base64
-import contextlib
-import json
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -22,8 +21,9 @@ import google_crc32c
 
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.sources.addresses import split_gcs
-from labelbeam.transforms.sources.curl import NOT_MODIFIED, HttpClient, Response, image_of, status_error
+from labelbeam.transforms.sources.curl import HttpClient
 from labelbeam.transforms.sources.limits import Fetched, Limits
+from labelbeam.transforms.sources.responses import NOT_MODIFIED, Response, image_of, refusal_of
 
 # The variables, the address and the scopes of google-cloud-storage.
 _EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -34,6 +34,9 @@ _SCOPES = tuple(
     for right in ("full_control", "read_only", "read_write")
 )
 _CRC32C = re.compile(r"\bcrc32c=([A-Za-z0-9+/=]+)")
+_GENERATION = re.compile("[0-9]{1,20}")
+# gzip, because an object that is stored compressed comes with its checksum only as it is stored.
+_HEADERS = (b"Accept-Encoding: gzip",)
 
 
 def endpoint() -> str:
@@ -54,20 +57,25 @@ class GcsSource:
         response = self._get(self._url_of(uri, known_version or ""), uri, known_version)
         if response.status == NOT_MODIFIED and known_version:
             return None
-        if response.status != 200:
+        if not response.is_success:
             raise _refusal(uri, response)
         _check_sum(uri, response)
         return Fetched(image_of(response, self._client.limits), _version_of(response.headers))
 
     def _get(self, url: str, uri: str, known_version: str | None) -> Response:
+        deadline = time.monotonic() + self._client.limits.total_timeout_sec
         try:
             login = self._login.headers()
-            response = self._client.get(url, _lines(login), known_version)
+            response = self._client.get(url, _HEADERS, known_version, _lines(login), deadline)
             # Once more, because tokens can be revoked before they expire.
             if response.status == 401 and login:
-                response = self._client.get(url, _lines(self._login.headers(refused=login)), known_version)
+                login = self._login.headers(refused=login)
+                response = self._client.get(url, _HEADERS, known_version, _lines(login), deadline)
         except google.auth.exceptions.GoogleAuthError as e:
-            raise ImageError(Reason.FORBIDDEN, f"{uri:.200}: {e!s:.300}. Check the credentials.") from e
+            # A server of tokens that is not reached, or overloaded, is there again later.
+            is_temporary = isinstance(e, google.auth.exceptions.TransportError) or e.retryable
+            reason = Reason.UNREACHABLE if is_temporary else Reason.FORBIDDEN
+            raise ImageError(reason, f"{uri:.200}: {e!s:.300}. Check the credentials.") from e
         return response
 
     def _url_of(self, uri: str, generation: str) -> str:
@@ -79,7 +87,7 @@ class GcsSource:
         except UnicodeError as e:
             raise ImageError(Reason.BAD_URI, f"{uri!r:.300}: {e}") from e
         # Another source's version is no condition.
-        condition = f"&ifGenerationNotMatch={int(generation)}" if generation.isdecimal() else ""
+        condition = f"&ifGenerationNotMatch={generation}" if _GENERATION.fullmatch(generation) else ""
         return f"{self._endpoint}{path}?alt=media{condition}"
 
 
@@ -138,8 +146,7 @@ def _version_of(headers: Mapping[str, str]) -> str | None:
 
 
 def _lines(login: Mapping[str, str]) -> list[bytes]:
-    # gzip, because an object that is stored compressed comes with its checksum only as it is stored.
-    return [b"Accept-Encoding: gzip", *(f"{name}: {value}".encode() for name, value in login.items())]
+    return [f"{name}: {value}".encode() for name, value in login.items()]
 
 
 def _check_sum(uri: str, response: Response) -> None:
@@ -160,11 +167,6 @@ def _check_sum(uri: str, response: Response) -> None:
 
 def _refusal(uri: str, response: Response) -> ImageError:
     if response.status == 404:
-        return status_error(404, f"{uri:.300}: no such object")
-    text = response.body.decode("utf-8", "replace").strip()
-    with contextlib.suppress(ValueError, TypeError, LookupError):  # some refusals are JSON, some text
-        text = json.loads(text)["error"]["message"]
-    details = f"{uri:.200}: the server returned status {response.status}"
-    details += f": {text:.300}" if text else ""
+        return ImageError(Reason.NOT_FOUND, f"{uri:.300}: no such object")
     remedy = ". The worker needs storage.objects.get." if response.status in (401, 403) else ""
-    return status_error(response.status, details.rstrip(".") + remedy)
+    return refusal_of(response, f"{uri:.200}: ", remedy)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from urllib.parse import quote, urlsplit
 
-import idna
-
-from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.sources.curl import NOT_MODIFIED, HttpClient, image_of, status_error
+from labelbeam.transforms.sources.curl import HttpClient
 from labelbeam.transforms.sources.limits import Fetched, Limits
+from labelbeam.transforms.sources.responses import NOT_MODIFIED, image_of
+from labelbeam.transforms.sources.urls import basic_login, to_ascii
 
 # "identity", because images are compressed already.
-_HEADERS = (b"Accept: image/*", b"Accept-Encoding: identity")
-# Characters that stand for themselves in a path (RFC 3986, 3.3), and in a query.
-_IN_PATHS = "/:@!$&'()*+,;=~"
-_IN_QUERIES = f"{_IN_PATHS}?"
-_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+_HEADERS = {"accept": b"Accept: image/*", "accept-encoding": b"Accept-Encoding: identity"}
 
 
 class HttpSource:
@@ -25,15 +18,26 @@ class HttpSource:
 
     def __init__(self, limits: Limits) -> None:
         self._client = HttpClient(limits, _version_of)
+        own = limits.http.headers
+        # The user's own header takes the place of ours, because servers may take either of two.
+        self._headers = [line for name, line in _HEADERS.items() if name not in {n.lower() for n, _ in own}]
+        self._private = [f"{name}: {value}".encode() for name, value in own]
+        self._secrets = tuple(value for _, value in own)
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Fetch one image."""
-        response = self._client.get(_escape(uri), [*_HEADERS, *_unless(known_version)], known_version)
+        login = basic_login(uri)
+        private = [line for line in self._private if not (login and _is_login(line))] + login
+        headers = [*self._headers, *_unless(known_version)]
+        response = self._client.get(to_ascii(uri), headers, known_version, private)
         if response.status == NOT_MODIFIED and known_version:
             return None
-        if response.status != 200:
-            raise status_error(response.status)
-        return Fetched(image_of(response, self._client.limits), _version_of(response.headers))
+        image = image_of(response, self._client.limits, secrets=self._secrets)
+        return Fetched(image, _version_of(response.headers))
+
+
+def _is_login(line: bytes) -> bool:
+    return line.lower().startswith(b"authorization:")
 
 
 def _version_of(headers: Mapping[str, str]) -> str | None:
@@ -47,33 +51,3 @@ def _unless(known_version: str | None) -> list[bytes]:
     is_etag = known_version.startswith(('"', "W/"))
     name = "If-None-Match" if is_etag else "If-Modified-Since"
     return [f"{name}: {known_version}".encode("latin-1", "replace")]
-
-
-def _escape(uri: str) -> str:
-    """Return a URI in ASCII: the host by IDNA, the rest percent-encoded, without user and fragment.
-
-    Raises:
-      ImageError: `bad_uri`.
-    """
-    try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port
-        if not host:
-            raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names no host")
-        if not host.isascii():
-            host = idna.encode(host, strict=True, std3_rules=True).decode()
-        host.encode("idna")  # refuses labels that are empty or too long for DNS
-    except ValueError as e:
-        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} has no valid host: {e}") from e
-    host = f"[{host}]" if ":" in host else host
-    query = f"?{_quote(parts.query, _IN_QUERIES)}" if parts.query else ""
-    return (
-        f"{parts.scheme}://{host}{'' if port is None else f':{port}'}"
-        f"{_quote(parts.path, _IN_PATHS) or '/'}{query}"
-    )
-
-
-def _quote(text: str, safe: str) -> str:
-    # Escapes stay as they are, unless a percent sign without two digits shows that nothing is escaped.
-    escaped = len(_ESCAPE.findall(text)) == text.count("%")
-    return quote(text, safe=f"{safe}%" if escaped else safe, errors="surrogatepass")

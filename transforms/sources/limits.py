@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from labelbeam.transforms.errors import ImageError, Reason
@@ -12,18 +12,35 @@ _CONNECT_TIMEOUT_SEC = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Settings of requests to web servers.
+
+    Attributes:
+      user_agent: Value of the header; by default the project's name and version.
+      headers: Further headers, by name. They are left out of `repr`, because values may be secret.
+      ignore_opt_out: Whether images are fetched whose server opts out by `X-Robots-Tag`.
+    """
+
+    user_agent: str | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    ignore_opt_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one request, and how many run at once.
+    """Limits of one request, how many run at once, and settings of requests.
 
     Attributes:
       total_timeout_sec: Longest time for a whole image.
       max_bytes: Largest length of an image.
       connections: Number of threads that fetch. Each thread has its own connections.
+      http: Settings of requests to web servers.
     """
 
     total_timeout_sec: float = 60.0
     max_bytes: int = 64_000_000
     connections: int = 32
+    http: HttpSettings = HttpSettings()
 
     @property
     def timeouts_sec(self) -> tuple[float, float]:
