@@ -20,7 +20,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 from tests.engines import install
 from tests.engines.flink import FlinkCluster
 from tests.engines.gcs import GcsEmulator
-from tests.engines.http_server import FaultServer
+from tests.engines.http_server import WebServer
+from tests.sources.fault_server import FaultServer
 
 DATA = Path(__file__).parent / "data"
 
@@ -67,7 +68,13 @@ def gcs(gcs_server: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> GcsEmulator
 
 
 @pytest.fixture
-def web() -> Iterator[FaultServer]:
+def web() -> Iterator[WebServer]:
+    with WebServer() as server:
+        yield server
+
+
+@pytest.fixture
+def faults() -> Iterator[FaultServer]:
     with FaultServer() as server:
         yield server
 

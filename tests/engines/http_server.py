@@ -1,4 +1,4 @@
-"""A web server on loopback that misbehaves on request."""
+"""A web server of files on loopback, with a few faults. `tests/sources/fault_server.py` has all faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.engines.service import Service
 
 
-class FaultServer(Service):
+class WebServer(Service):
     """A web server of `files` by path, and of the faults that `_FAULTS` names.
 
     Attributes:
@@ -42,7 +42,7 @@ class FaultServer(Service):
         return f"http://127.0.0.1:{self.port}{path}"
 
 
-def _handler_of(server: FaultServer) -> type[BaseHTTPRequestHandler]:
+def _handler_of(server: WebServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
@@ -106,37 +106,6 @@ def _redirect(handler, argument: str) -> None:
     handler.answer(302, b"", Location=f"/{argument}")
 
 
-def _loop(handler, _argument: str) -> None:
-    handler.answer(302, b"", Location="/loop")
-
-
-def _endless(handler, _argument: str) -> None:
-    """Send a body without a length and without an end."""
-    handler.send_response(200)
-    handler.send_header("Connection", "close")
-    handler.end_headers()
-    handler.close_connection = True
-    try:
-        while True:
-            handler.wfile.write(bytes(1 << 16))
-    except OSError:
-        pass
-
-
-def _drip(handler, _argument: str) -> None:
-    """Send a byte now and then: each read is quick, the whole is slow."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "50000")
-    handler.end_headers()
-    try:
-        for _ in range(100):
-            handler.wfile.write(b"x")
-            handler.wfile.flush()
-            time.sleep(0.05)
-    except OSError:
-        pass
-
-
 def _silent(handler, _argument: str) -> None:
     time.sleep(600)  # longer than any test waits, because a client that waits for it must fail
     handler.close_connection = True
@@ -150,28 +119,14 @@ def _short(handler, _argument: str) -> None:
     handler.close_connection = True
 
 
-def _reset(handler, _argument: str) -> None:
-    handler.close_connection = True
-
-
 def _bomb(handler, argument: str) -> None:
     handler.answer(200, gzip.compress(bytes(int(argument))), Content_Encoding="gzip")
-
-
-def _garbage(handler, _argument: str) -> None:
-    handler.wfile.write(b"this is not HTTP\r\n\r\n")
-    handler.close_connection = True
 
 
 _FAULTS: dict[str, Callable] = {
     "status": _status,
     "redirect": _redirect,
-    "loop": _loop,
-    "endless": _endless,
-    "drip": _drip,
     "silent": _silent,
     "short": _short,
-    "reset": _reset,
     "bomb": _bomb,
-    "garbage": _garbage,
 }

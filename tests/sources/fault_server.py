@@ -437,7 +437,7 @@ def _garbage(request: Request, _: str) -> End:
 
 
 def _raw(request: Request, argument: str) -> End:
-    data, end = request.server.raw[argument]
+    data, end = request.server.raw.get(argument, (b"", End.CLOSE))
     request.send(data)
     return end
 

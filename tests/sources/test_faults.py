@@ -1,4 +1,4 @@
-"""Every fault of the fault server, and random responses: each ends as bytes or as the right reason."""
+"""Every fault of the fault faults, and random responses: each ends as bytes or as the right reason."""
 
 import random
 import socket
@@ -17,12 +17,6 @@ from tests.sources.fault_server import FAULTS, IMAGE, End, FaultServer
 # Waits are long, because a busy machine must not fail a test; only silent and dripping servers use them up.
 LIMITS = Limits(total_timeout_sec=30, max_bytes=100_000)
 HURRIED = Limits(total_timeout_sec=0.5, max_bytes=100_000)
-
-
-@pytest.fixture
-def server():
-    with FaultServer() as running:
-        yield running
 
 
 def fetch(uri: str, limits: Limits = LIMITS) -> bytes:
@@ -65,20 +59,20 @@ STATUSES = {
 
 
 @pytest.mark.parametrize(("status", "expected"), STATUSES.items())
-def test_status__each__is_the_image_or_its_reason(server, status, expected):
+def test_status__each__is_the_image_or_its_reason(faults, status, expected):
     words = "" if isinstance(expected, str) else "image"
-    assert outcome(server.uri(f"status/{status}/{words}")) == expected
-    assert server.requests.total() == 1
+    assert outcome(faults.uri(f"status/{status}/{words}")) == expected
+    assert faults.requests.total() == 1
 
 
 @pytest.mark.parametrize("status", [201, 202, 204, 205, 207, 226])
-def test_status__success_without_a_body__is_empty(server, status):
-    assert outcome(server.uri(f"empty/{status}" if status != 204 else "status/204")) == "empty"
+def test_status__success_without_a_body__is_empty(faults, status):
+    assert outcome(faults.uri(f"empty/{status}" if status != 204 else "status/204")) == "empty"
 
 
 @pytest.mark.parametrize("status", [200, 203])
-def test_status__image_of_no_bytes__is_left_to_decoding(server, status):
-    assert outcome(server.uri(f"empty/{status}")) == b""
+def test_status__image_of_no_bytes__is_left_to_decoding(faults, status):
+    assert outcome(faults.uri(f"empty/{status}")) == b""
 
 
 BOMB = 5_000_000
@@ -150,15 +144,15 @@ FAULTY = [
 
 
 @pytest.mark.parametrize(("fault", "expected"), FAULTY)
-def test_fault__each__has_its_outcome(server, fault, expected):
-    assert outcome(server.uri(fault)) == expected
+def test_fault__each__has_its_outcome(faults, fault, expected):
+    assert outcome(faults.uri(fault)) == expected
 
 
 @pytest.mark.parametrize("fault", ["silent", "drip_head", "drip_body", "image?slow=60"])
-def test_fault__server_that_is_slow__is_a_timeout_after_one_request(server, fault):
-    uri = server.uri(fault)
+def test_fault__server_that_is_slow__is_a_timeout_after_one_request(faults, fault):
+    uri = faults.uri(fault)
     assert outcome(uri, HURRIED) == "timeout"
-    assert server.count(uri) == 1
+    assert faults.count(uri) == 1
 
 
 def test_faults__all__are_in_the_tests():
@@ -169,32 +163,32 @@ def test_faults__all__are_in_the_tests():
 
 
 @pytest.mark.parametrize("fault", ["unannounced", "once_a_connection"])
-def test_connection__kept_and_closed_without_announcement__costs_no_image(server, fault):
+def test_connection__kept_and_closed_without_announcement__costs_no_image(faults, fault):
     # libcurl sends a request again if a connection that was used before ends without a byte.
     sources = Sources(LIMITS)
     for n in range(20):
-        assert sources.fetch(server.uri(f"{fault}/{n}")).data == IMAGE
-    assert server.connections == 20
+        assert sources.fetch(faults.uri(f"{fault}/{n}")).data == IMAGE
+    assert faults.connections == 20
 
 
 @pytest.mark.parametrize("when", ["", "soon", "late"])
-def test_connection__more_bytes_than_the_length__are_not_the_next_image(server, when):
+def test_connection__more_bytes_than_the_length__are_not_the_next_image(faults, when):
     sources = Sources(LIMITS)
     for n in range(5):
-        assert sources.fetch(server.uri(f"excess/{when}", n=n)).data == IMAGE
+        assert sources.fetch(faults.uri(f"excess/{when}", n=n)).data == IMAGE
         time.sleep(0.05)  # so that the late bytes lie in the connection
-        assert sources.fetch(server.uri("status/203/other", n=n)).data == b"other"
+        assert sources.fetch(faults.uri("status/203/other", n=n)).data == b"other"
 
 
-def test_trailers__etag__is_no_version(server):
-    assert Sources(LIMITS).fetch(server.uri("trailers/1")) == (IMAGE, None)
+def test_trailers__etag__is_no_version(faults):
+    assert Sources(LIMITS).fetch(faults.uri("trailers/1")) == (IMAGE, None)
 
 
-def test_server__first_and_limited__count_and_heal(server):
-    uri = server.uri("status/429", first=2, retry_after=7)
+def test_server__first_and_limited__count_and_heal(faults):
+    uri = faults.uri("status/429", first=2, retry_after=7)
     reasons = [outcome(uri) for _ in range(4)]
-    assert reasons == ["rate_limited", "rate_limited", IMAGE, IMAGE] and server.count(uri) == 4
-    results = [outcome(server.uri(f"limited/3/{n}")) for n in range(4)]
+    assert reasons == ["rate_limited", "rate_limited", IMAGE, IMAGE] and faults.count(uri) == 4
+    results = [outcome(faults.uri(f"limited/3/{n}")) for n in range(4)]
     assert results[0] == IMAGE and set(results[1:]) <= {IMAGE, "rate_limited"}
 
 
@@ -218,24 +212,81 @@ def test_server__first_and_limited__count_and_heal(server):
         ("Wed, 21 Oct 2015 07:28:00 -0000", 0.0),
     ],
 )
-def test_retry_after__each_form__is_seconds_or_none(server, status, value, seconds):
-    assert failure(server.uri(f"status/{status}", retry_after=value)).retry_after_sec == seconds
+def test_retry_after__each_form__is_seconds_or_none(faults, status, value, seconds):
+    assert failure(faults.uri(f"status/{status}", retry_after=value)).retry_after_sec == seconds
 
 
-def test_retry_after__date__counts_from_the_servers_own_clock(server):
-    assert 3000 < failure(server.uri("status/503", retry_in=3600)).retry_after_sec <= 3601
+def test_retry_after__date__counts_from_the_servers_own_clock(faults):
+    assert 3000 < failure(faults.uri("status/503", retry_in=3600)).retry_after_sec <= 3601
     # A clock that is a day late.
     date, at = (formatdate(time.time() - 86_400 + more, usegmt=True) for more in (0, 60))
-    error = failure(server.uri("status/503", f"Date: {date}", f"Retry-After: {at}"))
+    error = failure(faults.uri("status/503", f"Date: {date}", f"Retry-After: {at}"))
     assert error.retry_after_sec == 60
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
-def test_retry_after__status_that_stays__is_not_taken(server, status):
-    assert failure(server.uri(f"status/{status}", retry_after=7)).retry_after_sec is None
+def test_retry_after__status_that_stays__is_not_taken(faults, status):
+    assert failure(faults.uri(f"status/{status}", retry_after=7)).retry_after_sec is None
 
 
 HEALING = {"rate_limited", "http_5xx", "timeout", "unreachable", "truncated"}
+
+
+OBJECT = "gs://photos/a.jpg"
+
+
+def gs(monkeypatch, endpoint: str) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [pair for pair in STATUSES.items() if isinstance(pair[1], str)]
+)
+def test_gcs__status__has_its_reason(faults, monkeypatch, status, expected):
+    gs(monkeypatch, faults.uri(f"status/{status}"))
+    assert outcome(OBJECT) == expected
+    assert faults.requests.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("reset", "truncated"),
+        ("closed", "unreachable"),
+        ("unannounced", IMAGE),
+        ("once_a_connection", IMAGE),
+        ("truncated", "truncated"),
+        ("partial", "truncated"),
+        ("endless_body", "too_large_bytes"),
+        ("gzip/", IMAGE),
+        ("excess", IMAGE),
+        ("loop", "bad_response"),
+        ("http10", IMAGE),
+        ("http09", "bad_response"),
+        ("garbage", "bad_response"),
+    ],
+)
+def test_gcs__fault__has_its_outcome(faults, monkeypatch, fault, expected):
+    gs(monkeypatch, faults.uri(fault))
+    assert outcome(OBJECT) == expected
+
+
+def test_gcs__refusal__has_the_time_of_the_next_request(faults, monkeypatch):
+    faults.raw["a/download/storage/v1/b/photos/o/a.jpg"] = (
+        b'HTTP/1.1 429 No\r\nRetry-After: 7\r\n\r\n{"error": {"message": "Too many.\\nOr so."}}',
+        End.CLOSE,
+    )
+    gs(monkeypatch, faults.uri("raw/a"))
+    error = failure(OBJECT)
+    assert (error.reason, error.retry_after_sec) == (Reason.RATE_LIMITED, 7.0)
+    assert str(error) == f"{OBJECT}: the server returned status 429: Too many"
+
+
+@pytest.mark.parametrize("known", ["9" * 5000, "٣", "-1"])
+def test_gcs__version_that_is_no_generation__is_no_condition(faults, monkeypatch, known):
+    gs(monkeypatch, faults.uri("image"))
+    assert Sources(LIMITS).fetch(OBJECT, known).data == IMAGE
+    assert not any("ifGeneration" in path for path in faults.requests)
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -269,11 +320,11 @@ def test_may_heal__each_reason__is_decided(reason):
         (("Content-Encoding: gzip",), b"no gzip", "the server returned status 429"),
     ],
 )
-def test_words__of_a_refusal__are_in_the_message(server, headers, body, message):
+def test_words__of_a_refusal__are_in_the_message(faults, headers, body, message):
     head = b"".join(f"{line}\r\n".encode() for line in headers)
     length = f"Content-Length: {len(body)}\r\n\r\n".encode()
-    server.raw["a"] = (b"HTTP/1.1 429 No\r\n" + head + length + body, End.CLOSE)
-    assert str(failure(server.uri("raw/a"))) == message
+    faults.raw["a"] = (b"HTTP/1.1 429 No\r\n" + head + length + body, End.CLOSE)
+    assert str(failure(faults.uri("raw/a"))) == message
 
 
 @pytest.mark.parametrize(
@@ -298,10 +349,10 @@ def test_words__of_a_refusal__are_in_the_message(server, headers, body, message)
         ([], None),
     ],
 )
-def test_opt_out__x_robots_tag__is_a_failure_unless_ignored(server, headers, word):
+def test_opt_out__x_robots_tag__is_a_failure_unless_ignored(faults, headers, word):
     lines = [f"X-Robots-Tag: {value}" for value in headers]
     for fault in ("image", "endless_body"):
-        uri = server.uri(fault, *lines)
+        uri = faults.uri(fault, *lines)
         if word:
             error = failure(uri)
             assert (error.reason, error.retry_after_sec) == (Reason.OPTED_OUT, None)
@@ -312,25 +363,25 @@ def test_opt_out__x_robots_tag__is_a_failure_unless_ignored(server, headers, wor
         assert outcome(uri, ignoring) == (IMAGE if fault == "image" else "too_large_bytes")
 
 
-def test_opt_out__header_of_a_refusal_or_a_redirect__does_not_count(server):
-    assert outcome(server.uri("status/404", "X-Robots-Tag: noindex")) == "not_found"
-    assert outcome(server.uri("redirect/image", "X-Robots-Tag: noindex")) == IMAGE
+def test_opt_out__header_of_a_refusal_or_a_redirect__does_not_count(faults):
+    assert outcome(faults.uri("status/404", "X-Robots-Tag: noindex")) == "not_found"
+    assert outcome(faults.uri("redirect/image", "X-Robots-Tag: noindex")) == IMAGE
 
 
-def test_headers__of_the_user__are_sent_and_take_the_place_of_ours(server):
+def test_headers__of_the_user__are_sent_and_take_the_place_of_ours(faults):
     settings = HttpSettings("me/1 (me@example.org)", (("X-Api-Key", "kéy"), ("accept", "image/avif")))
-    assert fetch(server.uri("image"), Limits(http=settings)) == IMAGE
-    sent = server.headers["/image"]
+    assert fetch(faults.uri("image"), Limits(http=settings)) == IMAGE
+    sent = faults.headers["/image"]
     assert sent["user-agent"] == "me/1 (me@example.org)"
     assert sent["x-api-key"].encode("latin-1").decode() == "kéy"
     assert sent["accept"] == "image/avif"
 
 
-def test_user_agent__default__names_project_and_version(server):
+def test_user_agent__default__names_project_and_version(faults):
     from labelbeam import __version__
 
-    fetch(server.uri("image"))
-    assert server.headers["/image"]["user-agent"] == f"labelbeam/{__version__}"
+    fetch(faults.uri("image"))
+    assert faults.headers["/image"]["user-agent"] == f"labelbeam/{__version__}"
 
 
 @pytest.mark.parametrize(
@@ -345,41 +396,41 @@ def test_user_agent__default__names_project_and_version(server):
         ("", None),
     ],
 )
-def test_login__user_info_in_the_address__is_sent_as_basic(server, user_info, sent):
-    uri = server.uri("image").replace("://", f"://{user_info}@")
+def test_login__user_info_in_the_address__is_sent_as_basic(faults, user_info, sent):
+    uri = faults.uri("image").replace("://", f"://{user_info}@")
     assert fetch(uri) == IMAGE
-    assert server.headers["/image"].get("authorization") == sent
+    assert faults.headers["/image"].get("authorization") == sent
 
 
-def test_login__in_the_address__takes_the_place_of_the_header(server):
+def test_login__in_the_address__takes_the_place_of_the_header(faults):
     settings = HttpSettings(headers=(("authorization", "Bearer token"), ("X-Other", "1")))
     login = to("Basic dXNlcjpzZWNyZXQ=")
-    uri = server.uri(f"login/{login}").replace("://", "://user:secret@")
+    uri = faults.uri(f"login/{login}").replace("://", "://user:secret@")
     assert fetch(uri, Limits(http=settings)) == IMAGE
-    assert server.headers[f"/login/{login}"]["x-other"] == "1"
-    assert fetch(server.uri(f"login/{to('Bearer token')}"), Limits(http=settings)) == IMAGE
-    assert outcome(server.uri(f"login/{login}")) == "forbidden"
+    assert faults.headers[f"/login/{login}"]["x-other"] == "1"
+    assert fetch(faults.uri(f"login/{to('Bearer token')}"), Limits(http=settings)) == IMAGE
+    assert outcome(faults.uri(f"login/{login}")) == "forbidden"
 
 
 PRIVATE = HttpSettings("me", (("X-Api-Key", "key"), ("Cookie", "a=b"), ("Authorization", "Bearer t")))
 
 
 @pytest.mark.parametrize("login", ["", "user:secret@"])
-def test_redirect__to_another_host__takes_no_private_header_along(server, login):
+def test_redirect__to_another_host__takes_no_private_header_along(faults, login):
     with FaultServer() as other:
-        for target in (other.uri("image/port"), server.uri("image/host", host="localhost")):
-            uri = server.uri(f"redirect/{to(target)}").replace("://", f"://{login}")
+        for target in (other.uri("image/port"), faults.uri("image/host", host="localhost")):
+            uri = faults.uri(f"redirect/{to(target)}").replace("://", f"://{login}")
             assert fetch(uri, Limits(http=PRIVATE)) == IMAGE
-        for sent in (other.headers["/image/port"], server.headers["/image/host"]):
+        for sent in (other.headers["/image/port"], faults.headers["/image/host"]):
             assert not {"x-api-key", "cookie", "authorization"} & sent.keys()
             assert sent["user-agent"] == "me" and sent["accept"] == "image/*"
 
 
 @pytest.mark.parametrize("login", ["", "user:secret@"])
-def test_redirect__to_the_same_server__takes_private_headers_along(server, login):
-    uri = server.uri("redirect/image").replace("://", f"://{login}")
+def test_redirect__to_the_same_server__takes_private_headers_along(faults, login):
+    uri = faults.uri("redirect/image").replace("://", f"://{login}")
     assert fetch(uri, Limits(http=PRIVATE)) == IMAGE
-    sent = server.headers["/image"]
+    sent = faults.headers["/image"]
     assert (sent["x-api-key"], sent["cookie"]) == ("key", "a=b")
     assert sent["authorization"] == ("Basic dXNlcjpzZWNyZXQ=" if login else "Bearer t")
 
@@ -418,9 +469,9 @@ def test_redirected__message__has_neither_user_nor_query(location):
     assert "secret" not in str(e.value)
 
 
-def test_words__that_repeat_a_header__do_not_show_it(server):
+def test_words__that_repeat_a_header__do_not_show_it(faults):
     settings = HttpSettings(headers=(("X-Api-Key", "s3cret"),))
-    error = failure(server.uri("status/403/key s3cret is not valid"), Limits(http=settings))
+    error = failure(faults.uri("status/403/key s3cret is not valid"), Limits(http=settings))
     assert str(error) == "the server returned status 403: key … is not valid"
     assert "s3cret" not in repr(Limits(http=settings))
 
@@ -445,8 +496,8 @@ def test_is_unknown__lookup__decides(monkeypatch, error, unknown):
 
 
 def test_is_unknown__lookup_that_hangs__is_no_answer_in_bounded_time(monkeypatch):
-    with FaultServer() as server:
-        look_up = lambda *_, **__: server.stopped.wait()  # noqa: E731
+    with FaultServer() as faults:
+        look_up = lambda *_, **__: faults.stopped.wait()  # noqa: E731
         monkeypatch.setattr("labelbeam.transforms.sources.urls.socket.getaddrinfo", look_up)
         assert is_unknown("host.invalid", 0.01) is False
         assert is_unknown("host.invalid", -1) is False
@@ -487,7 +538,7 @@ PIECES = [
 ]
 
 
-def test_fuzz__random_responses__are_bytes_or_an_image_error(server):
+def test_fuzz__random_responses__are_bytes_or_an_image_error(faults):
     draw = random.Random(17)
     for n in range(2000):
         pieces = draw.choices(PIECES, k=draw.randrange(12))
@@ -500,12 +551,12 @@ def test_fuzz__random_responses__are_bytes_or_an_image_error(server):
             at = draw.randrange(len(data))
             data = data[:at] + draw.randbytes(draw.randrange(4)) + data[at + 1 :]
         # No connection is held, because a client that expects more would wait for its limit.
-        server.raw[str(n)] = (data, draw.choice([End.CLOSE, End.CLOSE, End.CLOSE, End.RESET]))
+        faults.raw[str(n)] = (data, draw.choice([End.CLOSE, End.CLOSE, End.CLOSE, End.RESET]))
     sources = Sources(LIMITS)
 
     def result(n: int) -> str:
         try:
-            sources.fetch(server.uri(f"raw/{n}"))
+            sources.fetch(faults.uri(f"raw/{n}"))
         except ImageError as e:
             str(e).encode()  # rows are UTF-8
             return e.reason.value
