@@ -24,5 +24,6 @@ from labelbeam.transforms.models.spec import ModelOptions as ModelOptions
 from labelbeam.transforms.models.spec import ModelSpec as ModelSpec
 from labelbeam.transforms.predict import PredictLabels as PredictLabels
 from labelbeam.transforms.read import ReadImageRefs as ReadImageRefs
+from labelbeam.transforms.sources import HttpSettings as HttpSettings
 from labelbeam.transforms.sources import Limits as Limits
 from labelbeam.transforms.sources import Sources as Sources

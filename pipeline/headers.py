@@ -56,8 +56,9 @@ def parse_headers(raw: Any) -> tuple[tuple[str, str], ...]:
 def _split(raw: Any) -> Iterable[tuple[str, Any]]:
     for text in [raw] if isinstance(raw, str) else raw if isinstance(raw, (list, tuple)) else [None]:
         for item in _BETWEEN.split(text) if isinstance(text, str) else [""]:
-            name, _, value = item.partition("=")
-            yield name, value
+            name, equals, value = item.partition("=")
+            # Without a name, because the text of an item without = may be a secret.
+            yield name if equals else "", value
 
 
 def without_values(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import labelbeam
-from labelbeam import ImageRef, Limits, UserError, label
+from labelbeam import HttpSettings, ImageRef, Limits, UserError, label
 from labelbeam.transforms.photos import photo_paths
 from tests.pipeline.test_cli import make_images
 from tests.tiny_model import save_tiny_model
@@ -107,6 +107,12 @@ def test_label__mistakes__are_user_errors_and_doubts_are_warnings(tmp_path, tiny
         ({"input_range": (1, 0)}, UserError, "input_range=.1, 0. is not allowed"),
         ({"limits": Limits(connections=0)}, UserError, "limits.connections .fetch_threads.=0 is not"),
         ({"limits": Limits(max_bytes=0)}, UserError, "limits.max_bytes .max_image_mb.=0.0 is not"),
+        (
+            {"limits": Limits(http=HttpSettings("a\nb"))},
+            UserError,
+            "limits.http.user_agent='a.*nb' is not allowed",
+        ),
+        ({"limits": Limits(http=HttpSettings(headers=(("A", "b\nc"),)))}, UserError, "A is not allowed"),
         ({"limits": Limits(total_timeout_sec=0)}, UserError, "limits.total_timeout_sec .*=0.0 is not"),
         ({"model": ""}, UserError, "model='' is not allowed"),
         ({"topk": 3}, TypeError, r"label\(\) has no argument 'topk'. Did you mean top_k\?"),

@@ -38,6 +38,7 @@ BROKEN = [
         )
         for flags in ((), ("--spark_master_url=spark://localhost:7077",), ("--job_endpoint=localhost:8099",))
     ),
+    ("_headers", {"http_header": "A=$NO_SUCH_VARIABLE"}, (), "needs the environment variable NO_SUCH_VAR"),
     ("_streaming", {}, ("--streaming",), "--streaming is not allowed: .* Remove --streaming"),
     (
         "_output_is_input",

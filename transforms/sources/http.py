@@ -21,7 +21,7 @@ class HttpSource:
         own = limits.http.headers
         # The user's own header takes the place of ours, because servers may take either of two.
         self._headers = [line for name, line in _HEADERS.items() if name not in {n.lower() for n, _ in own}]
-        self._private = [f"{name}: {value}".encode() for name, value in own]
+        self._private = [f"{name}: {value.strip()}".encode() for name, value in own]
         self._secrets = tuple(value for _, value in own)
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:

@@ -229,7 +229,8 @@ def _decoded(response: Response, limits: Limits) -> bytes:
 
 
 def _inflate(data: bytes, formats: Sequence[int], limits: Limits) -> bytes:
-    parts, length = [], 0
+    parts: list[bytes] = []
+    length = 0
     while data:
         if len(parts) == _MAX_PARTS:
             message = f"the response's content encoding has more than {_MAX_PARTS} parts"
