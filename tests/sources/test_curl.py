@@ -5,7 +5,6 @@ import contextlib
 import datetime
 import functools
 import gzip
-import http.server
 import ipaddress
 import socket
 import ssl
@@ -16,6 +15,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import google.auth.credentials
 import google.auth.exceptions
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.sources import Limits, Sources
+from tests.sources.fault_server import FaultServer
 
 LIMITS = Limits(total_timeout_sec=20, max_bytes=100_000)
 HURRIED = Limits(total_timeout_sec=0.5, max_bytes=100_000)
@@ -268,25 +269,30 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture
-def tls(certificate, tmp_path):
-    """Return the address of a server with that certificate."""
-    (tmp_path / "a.jpg").write_bytes(b"image")
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(tmp_path))
-
-        def log_message(self, *_):
-            pass
-
+def tls(certificate):
+    """Return the address of an image on a server with that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.handle_error = lambda *_: None
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"https://127.0.0.1:{server.server_port}/a.jpg"
-        server.shutdown()
+    with FaultServer(context) as server:
+        yield server.uri("image")
+
+
+def test_https__many_images__share_a_connection(certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with FaultServer(context) as server:
+        sources = Sources(LIMITS)
+        assert {sources.fetch(server.uri(f"image/{n}")).data for n in range(20)} == {b"image"}
+        assert server.connections == 1
+
+
+def test_https__redirect_to_http__is_refused(tls, certificate, monkeypatch, web):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    target = quote(web.uri("/a.jpg"), safe="")
+    assert outcome(tls.replace("/image", f"/redirect/{target}")) == "bad_uri" and not web.requests
+    assert outcome(tls.replace("/image", "/redirect/image")) == b"image"
+    assert outcome(tls.replace("/image", "/excess")) == b"image"
 
 
 def test_https__certificate__must_be_trusted(tls, certificate, monkeypatch):
@@ -302,7 +308,7 @@ def test_https__certificate__must_be_trusted(tls, certificate, monkeypatch):
 
 
 def test_gcs__bundle_of_the_environment__is_trusted(tls, certificate, monkeypatch):
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", tls.removesuffix("/a.jpg"))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", tls.removesuffix("/image"))
     assert outcome("gs://photos/a.jpg") == "tls_error"
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     assert outcome("gs://photos/a.jpg") == "not_found"

@@ -243,7 +243,9 @@ class _Transfer:
         self._lines: list[bytes] = []
         self._chunks: list[bytes] = []
         self._head_room_bytes = _MAX_HEAD_BYTES
-        self._room_bytes: int | None = None
+        # Parsed at the first piece of the body, behind which only trailers come.
+        self._head: Response | None = None
+        self._room_bytes = 0
 
     def header(self, line: bytes) -> int:
         """Take a line of headers or trailers."""
@@ -257,11 +259,12 @@ class _Transfer:
 
     def write(self, chunk: bytes) -> int:
         """Take a piece of the body."""
-        if self._room_bytes is None:
-            self._room_bytes = self._longest_body()
+        if not self._head:
+            self._head = self._parse_head()
+            self._room_bytes = self._longest_body(self._head)
         self._room_bytes -= len(chunk)
         if self._room_bytes < 0:
-            if self._is_image(self._head()):
+            if self._is_image(self._head):
                 self.fault = too_large(self._limits)
             return 0
         self._chunks.append(chunk)
@@ -269,11 +272,12 @@ class _Transfer:
 
     def take(self) -> Response:
         """Return the response so far, and let its bytes go, because the thread's handle keeps this object."""
-        response = self._head()._replace(body=b"".join(self._chunks))
+        status, headers, _ = self._head or self._parse_head()
+        body = b"".join(self._chunks)
         self._chunks.clear()
-        return response
+        return Response(status, headers, body)
 
-    def _head(self) -> Response:
+    def _parse_head(self) -> Response:
         head = parse_head(self._lines)
         is_known = self._known_version and self._version_of(head.headers) == self._known_version
         return head._replace(status=NOT_MODIFIED) if is_known and head.status == 200 else head
@@ -281,8 +285,7 @@ class _Transfer:
     def _is_image(self, head: Response) -> bool:
         return head.is_success and (self._limits.http.ignore_opt_out or not head.opt_out)
 
-    def _longest_body(self) -> int:
-        head = self._head()
+    def _longest_body(self, head: Response) -> int:
         if self._is_image(head):
             return self._limits.max_bytes
         # Nothing of a known image, of one that may not be used, and of a redirect that could go on for ever.

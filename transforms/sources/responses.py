@@ -159,16 +159,14 @@ def refusal_of(
     """
     status = response.status
     reason = _REASON_OF_STATUS.get(status) or _REASON_OF_HUNDREDS.get(status // 100, Reason.BAD_RESPONSE)
-    words = _words_of(response)
-    for secret in secrets:
-        words = words.replace(secret, "…")
+    words = _words_of(response, secrets)
     words = f": {words[:_MAX_WORDS]}{'…' if len(words) > _MAX_WORDS else ''}" if words else ""
     message = f"{about}the server returned status {status}{words}".rstrip(".") + remedy
     return ImageError(reason, message, _retry_after_sec(response.headers) if may_heal(reason) else None)
 
 
-def _words_of(response: Response) -> str:
-    """Return the first line of a text in a body; empty if the body is none."""
+def _words_of(response: Response, secrets: Collection[str]) -> str:
+    """Return the first line of a text in a body without secrets; empty if the body is no text."""
     limits = Limits(max_bytes=MAX_REFUSAL_BYTES)
     try:
         body = _decoded(response, limits)
@@ -179,6 +177,8 @@ def _words_of(response: Response) -> str:
     text = body.decode("utf-8", "replace")
     with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
         text = _message_in(json.loads(text))
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "…")
     if text.lstrip().startswith("<"):
         text = _TAG.sub(" ", text)
     # Without control characters, because messages are printed on terminals.

@@ -20,6 +20,8 @@ _PORTS: Final = {"http": 80, "https": 443}
 _IN_PATHS = "/:@!$&'()*+,;=~"
 _IN_QUERIES = f"{_IN_PATHS}?"
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+# Longest address of a redirect. Servers take 8 KB and more.
+_MAX_LOCATION = 32 << 10
 # Results of name lookups that mean that a host has no address. EAI_NODATA is not on all systems.
 _NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
@@ -66,6 +68,8 @@ def redirected(url: str, location: str) -> str:
     """
     with contextlib.suppress(UnicodeDecodeError):  # left as it is, most likely Latin-1
         location = location.encode("latin-1").decode()
+    if len(location) > _MAX_LOCATION:
+        raise ImageError(Reason.BAD_URI, f"a redirect to an address of {len(location):,} characters")
     # Without query and user, because both may hold secrets of the server that redirects.
     shown = re.sub(r"//[^/]*@", "//", location.partition("?")[0])
     try:
