@@ -538,7 +538,11 @@ PIECES = [
     *(b"HTTP/1.1 0 x\r\n", b"Content-Length: 5\r\n", b"Content-Length: -1\r\n", b"Content-Length:\r\n"),
     *(b"Content-Length: " + b"9" * 5000 + b"\r\n", b"Content-Length: 7\r\nContent-Length: 5\r\n"),
     *(b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n"),
-    *(b"Transfer-Encoding: x\r\n", b"Content-Encoding: gzip\r\n", b"Content-Encoding: deflate, gzip\r\n"),
+    *(
+        b"Transfer-Encoding: x\x1b[31m\xff\r\n",
+        b"Content-Encoding: gzip\r\n",
+        b"Content-Encoding: deflate, gzip\r\n",
+    ),
     *(b"Content-Encoding: \xff\r\n", b"Location: http://[::bad\r\n", b"Location: \xff\xfe://\r\n"),
     *(b"Location: /raw/0\r\n", b"Location:\r\n", b"Location: //127.0.0.1:1/\r\n", b"Location: http:a\r\n"),
     *(b"Location: http://127.0.0.1:99999/\r\n", b"Location: http://\r\n", b"Location: ?\xd8\x00\r\n"),

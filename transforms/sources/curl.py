@@ -18,7 +18,13 @@ from labelbeam import __version__
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.sources.libcurl import pycurl
 from labelbeam.transforms.sources.limits import Limits, timed_out, too_large
-from labelbeam.transforms.sources.responses import MAX_REFUSAL_BYTES, NOT_MODIFIED, Response, parse_head
+from labelbeam.transforms.sources.responses import (
+    MAX_REFUSAL_BYTES,
+    NOT_MODIFIED,
+    Response,
+    parse_head,
+    printable,
+)
 from labelbeam.transforms.sources.urls import is_unknown, may_share_login, redirected
 
 USER_AGENT: Final = f"labelbeam/{__version__}"
@@ -202,7 +208,7 @@ class HttpClient:
         self, fault: pycurl.error, response: Response, curl: pycurl.Curl, url: str, deadline: float
     ) -> ImageError:
         """Map an error of libcurl."""
-        code, message = fault.args
+        code, message = fault.args[0], printable(fault.args[1])  # some quote headers
         reason = _REASON_OF_ERROR.get(code, Reason.UNREACHABLE)
         if reason is Reason.UNREACHABLE and response.status:
             reason = Reason.TRUNCATED  # the connection broke within the body

@@ -181,10 +181,13 @@ def _words_of(response: Response, secrets: Collection[str]) -> str:
         text = text.replace(secret, "…")
     if text.lstrip().startswith("<"):
         text = _TAG.sub(" ", text)
-    # Without control characters, because messages are printed on terminals.
-    lines = ("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
-    first = next((" ".join(line.split()) for line in lines if line.strip()), "")
+    first = next(filter(None, map(printable, text.splitlines())), "")
     return "" if "\ufffd" in first[:_MAX_WORDS] else first
+
+
+def printable(text: str) -> str:
+    """Return a server's text as one line without control characters, because terminals obey these."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _message_in(document: dict) -> str:
