@@ -166,9 +166,10 @@ def test_summarise__failures__have_an_example_for_each_reason():
 
 
 def test_next_steps__failures__can_be_looked_at_and_tried_again():
-    steps = next_steps(manifest_of({"timeout": 2, "not_found": 1}, listed=3, failed=3), "out")
+    reasons = {"timeout": 2, "rate_limited": 1, "not_found": 1, "tls_error": 1, "truncated": 1}
+    steps = next_steps(manifest_of(reasons, listed=6, failed=6), "out")
     assert "SELECT reason, uri, message FROM 'out/failures/**/*.parquet'" in steps
-    assert "labelbeam rerun out --only timeout" in steps
+    assert steps.endswith("labelbeam rerun out --only timeout,rate_limited")
     assert "failures" not in next_steps(manifest_of(listed=1, labelled=1), "out")
 
 

@@ -1,10 +1,12 @@
 """Every fault of the fault faults, and random responses: each ends as bytes or as the right reason."""
 
 import random
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -231,6 +233,18 @@ def test_retry_after__status_that_stays__is_not_taken(faults, status):
 
 
 HEALING = {"rate_limited", "http_5xx", "timeout", "unreachable", "truncated"}
+
+
+def test_may_heal__documentation__has_each_reason_of_fetching():
+    text = (Path(__file__).parents[2] / "docs/inputs.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (`.+?) \| .* \| (yes|no)\b.* \|$", text.partition("### Failures that may heal")[2], re.M
+    )
+    documented = {reason: heals == "yes" for names, heals in rows for reason in re.findall("`(.+?)`", names)}
+    assert documented == {reason: may_heal(Reason(reason)) for reason in documented}
+    assert documented.keys() >= HEALING
+    output = (Path(__file__).parents[2] / "docs/output.md").read_text("utf-8")
+    assert all(f"`{reason}`" in output for reason in Reason)
 
 
 OBJECT = "gs://photos/a.jpg"

@@ -136,9 +136,6 @@ class HttpClient:
         for _ in range(_MAX_REDIRECTS + 1):
             own = private if target is url or may_share_login(url, target) else ()
             response = self._send(target, [*headers, *own], known_version, deadline)
-            if response.opt_out and not self.limits.http.ignore_opt_out:
-                message = f"the server opts out: its header X-Robots-Tag has {response.opt_out}"
-                raise ImageError(Reason.OPTED_OUT, message)
             if not response.location:
                 return response
             target = redirected(target, response.location)
@@ -168,15 +165,12 @@ class HttpClient:
         response = transfer.take()
         if transfer.fault:
             raise transfer.fault from fault
-        # A redirect, a refusal and an opt-out count more than what becomes of their bodies.
-        if fault and (response.status == 0 or response.is_success) and not self._is_unwanted(response):
+        # Redirects and refusals count more than what becomes of their bodies.
+        if fault and (response.status == 0 or response.is_success):
             raise self._image_error(fault, response, curl, url, deadline) from fault
         if not response.status:
             raise ImageError(Reason.UNREACHABLE, "the connection was closed within the response's headers")
         return response
-
-    def _is_unwanted(self, response: Response) -> bool:
-        return bool(response.opt_out) and not self.limits.http.ignore_opt_out
 
     def _handle(self, origin: str) -> pycurl.Curl:
         """Return the thread's handle, without connections to an origin that have unread bytes."""
@@ -233,7 +227,7 @@ class _Transfer:
     Its callbacks end a transfer by a length of 0, because pycurl would print an exception.
 
     Attributes:
-      fault: Error for which a callback has ended the transfer; None if none has.
+      fault: Error of the response, which counts more than libcurl's; None if there is none.
     """
 
     def __init__(
@@ -278,10 +272,13 @@ class _Transfer:
 
     def take(self) -> Response:
         """Return the response so far, and let its bytes go, because the thread's handle keeps this object."""
-        status, headers, _ = self._head or self._parse_head()
+        head = self._head or self._parse_head()
+        if head.is_success and not self._is_image(head):
+            message = f"the server opts out: its header X-Robots-Tag has {head.opt_out}"
+            self.fault = ImageError(Reason.OPTED_OUT, message)
         body = b"".join(self._chunks)
         self._chunks.clear()
-        return Response(status, headers, body)
+        return Response(head.status, head.headers, body)
 
     def _parse_head(self) -> Response:
         head = parse_head(self._lines)
@@ -294,7 +291,7 @@ class _Transfer:
     def _longest_body(self, head: Response) -> int:
         if self._is_image(head):
             return self._limits.max_bytes
-        # Nothing of a known image, of one that may not be used, and of a redirect that could go on for ever.
+        # Nothing of a known image, of one that is opted out, and of a redirect that may go on for ever.
         is_short = (head.content_length or MAX_REFUSAL_BYTES + 1) <= MAX_REFUSAL_BYTES
         skipped = head.status == NOT_MODIFIED or head.is_success or (head.location and not is_short)
         return 0 if skipped else MAX_REFUSAL_BYTES
