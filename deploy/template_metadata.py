@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from labelbeam.pipeline.config import RUN_OPTIONS, Divisors, Option, Pair, Pairs, Rates, Triple
+from labelbeam.pipeline.config import RUN_OPTIONS, Divisors, Headers, Line, Option, Pair, Pairs, Rates, Triple
 
 _REQUIRED = ("input", "output", "model")
 # Left out, because a launcher submits the job and never waits for its end.
@@ -27,6 +27,8 @@ _PATTERNS: dict[Any, str] = {
     Divisors: r"^[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){2}$",
     Pairs: r"^[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*$",
     Rates: r"^[a-z0-9_]+=[0-9.]+(,[a-z0-9_]+=[0-9.]+)*$",
+    Headers: r"^[^=,:\s]+=[^\r\n]+$",
+    Line: r"^[^\r\n]+$",
     str: r"^[^\r\n]+$",
 }
 

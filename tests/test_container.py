@@ -90,6 +90,8 @@ VALUES = {
     "batch_size": "auto",
     "input_range": "-1,1",
     "max_failure_rates": "timeout=0.01,not_found=0.2",
+    "http_header": "X-Api-Key=$KEY,Accept=image/webp,image/*",
+    "user_agent": "me/1 (me@example.org)",
     "require_accelerator": "true",
     "stage_sec": "2.5",
     "model": "efficientnet-b7",
@@ -103,6 +105,8 @@ NOT_ALLOWED = {
     "require_accelerator": "yes",
     "stage_sec": "soon",
     "max_failure_rates": "timeout",
+    "http_header": "X-Api-Key",
+    "user_agent": "a\nb",
     "model": "",
 }
 
