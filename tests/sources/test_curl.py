@@ -402,6 +402,14 @@ def test_gcs__token_that_was_revoked__is_refreshed_once(web, token):
     assert (token.refreshed, web.statuses) == (3, [401, 401])
 
 
+def test_gcs__server_that_repeats_the_token__does_not_bring_it_into_a_message(token, monkeypatch):
+    token.token = "s3cret"
+    with serving(b"HTTP/1.1 403 No\r\n\r\nno right for s3cret") as uri:
+        monkeypatch.setenv("API_ENDPOINT_OVERRIDE", uri.removesuffix("/a.jpg"))
+        with pytest.raises(ImageError, match=r"status 403: no right for …\. The worker"):
+            Sources(LIMITS).fetch("gs://photos/a.jpg")
+
+
 def test_gcs__redirect_to_another_host__takes_no_token_along(web, token, monkeypatch):
     location = web.uri("/a.jpg").encode()
     web.files["/a.jpg"] = b"image"

@@ -227,6 +227,18 @@ def test_retry_after__date__counts_from_the_servers_own_clock(faults):
     assert error.retry_after_sec == 60
 
 
+def test_retry_after__old_dates__are_utc_everywhere(faults, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo-9")
+    time.tzset()
+    try:
+        for date in ("Sun Nov  6 08:50:37 1994", "Sunday, 06-Nov-94 08:50:37 GMT"):
+            headers = ("Date: Sun, 06 Nov 1994 08:49:37 GMT", f"Retry-After: {date}")
+            assert failure(faults.uri("status/503", *headers)).retry_after_sec == 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
 def test_retry_after__status_that_stays__is_not_taken(faults, status):
     assert failure(faults.uri(f"status/{status}", retry_after=7)).retry_after_sec is None

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.sources.addresses import split_gcs
 from labelbeam.transforms.sources.curl import HttpClient
 from labelbeam.transforms.sources.limits import Fetched, Limits
-from labelbeam.transforms.sources.responses import NOT_MODIFIED, Response, image_of, refusal_of
+from labelbeam.transforms.sources.responses import NOT_MODIFIED, Response, image_of, refusal_of, secrets_in
 
 # The variables, the address and the scopes of google-cloud-storage.
 _EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -58,7 +58,7 @@ class GcsSource:
         if response.status == NOT_MODIFIED and known_version:
             return None
         if not response.is_success:
-            raise _refusal(uri, response)
+            raise _refusal(uri, response, self._login.secrets())
         _check_sum(uri, response)
         return Fetched(image_of(response, self._client.limits), _version_of(response.headers))
 
@@ -118,9 +118,14 @@ class _Login:
                     self._credentials.refresh(self._send)
         return self._apply()
 
+    def secrets(self) -> set[str]:
+        """Return the texts of the last headers that no message may have."""
+        return {text for value in self._apply().values() for text in secrets_in(value)}
+
     def _apply(self) -> dict[str, str]:
         headers: dict[str, str] = {}
-        self._credentials.apply(headers)
+        if self._credentials:
+            self._credentials.apply(headers)
         return headers
 
     def _send(self, *args: Any, **kwargs: Any) -> Any:
@@ -165,8 +170,8 @@ def _check_sum(uri: str, response: Response) -> None:
         raise ImageError(Reason.TRUNCATED, message)
 
 
-def _refusal(uri: str, response: Response) -> ImageError:
+def _refusal(uri: str, response: Response, secrets: Collection[str]) -> ImageError:
     if response.status == 404:
         return ImageError(Reason.NOT_FOUND, f"{uri:.300}: no such object")
     remedy = ". The worker needs storage.objects.get." if response.status in (401, 403) else ""
-    return refusal_of(response, f"{uri:.200}: ", remedy)
+    return refusal_of(response, f"{uri:.200}: ", remedy, secrets)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 from labelbeam.transforms.sources.curl import HttpClient
 from labelbeam.transforms.sources.limits import Fetched, Limits
-from labelbeam.transforms.sources.responses import NOT_MODIFIED, image_of
+from labelbeam.transforms.sources.responses import NOT_MODIFIED, image_of, secrets_in
 from labelbeam.transforms.sources.urls import basic_login, to_ascii
 
-# Least length of a part that counts as a secret.
-_SECRET_LENGTH = 4
 # "identity", because images are compressed already.
 _HEADERS = {"accept": b"Accept: image/*", "accept-encoding": b"Accept-Encoding: identity"}
 
@@ -26,7 +23,7 @@ class HttpSource:
         # The user's own header takes the place of ours, because servers may take either of two.
         self._headers = [line for name, line in _HEADERS.items() if name not in {n.lower() for n, _ in own}]
         self._private = [f"{name}: {value.strip()}".encode() for name, value in own]
-        self._secrets = frozenset(part for _, value in own for part in _secrets_in(value))
+        self._secrets = frozenset(part for _, value in own for part in secrets_in(value))
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:
         """Fetch one image."""
@@ -37,16 +34,9 @@ class HttpSource:
         if response.status == NOT_MODIFIED and known_version:
             return None
         user_info = unquote(urlsplit(uri).netloc.rpartition("@")[0])
-        secrets = self._secrets.union(_secrets_in(user_info)) if user_info else self._secrets
+        secrets = self._secrets.union(secrets_in(user_info)) if user_info else self._secrets
         image = image_of(response, self._client.limits, secrets)
         return Fetched(image, _version_of(response.headers))
-
-
-def _secrets_in(value: str) -> set[str]:
-    """Return the texts of a header or a login that a server may repeat, as in `key … is not valid`."""
-    # Parts, too, because a server that gets `Bearer TOKEN` repeats the token alone. Short ones are words.
-    parts = re.split(r"[\s:;,=&@]+", value)
-    return {value, *(part for part in parts if len(part) >= _SECRET_LENGTH)}
 
 
 def _is_login(line: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import re
 import time
@@ -19,6 +20,8 @@ NOT_MODIFIED: Final = 304
 MAX_REFUSAL_BYTES: Final = 64 << 10
 # Longest part of a refusal's text in a message.
 _MAX_WORDS = 200
+# Least length of a part of a header that counts as a secret.
+_SECRET_LENGTH = 4
 # Content encodings of one body, and parts of one encoding. Servers send one of each; a body of a million
 # parts would take hours to decode.
 _MAX_ENCODINGS, _MAX_PARTS = 4, 100
@@ -165,6 +168,13 @@ def refusal_of(
     return ImageError(reason, message, _retry_after_sec(response.headers) if may_heal(reason) else None)
 
 
+def secrets_in(value: str) -> set[str]:
+    """Return the texts of a header or a login that a server may repeat, as in `key … is not valid`."""
+    # Parts, too, because a server that gets `Bearer TOKEN` repeats the token alone. Short ones are words.
+    parts = re.split(r"[\s:;,=&@]+", value)
+    return {value, *(part for part in parts if len(part) >= _SECRET_LENGTH)} - {""}
+
+
 def _words_of(response: Response, secrets: Collection[str]) -> str:
     """Return the first line of a text in a body without secrets; empty if the body is no text."""
     limits = Limits(max_bytes=MAX_REFUSAL_BYTES)
@@ -210,7 +220,9 @@ def _retry_after_sec(headers: Mapping[str, str]) -> float | None:
 
 def _time_of(date: str) -> float | None:
     try:
-        return parsedate_to_datetime(date).timestamp()
+        at = parsedate_to_datetime(date)
+        # HTTP's old format names no zone, and means UTC (RFC 9110, 5.6.7).
+        return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
 
