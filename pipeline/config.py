@@ -242,7 +242,18 @@ class LoadConfig:
         "images are loaded on threads beside the model",
         (0, 256),
     )
-    image_timeout_sec: float = _option(60.0, "longest time of an image, fetched and decoded, s", (0.1, 3600))
+    image_timeout_sec: float = _option(
+        60.0, "longest time of one attempt at an image, fetched and decoded, s", (0.1, 3600)
+    )
+    fetch_attempts: int = _option(
+        5, "largest number of requests for an image, if a failure may heal by itself", (1, 100)
+    )
+    host_connections: int = _option(
+        8, "largest number of simultaneous requests of a worker process to one web server", (1, 1024)
+    )
+    host_rate: float | None = _option(
+        None, "largest number of requests per second of a worker process to one web server", (0.001, 10_000)
+    )
     max_image_mb: float = _option(64.0, "largest size of an encoded image, MB", (0.001, 2048))
     max_megapixels: float = _option(100.0, "largest image that is decoded, millions of pixels", (0.001, 1000))
     user_agent: Annotated[str, "one line"] | None = _option(

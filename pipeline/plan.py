@@ -26,7 +26,7 @@ from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.publish import Publication
-from labelbeam.transforms.sources import HttpSettings, Limits
+from labelbeam.transforms.sources import HttpSettings, Limits, Manners
 from labelbeam.transforms.stage import Staging
 from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import LabelledWith, Manifest
@@ -202,6 +202,7 @@ def limits_of(config: RunConfig) -> Limits:
         max_bytes=round(load.max_image_mb * 1e6),
         connections=load.fetch_threads,
         http=HttpSettings(load.user_agent, headers, load.ignore_opt_out),
+        manners=Manners(load.fetch_attempts, load.host_connections, load.host_rate),
     )
 
 

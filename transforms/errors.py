@@ -23,6 +23,7 @@ class Reason(enum.StrEnum):
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
     OPTED_OUT = "opted_out"  # X-Robots-Tag
+    HOST_DOWN = "host_down"  # not requested, because its host does not respond
     RATE_LIMITED = "rate_limited"  # status 429
     HTTP_4XX = "http_4xx"  # other refusals, which stay
     HTTP_5XX = "http_5xx"  # errors of the server, which may pass
@@ -52,7 +53,10 @@ FAULTS_OF_THE_INPUT = frozenset((Reason.BAD_ROW, Reason.AMBIGUOUS_ID))
 
 # `truncated` of a response's body; images whose bytes all arrived are not fetched again.
 _MAY_HEAL = frozenset(
-    (Reason.RATE_LIMITED, Reason.HTTP_5XX, Reason.TIMEOUT, Reason.UNREACHABLE, Reason.TRUNCATED)
+    (
+        *(Reason.RATE_LIMITED, Reason.HTTP_5XX, Reason.TIMEOUT, Reason.UNREACHABLE, Reason.HOST_DOWN),
+        Reason.TRUNCATED,
+    )
 )
 
 

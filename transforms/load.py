@@ -86,12 +86,18 @@ class _LoadImagesFn(OverlappedFn[ImageRef, Loaded]):
     def open_window(self) -> Window[Loaded]:
         # Four times the images that are loaded at once, because a slow image would otherwise leave loaders
         # idle: images behind it wait in the window, too.
-        return Window(self._window_items, _MAX_WINDOW_BYTES)
+        window = Window[Loaded](self._window_items, _MAX_WINDOW_BYTES)
+        self._loaders.watch(window)
+        return window
 
     def submit(self, ref: ImageRef) -> tuple[Future[Loaded], int]:
         return self._loaders.submit(ref), self._pixel_bytes
 
+    def is_hungry(self) -> bool:
+        return self._loaders.is_hungry()
+
     def take(self, loaded: Loaded) -> DecodedImage | PackedImage | Unchanged | Failure:
+        self._loaders.taken()
         self._fetch_usec.update(loaded.fetch_usec)
         if loaded.size_bytes:
             self._image_bytes.update(loaded.size_bytes)

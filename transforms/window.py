@@ -9,7 +9,7 @@ thread alone, because Beam's outputs are not thread-safe: finished ones from `pr
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -48,11 +48,13 @@ class Alarm:
 
 
 alarm = Alarm()
+# Most futures in a window whose workers are idle: 50 MB of references.
+MOST_WAITING = 50_000
 # Time between two checks of the alarm while a window waits.
 _ALARM_SEC = 1.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Window(Generic[T]):
     """Futures in flight; results come in the order in which the futures finish.
 
@@ -69,8 +71,21 @@ class Window(Generic[T]):
     _items: int = 0
     _bytes: int = 0
 
-    def add(self, future: Future[T], size_bytes: int = 0) -> Iterator[T]:
+    @property
+    def finished(self) -> int:
+        """Number of finished results that were not yet taken."""
+        return self._finished.qsize()
+
+    def add(
+        self, future: Future[T], size_bytes: int = 0, is_hungry: Callable[[], bool] = lambda: False
+    ) -> Iterator[T]:
         """Add a future, and block only while the window is over one of its bounds.
+
+        Args:
+          future: The future.
+          size_bytes: Bytes of its result.
+          is_hungry: Whether workers are idle because all that was submitted waits for something else. Then
+            the window may grow to `MOST_WAITING` futures.
 
         Yields:
           Finished results.
@@ -82,6 +97,8 @@ class Window(Generic[T]):
         yield from self._take_ready()
         # More than one, because a single element larger than `max_bytes` would otherwise be waited for alone.
         while self._items > 1 and (self._items > self.max_items or self._bytes > self.max_bytes):
+            if self._items < MOST_WAITING and is_hungry():
+                return
             yield self._take()
 
     def drain(self) -> Iterator[T]:
@@ -133,6 +150,10 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
         """Submit the work on an element; return the future and its size in bytes."""
         raise NotImplementedError
 
+    def is_hungry(self) -> bool:
+        """Return whether more elements should be submitted, although the window is full."""
+        return False
+
     def flush(self) -> None:
         """Start work that waits for more elements, because the bundle has none; by default nothing waits."""
 
@@ -150,7 +171,7 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
         _slots.pop(id(self), None)
 
     def process(self, element: E) -> Iterator:
-        for result in self._window.add(*self.submit(element)):
+        for result in self._window.add(*self.submit(element), self.is_hungry):
             yield to_output(self.take(result))
 
     def finish_bundle(self) -> Iterator:

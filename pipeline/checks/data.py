@@ -48,6 +48,7 @@ from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.runtime import has_gpu
 from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.sources import Manners
 from labelbeam.transforms.sources.addresses import is_gcs
 
 # Number of images that are labelled, and of rows that are shown.
@@ -252,7 +253,7 @@ def _label_rows(case: Case) -> list[Prediction | Failure]:
     limits = limits_of(case.config)
     # Shorter than in a run, because a person waits for the report.
     total_timeout_sec = min(limits.total_timeout_sec, RESPONSE_SEC)
-    limits = dataclasses.replace(limits, total_timeout_sec=total_timeout_sec)
+    limits = dataclasses.replace(limits, total_timeout_sec=total_timeout_sec, manners=Manners(attempts=1))
     load = case.config.load
     loading = Loading(limits, case.classifier.spec.resize, round(load.max_megapixels * 1e6))
     loaders = start_loaders(loading, load.loaders, image_timeout_sec=total_timeout_sec)

@@ -66,7 +66,7 @@ class Corpus:
 @pytest.mark.parametrize("most_encoded", [1, 10_000])
 def test_load__images_of_every_fate__get_one_outcome_each(monkeypatch, decoders, most_encoded):
     corpus, outcomes = Corpus(), []
-    monkeypatch.setattr(image, "fetch_image", corpus.fetch)
+    monkeypatch.setattr(image, "_fetch_image", corpus.fetch)
     monkeypatch.setattr(image, "decode", corpus.decode)
     monkeypatch.setattr(image, "MAX_ENCODED_BYTES", most_encoded)
     loader = Loader(Loading(Limits(connections=8), ResizeRule(2), 100), decoders, threading.Lock())

@@ -29,7 +29,7 @@ def nameless_file() -> int:
         return os.dup(f.fileno())
 
 
-class Entry(NamedTuple):
+class Row(NamedTuple):
     """The image that a thread is at.
 
     Attributes:
@@ -88,16 +88,16 @@ class Board:
         """Enter that a thread is at no image, or waits for others."""
         self._words[_ROW_WORDS * row] = -1
 
-    def read(self) -> list[Entry]:
+    def read(self) -> list[Row]:
         """Return the images that threads are at."""
         now = time.monotonic_ns()
-        entries = []
+        rows_at_work = []
         for first in range(0, _ROW_WORDS * self._rows, _ROW_WORDS):
             number, stage, start = self._words[first : first + _ROW_WORDS]
             # Compared once more, because the loader may have gone on to another image meanwhile.
             if number >= 0 and self._words[first] == number:
-                entries.append(Entry(number, _STAGES[stage], (now - start) // 1000))
-        return entries
+                rows_at_work.append(Row(number, _STAGES[stage], (now - start) // 1000))
+        return rows_at_work
 
     def close(self) -> None:
         """Unmap the board."""

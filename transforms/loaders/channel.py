@@ -54,7 +54,7 @@ class Result(NamedTuple):
     kind: Any = None
     fields: tuple[Any, ...] = ()
     metadata: tuple[Any, ...] | None = None
-    usage: tuple[int, ...] = ()
+    usage: tuple[Any, ...] = ()
 
     def pixel_bytes(self) -> int:
         """Return the length of the pixels, packed or not."""

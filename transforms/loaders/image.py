@@ -64,12 +64,14 @@ class Loaded(NamedTuple):
       fetch_usec: Time of the request.
       decode_usec: Time of decoding; 0 if it was not decoded.
       size_bytes: Length of the encoded image; 0 if it was not fetched.
+      retry_after_sec: Time after which the server expects another request; None if it names none.
     """
 
     value: DecodedImage | PackedImage | Unchanged | Failure
     fetch_usec: int
     decode_usec: int = 0
     size_bytes: int = 0
+    retry_after_sec: float | None = None
 
 
 def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
@@ -78,16 +80,27 @@ def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     Raises:
       ImageError: The image is too large, or cannot be fetched.
     """
+    try:
+        return _fetch_image(ref, sources)
+    except ImageError:
+        if ref.known_version is None:
+            raise
+        return unchecked(ref)
+
+
+def unchecked(ref: ImageRef) -> Unchanged:
+    """Return the outcome of an image that has labels and can't be fetched.
+
+    Its labels are kept, because a disk that is not mounted or a host that is down for a day doesn't make them
+    wrong, and a failure would replace them.
+    """
+    return Unchanged(ref, checked=False)
+
+
+def _fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     version = ref.known_version or ""
     # A digest is compared below, because no source has such versions.
-    try:
-        response = sources.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
-    except ImageError:
-        # Labels are kept, because a disk that is not mounted or a host that is down for a day doesn't make
-        # them wrong, and a failure would replace them.
-        if ref.known_version is not None:
-            return Unchanged(ref, checked=False)
-        raise
+    response = sources.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
     if response is None:
         return Unchanged(ref)
     sha256 = hashlib.sha256(response.data).hexdigest()
@@ -186,16 +199,15 @@ class Loader:
             self._changed.wait_for(lambda: self._encoded_bytes < MAX_ENCODED_BYTES)
         start = time.monotonic_ns()
         report("fetch", 0)
+        image: EncodedImage | Unchanged | Exception
         try:
-            image = self._fetch(ref)
+            image = _fetch_image(ref, self._sources)
         except Exception as e:
-            report(None, 0)
-            done(e)
-            return
+            image = e
         spent_ns = time.monotonic_ns() - start
         report(None, spent_ns)
         if not isinstance(image, EncodedImage):
-            done(Loaded(image, spent_ns // 1000))
+            done(_not_fetched(ref, image, spent_ns // 1000))
             return
         with self._changed:
             self._encoded_bytes += len(image.data)
@@ -204,12 +216,6 @@ class Loader:
                 return
             self._decoders -= 1
         self._decode_fetched()
-
-    def _fetch(self, ref: ImageRef) -> EncodedImage | Unchanged | Failure:
-        try:
-            return fetch_image(ref, self._sources)
-        except (ImageError, MemoryError) as e:
-            return failure_of(ref, "fetch", _image_error(e))
 
     def is_behind(self) -> bool:
         """Return whether fetched images wait for a decoder, or are decoded now."""
@@ -256,6 +262,16 @@ class Loader:
         with self._large:
             report("decode", spent_ns)
             yield
+
+
+def _not_fetched(ref: ImageRef, image: Unchanged | Exception, usec: int) -> Loaded | Exception:
+    """Return the outcome of an image of which no bytes came."""
+    if isinstance(image, Unchanged):
+        return Loaded(image, usec)
+    if not isinstance(image, (ImageError, MemoryError)):
+        return image
+    error = _image_error(image)
+    return Loaded(failure_of(ref, "fetch", error), usec, retry_after_sec=error.retry_after_sec)
 
 
 def _image_error(error: ImageError | MemoryError) -> ImageError:

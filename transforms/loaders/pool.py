@@ -21,9 +21,11 @@ from typing import IO, Final
 from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import ImageError, Reason, RunError
-from labelbeam.transforms.loaders.board import Board, Entry, nameless_file
+from labelbeam.transforms.loaders.board import Board, Row, nameless_file
 from labelbeam.transforms.loaders.channel import CHUNK, Channel, Task, loaded_of
 from labelbeam.transforms.loaders.image import Loaded, Loading
+from labelbeam.transforms.loaders.orders import Finished, Orders
+from labelbeam.transforms.loaders.schedule import Order
 
 # Time between two looks at the clocks of images.
 _LOOK_SEC = 0.5
@@ -45,28 +47,6 @@ _ENVIRONMENT: Final = {
 
 
 @dataclass(eq=False, slots=True)
-class _Image:
-    """An image that is not loaded yet.
-
-    Attributes:
-      number: Number of the image in the pool.
-      ref: The image.
-      future: Receives the outcome.
-      crashes: Number of loaders that died of it.
-    """
-
-    number: int
-    ref: ImageRef
-    future: Future[Loaded]
-    crashes: int = 0
-
-    def fail(self, stage: str, error: ImageError, usec: int = 0, attempts: int = 1) -> None:
-        """Make a failure the outcome."""
-        times = (usec, 0) if stage == "fetch" else (0, usec)
-        self.future.set_result(Loaded(failure_of(self.ref, stage, error, attempts), *times))
-
-
-@dataclass(eq=False, slots=True)
 class _Process:
     """A loader process, as its parent sees it.
 
@@ -75,7 +55,7 @@ class _Process:
       channel: The parent's end of the socket.
       board: What its threads are at.
       errors: What it writes to its standard error.
-      images: Images that it has, by number.
+      images: Images that it has, by the number of the request.
       start: Time of its start, as `time.monotonic` counts.
       ready: Whether it has started.
       late: Numbers of images that were late at the last look.
@@ -87,7 +67,7 @@ class _Process:
     board: Board
     errors: IO[bytes]
     alone: bool
-    images: dict[int, _Image] = field(default_factory=dict)
+    images: dict[int, Order] = field(default_factory=dict)
     start: float = field(default_factory=time.monotonic)
     ready: bool = False
     late: frozenset[int] = frozenset()
@@ -132,6 +112,18 @@ class LoaderPool:
         """Load an image. Its future raises an error only for a defect."""
         return self._crew.submit(ref)
 
+    def is_hungry(self) -> bool:
+        """Return whether a loader is idle because all images wait for their hosts."""
+        return self._crew.is_hungry()
+
+    def watch(self, window: Finished) -> None:
+        """Start no request while this window and others hold too many finished images."""
+        self._crew.watch(window)
+
+    def taken(self) -> None:
+        """Take note that a finished image was taken from a window."""
+        self._crew.taken()
+
     def pids(self) -> list[int]:
         """Return the ids of the processes that have started."""
         return self._crew.pids()
@@ -152,8 +144,8 @@ class _Crew:
         self._most = connections + 2 * CHUNK
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._waiting: deque[_Image] = deque()
-        self._suspects: deque[_Image] = deque()
+        self._orders = Orders(loading)
+        self._suspects: deque[Order] = deque()
         self._processes: list[_Process] = []
         self._failed_starts = 0
         self._next_look = 0.0
@@ -162,15 +154,26 @@ class _Crew:
         threading.Thread(target=self._run, args=(processes,), name="loaders", daemon=True).start()
 
     def submit(self, ref: ImageRef) -> Future[Loaded]:
-        image = _Image(next(self._numbers), ref, Future())
-        # Running from now on, because a future that somebody cancels takes no outcome.
-        image.future.set_running_or_notify_cancel()
         with self._lock:
             if self._broken:
                 raise self._broken
-            self._waiting.append(image)
+            future = self._orders.add(ref)
             self._deal()
-        return image.future
+        return future
+
+    def is_hungry(self) -> bool:
+        with self._lock:
+            has_room = any(one.ready and len(one.images) < self._threads for one in self._processes)
+            return has_room and not self._orders.has_ready()
+
+    def watch(self, window: Finished) -> None:
+        with self._lock:
+            self._orders.watch(window)
+
+    def taken(self) -> None:
+        if self._orders.is_full:
+            with self._lock:
+                self._deal()
 
     def pids(self) -> list[int]:
         return [one.process.pid for one in self._processes if one.ready]
@@ -184,8 +187,10 @@ class _Crew:
             self._selector = selectors.DefaultSelector()
             self._start()
             while self._broken is None:
-                for key, _ in self._selector.select(_LOOK_SEC):
+                for key, _ in self._selector.select(self._wait_sec()):
                     self._receive(key.data)
+                with self._lock:
+                    self._deal()
                 if len(self._processes) < processes and self._is_short():
                     self._start()
                 # Seldom, because a look at every row costs as much as receiving an image.
@@ -195,6 +200,13 @@ class _Crew:
             self._end(self._broken)
         except Exception as e:  # whatever it is, no bundle may wait for a thread that is gone
             self._end(e)
+
+    def _wait_sec(self) -> float:
+        """Return the time until an image may start, or until the next look at the clocks."""
+        with self._lock:
+            wait_sec = self._orders.wait_sec()
+        # Not 0, because an image that may start waits for a loader that has room.
+        return min(_LOOK_SEC, wait_sec or _LOOK_SEC)
 
     def _start(self, alone: bool = False) -> None:
         ours, theirs = socket.socketpair()
@@ -227,7 +239,7 @@ class _Crew:
         """Return whether more images wait than the processes, those that are starting included, can take."""
         # Few images need one process only, whose start takes longer than they do.
         starting = sum(not one.ready for one in self._processes)
-        return len(self._waiting) > starting * self._most
+        return self._orders.has_ready() and len(self._orders) > starting * self._most
 
     def _receive(self, one: _Process) -> None:
         try:
@@ -242,13 +254,9 @@ class _Crew:
                 self._deal()
             return
         with self._lock:
-            images = [one.images.pop(result.number) for result in received]
-            self._deal()
-        for result, image in zip(received, images, strict=True):
-            if result.error:
-                image.future.set_exception(result.error)
-            else:
-                image.future.set_result(loaded_of(result, image.ref))
+            for result in received:
+                image = one.images.pop(result.number)
+                self._orders.settle(image, result.error or loaded_of(result, image.ref))
 
     def _deal(self) -> None:
         """Send images to processes that have room. The lock is held."""
@@ -256,22 +264,26 @@ class _Crew:
         for one in ready:
             if one.alone and not one.images:
                 one.alone = bool(self._suspects)
-                self._hand(one, self._suspects, 1)
+                if one.alone:
+                    self._hand(one, [self._suspects.popleft()])
         others = [one for one in ready if not one.alone]
-        while self._waiting and others:
+        while others and len(self._orders):
             one = min(others, key=lambda one: len(one.images))
             room = self._most - len(one.images)
             has_idle_threads = len(one.images) < self._threads
             # Whole chunks where all threads are busy, because each message costs both processes a switch.
-            if min(room, len(self._waiting)) < CHUNK and not has_idle_threads:
+            if min(room, len(self._orders)) < CHUNK and not has_idle_threads:
                 return
-            self._hand(one, self._waiting, CHUNK)
+            images = self._orders.take(min(room, CHUNK))
+            if not images:
+                return
+            self._hand(one, images)
 
-    def _hand(self, one: _Process, images: deque[_Image], most: int) -> None:
-        handed = [images.popleft() for _ in range(min(most, len(images)))]
-        if handed:
-            one.images.update((image.number, image) for image in handed)
-            self._send(one, [Task(image.number, image.ref.uri, image.ref.known_version) for image in handed])
+    def _hand(self, one: _Process, images: list[Order]) -> None:
+        handed = {next(self._numbers): image for image in images}
+        one.images.update(handed)
+        refs = ((number, image.ref) for number, image in handed.items())
+        self._send(one, [Task(number, ref.uri, ref.known_version) for number, ref in refs])
 
     def _send(self, one: _Process, value: object) -> None:
         try:
@@ -282,18 +294,18 @@ class _Crew:
 
     def _look_at_clocks(self) -> None:
         for one in list(self._processes):
-            late = [entry for entry in one.board.read() if self._is_late(entry)]
+            late = [row for row in one.board.read() if self._is_late(row)]
             # At two looks, because an image may be finished by now, and its outcome on the way.
-            twice = [entry for entry in late if entry.number in one.late]
-            one.late = frozenset(entry.number for entry in late)
+            twice = [row for row in late if row.number in one.late]
+            one.late = frozenset(row.number for row in late)
             if twice or (not one.ready and time.monotonic() - one.start > _START_SEC):
                 self._bury(one, twice)
 
-    def _is_late(self, entry: Entry) -> bool:
-        grace = _GRACE_SEC if entry.stage == "fetch" else 0.0
-        return entry.usec > 1e6 * (self._timeout_sec + grace)
+    def _is_late(self, row: Row) -> bool:
+        grace = _GRACE_SEC if row.stage == "fetch" else 0.0
+        return row.usec > 1e6 * (self._timeout_sec + grace)
 
-    def _bury(self, one: _Process, late: Iterable[Entry] = ()) -> None:
+    def _bury(self, one: _Process, late: Iterable[Row] = ()) -> None:
         """End a process, judge the images that it had, and start another."""
         self._selector.unregister(one.channel)
         at = one.board.read()
@@ -302,13 +314,14 @@ class _Crew:
         with self._lock:
             self._processes.remove(one)
             images = one.images
-            for entry in late:
-                if image := images.pop(entry.number, None):
-                    self._fail_late(image, entry)
+            for row in late:
+                if image := images.pop(row.number, None):
+                    self._fail_late(image, row)
             if not late:
                 self._suspect(images, at, status)
             # Innocent images come first again, because bundles wait for them longest.
-            self._waiting.extendleft(reversed(images.values()))
+            for image in reversed(images.values()):
+                self._orders.give_back(image)
             alone = bool(self._suspects)
         if not one.ready:
             self._failed_starts += 1
@@ -316,16 +329,18 @@ class _Crew:
                 raise RunError(f"Loader processes end when they start ({_describe(status)}): {words}")
         self._start(alone)
 
-    def _fail_late(self, image: _Image, entry: Entry) -> None:
-        reason = Reason.TIMEOUT if entry.stage == "fetch" else Reason.DECODE_TIMEOUT
+    def _fail_late(self, image: Order, row: Row) -> None:
+        reason = Reason.TIMEOUT if row.stage == "fetch" else Reason.DECODE_TIMEOUT
         message = f"took longer than image_timeout_sec={self._timeout_sec:g} allows"
-        image.fail(entry.stage, ImageError(reason, message), entry.usec)
+        failure = failure_of(image.ref, row.stage, ImageError(reason, message))
+        times = (row.usec, 0) if row.stage == "fetch" else (0, row.usec)
+        self._orders.settle(image, Loaded(failure, *times))
 
-    def _suspect(self, images: dict[int, _Image], at: list[Entry], status: int) -> None:
+    def _suspect(self, images: dict[int, Order], at: list[Row], status: int) -> None:
         """Set those images apart that a loader may have died of."""
         # The image that was being decoded, else all that were being fetched.
-        decoded = [entry.number for entry in at if entry.stage == "decode"]
-        for number in decoded or [entry.number for entry in at]:
+        decoded = [row.number for row in at if row.stage == "decode"]
+        for number in decoded or [row.number for row in at]:
             # A message about it may have been under way: then it is loaded, and not among the images.
             image = images.pop(number, None)
             if image is None:
@@ -335,12 +350,13 @@ class _Crew:
                 self._suspects.append(image)
                 continue
             message = f"the loader process {_describe(status)} while it loaded this image, {_CRASHES} times"
-            image.fail("decode", ImageError(Reason.DECODER_CRASHED, message), attempts=_CRASHES)
+            error = ImageError(Reason.DECODER_CRASHED, message)
+            self._orders.settle(image, Loaded(failure_of(image.ref, "decode", error, _CRASHES), 0))
 
     def _end(self, error: Exception) -> None:
         with self._lock:
             self._broken = error
-            waiting = [*self._waiting, *self._suspects]
+            waiting = [*self._orders.take_all(), *self._suspects]
             waiting += [image for one in self._processes for image in one.images.values()]
         for one in self._processes:
             one.close()

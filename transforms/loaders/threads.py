@@ -4,41 +4,101 @@ from __future__ import annotations
 
 import functools
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from concurrent.futures import Future
 
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.loaders.image import Loaded, Loader, Loading
+from labelbeam.transforms.loaders.orders import Finished, Orders
+from labelbeam.transforms.loaders.schedule import Order
 
 
 class LoaderThreads:
-    """Threads in place of `LoaderPool`, where no process may be started.
+    """Threads in place of `LoaderPool`, where no process may be started. They end with this object.
 
     A decoder that crashes ends this process, and one that never returns keeps a thread.
     """
 
     def __init__(self, loading: Loading, decoders: int) -> None:
-        """Start no thread yet.
+        """Start the threads.
 
         Args:
           loading: What becomes of every image.
           decoders: Number of images that are decoded at once.
         """
         tune_malloc()
-        self._loader = Loader(loading, decoders, threading.Lock())
-        self._pool = ThreadPoolExecutor(loading.limits.connections, "load")
+        self._crew = _Crew(loading, decoders)
+        # The threads keep the crew alive, and must not keep this object alive.
+        weakref.finalize(self, self._crew.stop)
 
     def submit(self, ref: ImageRef) -> Future[Loaded]:
         """Load an image. Its future raises an error only for a defect."""
-        future: Future[Loaded] = Future()
-        # Running from now on, because a future that somebody cancels takes no outcome.
-        future.set_running_or_notify_cancel()
-        self._pool.submit(self._loader.load, ref, functools.partial(_settle, future))
+        return self._crew.submit(ref)
+
+    def is_hungry(self) -> bool:
+        """Return whether threads are idle although images wait, each for its host."""
+        return self._crew.is_hungry()
+
+    def watch(self, window: Finished) -> None:
+        """Start no request while this window and others hold too many finished images."""
+        self._crew.watch(window)
+
+    def taken(self) -> None:
+        """Take note that a finished image was taken from a window."""
+        self._crew.taken()
+
+
+class _Crew:
+    def __init__(self, loading: Loading, decoders: int) -> None:
+        self._loader = Loader(loading, decoders, threading.Lock())
+        self._orders = Orders(loading)
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._has_ended = False
+        for n in range(loading.limits.connections):
+            threading.Thread(target=self._run, name=f"load-{n}", daemon=True).start()
+
+    def submit(self, ref: ImageRef) -> Future[Loaded]:
+        with self._changed:
+            future = self._orders.add(ref)
+            self._changed.notify()
         return future
 
+    def is_hungry(self) -> bool:
+        with self._changed:
+            return self._idle > 0 and not self._orders.has_ready()
 
-def _settle(future: Future[Loaded], loaded: Loaded | Exception) -> None:
-    if isinstance(loaded, Exception):
-        future.set_exception(loaded)
-    else:
-        future.set_result(loaded)
+    def watch(self, window: Finished) -> None:
+        with self._changed:
+            self._orders.watch(window)
+
+    def taken(self) -> None:
+        if self._orders.is_full:
+            with self._changed:
+                self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while (order := self._next()) is not None:
+            self._loader.load(order.ref, functools.partial(self._settle, order))
+
+    def _next(self) -> Order | None:
+        with self._changed:
+            while not self._has_ended:
+                if orders := self._orders.take(1):
+                    return orders[0]
+                self._idle += 1
+                self._changed.wait(None if self._orders.is_full else self._orders.wait_sec())
+                self._idle -= 1
+        return None
+
+    def _settle(self, order: Order, loaded: Loaded | Exception) -> None:
+        with self._changed:
+            self._orders.settle(order, loaded)
+            # One, because a request that has ended makes room for one.
+            self._changed.notify()

@@ -27,6 +27,21 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Manners:
+    """How one worker process treats hosts.
+
+    Attributes:
+      attempts: Most requests for an image.
+      host_connections: Most requests to a host at once.
+      host_rate: Most requests to a host per second; None for no bound.
+    """
+
+    attempts: int = 5
+    host_connections: int = 8
+    host_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one request, how many run at once, and settings of requests.
 
@@ -35,12 +50,14 @@ class Limits:
       max_bytes: Largest length of an image.
       connections: Number of threads that fetch. Each thread has its own connections.
       http: Settings of requests to web servers.
+      manners: How often and how fast hosts are asked.
     """
 
     total_timeout_sec: float = 60.0
     max_bytes: int = 64_000_000
     connections: int = 32
     http: HttpSettings = HttpSettings()
+    manners: Manners = Manners()
 
     @property
     def timeouts_sec(self) -> tuple[float, float]:

@@ -1,0 +1,179 @@
+"""The schedule, by a clock of its own: servers of any temper, simulated."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.loaders.schedule import DOWN_AFTER, DOWN_SEC, Order, Schedule, Verdict
+from labelbeam.transforms.sources import Manners
+
+OK = Verdict()
+BROKEN = Verdict(heals=True, is_broken=True)
+# From the time of a request to the seconds until its end, and the end.
+Server = Callable[[float], tuple[float, Verdict]]
+
+
+class World:
+    """Servers, a clock, and what became of every image."""
+
+    def __init__(self, servers: dict[str, Server], manners: Manners = Manners(), threads: int = 64) -> None:  # noqa: B008
+        self.now = 1.0
+        self.servers = servers
+        self.threads = threads
+        self.schedule = Schedule(manners, lambda: self.now)
+        self.requests: Counter[str] = Counter()
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
+        self.ends: dict[str, list[float]] = {host: [] for host in servers}
+        self.attempts: Counter[int] = Counter()
+        self.hopeless: Counter[str] = Counter()
+
+    def run(self, images: int, hosts: str | None = None) -> World:
+        """Request so many images of each host, in turn, until all have ended."""
+        for n, host in itertools.product(range(images), hosts or self.servers):
+            self.schedule.add(Order(ImageRef(str(n), ""), host, True))
+        under_way: list = []
+        numbers = itertools.count()
+        while len(self.schedule) or under_way:
+            self.hopeless.update(order.host for order in self.schedule.take_hopeless())
+            for order in self.schedule.take(self.threads - len(under_way)):
+                sec, verdict = self.servers[order.host](self.now)
+                self.requests[order.host] += 1
+                self.at_once[order.host] += 1
+                self.most_at_once[order.host] = max(self.most_at_once[order.host], self.at_once[order.host])
+                heapq.heappush(under_way, (self.now + sec, next(numbers), order, verdict))
+            wait_sec = self.schedule.wait_sec() if len(under_way) < self.threads else None
+            times = [under_way[0][0]] if under_way else []
+            times += [] if wait_sec is None else [self.now + wait_sec]
+            self.now = max(self.now, min(times, default=self.now))
+            while under_way and under_way[0][0] <= self.now:
+                _, _, order, verdict = heapq.heappop(under_way)
+                self.at_once[order.host] -= 1
+                if self.schedule.settle(order, verdict):
+                    self.attempts[order.attempts] += 1
+                    if verdict == OK:
+                        self.ends[order.host].append(self.now)
+        return self
+
+
+def steady(sec: float, verdict: Verdict = OK) -> Server:
+    return lambda now: (sec, verdict)
+
+
+def rationed(per_sec: float, burst: float, retry_after_sec: float | None) -> Server:
+    """Return a server that refuses what exceeds a rate, with or without a burst."""
+    tokens, last = [burst], [1.0]
+
+    def respond(now: float) -> tuple[float, Verdict]:
+        tokens[0] = min(burst, tokens[0] + (now - last[0]) * per_sec)
+        last[0] = now
+        if tokens[0] < 1:
+            return 0.001, Verdict(heals=True, is_refused=True, pause_sec=retry_after_sec)
+        tokens[0] -= 1
+        return 0.003, OK
+
+    return respond
+
+
+def windowed(per_sec: int, retry_after_sec: float | None) -> Server:
+    """Return a server that serves so many requests in each second of its clock."""
+    served: Counter[int] = Counter()
+
+    def respond(now: float) -> tuple[float, Verdict]:
+        served[int(now)] += 1
+        if served[int(now)] > per_sec:
+            return 0.001, Verdict(heals=True, is_refused=True, pause_sec=retry_after_sec)
+        return 0.003, OK
+
+    return respond
+
+
+@pytest.mark.parametrize("images", [120, 400])
+@pytest.mark.parametrize("retry_after_sec", [1.0, None])
+@pytest.mark.parametrize("kind", ["burst", "no burst", "window"])
+def test_schedule__server_refuses_what_exceeds_its_rate__gets_few_requests_and_serves_all(
+    images, retry_after_sec, kind
+):
+    kinds = {
+        "burst": rationed(15, 15, retry_after_sec),
+        "no burst": rationed(15, 1, retry_after_sec),
+        "window": windowed(15, retry_after_sec),
+    }
+    world = World({"a": kinds[kind]}).run(images)
+    assert len(world.ends["a"]) == images
+    assert world.requests["a"] <= 1.3 * images
+    # No slower than a fifth of what the server would serve.
+    assert world.now < 5 * images / 15
+
+
+def test_schedule__slow_and_dead_hosts__hold_back_no_other():
+    alone = World({"a": steady(0.05)}).run(1500)
+    servers = {"a": steady(0.05), "slow": steady(10.0), "dead": steady(10.0, BROKEN)}
+    among = World(servers).run(1500)
+    assert len(among.ends["a"]) == len(among.ends["slow"]) == 1500
+    assert among.ends["a"][-1] - 1 <= (alone.ends["a"][-1] - 1) / 0.9
+
+
+def test_schedule__host_is_dead__costs_minutes_and_is_tried_again():
+    world = World({"dead": steady(10.0, BROKEN)}).run(100_000)
+    assert world.requests["dead"] <= DOWN_AFTER + 8
+    assert world.now < 300
+    assert sum(world.hopeless.values()) + sum(world.attempts.values()) == 100_000
+    world.now += DOWN_SEC
+    world.servers["dead"] = steady(0.1)
+    assert len(world.run(50).ends["dead"]) == 50
+
+
+def test_schedule__host_works_now_and_then__is_never_down():
+    turns = itertools.cycle([BROKEN] * (DOWN_AFTER - 10) + [OK])
+    world = World({"a": lambda now: (0.01, next(turns))}, Manners(attempts=100)).run(20)
+    assert not world.hopeless
+
+
+@pytest.mark.parametrize(("attempts", "failures"), [(1, 0), (5, 4), (5, 9), (3, 1)])
+def test_schedule__failures_that_may_heal__are_tried_again_up_to_the_number_of_attempts(attempts, failures):
+    ends = iter([BROKEN] * failures + [OK])
+    world = World({"a": lambda now: (0.01, next(ends))}, Manners(attempts=attempts)).run(1)
+    assert world.attempts == {min(attempts, failures + 1): 1}
+    assert len(world.ends["a"]) == (failures < attempts)
+
+
+def test_schedule__failure_that_stays__is_not_tried_again():
+    world = World({"a": steady(0.01, Verdict(heals=False))}).run(10)
+    assert world.requests["a"] == 10
+
+
+def test_schedule__long_pause_is_asked_for__is_bounded():
+    ends = iter([Verdict(heals=True, is_refused=True, pause_sec=86_400.0), OK])
+    world = World({"a": lambda now: (0.01, next(ends))}).run(1)
+    assert len(world.ends["a"]) == 1 and world.now < 100
+
+
+@pytest.mark.parametrize("connections", [1, 8])
+def test_schedule__one_host__gets_as_many_requests_at_once_as_allowed(connections):
+    world = World({"a": steady(0.05)}, Manners(host_connections=connections)).run(200)
+    assert world.most_at_once["a"] == connections
+    assert world.now - 1 == pytest.approx(200 / connections * 0.05, abs=0.01)
+
+
+def test_schedule__host_rate__bounds_requests_per_second():
+    world = World({"a": steady(0.01), "b": steady(0.01)}, Manners(host_rate=20)).run(100)
+    for host in "ab":
+        assert world.ends[host][-1] - 1 == pytest.approx(99 / 20 + 0.01)
+
+
+def test_schedule__image_is_given_back__counts_no_attempt_and_comes_first():
+    schedule = Schedule(Manners(), lambda: 1.0)
+    for n in range(3):
+        schedule.add(Order(ImageRef(str(n), ""), "", False))
+    first, second = schedule.take(2)
+    schedule.give_back(first)
+    assert (first.attempts, len(schedule)) == (0, 2)
+    assert schedule.take(1) == [first] and first.attempts == 1
+    assert schedule.settle(second, OK)

@@ -1,0 +1,128 @@
+"""Orders: images that bundles wait for, and further requests of those that failed."""
+
+from __future__ import annotations
+
+import weakref
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Protocol
+
+from labelbeam.transforms.attempts import failure_of
+from labelbeam.transforms.elements import Failure, ImageRef, host_of_uri
+from labelbeam.transforms.errors import ImageError, Reason, may_heal
+from labelbeam.transforms.loaders.image import Loaded, Loading, unchecked
+from labelbeam.transforms.loaders.schedule import DOWN_AFTER, DOWN_SEC, Order, Schedule, Verdict
+
+_GCS = "gs://"
+# Reasons for which a host counts as not at work, if it has no success meanwhile.
+_BROKEN = frozenset((Reason.TIMEOUT, Reason.UNREACHABLE, Reason.HTTP_5XX))
+
+
+# Most bytes of pixels that bundles have not taken yet, before no further request starts: images that waited
+# for a host may all come at once when it recovers.
+_MAX_FINISHED_BYTES = 512 << 20
+
+
+class Finished(Protocol):
+    """A window of a bundle."""
+
+    @property
+    def finished(self) -> int:
+        """Number of finished images that the bundle has not taken."""
+
+
+class Orders:
+    """The orders of a worker process. Not safe to call from several threads at once.
+
+    Attributes:
+      is_full: Whether no request starts because bundles have not taken what is finished.
+    """
+
+    def __init__(self, loading: Loading) -> None:
+        self._schedule = Schedule(loading.limits.manners)
+        # Weak, because a bundle that fails does not close its window.
+        self._windows: weakref.WeakSet[Finished] = weakref.WeakSet()
+        self._most_finished = max(1, _MAX_FINISHED_BYTES // (3 * loading.rule.size_px**2))
+        self.is_full = False
+
+    def __len__(self) -> int:
+        """Return the number of images that wait for a request."""
+        return len(self._schedule)
+
+    def add(self, ref: ImageRef) -> Future[Loaded]:
+        """Order an image."""
+        order = Order(ref, *_host_of(ref.uri))
+        # Running from now on, because a future that somebody cancels takes no outcome.
+        order.future.set_running_or_notify_cancel()
+        self._schedule.add(order)
+        return order.future
+
+    def take(self, most: int) -> list[Order]:
+        """Return images whose requests start now; those of hosts that are down fail."""
+        for order in self._schedule.take_hopeless():
+            message = (
+                f"not requested, because {DOWN_AFTER} requests in a row of the host {order.host!r} failed; "
+                f"it is tried again after {DOWN_SEC:g} s"
+            )
+            failure = failure_of(order.ref, "fetch", ImageError(Reason.HOST_DOWN, message), order.attempts)
+            order.future.set_result(Loaded(failure, 0))
+        self.is_full = sum(window.finished for window in self._windows) >= self._most_finished
+        return [] if self.is_full else self._schedule.take(most)
+
+    def watch(self, window: Finished) -> None:
+        """Count a window's finished images from now on."""
+        self._windows.add(window)
+
+    def settle(self, order: Order, loaded: Loaded | Exception) -> None:
+        """Take an outcome, which becomes the image's own unless another request may give a better one."""
+        is_last = self._schedule.settle(order, _verdict_of(loaded))
+        if isinstance(loaded, Exception):
+            order.future.set_exception(loaded)
+        elif is_last:
+            order.future.set_result(_final(loaded, order))
+
+    def give_back(self, order: Order) -> None:
+        """Take an image back whose loader died of another one."""
+        self._schedule.give_back(order)
+
+    def wait_sec(self) -> float | None:
+        """Return the time until an image may start; None if none waits for a time."""
+        return self._schedule.wait_sec()
+
+    def has_ready(self) -> bool:
+        """Return whether an image may start now."""
+        return self._schedule.wait_sec() == 0.0
+
+    def take_all(self) -> list[Order]:
+        """Return all images that wait."""
+        return self._schedule.take_all()
+
+
+def _host_of(uri: str) -> tuple[str, bool]:
+    """Return the host or bucket of a URI, and whether requests of it are bounded."""
+    scheme = uri[:8].lower()
+    if scheme.startswith(_GCS):
+        return _GCS + host_of_uri(uri), False
+    return (host_of_uri(uri).lower(), True) if scheme.startswith(("http:", "https:")) else ("", False)
+
+
+def _verdict_of(loaded: Loaded | Exception) -> Verdict:
+    if isinstance(loaded, Exception) or not isinstance(loaded.value, Failure):
+        return Verdict()
+    failure = loaded.value
+    if failure.stage != "fetch":
+        return Verdict()
+    reason = Reason(failure.reason)
+    is_broken = reason in _BROKEN
+    # A server that is overloaded says so by either status.
+    is_refusal = reason is Reason.RATE_LIMITED or (is_broken and loaded.retry_after_sec is not None)
+    return Verdict(may_heal(reason), is_refusal, is_broken, loaded.retry_after_sec)
+
+
+def _final(loaded: Loaded, order: Order) -> Loaded:
+    """Return the outcome of an image's last request, with the image's own reference."""
+    if not isinstance(loaded.value, Failure) or loaded.value.stage != "fetch":
+        return loaded
+    if order.ref.known_version is not None:
+        return loaded._replace(value=unchecked(order.ref))
+    return loaded._replace(value=replace(loaded.value, attempts=order.attempts))
