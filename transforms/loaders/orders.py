@@ -65,7 +65,7 @@ class Orders:
                 f"it is tried again after {DOWN_SEC:g} s"
             )
             failure = failure_of(order.ref, "fetch", ImageError(Reason.HOST_DOWN, message), order.attempts)
-            order.future.set_result(Loaded(failure, 0))
+            order.future.set_result(_final(Loaded(failure, 0), order))
         self.is_full = sum(window.finished for window in self._windows) >= self._most_finished
         return [] if self.is_full else self._schedule.take(most)
 
@@ -75,7 +75,7 @@ class Orders:
 
     def settle(self, order: Order, loaded: Loaded | Exception) -> None:
         """Take an outcome, which becomes the image's own unless another request may give a better one."""
-        is_last = self._schedule.settle(order, _verdict_of(loaded))
+        is_last = self._schedule.settle(order, _verdict_of(loaded, order))
         if isinstance(loaded, Exception):
             order.future.set_exception(loaded)
         elif is_last:
@@ -106,13 +106,13 @@ def _host_of(uri: str) -> tuple[str, bool]:
     return (host_of_uri(uri).lower(), True) if scheme.startswith(("http:", "https:")) else ("", False)
 
 
-def _verdict_of(loaded: Loaded | Exception) -> Verdict:
+def _verdict_of(loaded: Loaded | Exception, order: Order) -> Verdict:
     if isinstance(loaded, Exception) or not isinstance(loaded.value, Failure):
         return Verdict()
-    failure = loaded.value
-    if failure.stage != "fetch":
+    # Nothing of a file heals, because a disk fails for longer than any pause.
+    if loaded.value.stage != "fetch" or not order.host:
         return Verdict()
-    reason = Reason(failure.reason)
+    reason = Reason(loaded.value.reason)
     is_broken = reason in _BROKEN
     # A server that is overloaded says so by either status.
     is_refusal = reason is Reason.RATE_LIMITED or (is_broken and loaded.retry_after_sec is not None)
