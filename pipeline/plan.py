@@ -202,6 +202,7 @@ def limits_of(config: RunConfig) -> Limits:
         max_bytes=round(load.max_image_mb * 1e6),
         connections=load.fetch_threads,
         http=HttpSettings(load.user_agent, headers, load.ignore_opt_out),
+        allow_hosts=load.allow_hosts,
     )
 
 
