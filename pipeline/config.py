@@ -167,7 +167,7 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     Headers: ("NAME=VALUE pairs, separated by commas, or in several options", parse_headers),
     Line: ("one line of text", _parse_line),
     Hosts: (
-        "names, globs such as *.example.com, addresses and CIDR blocks such as 10.0.0.0/8, separated by "
+        "names, globs such as *.corp.example, addresses and CIDR blocks such as 10.0.0.0/8, separated by "
         "commas",
         _parse_hosts,
     ),
@@ -278,8 +278,7 @@ class LoadConfig:
     )
     allow_hosts: Annotated[tuple[str, ...], "hosts"] = _option(
         (),
-        "your own hosts, from which images are fetched though their addresses are not public: names, globs, "
-        "addresses or CIDR blocks, such as img.lan,*.corp.example,10.1.0.0/16",
+        "hosts of your own, from which images are fetched though their addresses are not public",
     )
 
 

@@ -107,12 +107,10 @@ def entry_of(host: str, address: str) -> str:
 
 def _parse(text: str) -> str | _Network:
     entry = text.strip().lower()
-    try:
-        if "%" not in entry:  # the zone of an IPv6 address, which networks would ignore
-            return ipaddress.ip_network(entry)
-    except ValueError as e:
-        if "/" in entry:
-            raise HostError(f"{text!r} is no CIDR block: {e}") from e
+    if network := _network_of(entry):
+        if ipaddress.ip_interface(entry).ip != network.network_address:
+            raise HostError(f"{text!r} is no CIDR block: write {network}")
+        return network
     try:
         # Label by label, because idna would refuse the asterisk of a glob.
         labels = entry.removesuffix(".").split(".")
@@ -122,5 +120,16 @@ def _parse(text: str) -> str | _Network:
     if _LIKE_ADDRESS.fullmatch(name):
         raise HostError(f"{text!r} is no address: write several as a CIDR block, such as 10.0.0.0/8")
     if not _NAME.fullmatch(name):
-        raise HostError(f"{text!r} is no name: give it without scheme, port and path")
+        raise HostError(
+            f"{text!r} is no name, glob, address or CIDR block; names have no scheme, port or path"
+        )
     return name
+
+
+def _network_of(entry: str) -> _Network | None:
+    if "%" in entry:  # the zone of an IPv6 address, which networks would ignore
+        return None
+    try:
+        return ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return None
