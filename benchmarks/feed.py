@@ -92,7 +92,11 @@ def contenders(
     for number in loaders:
         for source in benchmark.sources:
             options = [f"--input={lists[source]}", f"--output={feed.parent}/output", f"--model={model}"]
-            options += [*benchmark.flags, *([f"--loaders={number}"] if number else [])]
+            options += [
+                "--allow_hosts=127.0.0.1",
+                *benchmark.flags,
+                *([f"--loaders={number}"] if number else []),
+            ]
             run = [sys.executable, "-m", "benchmarks.accelerator", str(benchmark.rate), images, str(feed)]
             yield f"{source}{number and f', loaders {number}'}", [*run, "run", *options]
     for name in benchmark.rivals:

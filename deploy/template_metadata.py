@@ -9,7 +9,18 @@ import json
 import re
 from typing import Any
 
-from labelbeam.pipeline.config import RUN_OPTIONS, Divisors, Headers, Line, Option, Pair, Pairs, Rates, Triple
+from labelbeam.pipeline.config import (
+    RUN_OPTIONS,
+    Divisors,
+    Headers,
+    Hosts,
+    Line,
+    Option,
+    Pair,
+    Pairs,
+    Rates,
+    Triple,
+)
 
 _REQUIRED = ("input", "output", "model")
 # Left out, because a launcher submits the job and never waits for its end.
@@ -29,6 +40,7 @@ _PATTERNS: dict[Any, str] = {
     Rates: r"^[a-z0-9_]+=[0-9.]+(,[a-z0-9_]+=[0-9.]+)*$",
     Headers: r"^[^=,:\s]+=[^\r\n]+$",
     Line: r"^[^\r\n]+$",
+    Hosts: r"^[^,\s]+(,[^,\s]+)*$",
     str: r"^[^\r\n]+$",
 }
 

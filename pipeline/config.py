@@ -22,6 +22,7 @@ from labelbeam.pipeline.headers import parse_headers, without_values
 from labelbeam.transforms.errors import Reason, UserError, describe_error
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
+from labelbeam.transforms.sources.public import AllowedHosts, HostError
 
 # Key of Beam's options in a file. They have a mapping of their own, because names of Beam and labelbeam may
 # collide.
@@ -64,13 +65,16 @@ class Option:
         # Words first, because a type such as text would accept a word, too, and a number would refuse it.
         if isinstance(raw, str) and raw in self.words:
             return raw
+        detail = ""
         try:
             value = _TYPES[self.type][1](raw)
+        except HostError as e:
+            value, detail = None, f"; {e}"
         except (KeyError, TypeError, ValueError):
             value = None
         is_outside = isinstance(value, (int, float)) and not self.between[0] <= value <= self.between[1]
         if value is None or is_outside:
-            raise UserError(f"{name}={raw!r} is not allowed: it must be {self.allowed}.")
+            raise UserError(f"{name}={raw!r} is not allowed: it must be {self.allowed}{detail}.")
         return value
 
 
@@ -127,6 +131,14 @@ def _parse_line(raw: Any) -> str | None:
     return raw if isinstance(raw, str) and raw.strip() and raw.isprintable() else None
 
 
+def _parse_hosts(raw: Any) -> tuple[str, ...] | None:
+    entries = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        return None
+    AllowedHosts(entries)
+    return tuple(entry.strip() for entry in entries)
+
+
 # Types of options, as annotations name them.
 Pair = tuple[float, float]
 Triple = tuple[float, float, float]
@@ -135,6 +147,7 @@ Pairs = tuple[tuple[str, str], ...]
 Rates = tuple[tuple[str, float], ...]
 Headers = Annotated[Pairs, "of requests"]
 Line = Annotated[str, "one line"]
+Hosts = Annotated[tuple[str, ...], "hosts"]
 
 # Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
 _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -153,6 +166,11 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     ),
     Headers: ("NAME=VALUE pairs, separated by commas, or in several options", parse_headers),
     Line: ("one line of text", _parse_line),
+    Hosts: (
+        "names, globs such as *.corp.example, addresses and CIDR blocks such as 10.0.0.0/8, separated by "
+        "commas",
+        _parse_hosts,
+    ),
 }
 
 
@@ -268,6 +286,10 @@ class LoadConfig:
     )
     ignore_opt_out: bool = _option(
         False, "fetch images whose server opts out by X-Robots-Tag: noai, noimageai, noindex or noimageindex"
+    )
+    allow_hosts: Annotated[tuple[str, ...], "hosts"] = _option(
+        (),
+        "hosts of your own, from which images are fetched though their addresses are not public",
     )
 
 

@@ -203,6 +203,7 @@ def limits_of(config: RunConfig) -> Limits:
         connections=load.fetch_threads,
         http=HttpSettings(load.user_agent, headers, load.ignore_opt_out),
         manners=Manners(load.fetch_attempts, load.host_connections, load.host_rate),
+        allow_hosts=load.allow_hosts,
     )
 
 

@@ -23,9 +23,10 @@ from labelbeam.transforms.loaders.image import decode, fetch_image
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.predict import predict_labels
 from labelbeam.transforms.sources import Limits, Sources
+from tests.engines.http_server import LOOPBACK
 from tests.synthetic import BAD_IMAGES, encoded, gradient
 
-LIMITS = Limits(5, 10_000_000, 4)
+LIMITS = Limits(5, 10_000_000, 4, allow_hosts=LOOPBACK)
 # Longest wait for a process or a thread. It is long, because the machine may be busy; only a test that fails
 # waits so long.
 PATIENCE_SEC = 240.0
@@ -82,9 +83,11 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Run the pipeline as the command line would, and return the manifest.
 
-    Images are loaded on threads by default, because a process takes longer to start than most tests to run.
+    Images are loaded on threads by default, because a process takes longer to start than most tests to run,
+    and servers of tests are allowed.
     """
-    values = {name: str(value) for name, value in ({"loaders": loaders} | options).items()}
+    defaults = {"loaders": loaders, "allow_hosts": ",".join(LOOPBACK)}
+    values = {name: str(value) for name, value in (defaults | options).items()}
     finished = run(load_config(config, values, beam_flags))
     assert finished is not None
     return json.loads(json.dumps(dataclasses.asdict(finished.manifest)))

@@ -92,6 +92,7 @@ VALUES = {
     "max_failure_rates": "timeout=0.01,not_found=0.2",
     "http_header": "X-Api-Key=$KEY,Accept=image/webp,image/*",
     "user_agent": "me/1 (me@example.org)",
+    "allow_hosts": "img.lan,*.corp.example,10.1.0.0/16,::1",
     "require_accelerator": "true",
     "stage_sec": "2.5",
     "model": "efficientnet-b7",
@@ -107,6 +108,7 @@ NOT_ALLOWED = {
     "max_failure_rates": "timeout",
     "http_header": "X-Api-Key",
     "user_agent": "a\nb",
+    "allow_hosts": "a,,b",
     "model": "",
 }
 

@@ -17,6 +17,7 @@ import labelbeam
 from labelbeam import HttpSettings, ImageRef, Limits, UserError, label
 from labelbeam.transforms.photos import photo_paths
 from tests.pipeline.test_cli import make_images
+from tests.synthetic import jpeg_bytes
 from tests.tiny_model import save_tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -197,3 +198,11 @@ EXPECTED = {
 
 def test_examples__all__are_expected():
     assert [title for title, _ in EXAMPLES] == list(EXPECTED)
+
+
+def test_label__host_that_is_not_public__is_fetched_if_it_is_allowed(web, tiny):
+    web.files["/a.jpg"] = jpeg_bytes()
+    images = [web.uri("/a.jpg")]
+    assert label_quietly(images, tiny)["reason"].to_pylist() == ["forbidden_address"]
+    limits = Limits(allow_hosts=("127.0.0.1",))
+    assert label_quietly(images, tiny, limits=limits)["reason"].to_pylist() == [None]

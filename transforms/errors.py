@@ -30,6 +30,7 @@ class Reason(enum.StrEnum):
     BAD_RESPONSE = "bad_response"  # no HTTP, or a response that no client can use, such as 501
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"  # temporary DNS failure, refused or broken connection
+    FORBIDDEN_ADDRESS = "forbidden_address"  # not public, and not in --allow_hosts
     UNKNOWN_HOST = "unknown_host"  # a name that does not exist
     TLS_ERROR = "tls_error"  # a certificate that is not trusted or names another host
     TOO_LARGE_BYTES = "too_large_bytes"

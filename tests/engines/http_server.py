@@ -12,6 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.engines.service import Service
 
+# Value of `Limits.allow_hosts` for servers of tests.
+LOOPBACK = ("127.0.0.0/8", "::1")
+
 
 class WebServer(Service):
     """A web server of `files` by path, and of the faults that `_FAULTS` names.
@@ -19,8 +22,11 @@ class WebServer(Service):
     Attributes:
       files: Bytes by path, such as `/a.jpg`.
       versions: Headers with a file's version, by path; by default an ETag.
+      redirects: Values of the header `Location` by path, one character a byte.
       conditional: Whether the response to a request with the file's version is 304.
       requests: Number of requests by path.
+      targets: Targets of all requests as they arrived, in order.
+      hosts: Values of the header `Host` of all requests, in order.
       connections: Number of connections.
       statuses: Statuses of the responses to requests for files, in order.
       last_headers: Headers of the last request for a file.
@@ -35,7 +41,10 @@ class WebServer(Service):
         self.authorization: str | None = None
         self.statuses: list[int] = []
         self.last_headers: dict[str, str] = {}
+        self.redirects: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
+        self.targets: list[str] = []
+        self.hosts: list[str] = []
         self.connections = 0
 
     def uri(self, path: str) -> str:
@@ -58,6 +67,9 @@ def _handler_of(server: WebServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             server.requests[self.path] += 1
+            # From the line, because the handler changes a target that begins with two slashes.
+            server.targets.append(self.requestline.split(" ")[1])
+            server.hosts.append(self.headers.get("Host", ""))
             fault, _, argument = self.path.removeprefix("/").partition("/")
             path = urlsplit(self.path).path
             if path in server.files:
@@ -68,6 +80,8 @@ def _handler_of(server: WebServer) -> type[BaseHTTPRequestHandler]:
                 server.statuses.append(status)
                 server.last_headers = dict(self.headers)
                 self.answer(status, server.files[path], **(version if status == 200 else {}))
+            elif path in server.redirects:
+                self.answer(302, b"", Location=server.redirects[path])
             elif fault in _FAULTS:
                 _FAULTS[fault](self, argument)
             else:

@@ -11,9 +11,10 @@ from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.load import LoadImages
 from labelbeam.transforms.sources import Limits
 from tests.eager import RUNNERS, eagerly
+from tests.engines.http_server import LOOPBACK
 from tests.synthetic import png_bytes
 
-LIMITS = Limits(5, 10_000_000, 4)
+LIMITS = Limits(5, 10_000_000, 4, allow_hosts=LOOPBACK)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -41,6 +41,7 @@ def test_load_config__beam_mapping__becomes_flags(tmp_path):
 
 EVERY_KIND = {
     "column_types": "a=string,b=int64",
+    "allow_hosts": "img.lan,*.corp.example,10.1.0.0/16",
     "input_range": "-1,1",
     "image_size": "224",
     "replace": True,
@@ -127,8 +128,11 @@ def test_load_config__no_such_reason_or_rate__is_refused(rates):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
+        ("allow_hosts: [img.lan, 10.0.0.0.0]", "separated by commas; '10.0.0.0.0' is no address"),
+        ("allow_hosts: 3", "names, globs such as"),
+        ("allow_hosts: [3]", "names, globs such as"),
         ("topk: 3", "unknown key 'topk'. Did you mean top_k?"),
-        ("nonsense: 3", "Known keys: accelerator_hint, batch_size"),
+        ("nonsense: 3", "Known keys: accelerator_hint, allow_hosts, batch_size"),
         ("top_k: 0", "top_k=0 is not allowed: it must be a whole number from 1 to 1,000"),
         ("top_k: 2.5", "top_k=2.5"),
         ("top_k: true", "top_k=True"),
@@ -195,6 +199,10 @@ def test_load_config__number_at_the_edge_of_its_range__is_allowed_and_the_next_i
         ("max_failure_rates", "timeout=0,empty=1", {"timeout": 0, "empty": 1}),
         ("column_types", "a=b=c", {"a": "b=c"}),
         ("column_types", "a", None),
+        ("allow_hosts", "img.lan, 10.0.0.0/8", ["img.lan", "10.0.0.0/8"]),
+        ("allow_hosts", "img.lan,10.0.0.1/8", None),
+        ("allow_hosts", "img.lan,", None),
+        ("allow_hosts", "", None),
         ("batch_size", "auto", "auto"),
         ("batch_size", "all", None),
         ("stage_sec", "inf", None),

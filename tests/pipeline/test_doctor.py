@@ -455,6 +455,9 @@ def test_images__some_fail__is_a_warning_with_uris_and_reasons(tmp_path, tiny, w
     (tmp_path / "list.txt").write_text(f"{good}\n{missing}\n{silent}\n")
     options = {"input": tmp_path / "list.txt", "model": tiny, "output": tmp_path / "out"}
     (finding,) = find("images", checked_case(**options))
+    assert finding.level == "error" and "forbidden_address (2)" in finding.text
+    options["allow_hosts"] = "127.0.0.1"
+    (finding,) = find("images", checked_case(**options))
     assert finding.level == "warning"
     assert finding.text == "1 of the first 3 images were labelled; failed: not_found (1), bad_uri (1)."
     assert [line.split(": ")[0] for line in finding.details] == [good, missing, silent]

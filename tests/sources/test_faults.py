@@ -14,11 +14,17 @@ import pytest
 from labelbeam.transforms.errors import ImageError, Reason, may_heal
 from labelbeam.transforms.sources import HttpSettings, Limits, Sources
 from labelbeam.transforms.sources.urls import is_unknown, may_share_login, redirected
+from tests.engines.http_server import LOOPBACK
 from tests.sources.fault_server import FAULTS, IMAGE, End, FaultServer
 
+
+def limits_with(**options) -> Limits:
+    return Limits(allow_hosts=LOOPBACK, **options)
+
+
 # Waits are long, because a busy machine must not fail a test; only silent and dripping servers use them up.
-LIMITS = Limits(total_timeout_sec=30, max_bytes=100_000)
-HURRIED = Limits(total_timeout_sec=0.5, max_bytes=100_000)
+LIMITS = limits_with(total_timeout_sec=30, max_bytes=100_000)
+HURRIED = limits_with(total_timeout_sec=0.5, max_bytes=100_000)
 
 
 def fetch(uri: str, limits: Limits = LIMITS) -> bytes:
@@ -386,7 +392,7 @@ def test_opt_out__x_robots_tag__is_a_failure_unless_ignored(faults, headers, wor
             assert str(error) == f"the server opts out: its header X-Robots-Tag has {word}"
         else:
             assert outcome(uri) == (IMAGE if fault == "image" else "too_large_bytes")
-        ignoring = Limits(max_bytes=100_000, http=HttpSettings(ignore_opt_out=True))
+        ignoring = limits_with(max_bytes=100_000, http=HttpSettings(ignore_opt_out=True))
         assert outcome(uri, ignoring) == (IMAGE if fault == "image" else "too_large_bytes")
 
 
@@ -397,7 +403,7 @@ def test_opt_out__header_of_a_refusal_or_a_redirect__does_not_count(faults):
 
 def test_headers__of_the_user__are_sent_and_take_the_place_of_ours(faults):
     settings = HttpSettings("me/1 (me@example.org)", (("X-Api-Key", "kéy"), ("accept", "image/avif")))
-    assert fetch(faults.uri("image"), Limits(http=settings)) == IMAGE
+    assert fetch(faults.uri("image"), limits_with(http=settings)) == IMAGE
     sent = faults.headers["/image"]
     assert sent["user-agent"] == "me/1 (me@example.org)"
     assert sent["x-api-key"].encode("latin-1").decode() == "kéy"
@@ -433,9 +439,9 @@ def test_login__in_the_address__takes_the_place_of_the_header(faults):
     settings = HttpSettings(headers=(("authorization", "Bearer token"), ("X-Other", "1")))
     login = to("Basic dXNlcjpzZWNyZXQ=")
     uri = faults.uri(f"login/{login}").replace("://", "://user:secret@")
-    assert fetch(uri, Limits(http=settings)) == IMAGE
+    assert fetch(uri, limits_with(http=settings)) == IMAGE
     assert faults.headers[f"/login/{login}"]["x-other"] == "1"
-    assert fetch(faults.uri(f"login/{to('Bearer token')}"), Limits(http=settings)) == IMAGE
+    assert fetch(faults.uri(f"login/{to('Bearer token')}"), limits_with(http=settings)) == IMAGE
     assert outcome(faults.uri(f"login/{login}")) == "forbidden"
 
 
@@ -447,7 +453,7 @@ def test_redirect__to_another_host__takes_no_private_header_along(faults, login)
     with FaultServer() as other:
         for target in (other.uri("image/port"), faults.uri("image/host", host="localhost")):
             uri = faults.uri(f"redirect/{to(target)}").replace("://", f"://{login}")
-            assert fetch(uri, Limits(http=PRIVATE)) == IMAGE
+            assert fetch(uri, limits_with(http=PRIVATE)) == IMAGE
         for sent in (other.headers["/image/port"], faults.headers["/image/host"]):
             assert not {"x-api-key", "cookie", "authorization"} & sent.keys()
             assert sent["user-agent"] == "me" and sent["accept"] == "image/*"
@@ -456,7 +462,7 @@ def test_redirect__to_another_host__takes_no_private_header_along(faults, login)
 @pytest.mark.parametrize("login", ["", "user:secret@"])
 def test_redirect__to_the_same_server__takes_private_headers_along(faults, login):
     uri = faults.uri("redirect/image").replace("://", f"://{login}")
-    assert fetch(uri, Limits(http=PRIVATE)) == IMAGE
+    assert fetch(uri, limits_with(http=PRIVATE)) == IMAGE
     sent = faults.headers["/image"]
     assert (sent["x-api-key"], sent["cookie"]) == ("key", "a=b")
     assert sent["authorization"] == ("Basic dXNlcjpzZWNyZXQ=" if login else "Bearer t")
@@ -509,9 +515,9 @@ def test_redirected__message__has_neither_user_nor_query(location):
 )
 def test_words__that_repeat_a_header__do_not_show_it(faults, value, words, shown):
     settings = HttpSettings(headers=(("X-Api-Key", value),))
-    error = failure(faults.uri(f"status/403/{quote(words)}"), Limits(http=settings))
+    error = failure(faults.uri(f"status/403/{quote(words)}"), limits_with(http=settings))
     assert str(error) == f"the server returned status 403: {shown}"
-    assert value not in repr(Limits(http=settings))
+    assert value not in repr(limits_with(http=settings))
 
 
 def test_words__that_repeat_a_login__do_not_show_it(faults):

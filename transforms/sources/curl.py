@@ -18,6 +18,7 @@ from labelbeam import __version__
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.sources.libcurl import pycurl
 from labelbeam.transforms.sources.limits import Limits, timed_out, too_large
+from labelbeam.transforms.sources.public import AllowedHosts
 from labelbeam.transforms.sources.responses import (
     MAX_REFUSAL_BYTES,
     NOT_MODIFIED,
@@ -25,6 +26,7 @@ from labelbeam.transforms.sources.responses import (
     parse_head,
     printable,
 )
+from labelbeam.transforms.sources.sockets import Sockets
 from labelbeam.transforms.sources.urls import is_unknown, may_share_login, redirected
 
 USER_AGENT: Final = f"labelbeam/{__version__}"
@@ -79,10 +81,14 @@ class HttpClient:
         Args:
           limits: Limits of one request.
           version_of: Function from a response's headers to the image's version.
-          from_environment: Whether proxies and CA bundles of the environment are used, as by requests.
+          from_environment: Whether proxies and CA bundles of the environment are used, as by requests, and
+            addresses that are not public are allowed.
         """
         self.limits = limits
         self._version_of = version_of
+        # Not beside the environment's proxies, because the addresses would be theirs. The user has named the
+        # server then, too.
+        self._allowed = None if from_environment else AllowedHosts(limits.allow_hosts)
         connect_sec, _ = limits.timeouts_sec
         self._options = {
             # Signals would interrupt other threads' system calls.
@@ -93,12 +99,14 @@ class HttpClient:
             pycurl.MAXCONNECTS: _KEPT_CONNECTIONS,
             # Refuses a long Content-Length before the body.
             pycurl.MAXFILESIZE_LARGE: limits.max_bytes,
-            # Redirects are followed by `get`, because libcurl would send private headers to other hosts, and
-            # wait for the end of a redirect's body.
+            # Redirects are followed by `get`, because libcurl would send private headers to other hosts,
+            # wait for the end of a redirect's body, and connect before it reports the redirect's host.
             pycurl.FOLLOWLOCATION: 0,
             # A proxy's own responses are no responses of the server.
             _SUPPRESS_CONNECT_HEADERS: 1,
             pycurl.PROTOCOLS: _HTTP,
+            # libcurl would remove /./ and /../.
+            pycurl.PATH_AS_IS: 1,
             # Not HTTP/2, because a handle has one request at a time: over TLS it took 0.24 ms of a processor
             # against 0.16, and some requests hung after a server had closed the connection.
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
@@ -150,21 +158,30 @@ class HttpClient:
         origin = url[: url.index("/", len("https://"))]
         curl = self._handle(origin)
         transfer = _Transfer(self.limits, self._version_of, known_version)
+        sockets = Sockets(self._allowed, url)
         fault = None
         try:
             curl.setopt(pycurl.URL, url)
+            if self._allowed:
+                # Because libcurl would write %2f as %2F. Not beside proxies, because they need the whole URL.
+                curl.setopt(pycurl.REQUEST_TARGET, url[url.index("/", len("https://")) :])
             curl.setopt(pycurl.HTTPHEADER, headers)
             # For each request anew, because a request and its redirects have one limit.
             curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(rest_sec))
+            curl.setopt(pycurl.OPENSOCKETFUNCTION, sockets.open)
             curl.setopt(pycurl.HEADERFUNCTION, transfer.header)
             curl.setopt(pycurl.WRITEFUNCTION, transfer.write)
             curl.perform()
         except pycurl.error as e:
             fault = e
+        finally:
+            sockets.close()
         self._note_socket(curl, origin)
         response = transfer.take()
         if transfer.fault:
             raise transfer.fault from fault
+        if sockets.refused and fault and fault.args[0] == pycurl.E_COULDNT_CONNECT:
+            raise ImageError(Reason.FORBIDDEN_ADDRESS, sockets.refused) from fault
         # Redirects and refusals count more than what becomes of their bodies.
         if fault and (response.status == 0 or response.is_success):
             raise self._image_error(fault, response, curl, url, deadline) from fault

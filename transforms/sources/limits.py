@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.errors import ImageError, Reason, UserError
+from labelbeam.transforms.sources.public import AllowedHosts, HostError
 
 # Longest wait for a connection. A constant, because a server that needs longer is down or unreachable.
 _CONNECT_TIMEOUT_SEC = 10.0
@@ -51,6 +52,8 @@ class Limits:
       connections: Number of threads that fetch. Each thread has its own connections.
       http: Settings of requests to web servers.
       manners: How often and how fast hosts are asked.
+      allow_hosts: Names, globs, addresses and CIDR blocks of hosts that may be fetched from, though their
+        addresses are not public.
     """
 
     total_timeout_sec: float = 60.0
@@ -58,6 +61,13 @@ class Limits:
     connections: int = 32
     http: HttpSettings = HttpSettings()
     manners: Manners = Manners()
+    allow_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            AllowedHosts(self.allow_hosts)
+        except HostError as e:
+            raise UserError(f"Limits: allow_hosts={self.allow_hosts!r} is not allowed: {e}.") from e
 
     @property
     def timeouts_sec(self) -> tuple[float, float]:

@@ -3,89 +3,106 @@
 from __future__ import annotations
 
 import base64
-import contextlib
+import functools
+import ipaddress
 import queue
 import re
 import socket
 import threading
 from typing import Final
-from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import idna
 
 from labelbeam.transforms.errors import ImageError, Reason
 
 _PORTS: Final = {"http": 80, "https": 443}
-# Characters that stand for themselves in a path (RFC 3986, 3.3), and in a query.
-_IN_PATHS = "/:@!$&'()*+,;=~"
-_IN_QUERIES = f"{_IN_PATHS}?"
-_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 # Longest address of a redirect. Servers take 8 KB and more.
 _MAX_LOCATION = 32 << 10
 # Results of name lookups that mean that a host has no address. EAI_NODATA is not on all systems.
 _NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.I | re.S)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# Characters that requests can't have. All others are sent as they are, because some servers compare a
+# signature with the address byte by byte.
+_NOT_SENT = re.compile(r"[^\x21-\x7e]+")
+# Names that mean the same to every parser of URLs, this one and libcurl's.
+_NAME = re.compile(r"[a-z0-9._-]+")
 
 
 def to_ascii(uri: str) -> str:
-    """Return a URI in ASCII: the host by IDNA, the rest percent-encoded, without user and fragment.
+    """Return a URI in ASCII: the host by IDNA, the rest as it is, without user and fragment.
 
     Raises:
       ImageError: `bad_uri`.
     """
     try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port
-        if not host:
-            raise ImageError(Reason.BAD_URI, f"{uri!r:.300} names no host")
-        if not host.isascii():
-            host = idna.encode(host, strict=True, std3_rules=True).decode()
-        host.encode("idna")  # refuses labels that are empty or too long for DNS
+        return _in_ascii(uri)
     except ValueError as e:
-        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} has no valid host: {e}") from e
-    host = f"[{host}]" if ":" in host else host
-    query = f"?{_quote(parts.query, _IN_QUERIES)}" if parts.query else ""
-    return (
-        f"{parts.scheme}://{host}{'' if port is None else f':{port}'}"
-        f"{_quote(parts.path, _IN_PATHS) or '/'}{query}"
-    )
-
-
-def _quote(text: str, safe: str) -> str:
-    # Escapes stay as they are, unless a percent sign without two digits shows that nothing is escaped.
-    escaped = len(_ESCAPE.findall(text)) == text.count("%")
-    return quote(text, safe=f"{safe}%" if escaped else safe, errors="surrogatepass")
+        raise ImageError(Reason.BAD_URI, f"{uri!r:.300} {e}") from e
 
 
 def redirected(url: str, location: str) -> str:
-    """Return the address to which a response redirects.
+    """Return the URL that a redirect leads to.
 
     Args:
-      url: Address of the request, as `to_ascii` returns it.
-      location: Value of the header `Location`, decoded as Latin-1.
+      url: URL of the request.
+      location: Value of the header `Location`, one character a byte.
 
     Raises:
-      ImageError: `bad_uri`: the address can't be read, or must not be followed.
+      ImageError: `bad_uri`: the redirect leads to no address that may be fetched.
     """
-    with contextlib.suppress(UnicodeDecodeError):  # left as it is, most likely Latin-1
-        location = location.encode("latin-1").decode()
+    # Bytes beyond ASCII are most often UTF-8, and are sent back as they came in any case.
+    location = _NOT_SENT.sub(lambda match: quote(match[0].encode("latin-1")), location)
     if len(location) > _MAX_LOCATION:
         raise ImageError(Reason.BAD_URI, f"a redirect to an address of {len(location):,} characters")
-    # Without query and user, because both may hold secrets of the server that redirects.
-    shown = re.sub(r"//[^/]*@", "//", location.partition("?")[0])
     try:
-        target = urljoin(url, location)
-        scheme = urlsplit(target).scheme
+        # Only relative ones are joined, because `urljoin` changes others, too.
+        target = _in_ascii(location if _SCHEME.match(location) else urljoin(url, location))
     except ValueError as e:
-        raise ImageError(Reason.BAD_URI, f"a redirect to {shown!r:.300}, which is no URI: {e}") from e
-    if scheme not in _PORTS:
-        message = f"a redirect to {shown!r:.300}; only http: and https: are followed"
-        raise ImageError(Reason.BAD_URI, message)
-    if url.startswith("https:") and scheme == "http":
-        raise ImageError(Reason.BAD_URI, f"a redirect from https: to {shown!r:.300}, which is not encrypted")
+        raise _bad_redirect("a redirect to", location, str(e)) from e
+    if url.startswith("https:") and target.startswith("http:"):
+        raise _bad_redirect("a redirect from https: to", location, "is not encrypted")
+    return target
+
+
+def _in_ascii(uri: str) -> str:
+    match = _URL.match(uri)
+    if not match:
+        raise ValueError("is no address of http:// or https://")
+    scheme, authority, target = match.groups()
     try:
-        return to_ascii(target)
-    except ImageError as e:
-        raise ImageError(e.reason, f"a redirect to {shown!r:.300}, which has no valid host") from e
+        # Without the user, because errors of `urlsplit` quote passwords.
+        host = _host_and_port(authority.rpartition("@")[2])
+    except ValueError as e:
+        raise ValueError(f"has no valid host: {e}") from e
+    target = _NOT_SENT.sub(lambda odd: quote(odd[0], safe="", errors="surrogatepass"), target)
+    return f"{scheme.lower()}://{host}{'' if target.startswith('/') else '/'}{target}"
+
+
+# Cached, because a list has few hosts, and this takes longer than all else.
+@functools.lru_cache(1024)
+def _host_and_port(authority: str) -> str:
+    parts = urlsplit(f"//{authority}")
+    host = parts.hostname or ""
+    port = "" if parts.port is None else f":{parts.port}"
+    if "[" in parts.netloc:
+        ipaddress.IPv6Address(host)
+        return f"[{host}]{port}"
+    # Decoded as libcurl does, because hosts are allowed by these names.
+    name = unquote(host, errors="strict").lower()
+    if not name.isascii():
+        name = idna.encode(name, strict=True, std3_rules=True).decode()
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.100} is no name")
+    name.encode("idna")  # refuses labels that are empty or too long for DNS
+    return f"{name}{port}"
+
+
+def _bad_redirect(redirect: str, location: str, fault: str) -> ImageError:
+    # Without user and query, because both may hold secrets of the server that redirects.
+    shown = re.sub(r"//[^/]*@", "//", location.partition("?")[0])
+    return ImageError(Reason.BAD_URI, f"{redirect} {shown!r:.300}, which {fault}")
 
 
 def may_share_login(first: str, target: str) -> bool:
