@@ -81,7 +81,7 @@ def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     version = ref.known_version or ""
     # A digest is compared below, because no source has such versions.
     try:
-        response = sources.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
+        response = sources.fetch(ref.address, None if version.startswith(DIGEST) else ref.known_version)
     except ImageError:
         # Labels are kept, because a disk that is not mounted or a host that is down for a day doesn't make
         # them wrong, and a failure would replace them.

@@ -271,7 +271,8 @@ class _Crew:
         handed = [images.popleft() for _ in range(min(most, len(images)))]
         if handed:
             one.images.update((image.number, image) for image in handed)
-            self._send(one, [Task(image.number, image.ref.uri, image.ref.known_version) for image in handed])
+            refs = ((image.number, image.ref) for image in handed)
+            self._send(one, [Task(n, ref.uri, ref.known_version, ref.signed) for n, ref in refs])
 
     def _send(self, one: _Process, value: object) -> None:
         try:
