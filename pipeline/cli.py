@@ -432,9 +432,9 @@ def _quieten(verbose: bool) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
     if not verbose:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler])
 
 
 class _Formatter(logging.Formatter):

@@ -57,6 +57,9 @@ PUBLIC = {
     "https://bob@h/a.jpg": "https://…@h/a.jpg",
     "HTTPS://b@b:p@w@h:80/a.jpg?x=y@z": "HTTPS://…@h:80/a.jpg?x=y@z",
     "https://bob:p w@h/a.jpg": "https://…@h/a.jpg",
+    "https://bob:p/a?s#s@h/a.jpg": "https://…@h/a.jpg",
+    "https://h:80/a@b": None,
+    "https://[::1]:80/a@b": None,
     "ftp://bob:pw@h/a.jpg": "ftp://…@h/a.jpg",
     "s3://key:secret@b/a.jpg": "s3://…@b/a.jpg",
     "//bob:pw@h/a.jpg": "//…@h/a.jpg",
@@ -190,7 +193,18 @@ def test_public_uri__random_queries__have_one_public_form():
     "text",
     [
         *("a", "?", "?a=", "%25", "://", "%3A%2F%2F", ";sig=1", ";sig=1/", "@", "%3Fsig%3D", "?sig=a"),
-        *("?sig=1&", "a://", "%40", "?%25", "?token=1&", "http://u:p@", "?sv=1&sig=2;", "…", "?sig=…&"),
+        *(
+            "?sig=1&",
+            "a://",
+            "%40",
+            "?%25",
+            "?token=1&",
+            "http://u:p@",
+            "://u:p/w",
+            "?sv=1&sig=2;",
+            "…",
+            "?sig=…&",
+        ),
     ],
 )
 def test_hide_secrets__long_line__takes_linear_time(text):

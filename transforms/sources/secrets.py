@@ -84,6 +84,8 @@ _PARAMETER = re.compile(
 )
 _HAS_VALUES = re.compile("[=@%]")
 _END_OF_ENCODED = re.compile(r"[&\s]|%(?:25)*(?:2F|3F|23|26)", re.I)
+# A host, and behind its colon no port.
+_NO_PORT = re.compile(r"[^:\[]*:(?!\d*$)")
 _AT = re.compile("@|%(?:25)*40")
 # Characters that end an address within a sentence.
 _END_OF_ADDRESS = r"""\s"'<>`"""
@@ -175,7 +177,7 @@ def _find(text: str, own: frozenset[str], ends: str = "") -> Iterator[_Secret]:
     parameters = [(match, _plain(match[2])) for match in _PARAMETER.finditer(text)]
     secret_names = _secret_among({name for _, name in parameters}, own)
     found: list[tuple[int, int, str, re.Match[str] | None]]
-    found = [(*one, None) for one in _user_infos(text, ends)]
+    found = [(*info, None) for info in _user_infos(text, ends)]
     found += [(match.end(), -1, name, match) for match, name in parameters if name in secret_names]
     last = 0
     for start, end, name, match in sorted(found, key=itemgetter(0)):
@@ -186,15 +188,19 @@ def _find(text: str, own: frozenset[str], ends: str = "") -> Iterator[_Secret]:
                 yield _Secret(start, last, name)
 
 
-def _user_infos(text: str, ends: str) -> Iterator[_Secret]:
-    for match in _AUTHORITY.finditer(text):
+def _user_infos(text: str, ends: str) -> Iterator[tuple[int, int, str]]:
+    for n, match in enumerate(_AUTHORITY.finditer(text)):
+        start = match.start(1)
         authority = re.split(f"[{ends}]", match[1], maxsplit=1)[0] if ends else match[1]
         if "%" in match[0].removesuffix(match[1]):
             authority = _END_OF_ENCODED.split(authority, maxsplit=1)[0]
         # Up to the last @, because clients read user info up to there.
-        at = [place.start() for place in _AT.finditer(authority)]
-        if at:
-            yield _Secret(match.start(1), match.start(1) + at[-1], "")
+        end = max((place.start() for place in _AT.finditer(authority)), default=-1)
+        if end < 0 and n == 0 and _NO_PORT.match(authority):
+            # A password with one of the characters / ? # in it, as in user:pass/word@host.
+            end = re.split(f"[{ends}]" if ends else "$", text[start:], maxsplit=1)[0].rfind("@")
+        if end >= 0:
+            yield start, start + end, ""
 
 
 def _end_of_value(text: str, parameter: re.Match[str], ends: str) -> int:
