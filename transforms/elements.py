@@ -8,15 +8,19 @@ split layout `PackedImage` crosses a shuffle in their place.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from labelbeam.transforms.sources.secrets import public_uri
 
-def id_of_uri(uri: str) -> str:
-    """Return the default id: the first 32 hexadecimal digits of the URI's SHA-256."""
+
+def id_of_uri(uri: str, secret_params: Collection[str] = ()) -> str:
+    """Return the default id: the first 32 hexadecimal digits of the SHA-256 of the URI without secrets."""
+    uri = public_uri(uri, secret_params)
     # "surrogateescape", because URIs of local names that are not UTF-8 have lone surrogates.
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 

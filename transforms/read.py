@@ -70,7 +70,7 @@ def hide_in_row(row: ImageRef | Failure, corpus: Corpus) -> ImageRef | Failure:
         return row
     # Ids of failures stay, because their rows are replaced under these ids.
     is_own = corpus.id_column is not None or corpus.only_failed
-    return dataclasses.replace(row, id=row.id if is_own else id_of_uri(uri), uri=uri, signed=row.uri)
+    return dataclasses.replace(row, id=row.id if is_own else id_of_uri(uri, names), uri=uri, signed=row.uri)
 
 
 def _lacks_secrets(uri: str) -> ImageError:
