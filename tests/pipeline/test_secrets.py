@@ -1,6 +1,7 @@
 """Whole runs over addresses with secrets: no byte of the output has one, and fresh signatures resume."""
 
 import base64
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -12,11 +13,16 @@ import pytest
 from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.rerun import rerun
 from labelbeam.pipeline.commands.verify import verify
+from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.label import label
+from labelbeam.pipeline.manifest import manifest_fields
 from labelbeam.transforms.elements import id_of_uri
 from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.models.spec import ModelOptions
 from labelbeam.transforms.sources.secrets import lacks_secrets
+from labelbeam.transforms.table.rows import RowMetadata
 from tests.graphs import PATIENCE_SEC, assert_sound, read_tables, run_pipeline
+from tests.specs import resolve_spec
 from tests.synthetic import HTML, jpeg_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -308,3 +314,12 @@ def test_label__signed_addresses__give_rows_without_secrets(photos, signer, lite
     table = label(uris)
     assert table.num_rows == len(uris) and MARK not in str(table.to_pylist())
     assert [row["reason"] for row in table.to_pylist()[:5]] == [None] * 5
+
+
+def test_manifest_fields__model_whose_address_has_secrets__are_without_them(tiny):
+    model = resolve_spec(ModelOptions(str(tiny)))
+    address = f"https://u:{MARK}@h/m?token={MARK}&w=1"
+    model = dataclasses.replace(model, handle=address, doubts=(f"Model {address!r} has one output.",))
+    config = load_config(None, {"model": address})
+    fields = str(manifest_fields(config, model, RowMetadata("run", "m", "p")))
+    assert MARK not in fields and fields.count("https://…@h/m?token=…") == 3
