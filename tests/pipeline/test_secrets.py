@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -271,9 +272,8 @@ def test_rerun__secrets_are_gone__takes_the_list_again(tmp_path, tiny, photos, s
     assert line.startswith(
         f"labelbeam: {'warning: ' * others}2 of {2 + others} failed images can't be fetched"
     )
-    assert "/status/503/0?sig=…" in line and line.endswith(
-        f"labelbeam rerun {tmp_path / 'out'} --input {path}"
-    )
+    assert re.search(r"/status/503/[01]\?sig=…'", line)
+    assert line.endswith(f"labelbeam rerun {tmp_path / 'out'} --input {path}")
     assert status == (0 if others else 2)
     assert sum((photos.requests - fetched).values()) == others
     assert_no_secrets(signer, tmp_path / "out", stderr)
