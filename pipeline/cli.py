@@ -23,6 +23,7 @@ from labelbeam.pipeline import GO_ON
 from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, Headers, did_you_mean, load_config
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals, interrupts_deferred
+from labelbeam.transforms.sources.secrets import hide_in_message
 
 OK, NOT_OK, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -95,7 +96,8 @@ def _normalise(arguments: Sequence[str]) -> list[str]:
 def _fail(error: Exception, status: int) -> int:
     if logging.getLogger().isEnabledFor(logging.INFO):
         logging.exception("labelbeam failed")
-    return _leave(f"labelbeam: {error}", status)
+    # Hidden, because errors quote lines of lists and options, which may have secrets.
+    return _leave(hide_in_message(f"labelbeam: {error}"), status)
 
 
 def _leave(message: str, status: int) -> int:
@@ -182,7 +184,7 @@ def _add_rerun(commands: Any) -> None:
 
 # Options that a rerun can't change, because all rows of a table have them in common.
 _FIXED_BY_THE_FIRST_RUN = (
-    *("id_column", "column_types", "output", "replace", "refresh"),
+    *("id_column", "column_types", "secret_params", "output", "replace", "refresh"),
     *("model", "image_size", "resize", "input_range", "channel_mean", "channel_std", "channel_order"),
     *("outputs", "labels", "top_k", "threshold", "signature", "output_name"),
 )
@@ -433,4 +435,13 @@ def _quieten(verbose: bool) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
     if not verbose:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """Hides secrets in logs, tracebacks included, because errors of libraries quote addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_in_message(super().format(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 
@@ -52,7 +53,8 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
             form = _format_of(config, location)
             if not form.has_columns:
                 _refuse_options_of_columns(config)
-            return form.find(location, config, known_types or {})
+            corpus = form.find(location, config, known_types or {})
+            return dataclasses.replace(corpus, secret_params=config.secret_params)
     except RunError as e:  # a folder may not be listed, or a list is damaged
         raise UserError(str(e)) from e
 

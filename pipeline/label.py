@@ -15,6 +15,7 @@ from labelbeam.pipeline.config import LoadConfig, PredictConfig, ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction, id_of_uri
 from labelbeam.transforms.inputs.columns import output_columns
+from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.label import label_images
 from labelbeam.transforms.loaders.image import Loading
 from labelbeam.transforms.loaders.loaders import start_loaders
@@ -25,7 +26,7 @@ from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
-from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.read import hide_in_row, list_rows
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.table.rows import (
     RowMetadata,
@@ -114,8 +115,9 @@ def _rows_of(
     if isinstance(images, str | os.PathLike):
         corpus = find_corpus(ReadConfig(input=os.fspath(images)))
         return list_rows(corpus), output_columns(corpus)
+    corpus = Corpus("", "lines")
     uris = (os.fspath(image) for image in images)
-    return (ImageRef(id_of_uri(uri), uri) for uri in uris), ()
+    return (hide_in_row(ImageRef(id_of_uri(uri), uri), corpus) for uri in uris), ()
 
 
 def _to_table(

@@ -57,6 +57,7 @@ from labelbeam.transforms.files import is_local
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.sources.secrets import hide_in_message
 from labelbeam.transforms.stage import stager_of
 from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
@@ -130,7 +131,7 @@ def _announce(model: ModelSpec) -> None:
     if has_no_names(model):
         print(describe_missing_names(model), flush=True)
     for doubt in model.doubts:
-        print(f"labelbeam: warning: {doubt}", file=sys.stderr, flush=True)
+        print(f"labelbeam: warning: {hide_in_message(doubt)}", file=sys.stderr, flush=True)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -12,6 +12,7 @@ from labelbeam.pipeline.config import PredictConfig, RunConfig, make_config
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
+from labelbeam.transforms.sources.secrets import hide_in_message, public_uri
 from labelbeam.transforms.table.folder import TableFolder, read_manifest, staged_files, staged_runs
 from labelbeam.transforms.table.manifest import FORMAT, LabelledWith, Manifest
 from labelbeam.transforms.table.rows import RowMetadata
@@ -84,14 +85,14 @@ def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> d
         "run_id": rows.run_id,
         "labelled_with": labelled_with(model, rows, config.predict),
         "model": {
-            "handle": model.handle,
+            "handle": public_uri(model.handle),
             "sha256": model.digest,
             "outputs": model.outputs,
             "head": model.head.kind,
             "head_from": model.head_from,
             "length": model.length,
             "fingerprint": model.model_fingerprint,
-            "doubts": list(model.doubts),
+            "doubts": list(map(hide_in_message, model.doubts)),
             "photos_known": model.photos_known,
             "photos_right": dict(model.photos_right),
         },
@@ -102,5 +103,5 @@ def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> d
             "fingerprint": model.preprocessing_fingerprint,
         },
         "partitioned_by": config.write.partition_by,
-        "config": config.as_dict(),
+        "config": {**config.as_dict(), "model": public_uri(config.model.model)},
     }

@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from labelbeam.transforms.elements import Failure, ImageRef, host_of_uri
 from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.sources.secrets import hide_in_message
 
 T = TypeVar("T")
 
@@ -26,7 +27,9 @@ def usec_since(start: float) -> int:
 
 def failure_of(ref: ImageRef, step: str, error: ImageError, attempts: int = 1) -> Failure:
     """Return the row of `failures/` for an image."""
-    return Failure(ref, step, error.reason.value, str(error), attempts, host_of_uri(ref.uri))
+    # Hidden here, because all failures are made here, and clients and servers quote addresses in any form.
+    message = hide_in_message(str(error), ref.address, ref.uri)
+    return Failure(ref, step, error.reason.value, message, attempts, host_of_uri(ref.uri))
 
 
 def attempt(step: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:

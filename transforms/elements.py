@@ -8,15 +8,19 @@ split layout `PackedImage` crosses a shuffle in their place.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from labelbeam.transforms.sources.secrets import public_uri
 
-def id_of_uri(uri: str) -> str:
-    """Return the default id: the first 32 hexadecimal digits of the URI's SHA-256."""
+
+def id_of_uri(uri: str, secret_params: Collection[str] = ()) -> str:
+    """Return the default id: the first 32 hexadecimal digits of the SHA-256 of the URI without secrets."""
+    uri = public_uri(uri, secret_params)
     # "surrogateescape", because URIs of local names that are not UTF-8 have lone surrogates.
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -48,16 +52,25 @@ class ImageRef:
 
     Attributes:
       id: Key of the output row; unique in the corpus.
-      uri: A path, or a URI that starts with `file://`, `gs://`, `http://` or `https://`.
+      uri: A path, or a URI that starts with `file://`, `gs://`, `http://` or `https://`; without secrets,
+        because it stands in tables and messages.
       columns: The user's own values, in the order of the corpus's schema.
       known_version: Version of the image that the table has labels of, or `DIGEST` and the SHA-256 of its
         bytes; None if it has none. The image is labelled only if its version differs.
+      signed: The URI with its secrets, for the client that fetches it; None if it has none.
     """
 
     id: str
     uri: str
     columns: tuple[Any, ...] = ()
     known_version: str | None = None
+    # Not in `repr`, because that ends up in logs.
+    signed: str | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """The URI to fetch."""
+        return self.signed or self.uri
 
 
 @dataclass(frozen=True, slots=True)

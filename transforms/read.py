@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.attempts import failure_of
+from labelbeam.transforms.elements import Failure, ImageRef, host_of_uri, id_of_uri
+from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import format_of
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import par_do, to_output
+from labelbeam.transforms.sources.secrets import hide_in_message, hide_secrets, lacks_secrets, public_uri
 
 
 class ReadOutcomes(NamedTuple):
@@ -37,9 +40,43 @@ def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
     Raises:
       RunError: A file is not the one that was planned, or is cut or damaged.
     """
-    form, notes = format_of(corpus), Notes()
-    for piece in form.split(corpus):
-        yield from form.read(piece, corpus, notes)
+    notes = Notes()
+    for piece in format_of(corpus).split(corpus):
+        yield from read_rows(piece, corpus, notes)
+
+
+def read_rows(piece: Any, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
+    """Read the rows of a piece, as `CorpusFormat.read` does, with secrets hidden.
+
+    Here and not in the formats, because no format can then forget it.
+    """
+    for row in format_of(corpus).read(piece, corpus, notes):
+        yield hide_in_row(row, corpus)
+
+
+def hide_in_row(row: ImageRef | Failure, corpus: Corpus) -> ImageRef | Failure:
+    """Return a row of a format with the public form of its URI, and the id of this form."""
+    names = corpus.secret_params
+    if isinstance(row, Failure):
+        # The URI of such a row is its line.
+        line = hide_secrets(row.ref.uri, names)
+        message = hide_in_message(row.message, row.ref.uri, line)
+        ref = dataclasses.replace(row.ref, uri=line)
+        return dataclasses.replace(row, ref=ref, message=message, host=host_of_uri(line))
+    if lacks_secrets(row.uri, names):
+        return failure_of(row, "read", _lacks_secrets(row.uri))
+    uri = public_uri(row.uri, names)
+    if uri == row.uri:
+        return row
+    # Ids of failures stay, because their rows are replaced under these ids.
+    is_own = corpus.id_column is not None or corpus.only_failed
+    return dataclasses.replace(row, id=row.id if is_own else id_of_uri(uri, names), uri=uri, signed=row.uri)
+
+
+def _lacks_secrets(uri: str) -> ImageError:
+    return ImageError(
+        Reason.BAD_URI, f"{uri!r:.300} lacks its secrets, which are in no table: list it as it was signed"
+    )
 
 
 @dataclass
@@ -90,7 +127,7 @@ class _ReadFn(beam.DoFn):
         self._notes = Notes()
 
     def process(self, piece: Any) -> Iterator:
-        for row in format_of(self._corpus).read(piece, self._corpus, self._notes):
+        for row in read_rows(piece, self._corpus, self._notes):
             self._rows_in.inc()
             yield to_output(row)
 

@@ -92,14 +92,14 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Count
 # The smallest and the largest URI stand for all rows of an id, because the choice must not depend on the
 # order, which a shuffle does not keep. Rows that cannot be read come last from either end, because any other
 # row is better.
-def _rank(row: Row) -> tuple[bool, str, str]:
+def _rank(row: Row) -> tuple[bool, str, str, str]:
     ref = row.ref if isinstance(row, Failure) else row
-    return isinstance(row, Failure), ref.uri, repr(ref.columns)
+    return isinstance(row, Failure), ref.uri, repr(ref.columns), ref.address
 
 
-def _rank_from_behind(row: Row) -> tuple[bool, str, str]:
-    failed, uri, columns = _rank(row)
-    return not failed, uri, columns
+def _rank_from_behind(row: Row) -> tuple[bool, str, str, str]:
+    failed, uri, columns, address = _rank(row)
+    return not failed, uri, columns, address
 
 
 def _merge(first: Row, last: Row) -> Row:

@@ -142,7 +142,8 @@ def _connection_error(handle: str) -> str:
         return ""
     port = address.port or (80 if address.scheme == "http" else 443)
     why = try_connection(address.hostname or "", port)
-    return why and f"{address.netloc}: {why}"
+    # Without user info, which is secret.
+    return why and f"{address.netloc.rpartition('@')[2]}: {why}"
 
 
 def _check_table(case: Case) -> Iterator[Finding]:

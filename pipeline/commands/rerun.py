@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from labelbeam.pipeline.output import folder_of
 from labelbeam.pipeline.plan import find_input
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.failures import find_without_secrets
 from labelbeam.transforms.table.folder import read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 
@@ -40,7 +43,10 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
         return True
     # The recorded settings, because rows with other settings may not stand in the same table.
     config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
-    return run_and_report(config, _corpus_of(config, manifest, reasons, of_input="input" in flags))
+    corpus = _corpus_of(config, manifest, reasons, of_input="input" in flags)
+    if corpus.only_failed:
+        _report_lost_secrets(corpus, sum(failed.get(reason, 0) for reason in reasons), output, config)
+    return run_and_report(config, corpus)
 
 
 def recorded_flags(output: str) -> tuple[str, ...]:
@@ -52,9 +58,30 @@ def recorded_flags(output: str) -> tuple[str, ...]:
 def _corpus_of(config: RunConfig, manifest: Manifest, reasons: frozenset[str], of_input: bool) -> Corpus:
     if not of_input:
         folder = folder_of(config.write.output)
-        return Corpus(folder, "failures", columns=manifest.labelled_with.column_types, reasons=reasons)
+        columns, names = manifest.labelled_with.column_types, config.read.secret_params
+        return Corpus(folder, "failures", columns=columns, reasons=reasons, secret_params=names)
     # Read from the input, because it may have corrected URIs, while the table has those that failed.
     return dataclasses.replace(find_input(config), reasons=reasons)
+
+
+def _report_lost_secrets(corpus: Corpus, failures: int, output: str, config: RunConfig) -> None:
+    """Report failures that can't be fetched again, because the table has their addresses without secrets.
+
+    Raises:
+      UserError: No other failures are left.
+    """
+    first = next(uris := find_without_secrets(corpus), None)
+    if first is None:
+        return
+    lost = 1 + sum(1 for _ in uris)
+    message = (
+        f"{lost:,} of {failures:,} failed images can't be fetched again without the secrets of their "
+        f"addresses, which are in no table, such as {first!r:.300}. Give a list that has them: "
+        f"labelbeam rerun {shlex.quote(output)} --input {shlex.quote(config.read.input)}"
+    )
+    if lost >= failures:
+        raise UserError(message)
+    print(f"labelbeam: warning: {message}", file=sys.stderr, flush=True)
 
 
 # Reasons that a retry of the same input may remove.

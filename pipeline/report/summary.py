@@ -22,6 +22,7 @@ from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import Reason, may_heal
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.presets import EMBEDDING
+from labelbeam.transforms.sources.secrets import lacks_secrets
 from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
@@ -38,6 +39,9 @@ _REMARKS = {
 }
 # Characters of a failure's line, because messages of servers may fill a screen.
 _LONGEST_EXAMPLE = 200
+
+# Without `truncated`, because most images of that reason are damaged files.
+_AGAIN = {reason for reason in Reason if may_heal(reason)} - {Reason.TRUNCATED}
 
 
 def summarise(manifest: Manifest, output: str, seconds: float) -> str:
@@ -150,13 +154,17 @@ def next_steps(manifest: Manifest, output: str) -> str:
     if again:
         lines += [
             "Retry failures that may be temporary:",
-            f"  labelbeam rerun {output} --only {','.join(again)}",
+            f"  labelbeam rerun {output} --only {','.join(again)}{_input_of_secrets(manifest)}",
         ]
     return "\n".join(lines)
 
 
-# Without `truncated`, because most images of that reason are damaged files.
-_AGAIN = {reason for reason in Reason if may_heal(reason)} - {Reason.TRUNCATED}
+def _input_of_secrets(manifest: Manifest) -> str:
+    """Return the option that a rerun needs where failed images have secrets in their addresses."""
+    names = manifest.config.get("secret_params") or ()
+    examples = (manifest.failure_examples or {}).values()
+    is_needed = any(lacks_secrets(example.uri, names) for example in examples)
+    return f" --input {shlex.quote(manifest.config['input'])}" if is_needed else ""
 
 
 def _most_similar(files: str, length: int) -> str:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.engines.service import Service
 
@@ -116,6 +116,12 @@ def _status(handler, argument: str) -> None:
     handler.answer(int(argument.partition("/")[0]), b"refused")
 
 
+def _echo(handler, _argument: str) -> None:
+    """Refuse a request with a page that quotes it, as S3 does."""
+    page = f"<Error>{handler.path} {handler.headers.get('Authorization')} {unquote(handler.path)}</Error>"
+    handler.answer(403, page.encode())
+
+
 def _redirect(handler, argument: str) -> None:
     handler.answer(302, b"", Location=f"/{argument}")
 
@@ -139,6 +145,7 @@ def _bomb(handler, argument: str) -> None:
 
 _FAULTS: dict[str, Callable] = {
     "status": _status,
+    "echo": _echo,
     "redirect": _redirect,
     "silent": _silent,
     "short": _short,

@@ -17,7 +17,7 @@ from labelbeam.transforms.sources import Limits, Manners
 from tests.sources.fault_server import FaultServer
 from tests.synthetic import png_bytes
 
-LIMITS = Limits(total_timeout_sec=30, connections=16)
+LIMITS = Limits(total_timeout_sec=30, connections=16, allow_hosts=("127.0.0.1",))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.first_bytes import URI_NAMES
 from labelbeam.transforms.inputs.formats import ReadOptions
 from labelbeam.transforms.notes import UNPARSED, Notes
+from labelbeam.transforms.sources.secrets import hide_secrets
 from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
 # Types by the names that `--column_types` takes.
@@ -103,7 +104,7 @@ def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
         if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
             raise OverflowError  # because Arrow makes 1e400 infinite
     except (pa.ArrowInvalid, ValueError, OverflowError):
-        notes.add(UNPARSED, column, text)
+        notes.add(UNPARSED, column, hide_secrets(text))
         return None
     return value
 

@@ -24,6 +24,7 @@ class Corpus:
       suffixes: Endings of file names to take, lower case; all if empty.
       reasons: Reasons whose failed images are tried again; of `failures`, those to take.
       files: The files of a list as they were when the run was planned.
+      secret_params: Names of query parameters that are secret, beside those that always are.
       most_files: Largest number of objects to list in a bucket; None for all. Of `images` alone.
     """
 
@@ -37,6 +38,7 @@ class Corpus:
     reasons: frozenset[str] = frozenset()
     # Part of the plan, because workers compare each file with it, and new files must not slip in.
     files: tuple[ListFile, ...] = ()
+    secret_params: tuple[str, ...] = ()
     most_files: int | None = None
 
     @property

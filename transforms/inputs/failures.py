@@ -1,4 +1,7 @@
-"""Failures: the images of an output folder that have no labels yet."""
+"""Failures: the images of an output folder that have no labels yet.
+
+Images whose addresses have lost their secrets are left out, because they can't be fetched.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from labelbeam.transforms.files import open_parquet
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import CorpusFormat
 from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.sources.secrets import HIDDEN, lacks_secrets
 from labelbeam.transforms.table.folder import published_files, read_manifest
 from labelbeam.transforms.table.rows import FAILURES
 
@@ -31,7 +35,21 @@ class _Failures:
             for batch in parquet.iter_batches(columns=[*names, "reason"]):
                 taken = batch.filter(pc.is_in(batch["reason"], reasons))
                 for image_id, uri, *values in zip(*(taken[name].to_pylist() for name in names), strict=True):
-                    yield ImageRef(image_id, uri, tuple(values))
+                    if not lacks_secrets(uri, corpus.secret_params):
+                        yield ImageRef(image_id, uri, tuple(values))
+
+
+def find_without_secrets(corpus: Corpus) -> Iterator[str]:
+    """Find the URIs of failures that are left out, because their secrets are gone."""
+    reasons = pa.array(corpus.reasons, pa.string())
+    for path in _Failures().split(corpus):
+        with open_parquet(path) as parquet:
+            for batch in parquet.iter_batches(columns=["uri", "reason"]):
+                # By Arrow first, because a table may have millions of failures.
+                taken = pc.and_(pc.is_in(batch["reason"], reasons), pc.match_substring(batch["uri"], HIDDEN))
+                for uri in batch["uri"].filter(taken).to_pylist():
+                    if lacks_secrets(uri, corpus.secret_params):
+                        yield uri
 
 
 FORMAT: Final[CorpusFormat] = _Failures()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from labelbeam.transforms.inputs.files import (
 from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import Location, ReadOptions
 from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.sources.secrets import hide_secrets
 
 Line = bytes | LongLine
 
@@ -136,9 +138,8 @@ class ListFormat(abc.ABC):
           One row; none for an empty line.
         """
         if isinstance(line, LongLine):
-            ref = self._unreadable(line.head, corpus, f"line {line.sha256}".encode())
             fault = f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}"
-            yield failure_of(ref, "read", bad_row(line.head, fault))
+            yield self._failure(line.head, corpus, bad_row(line.head, fault), f"line {line.sha256}")
             return
         if not line.strip():
             return
@@ -146,14 +147,22 @@ class ListFormat(abc.ABC):
             yield self.parse(line.decode("utf-8"), corpus, notes)
         except (UnicodeDecodeError, ImageError) as e:
             error = e if isinstance(e, ImageError) else bad_row(line, f"is not UTF-8: {e}")
-            yield failure_of(self._unreadable(line, corpus), "read", error)
+            yield self._failure(line, corpus, error)
 
-    def _unreadable(self, line: bytes, corpus: Corpus, identity: bytes | None = None) -> ImageRef:
-        # With a prefix, because a line that is a URI must not get the id of that URI's image.
-        digest = hashlib.sha256(identity or b"line " + line).hexdigest()[:32]
-        line_id = self.readable_id(line, corpus) or digest
+    def _failure(
+        self, line: bytes, corpus: Corpus, error: ImageError, identity: str | None = None
+    ) -> Failure:
+        text = line.decode("utf-8", "backslashreplace")
+        public = hide_secrets(text, corpus.secret_params)
+        # Of the bytes, because different bytes may have one text; without secrets, because a list that is
+        # signed anew replaces the row. With a prefix, because a line that is a URI must not get the id of
+        # that URI's image.
+        source = identity.encode() if identity else b"line " + (line if public == text else public.encode())
+        line_id = self.readable_id(line, corpus) or hashlib.sha256(source).hexdigest()[:32]
         nothing = (None,) * len(corpus.columns)
-        return ImageRef(line_id, line[:1000].decode("utf-8", "backslashreplace"), nothing)
+        failure = failure_of(ImageRef(line_id, public, nothing, signed=text), "read", error)
+        # Cut last, because a secret could not be recognised by its beginning.
+        return dataclasses.replace(failure, ref=ImageRef(line_id, public[:1000], nothing))
 
 
 def list_suffixes(*suffixes: str) -> tuple[str, ...]:

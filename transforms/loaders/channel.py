@@ -32,6 +32,7 @@ class Task(NamedTuple):
     number: int
     uri: str
     known_version: str | None
+    signed: str | None
 
 
 class Result(NamedTuple):

@@ -83,7 +83,7 @@ class _Worker:
         self._thread.row = row
         while True:
             task = self.tasks.get()
-            ref = ImageRef("", task.uri, (), task.known_version)
+            ref = ImageRef("", task.uri, (), task.known_version, task.signed)
             send = functools.partial(self._send, task.number)
             self._loader.load(ref, send, functools.partial(self._report, task.number))
 

@@ -100,7 +100,7 @@ def unchecked(ref: ImageRef) -> Unchanged:
 def _fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     version = ref.known_version or ""
     # A digest is compared below, because no source has such versions.
-    response = sources.fetch(ref.uri, None if version.startswith(DIGEST) else ref.known_version)
+    response = sources.fetch(ref.address, None if version.startswith(DIGEST) else ref.known_version)
     if response is None:
         return Unchanged(ref)
     sha256 = hashlib.sha256(response.data).hexdigest()

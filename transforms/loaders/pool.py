@@ -283,7 +283,7 @@ class _Crew:
         handed = {next(self._numbers): image for image in images}
         one.images.update(handed)
         refs = ((number, image.ref) for number, image in handed.items())
-        self._send(one, [Task(number, ref.uri, ref.known_version) for number, ref in refs])
+        self._send(one, [Task(n, ref.uri, ref.known_version, ref.signed) for n, ref in refs])
 
     def _send(self, one: _Process, value: object) -> None:
         try:

@@ -30,6 +30,7 @@ from labelbeam.transforms.models.kinds import FILE_SUFFIXES, check_model, digest
 from labelbeam.transforms.models.refusals import refuse_other_formats
 from labelbeam.transforms.models.runtime import file_errors_of_tensorflow
 from labelbeam.transforms.sources.addresses import GCS, split_gcs
+from labelbeam.transforms.sources.secrets import public_uri
 
 _LOG = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ def _cached_model(handle: str, version: str, fetch: Fetch) -> Path:
 
 
 def _index_of(handle: str) -> Path:
-    key = hashlib.sha256(handle.encode()).hexdigest()[:32]
+    # Without secrets, because a rerun has none, and because a signature does not change the model.
+    key = hashlib.sha256(public_uri(handle).encode()).hexdigest()[:32]
     return cache_folder() / "handles" / f"{key}.json"
 
 
@@ -160,7 +162,7 @@ def _fetch(handle: str, version: str, fetch: Fetch, index: Path) -> Path:
             _explain(handle, e)
         check_model(path, handle)
         target = models / _kept_name(path)
-        entry = {"handle": handle, "version": version, "path": str(target)}
+        entry = {"handle": public_uri(handle), "version": version, "path": str(target)}
         if not _is_whole(entry):
             shutil.rmtree(target, ignore_errors=True)
             try:
