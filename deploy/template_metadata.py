@@ -15,6 +15,7 @@ from labelbeam.pipeline.config import (
     Headers,
     Hosts,
     Line,
+    Names,
     Option,
     Pair,
     Pairs,
@@ -41,6 +42,7 @@ _PATTERNS: dict[Any, str] = {
     Headers: r"^[^=,:\s]+=[^\r\n]+$",
     Line: r"^[^\r\n]+$",
     Hosts: r"^[^,\s]+(,[^,\s]+)*$",
+    Names: r"^[^,\r\n]+(,[^,\r\n]+)*$",
     str: r"^[^\r\n]+$",
 }
 

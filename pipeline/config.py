@@ -268,12 +268,12 @@ class LoadConfig:
     fetch_threads: int = _option(32, "number of simultaneous requests of a worker process", (1, 1024))
     loaders: int | None = _option(
         None,
-        "number of processes of a worker process that fetch and decode; one per core by default; 0: none, "
-        "images are loaded on threads beside the model",
+        "largest number of processes of a worker process that fetch and decode; one per core by default; 0: "
+        "none, images are loaded on threads beside the model, and nothing limits their decoding",
         (0, 256),
     )
     image_timeout_sec: float = _option(
-        60.0, "longest time of one attempt at an image, fetched and decoded, s", (0.1, 3600)
+        60.0, "longest time of one attempt at an image, without waiting for others, s", (0.1, 3600)
     )
     fetch_attempts: int = _option(
         5, "largest number of requests for an image, if a failure may heal by itself", (1, 100)

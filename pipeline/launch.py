@@ -6,7 +6,6 @@ import dataclasses
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -97,10 +96,6 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
     with progress.new_tally() if local else nullcontext() as tally:
         # Made before the model is fetched, because Beam checks its options here.
         pipeline = new_pipeline(options)
-        if tally:
-            # Into the run's own folder, which the next run removes if this one is killed; Beam's would stay.
-            os.rmdir(pipeline.local_tempdir)
-            pipeline.local_tempdir = tempfile.mkdtemp(dir=tally.folder)
         with prepared(config, options, tally, corpus) as plan:
             _announce(plan.model)
             build_graph(pipeline, plan)

@@ -22,11 +22,11 @@ from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.loaders.image import decode, fetch_image
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.predict import predict_labels
-from labelbeam.transforms.sources import Limits, Sources
+from labelbeam.transforms.sources import Limits, Manners, Sources
 from tests.engines.http_server import LOOPBACK
 from tests.synthetic import BAD_IMAGES, encoded, gradient
 
-LIMITS = Limits(5, 10_000_000, 4, allow_hosts=LOOPBACK)
+LIMITS = Limits(5, 10_000_000, 4, manners=Manners(attempts=1), allow_hosts=LOOPBACK)
 # Longest wait for a process or a thread. It is long, because the machine may be busy; only a test that fails
 # waits so long.
 PATIENCE_SEC = 240.0
@@ -86,7 +86,8 @@ def run_pipeline(
     Images are loaded on threads by default, because a process takes longer to start than most tests to run,
     and servers of tests are allowed.
     """
-    defaults = {"loaders": loaders, "allow_hosts": ",".join(LOOPBACK)}
+    # Without further requests, because most servers of tests fail for ever.
+    defaults = {"loaders": loaders, "allow_hosts": ",".join(LOOPBACK), "fetch_attempts": 1}
     values = {name: str(value) for name, value in (defaults | options).items()}
     finished = run(load_config(config, values, beam_flags))
     assert finished is not None

@@ -175,7 +175,7 @@ class Failure:
       stage: Step that failed: `read`, `select`, `fetch`, `decode` or `predict`. Named as the column.
       reason: A value of `labelbeam.transforms.errors.Reason`.
       message: Text for a person, with the offending value.
-      attempts: 1, because no step tries an image twice.
+      attempts: Number of requests that were sent, or of loaders that died of the image.
       host: Host or bucket of the URI; "" for local files.
     """
 

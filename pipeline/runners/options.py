@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -118,9 +119,13 @@ def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
       UserError: Beam refuses the options.
     """
     try:
-        return beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(options=options)
     except ValueError as e:
         raise UserError(f"Beam refuses the options: {' '.join(str(e).split())}") from e
+    # Removed, because only transforms of other languages use it, and Beam removes it only after a run: a
+    # check, or a run that is killed, would leave it.
+    os.rmdir(pipeline.local_tempdir)
+    return pipeline
 
 
 def runner_of(options: PipelineOptions) -> str:

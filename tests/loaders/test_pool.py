@@ -144,7 +144,9 @@ def test_load__processes_cannot_start__is_an_error_with_their_words(tmp_path, st
     monkeypatch.syspath_prepend(tmp_path)
     pool = start()
     future = pool.submit(ImageRef("a", "a"))
-    with pytest.raises(RunError, match="end when they start .*status 3.*no such library"):
+    with pytest.raises(
+        RunError, match="ended with status 3 before it was ready.*--loaders 0.*no such library"
+    ):
         future.result(60)
 
 

@@ -148,7 +148,7 @@ def test_run__header_from_the_environment__is_sent_and_stands_nowhere(
     (tmp_path / "list.txt").write_text(f"{faults.uri('image/a.jpg')}\n{faults.uri('raw/a')}\n")
     out = tmp_path / "out"
     flags = [f"--input={tmp_path / 'list.txt'}", f"--model={tiny}", f"--output={out}", "--max_failure_rate=1"]
-    options = [f"--http_header=X-Key=$KEY,X-Other={LITERAL}", "--verbose"]
+    options = [f"--http_header=X-Key=$KEY,X-Other={LITERAL}", "--verbose", "--allow_hosts=127.0.0.1"]
     assert main(["run", *flags, *options]) == 0
     sent = faults.headers["/image/a.jpg"]
     assert (sent["x-key"], sent["x-other"]) == (SECRET, LITERAL)

@@ -250,7 +250,7 @@ def test_retry_after__status_that_stays__is_not_taken(faults, status):
     assert failure(faults.uri(f"status/{status}", retry_after=7)).retry_after_sec is None
 
 
-HEALING = {"rate_limited", "http_5xx", "timeout", "unreachable", "truncated"}
+HEALING = {"rate_limited", "http_5xx", "timeout", "unreachable", "truncated", "host_down"}
 
 
 def test_may_heal__documentation__has_each_reason_of_fetching():

@@ -236,7 +236,7 @@ class _Crew:
         self._send(one, self._loading)
 
     def _is_short(self) -> bool:
-        """Return whether more images wait than the processes, those that are starting included, can take."""
+        """Return whether more images wait than the processes can take; those that start now count."""
         # Few images need one process only, whose start takes longer than they do.
         starting = sum(not one.ready for one in self._processes)
         return self._orders.has_ready() and len(self._orders) > starting * self._most
@@ -322,12 +322,18 @@ class _Crew:
             # Innocent images come first again, because bundles wait for them longest.
             for image in reversed(images.values()):
                 self._orders.give_back(image)
-            alone = bool(self._suspects)
+            has_suspects = bool(self._suspects)
         if not one.ready:
             self._failed_starts += 1
             if self._failed_starts >= _FAILED_STARTS:
-                raise RunError(f"Loader processes end when they start ({_describe(status)}): {words}")
-        self._start(alone)
+                remedy = "Use fewer of them (--loaders 1), or none (--loaders 0)."
+                raise RunError(
+                    f"A loader process {_describe(status)} before it was ready. {remedy}"
+                    + (f" Its last words: {words}" if words else "")
+                )
+        # Others start when images wait, because a loader that ends with the run needs no successor.
+        if has_suspects:
+            self._start(alone=True)
 
     def _fail_late(self, image: Order, row: Row) -> None:
         reason = Reason.TIMEOUT if row.stage == "fetch" else Reason.DECODE_TIMEOUT
