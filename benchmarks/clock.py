@@ -56,11 +56,13 @@ class Clock:
             if not self._under_way:
                 self._since = now
             self._under_way += 1
-        yield
-        with self._lock:
-            self._under_way -= 1
-            if not self._under_way:
-                self._busy_sec += time.perf_counter() - self._since
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._busy_sec += time.perf_counter() - self._since
 
     def count(self, images: int) -> None:
         """Count images that the model has had."""

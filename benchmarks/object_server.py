@@ -1,9 +1,10 @@
 """A fast server of objects on loopback, with the headers of Cloud Storage, in a process of its own.
 
-python -m benchmarks.object_server FOLDER
+python -m benchmarks.object_server FOLDER LATENCY RATE
 
 It serves the folder's files as `http://127.0.0.1:PORT/NAME` and as `gs://any/NAME`, over HTTP/1.1, and prints
-its port.
+its port. Each response comes after LATENCY seconds, and never if that is `inf`. Requests beyond RATE within a
+second get status 429 and `Retry-After: 1`; 0 is no bound.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import math
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,12 +25,13 @@ from urllib.parse import unquote
 import google_crc32c
 
 _NONE = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+_REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, latency_sec: float = 0.0, rate: int = 0) -> Iterator[str]:
     """Serve a folder from another process, and yield the address."""
-    command = [sys.executable, "-m", "benchmarks.object_server", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.object_server", str(folder), str(latency_sec), str(rate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout
@@ -64,8 +69,10 @@ Server: UploadServer
 
 
 class _Protocol(asyncio.Protocol):
-    def __init__(self, responses: dict[str, bytes]) -> None:
+    def __init__(self, responses: dict[str, bytes], latency_sec: float, ration: _Ration) -> None:
         self._responses = responses
+        self._latency_sec = latency_sec
+        self._ration = ration
         self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,17 +83,42 @@ class _Protocol(asyncio.Protocol):
         *heads, self._head = (self._head + data).split(b"\r\n\r\n")
         for head in heads:
             path = head.split(b" ", 2)[1].decode().partition("?")[0]
-            self._transport.write(self._responses.get(unquote(path.rpartition("/")[2]), _NONE))
+            response = self._responses.get(unquote(path.rpartition("/")[2]), _NONE)
+            if not self._ration.allows():
+                self._transport.write(_REFUSAL)
+            elif not self._latency_sec:
+                self._transport.write(response)
+            elif self._latency_sec < math.inf:
+                asyncio.get_running_loop().call_later(self._latency_sec, self._transport.write, response)
 
 
-async def serve(folder: Path) -> None:
+class _Ration:
+    """Requests that are served within a second."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._times: deque[float] = deque()
+
+    def allows(self) -> bool:
+        """Return whether a request is served now."""
+        now = time.monotonic()
+        while self._times and self._times[0] < now - 1:
+            self._times.popleft()
+        if self._rate and len(self._times) >= self._rate:
+            return False
+        self._times.append(now)
+        return True
+
+
+async def serve(folder: Path, latency_sec: float, rate: int) -> None:
     """Serve a folder until the process is killed."""
     responses = {path.name: response_of(path.read_bytes()) for path in folder.iterdir()}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Protocol(responses), "127.0.0.1", 0)
+    ration = _Ration(rate)
+    server = await loop.create_server(lambda: _Protocol(responses, latency_sec, ration), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))

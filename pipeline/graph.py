@@ -30,7 +30,6 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
         round(load.max_megapixels * 1e6),
         load.loaders,
         plan.threads,
-        load.image_timeout_sec,
         packed=plan.is_split,
     )
     pixels = loaded.ok

@@ -10,6 +10,7 @@ HOSTILE = textwrap.dedent(
     """
     import ctypes, os, sys, time
     import numpy
+    import labelbeam.transforms.loaders.channel as channel
     import labelbeam.transforms.loaders.image as image
 
     decode_image = image.decode_image
@@ -33,7 +34,20 @@ HOSTILE = textwrap.dedent(
             kept = []
             while True:
                 kept.append(numpy.zeros(64 << 20, "u1"))
+        if data.startswith(b"nibble"):
+            kept = []
+            while True:
+                kept.append(bytearray(1 << 10))
         return decode_image(data, *rest)
+
+    result_of = channel.result_of
+
+    def unsendable(number, loaded):
+        if getattr(loaded.value, "message", "").startswith("begins with b'unsendable"):
+            raise MemoryError
+        return result_of(number, loaded)
+
+    channel.result_of = unsendable
 
     if sys.argv[:1] == ["-m"]:
         image.decode_image = hostile

@@ -15,7 +15,7 @@ from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, Packe
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.loaders.image import Loaded, Loading
-from labelbeam.transforms.loaders.loaders import IMAGE_TIMEOUT_SEC, Loaders, start_loaders
+from labelbeam.transforms.loaders.loaders import Loaders, start_loaders
 from labelbeam.transforms.outcomes import par_do
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.window import OverlappedFn, Window
@@ -42,12 +42,12 @@ class LoadImages(beam.PTransform):
     Guarantees: an image that crashes its decoder, or holds it too long, costs itself only.
 
     Attributes:
-      limits: Limits of one request; `limits.connections` images of a worker process are loaded at once.
+      limits: Limits of one image, whose time limit holds for fetching and decoding together;
+        `limits.connections` images of a worker process are loaded at once.
       rule: Crop and size of the result.
       max_pixels: Largest image in pixels; larger images fail before they are decoded.
       loaders: Loader processes of a worker process, as in `start_loaders`.
       threads: Cores that a worker process uses; by default all.
-      image_timeout_sec: Longest time of an image, fetched and decoded.
       packed: Whether pixels are packed for a shuffle.
     """
 
@@ -56,7 +56,6 @@ class LoadImages(beam.PTransform):
     max_pixels: int
     loaders: int | None = None
     threads: int | None = None
-    image_timeout_sec: float = IMAGE_TIMEOUT_SEC
     packed: bool = False
 
     def expand(self, refs: beam.PCollection[ImageRef]) -> LoadOutcomes:
@@ -69,9 +68,7 @@ class _LoadImagesFn(OverlappedFn[ImageRef, Loaded]):
         self._window_items = 4 * step.limits.connections
         self._pixel_bytes = 3 * step.rule.size_px**2
         loading = Loading(step.limits, step.rule, step.max_pixels, step.packed)
-        self._start = functools.partial(
-            start_loaders, loading, step.loaders, step.threads, step.image_timeout_sec
-        )
+        self._start = functools.partial(start_loaders, loading, step.loaders, step.threads)
         # `Shared`, because the loaders then end with the last DoFn of the process.
         self._shared = Shared()
         self._fetch_usec = Metrics.distribution(LoadImages, "fetch_usec")

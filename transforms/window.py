@@ -93,7 +93,10 @@ class Window(Generic[T]):
         alarm.check()
         self._items += 1
         self._bytes += size_bytes
-        future.add_done_callback(lambda done: self._finished.put((done, size_bytes)))
+        # Bound to the queue and not to the window, because the loaders count what windows hold, and a window
+        # of a bundle that has failed must go.
+        put = self._finished.put
+        future.add_done_callback(lambda done: put((done, size_bytes)))
         yield from self._take_ready()
         # More than one, because a single element larger than `max_bytes` would otherwise be waited for alone.
         while self._items > 1 and (self._items > self.max_items or self._bytes > self.max_bytes):
@@ -169,6 +172,7 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
 
     def teardown(self) -> None:
         _slots.pop(id(self), None)
+        self.__dict__.pop("_window", None)
 
     def process(self, element: E) -> Iterator:
         for result in self._window.add(*self.submit(element), self.is_hungry):

@@ -257,7 +257,7 @@ def _label_rows(case: Case) -> list[Prediction | Failure]:
     limits = dataclasses.replace(limits, total_timeout_sec=total_timeout_sec, manners=Manners(attempts=1))
     load = case.config.load
     loading = Loading(limits, case.classifier.spec.resize, round(load.max_megapixels * 1e6))
-    loaders = start_loaders(loading, load.loaders, image_timeout_sec=total_timeout_sec)
+    loaders = start_loaders(loading, load.loaders)
     threshold = case.config.predict.least_score
     return list(label_images(case.rows, case.classifier, loaders, _IMAGES, threshold=threshold))
 

@@ -71,9 +71,11 @@ def new_tally() -> Iterator[Tally]:
         with suppress(OSError), (folder / _LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as new, open(Path(new, _LOCK), "wb") as lock:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as new, open(Path(new, "new"), "wb") as lock:
         # A lock and not the process's number, because a container sees other numbers in the same folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Named last, because a run that starts now would otherwise lock it first.
+        os.rename(lock.name, Path(new, _LOCK))
         yield Tally(Path(new))
 
 

@@ -91,6 +91,9 @@ def test_load__images_of_every_fate__get_one_outcome_each(monkeypatch, decoders,
     assert seen == [(n, names[fate]) for n, fate in fates if fate in names]
 
 
+MORE = lambda: True  # noqa: E731
+
+
 class Sent(list):
     """A channel that keeps what is sent."""
 
@@ -99,28 +102,32 @@ class Sent(list):
 
 
 def test_outbox__more_follow__sends_whole_messages_and_the_rest_at_the_end():
-    channel, follow = Sent(), [True]
-    outbox = _Outbox(channel, lambda: follow[0])
+    channel = Sent()
+    outbox = _Outbox(channel)
     for n in range(2 * CHUNK + 1):
-        outbox.put(Result(n, None))
+        outbox.put(Result(n, None), MORE)
     assert channel == [[*range(CHUNK)], [*range(CHUNK, 2 * CHUNK)]]
-    follow[0] = False
-    outbox.put(Result(99, None))
+    outbox.put(Result(99, None), lambda: False)
     assert channel[2:] == [[2 * CHUNK, 99]]
 
 
 def test_outbox__large_pixels__do_not_wait_for_others():
     channel = Sent()
-    outbox = _Outbox(channel, lambda: True)
-    outbox.put(Result(0, None, DecodedImage, (np.zeros(_HOLD_BYTES + 1, np.uint8),)))
+    outbox = _Outbox(channel)
+    outbox.put(Result(0, None, DecodedImage, (np.zeros(_HOLD_BYTES + 1, np.uint8),)), MORE)
     assert channel == [[0]]
 
 
 def test_outbox__oldest_result_has_waited_long__sends_at_the_next(monkeypatch):
     channel, now = Sent(), [0.0]
     monkeypatch.setattr("labelbeam.transforms.loaders.child.time.monotonic", lambda: now[0])
-    outbox = _Outbox(channel, lambda: True)
-    outbox.put(Result(0, None))
+    outbox = _Outbox(channel)
+    outbox.put(Result(0, None), MORE)
     now[0] = 60.0
-    outbox.put(Result(1, None))
+    outbox.put(Result(1, None), MORE)
     assert channel == [[0, 1]]
+    outbox.put(Result(2, None), MORE)
+    outbox.flush(1.0)
+    assert channel == [[0, 1]]
+    outbox.flush()
+    assert channel == [[0, 1], [2]]

@@ -14,6 +14,7 @@ from labelbeam.transforms.loaders import orders, schedule
 from labelbeam.transforms.loaders.image import Loaded, Loading
 from labelbeam.transforms.loaders.loaders import Loaders, start_loaders
 from labelbeam.transforms.sources import Limits, Manners
+from labelbeam.transforms.window import Window
 from tests.sources.fault_server import FaultServer
 from tests.synthetic import png_bytes
 
@@ -35,7 +36,7 @@ def processes(request, monkeypatch) -> int:
 
 def start(processes: int, manners: Manners = Manners(), limits: Limits = LIMITS) -> Loaders:  # noqa: B008
     loading = Loading(replace(limits, manners=manners), ResizeRule(8), 10**6)
-    return start_loaders(loading, processes, 2, 30.0)
+    return start_loaders(loading, processes, 2)
 
 
 def load(loaders: Loaders, *uris: str, known_version: str | None = None) -> list[Loaded]:
@@ -103,6 +104,17 @@ def test_load__host_is_down__fails_at_once(server, processes, monkeypatch):
     down = [one.value for one in loaded if one.value.reason == "host_down"]
     assert {one.attempts for one in down} == {0}
     assert f"127.0.0.1:{server.port}" in down[0].message
+
+
+def test_load__bundle_fails_with_images_under_way__the_next_one_gets_its_own(server, processes, monkeypatch):
+    monkeypatch.setattr(orders, "_MAX_FINISHED_BYTES", 20 * 8 * 8 * 3)
+    loaders, window = start(processes), Window[Loaded](1000, 1 << 30)
+    loaders.watch(window)
+    for n in range(100):
+        assert not list(window.add(loaders.submit(ImageRef("", server.uri("image", slow=0.01, n=n)))))[1:]
+    del window
+    (loaded,) = load(loaders, server.uri("image"))
+    assert isinstance(loaded.value, DecodedImage)
 
 
 class Held:

@@ -40,7 +40,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def start() -> Callable[..., LoaderPool]:
     def start(processes: int = 2, timeout_sec: float = 30.0, loading: Loading = LOADING) -> LoaderPool:
-        return LoaderPool(loading, processes, timeout_sec)
+        limits = replace(loading.limits, total_timeout_sec=timeout_sec)
+        return LoaderPool(replace(loading, limits=limits), processes)
 
     return start
 
@@ -102,14 +103,17 @@ def test_load__packed__restores_every_pixel(tmp_path, start):
     assert (unpack_pixels(packed.value.data) == plain.value.pixels).all()
 
 
+KINDS = ("crash", "sleep", "spin", "eat", "nibble")
+
+
 def test_load__images_that_crash_hang_and_eat__cost_themselves_only(tmp_path, start, hostile):
-    bad = [write_bytes(tmp_path, kind, kind.encode()) for kind in ("crash", "sleep", "spin", "eat")]
+    bad = [write_bytes(tmp_path, kind, kind.encode()) for kind in KINDS]
     refs = write_images(tmp_path, 60)
-    refs[5:5] = bad[:2]
-    refs[20:20] = bad[2:]
+    refs[5:5] = bad[:3]
+    refs[20:20] = bad[3:]
     outcomes = load(start(timeout_sec=3.0), refs)
     assert [one.value.ref for one in outcomes] == refs
-    assert reasons(outcomes) == {"ok": 60, "decoder_crashed": 1, "decode_timeout": 2, "decode_memory": 1}
+    assert reasons(outcomes) == {"ok": 60, "decoder_crashed": 1, "decode_timeout": 2, "decode_memory": 2}
     by_reason = {one.value.reason: one.value for one in outcomes if isinstance(one.value, Failure)}
     assert (by_reason["decoder_crashed"].attempts, by_reason["decoder_crashed"].stage) == (2, "decode")
     assert "SIGSEGV" in by_reason["decoder_crashed"].message
@@ -120,6 +124,31 @@ def test_load__loader_crashes_once__image_is_loaded(tmp_path, start, hostile):
     Image.new("RGB", (40, 32)).save(tmp_path / "once.png")
     ref = write_bytes(tmp_path, "twice", f"once {tmp_path / 'once'}".encode())
     assert reasons(load(start(), [ref, *write_images(tmp_path, 9)])) == {"ok": 10}
+
+
+def test_load__outcome_cannot_be_sent__costs_the_image_itself_only(tmp_path, start, hostile):
+    bad = write_bytes(tmp_path, "unsendable", b"unsendable")
+    assert reasons(load(start(), [*write_images(tmp_path, 20), bad])) == {"ok": 20, "decoder_crashed": 1}
+
+
+def test_load__late_image_has_labels__keeps_them(tmp_path, start, monkeypatch):
+    # A pipe that nobody writes to would hang a client without O_NONBLOCK; a slow file system is simulated.
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SLOW_DISK, "utf-8")
+    monkeypatch.syspath_prepend(site)
+    known = ImageRef("a", str(tmp_path / "a.png"), (), "1-1")
+    (loaded,) = load(start(timeout_sec=1.0), [known])
+    assert loaded.value == Unchanged(known, checked=False)
+
+
+SLOW_DISK = """
+import sys, time
+import labelbeam.transforms.sources.local as local
+
+if sys.argv[:1] == ["-m"]:
+    local.LocalSource.fetch = lambda *_: time.sleep(3600)
+"""
 
 
 def test_load__every_image_crashes__each_becomes_a_failure(tmp_path, start, hostile):
@@ -145,7 +174,8 @@ def test_load__processes_cannot_start__is_an_error_with_their_words(tmp_path, st
     pool = start()
     future = pool.submit(ImageRef("a", "a"))
     with pytest.raises(
-        RunError, match="ended with status 3 before it was ready.*--loaders 0.*no such library"
+        RunError,
+        match="A loader process ended with status 3 before it was ready.*--loaders 0.*no such library",
     ):
         future.result(60)
 
@@ -191,7 +221,7 @@ from labelbeam.transforms.loaders.image import Loading
 from labelbeam.transforms.loaders.pool import LoaderPool
 from labelbeam.transforms.sources import Limits
 
-pool = LoaderPool(Loading(Limits(connections=4), ResizeRule(32), 10**6), 2, 60.0)
+pool = LoaderPool(Loading(Limits(connections=4), ResizeRule(32), 10**6), 2)
 futures = [pool.submit(ImageRef(str(n), sys.argv[1])) for n in range(100)]
 while len(pool.pids()) < 2:
     time.sleep(0.05)
@@ -247,6 +277,7 @@ def test_pool__number_of_images__decides_on_the_number_of_processes(tmp_path, st
     outcomes = load(pool, [refs[n % 10] for n in range(images)])
     assert reasons(outcomes) == {"ok": images}
     if processes > 1:
-        while len(pool.pids()) < processes:
-            load(pool, refs * 30)
+        for _ in range(100):
+            if len(pool.pids()) < processes:
+                load(pool, refs * 30)
     assert len(pool.pids()) == processes

@@ -52,7 +52,11 @@ def main(socket_fd: int, board_fd: int, lock_fd: int) -> None:
     tune_malloc()
     if sys.platform == "linux":
         _bound_memory(loading)
-    worker = _Worker(channel, Loader(loading, 1, _FileLock(lock_fd)), Board(board_fd, threads))
+    threading.stack_size(_STACK_BYTES)
+    outbox = _Outbox(channel)
+    # Results leave before a wait for the lock, because another loader may hold it for minutes.
+    loader = Loader(loading, 1, _FileLock(lock_fd, outbox.flush))
+    worker = _Worker(outbox, loader, Board(board_fd, threads))
     for row in range(threads):
         threading.Thread(target=worker.run, args=(row,), daemon=True).start()
     channel.send(os.getpid())
@@ -72,27 +76,35 @@ class _Worker:
       tasks: Tasks that no thread has begun.
     """
 
-    def __init__(self, channel: Channel, loader: Loader, board: Board) -> None:
+    def __init__(self, outbox: _Outbox, loader: Loader, board: Board) -> None:
         # A queue, because a pool of `concurrent.futures` makes a future for each task, which nobody needs.
         self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        self._outbox, self._loader, self._board = _Outbox(channel, loader.is_behind), loader, board
+        self._outbox, self._loader, self._board = outbox, loader, board
         self._thread = threading.local()
 
     def run(self, row: int) -> None:
         """Load images one after another; the thread has a row of the board."""
         self._thread.row = row
-        while True:
-            task = self.tasks.get()
-            ref = ImageRef("", task.uri, (), task.known_version, task.signed)
-            send = functools.partial(self._send, task.number)
-            self._loader.load(ref, send, functools.partial(self._report, task.number))
+        try:
+            while True:
+                self._load(self.tasks.get())
+        except BaseException:
+            # The process ends, because its parent then loads the images again, and would wait for ever for an
+            # outcome that could not be sent for want of memory.
+            traceback.print_exc()
+            os._exit(1)
+
+    def _load(self, task: Task) -> None:
+        ref = ImageRef("", task.uri, (), task.known_version, task.signed)
+        send = functools.partial(self._send, task.number)
+        self._loader.load(ref, send, functools.partial(self._report, task.number))
 
     def _send(self, number: int, loaded: Loaded | Exception) -> None:
         if isinstance(loaded, Exception):  # a defect, which must end the run and not a thread alone
             # As text, because an error need not be picklable.
             loaded = RuntimeError("".join(traceback.format_exception(loaded)))
         try:
-            self._outbox.put(result_of(number, loaded))
+            self._outbox.put(result_of(number, loaded), self._loader.is_behind)
         except OSError:
             os._exit(0)
 
@@ -101,23 +113,36 @@ class _Worker:
         row = self._thread.row
         if stage is None:
             self._board.clear(row)
-        else:
-            self._board.write(row, number, stage, spent_ns)
+            return
+        self._board.write(row, number, stage, spent_ns)
+        # Before an image is decoded, because that may take long.
+        self._outbox.flush(_HOLD_SEC)
 
 
 class _Outbox:
     """Results that go to the parent, several in a message while further results are sure to follow."""
 
-    def __init__(self, channel: Channel, more_follow: Callable[[], bool]) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._more_follow = more_follow
         self._lock = threading.Lock()
         self._results: list[Result] = []
         self._bytes = 0
         self._oldest = 0.0
 
-    def put(self, result: Result) -> None:
-        """Send a result, or keep it for the next message.
+    def flush(self, age_sec: float = 0.0) -> None:
+        """Send results that have waited for a time."""
+        with self._lock:
+            if not self._results or time.monotonic() - self._oldest < age_sec:
+                return
+            results = self._take()
+        self._channel.send(results)
+
+    def _take(self) -> list[Result]:
+        results, self._results, self._bytes = self._results, [], 0
+        return results
+
+    def put(self, result: Result, more_follow: Callable[[], bool]) -> None:
+        """Send a result, or keep it for the next message if further results are sure to follow.
 
         Raises:
           OSError: The parent is gone.
@@ -129,20 +154,22 @@ class _Outbox:
             self._results.append(result)
             self._bytes += result.pixel_bytes()
             is_full = len(self._results) == CHUNK or self._bytes > _HOLD_BYTES
-            # Asked under the lock, because the image that follows must find this result here.
-            if not is_full and now - self._oldest < _HOLD_SEC and self._more_follow():
+            # Called under the lock, because the image that follows must find this result here.
+            if not is_full and now - self._oldest < _HOLD_SEC and more_follow():
                 return
-            results, self._results, self._bytes = self._results, [], 0
+            results = self._take()
         self._channel.send(results)
 
 
 class _FileLock:
     """A lock between processes. The system frees it when its holder dies."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, before: Callable[[], None]) -> None:
         self._fd = fd
+        self._before = before
 
     def __enter__(self) -> None:
+        self._before()
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
@@ -157,9 +184,10 @@ def _bound_memory(loading: Loading) -> None:
         (int(taken[1]) << 10)
         + loading.limits.connections * _STACK_BYTES
         + _ARENAS_BYTES
-        # Twice, because requests under way when the bound is reached may bring as much again.
+        # Twice, because requests under way when the bound is reached may bring as much again. An image that
+        # then lacks memory is fetched again later.
         + 2 * MAX_ENCODED_BYTES
-        + loading.limits.max_bytes
+        + 4 * loading.limits.max_bytes
         + _BYTES_PER_PIXEL * loading.max_pixels
     )
     _, most = resource.getrlimit(resource.RLIMIT_AS)

@@ -202,13 +202,17 @@ class Loader:
         image: EncodedImage | Unchanged | Exception
         try:
             image = _fetch_image(ref, self._sources)
+        except MemoryError as e:
+            # Without its frames, because these hold memory.
+            image = e.with_traceback(None)
         except Exception as e:
             image = e
         spent_ns = time.monotonic_ns() - start
-        report(None, spent_ns)
         if not isinstance(image, EncodedImage):
             done(_not_fetched(ref, image, spent_ns // 1000))
+            report(None, spent_ns)
             return
+        report(None, spent_ns)
         with self._changed:
             self._encoded_bytes += len(image.data)
             self._fetched.append(_Fetched(image, spent_ns, report, done))
@@ -228,15 +232,21 @@ class Loader:
                     self._decoders += 1
                     return
                 fetched = self._fetched.popleft()
-            loaded: Loaded | Exception
+            loaded: Loaded | Exception | None = None
             try:
                 loaded = self._decode(*fetched[:3])
+            except MemoryError:
+                pass
             except Exception as e:
                 loaded = e
+            # Made here, because the frames of a `MemoryError` hold what the decoder has allocated.
+            loaded = loaded or Loaded(failure_of(fetched.image.ref, "decode", too_little_memory()), 0)
             with self._changed:
                 self._encoded_bytes -= len(fetched.image.data)
                 self._changed.notify_all()
             fetched.done(loaded)
+            # Behind the outcome, because an image whose outcome can't be sent must be found on the board.
+            fetched.report(None, fetched.spent_ns)
 
     def _decode(self, encoded: EncodedImage, spent_ns: int, report: Report) -> Loaded:
         start = time.monotonic_ns()
@@ -246,10 +256,8 @@ class Loader:
         try:
             image = decode(encoded, loading.rule, loading.max_pixels, room)
             value = pack_image(image) if loading.packed else image
-        except (ImageError, MemoryError) as e:
-            value = failure_of(encoded.ref, "decode", _image_error(e))
-        finally:
-            report(None, spent_ns)
+        except ImageError as e:
+            value = failure_of(encoded.ref, "decode", e)
         return Loaded(value, spent_ns // 1000, _usec(start), len(encoded.data))
 
     @contextmanager

@@ -12,9 +12,6 @@ from labelbeam.transforms.loaders.pool import LoaderPool
 from labelbeam.transforms.loaders.threads import LoaderThreads
 from labelbeam.transforms.process import available_cores
 
-# Longest time of an image, where nothing else is set.
-IMAGE_TIMEOUT_SEC = 60.0
-
 
 class Loaders(Protocol):
     """Whatever loads images beside the caller's thread."""
@@ -36,7 +33,6 @@ def start_loaders(
     loading: Loading,
     processes: int | None = None,
     cores: int | None = None,
-    image_timeout_sec: float = IMAGE_TIMEOUT_SEC,
 ) -> Loaders:
     """Start the loaders of a process.
 
@@ -44,11 +40,10 @@ def start_loaders(
       loading: What becomes of every image.
       processes: Number of loader processes; by default one per core. 0 loads on threads of this process.
       cores: Number of cores to use; by default all.
-      image_timeout_sec: Longest time of an image, fetched and decoded.
     """
     cores = cores or available_cores()
     if processes == 0:
         return LoaderThreads(loading, cores)
     # One per core beside a GPU, too, because the process with the model needs a small part of a core: with a
     # core to itself on two cores, the model waited 22 % of the time for images, and 8 % without.
-    return LoaderPool(loading, processes or cores, image_timeout_sec)
+    return LoaderPool(loading, processes or cores)

@@ -116,7 +116,9 @@ def _verdict_of(loaded: Loaded | Exception, order: Order) -> Verdict:
     is_broken = reason in _BROKEN
     # A server that is overloaded says so by either status.
     is_refusal = reason is Reason.RATE_LIMITED or (is_broken and loaded.retry_after_sec is not None)
-    return Verdict(may_heal(reason), is_refusal, is_broken, loaded.retry_after_sec)
+    # Memory is short for the moment, because other requests have brought more bytes than expected.
+    heals = may_heal(reason) or reason is Reason.DECODE_MEMORY
+    return Verdict(heals, is_refusal, is_broken, loaded.retry_after_sec)
 
 
 def _final(loaded: Loaded, order: Order) -> Loaded:

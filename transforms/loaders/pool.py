@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import selectors
@@ -20,23 +21,28 @@ from typing import IO, Final
 
 from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import ImageRef
-from labelbeam.transforms.errors import ImageError, Reason, RunError
+from labelbeam.transforms.errors import ImageError, Reason, RunError, describe_error
 from labelbeam.transforms.loaders.board import Board, Row, nameless_file
 from labelbeam.transforms.loaders.channel import CHUNK, Channel, Task, loaded_of
 from labelbeam.transforms.loaders.image import Loaded, Loading
 from labelbeam.transforms.loaders.orders import Finished, Orders
 from labelbeam.transforms.loaders.schedule import Order
 
+# Fewest threads of a loader, because one that decodes should find the next images fetched.
+_LEAST_CONNECTIONS = 4
 # Time between two looks at the clocks of images.
 _LOOK_SEC = 0.5
 # Time by which a request may exceed its limit, because the client ends most requests itself, with a reason.
 _GRACE_SEC = 2.0
-# Longest time between the first and the last byte of a message, and of a start on a busy machine.
+# Longest wait for a piece of a message, and for a start on a busy machine.
 _MESSAGE_SEC, _START_SEC = 30.0, 120.0
 # Longest wait for a process that was killed. One that waits for a dead disk ends when the disk answers.
 _KILL_SEC = 5.0
-# Starts in a row that may fail, because a machine can be short of memory for a moment.
-_FAILED_STARTS = 3
+# Starts in a row that may fail, and the pause behind each, because a machine can be short of memory for a
+# moment.
+_FAILED_STARTS, _PAUSE_SEC = 3, 1.0
+# Length of a loader's output from which it is cut off, because a library may print a line for each image.
+_MOST_OUTPUT_BYTES = 1 << 20
 # Crashes after which an image is at fault.
 _CRASHES = 2
 # Few threads and heaps of libraries, because a loader decodes one image at a time.
@@ -74,8 +80,9 @@ class _Process:
 
     def last_words(self) -> str:
         """Return the end of what the process has written to its standard error."""
-        self.errors.seek(0)
-        return self.errors.read().decode(errors="replace").strip()[-500:]
+        length = self.errors.seek(0, os.SEEK_END)
+        self.errors.seek(max(0, length - 500))
+        return self.errors.read().decode(errors="replace").strip()
 
     def close(self) -> int:
         """End the process and return its status."""
@@ -96,15 +103,14 @@ class _Stopped(Exception):
 class LoaderPool:
     """Loader processes, which all bundles of a worker process share. They end with the pool."""
 
-    def __init__(self, loading: Loading, processes: int, image_timeout_sec: float) -> None:
+    def __init__(self, loading: Loading, processes: int) -> None:
         """Start the first process.
 
         Args:
           loading: What becomes of every image; its connections are shared among the processes.
           processes: Largest number of processes; they start when images wait.
-          image_timeout_sec: Longest time of an image, fetched and decoded.
         """
-        self._crew = _Crew(loading, processes, image_timeout_sec)
+        self._crew = _Crew(loading, processes)
         # The crew's thread keeps the crew alive, and must not keep the pool alive.
         weakref.finalize(self, self._crew.stop)
 
@@ -135,10 +141,10 @@ class _Crew:
     The thread alone starts processes, because the system ends a loader with the thread that started it.
     """
 
-    def __init__(self, loading: Loading, processes: int, image_timeout_sec: float) -> None:
-        connections = max(1, loading.limits.connections // processes)
+    def __init__(self, loading: Loading, processes: int) -> None:
+        connections = max(_LEAST_CONNECTIONS, loading.limits.connections // processes)
         self._loading = replace(loading, limits=replace(loading.limits, connections=connections))
-        self._timeout_sec = image_timeout_sec
+        self._timeout_sec = loading.limits.total_timeout_sec
         self._threads = connections
         # More than a loader has threads, so that the next images are at hand when the first are loaded.
         self._most = connections + 2 * CHUNK
@@ -148,6 +154,7 @@ class _Crew:
         self._suspects: deque[Order] = deque()
         self._processes: list[_Process] = []
         self._failed_starts = 0
+        self._next_start = 0.0
         self._next_look = 0.0
         self._broken: Exception | None = None
         self._large_fd = nameless_file()
@@ -185,14 +192,14 @@ class _Crew:
     def _run(self, processes: int) -> None:
         try:
             self._selector = selectors.DefaultSelector()
+            # At once, because it then starts while TensorFlow is loaded.
             self._start()
             while self._broken is None:
                 for key, _ in self._selector.select(self._wait_sec()):
                     self._receive(key.data)
                 with self._lock:
                     self._deal()
-                if len(self._processes) < processes and self._is_short():
-                    self._start()
+                self._start_missing(processes)
                 # Seldom, because a look at every row costs as much as receiving an image.
                 if time.monotonic() >= self._next_look:
                     self._look_at_clocks()
@@ -214,26 +221,45 @@ class _Crew:
         board, board_fd = Board.create(self._loading.limits.connections)
         # A file without a name, because a pipe that nobody reads would fill and stop the loader.
         errors = os.fdopen(nameless_file(), "w+b")
+        # Behind its end, because the file may be cut off while the loader writes.
+        fcntl.fcntl(errors, fcntl.F_SETFL, os.O_APPEND)
         fds = (theirs.fileno(), board_fd, self._large_fd)
-        process = subprocess.Popen(
-            # -P, because `-m` would put the working folder, and whatever lies there, before all packages.
-            [sys.executable, "-P", "-m", "labelbeam.transforms.loaders.child", *map(str, fds)],
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            # With this process's own path, because the package may have been found by a script that set it.
-            env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            # Of its own, because Ctrl-C is for the parent, which lets loaders finish.
-            process_group=0,
-        )
-        theirs.close()
-        os.close(board_fd)
+        try:
+            process = subprocess.Popen(
+                # -P, because `-m` would put the working folder, and whatever lies there, before all packages.
+                [sys.executable, "-P", "-m", "labelbeam.transforms.loaders.child", *map(str, fds)],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                # With this process's own path, because a script may have set it, and so found the package.
+                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                # Of its own, because Ctrl-C is for the parent, which lets loaders finish.
+                process_group=0,
+            )
+        except OSError as e:
+            for end in (ours, board, errors):
+                end.close()
+            self._fail_start(f"can't be started ({describe_error(e)})")
+            return
+        finally:
+            theirs.close()
+            os.close(board_fd)
         one = _Process(process, Channel(ours), board, errors, alone)
         self._selector.register(one.channel, selectors.EVENT_READ, one)
         with self._lock:
             self._processes.append(one)
         self._send(one, self._loading)
+
+    def _start_missing(self, processes: int) -> None:
+        """Start a process if images wait for it. A loader that ends with the run needs no successor."""
+        if time.monotonic() < self._next_start:
+            return
+        with self._lock:
+            alone = bool(self._suspects) and not any(one.alone for one in self._processes)
+            is_short = len(self._processes) < processes and self._is_short()
+        if alone or is_short:
+            self._start(alone)
 
     def _is_short(self) -> bool:
         """Return whether more images wait than the processes can take; those that start now count."""
@@ -255,8 +281,10 @@ class _Crew:
             return
         with self._lock:
             for result in received:
-                image = one.images.pop(result.number)
+                image = one.images[result.number]
                 self._orders.settle(image, result.error or loaded_of(result, image.ref))
+                # Behind that, because images of the process get an outcome in any case.
+                del one.images[result.number]
 
     def _deal(self) -> None:
         """Send images to processes that have room. The lock is held."""
@@ -294,7 +322,10 @@ class _Crew:
 
     def _look_at_clocks(self) -> None:
         for one in list(self._processes):
-            late = [row for row in one.board.read() if self._is_late(row)]
+            if os.fstat(one.errors.fileno()).st_size > _MOST_OUTPUT_BYTES:
+                os.ftruncate(one.errors.fileno(), 0)
+            rows = [row for row in one.board.read() if row.number in one.images]
+            late = [row for row in rows if self._is_late(row)]
             # At two looks, because an image may be finished by now, and its outcome on the way.
             twice = [row for row in late if row.number in one.late]
             one.late = frozenset(row.number for row in late)
@@ -322,18 +353,21 @@ class _Crew:
             # Innocent images come first again, because bundles wait for them longest.
             for image in reversed(images.values()):
                 self._orders.give_back(image)
-            has_suspects = bool(self._suspects)
         if not one.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= _FAILED_STARTS:
-                remedy = "Use fewer of them (--loaders 1), or none (--loaders 0)."
-                raise RunError(
-                    f"A loader process {_describe(status)} before it was ready. {remedy}"
-                    + (f" Its last words: {words}" if words else "")
-                )
-        # Others start when images wait, because a loader that ends with the run needs no successor.
-        if has_suspects:
-            self._start(alone=True)
+            self._fail_start(f"{_describe(status)} before it was ready", words)
+
+    def _fail_start(self, fault: str, output: str = "") -> None:
+        """Count a start that has failed.
+
+        Raises:
+          RunError: It is one of several in a row, and no other loader works.
+        """
+        self._failed_starts += 1
+        self._next_start = time.monotonic() + _PAUSE_SEC
+        if self._failed_starts >= _FAILED_STARTS and not any(one.ready for one in self._processes):
+            remedy = "Use fewer of them (--loaders 1), or none (--loaders 0)."
+            printed = f" It printed: {output}" if output else ""
+            raise RunError(f"A loader process {fault}. {remedy}{printed}")
 
     def _fail_late(self, image: Order, row: Row) -> None:
         reason = Reason.TIMEOUT if row.stage == "fetch" else Reason.DECODE_TIMEOUT
@@ -345,10 +379,9 @@ class _Crew:
     def _suspect(self, images: dict[int, Order], at: list[Row], status: int) -> None:
         """Set those images apart that a loader may have died of."""
         # The image that was being decoded, else all that were being fetched.
-        decoded = [row.number for row in at if row.stage == "decode"]
-        for number in decoded or [row.number for row in at]:
+        for row in [row for row in at if row.stage == "decode"] or at:
             # A message about it may have been under way: then it is loaded, and not among the images.
-            image = images.pop(number, None)
+            image = images.pop(row.number, None)
             if image is None:
                 continue
             image.crashes += 1
@@ -357,7 +390,7 @@ class _Crew:
                 continue
             message = f"the loader process {_describe(status)} while it loaded this image, {_CRASHES} times"
             error = ImageError(Reason.DECODER_CRASHED, message)
-            self._orders.settle(image, Loaded(failure_of(image.ref, "decode", error, _CRASHES), 0))
+            self._orders.settle(image, Loaded(failure_of(image.ref, row.stage, error, _CRASHES), 0))
 
     def _end(self, error: Exception) -> None:
         with self._lock:

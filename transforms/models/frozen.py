@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -13,9 +14,6 @@ from labelbeam.transforms.models.folders import cache_folder, write_cached
 from labelbeam.transforms.models.measurements import digest_of
 
 _LOG = logging.getLogger(__name__)
-# Part of each file's name. Raise it when the form of files or the graph around a model changes, because old
-# files would otherwise be read.
-_VERSION = 1
 # Largest graph that is kept, because TensorFlow can't write graphs of 2 GB.
 _MAX_BYTES = 1 << 30
 
@@ -30,7 +28,11 @@ def read_frozen(conditions: dict[str, Any]) -> Any | None:
     if digest != _digest_of(data):
         return None
     ends, _, graph = data.partition(b"\n")
-    return _function_of(graph, *json.loads(ends))
+    try:
+        return _function_of(graph, *json.loads(ends))
+    except Exception as e:  # whatever TensorFlow raises: the model itself is loaded then
+        _LOG.warning("The kept graph of the model can't be read, and the model is loaded: %s", e)
+        return None
 
 
 def keep_frozen(conditions: dict[str, Any], function: Any) -> None:
@@ -41,7 +43,8 @@ def keep_frozen(conditions: dict[str, Any], function: Any) -> None:
       function: The function, of one input.
     """
     graph = function.graph.as_graph_def()
-    if graph.ByteSize() > _MAX_BYTES:
+    # One input, because a table that the model looks words up in would be another, and is no constant.
+    if len(function.inputs) != 1 or graph.ByteSize() > _MAX_BYTES:
         return
     ends = [[tensor.name for tensor in tensors] for tensors in (function.inputs, function.outputs)]
     data = json.dumps(ends).encode() + b"\n" + graph.SerializeToString()
@@ -53,7 +56,14 @@ def keep_frozen(conditions: dict[str, Any], function: Any) -> None:
 
 
 def _file_of(conditions: dict[str, Any]) -> Path:
-    return cache_folder() / "frozen" / f"{digest_of({'version': _VERSION, **conditions})[:32]}.graph"
+    return cache_folder() / "frozen" / f"{digest_of({'code': _digest_of_code(), **conditions})[:32]}.graph"
+
+
+@functools.cache
+def _digest_of_code() -> str:
+    """Return a digest of the modules beside this one, because they build the graph around a model."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _digest_of(data: bytes) -> bytes:

@@ -217,11 +217,11 @@ def _plain(spec: ModelSpec, top_k: int) -> Graph:
     function = _top_k_function(model, spec, top_k)
     try:
         frozen = freeze(function)
-        keep_frozen(conditions, frozen)
-        return Graph(with_signature(frozen), True, True)
     except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as e:
         _LOG.warning("Model %r is not frozen and will be slower: %s", spec.handle, e)
         return Graph(function, False, True, keeps=model)
+    keep_frozen(conditions, frozen)
+    return Graph(with_signature(frozen), True, True)
 
 
 def wrong_length(spec: ModelSpec, shape: tuple[int | None, ...]) -> str:

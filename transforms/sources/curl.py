@@ -182,6 +182,10 @@ class HttpClient:
             raise transfer.fault from fault
         if sockets.refused and fault and fault.args[0] == pycurl.E_COULDNT_CONNECT:
             raise ImageError(Reason.FORBIDDEN_ADDRESS, sockets.refused) from fault
+        # Without a fault of the response, pycurl had no memory for a piece of the body.
+        no_memory = (pycurl.E_OUT_OF_MEMORY, pycurl.E_WRITE_ERROR)
+        if fault and fault.args[0] in no_memory and response.is_success:
+            raise MemoryError from fault
         # Redirects and refusals count more than what becomes of their bodies.
         if fault and (response.status == 0 or response.is_success):
             raise self._image_error(fault, response, curl, url, deadline) from fault
