@@ -94,6 +94,16 @@ def test_load__silent_host__holds_back_no_other_and_gets_bounded_requests(server
         assert loaders.is_hungry()
 
 
+def test_load__silent_hosts_hold_all_threads_of_a_loader__others_start(server, monkeypatch):
+    with FaultServer() as silent, FaultServer() as other:
+        loaders = start(3, Manners(host_connections=3), replace(LIMITS, connections=12))
+        for n in range(30):
+            for host in (silent, other):
+                loaders.submit(ImageRef("", host.uri("silent", n=n)))
+        loaded = load(loaders, *[server.uri("image", n=n) for n in range(50)])
+        assert {type(one.value) for one in loaded} == {DecodedImage}
+
+
 def test_load__host_is_down__fails_at_once(server, processes, monkeypatch):
     monkeypatch.setattr(schedule, "DOWN_AFTER", 5)
     monkeypatch.setattr(orders, "DOWN_AFTER", 5)

@@ -57,8 +57,8 @@ class Orders:
         self._schedule.add(order)
         return order.future
 
-    def take(self, most: int) -> list[Order]:
-        """Return images whose requests start now; those of hosts that are down fail."""
+    def take(self, most: int, in_reserve: bool = False) -> list[Order]:
+        """Return images as `Schedule.take` does; those of hosts that are down fail."""
         for order in self._schedule.take_hopeless():
             message = (
                 f"not requested, because {DOWN_AFTER} requests in a row of the host {order.host!r} failed; "
@@ -67,7 +67,7 @@ class Orders:
             failure = failure_of(order.ref, "fetch", ImageError(Reason.HOST_DOWN, message), order.attempts)
             order.future.set_result(_final(Loaded(failure, 0), order))
         self.is_full = sum(window.finished for window in self._windows) >= self._most_finished
-        return [] if self.is_full else self._schedule.take(most)
+        return [] if self.is_full else self._schedule.take(most, in_reserve)
 
     def watch(self, window: Finished) -> None:
         """Count a window's finished images from now on."""

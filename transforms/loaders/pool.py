@@ -145,6 +145,7 @@ class _Crew:
         connections = max(_LEAST_CONNECTIONS, loading.limits.connections // processes)
         self._loading = replace(loading, limits=replace(loading.limits, connections=connections))
         self._timeout_sec = loading.limits.total_timeout_sec
+        self._most_processes = processes
         self._threads = connections
         # More than a loader has threads, so that the next images are at hand when the first are loaded.
         self._most = connections + 2 * CHUNK
@@ -158,7 +159,7 @@ class _Crew:
         self._next_look = 0.0
         self._broken: Exception | None = None
         self._large_fd = nameless_file()
-        threading.Thread(target=self._run, args=(processes,), name="loaders", daemon=True).start()
+        threading.Thread(target=self._run, name="loaders", daemon=True).start()
 
     def submit(self, ref: ImageRef) -> Future[Loaded]:
         with self._lock:
@@ -170,7 +171,10 @@ class _Crew:
 
     def is_hungry(self) -> bool:
         with self._lock:
-            has_room = any(one.ready and len(one.images) < self._threads for one in self._processes)
+            # Processes that can start count, because they start for images that could be requested now.
+            has_room = len(self._processes) < self._most_processes or any(
+                one.ready and len(one.images) < self._threads for one in self._processes
+            )
             return has_room and not self._orders.has_ready()
 
     def watch(self, window: Finished) -> None:
@@ -189,7 +193,7 @@ class _Crew:
         """End the thread and its processes."""
         self._broken = _Stopped("The loaders have ended with their pool.")
 
-    def _run(self, processes: int) -> None:
+    def _run(self) -> None:
         try:
             self._selector = selectors.DefaultSelector()
             # At once, because it then starts while TensorFlow is loaded.
@@ -199,7 +203,7 @@ class _Crew:
                     self._receive(key.data)
                 with self._lock:
                     self._deal()
-                self._start_missing(processes)
+                self._start_missing()
                 # Seldom, because a look at every row costs as much as receiving an image.
                 if time.monotonic() >= self._next_look:
                     self._look_at_clocks()
@@ -251,13 +255,13 @@ class _Crew:
             self._processes.append(one)
         self._send(one, self._loading)
 
-    def _start_missing(self, processes: int) -> None:
+    def _start_missing(self) -> None:
         """Start a process if images wait for it. A loader that ends with the run needs no successor."""
         if time.monotonic() < self._next_start:
             return
         with self._lock:
             alone = bool(self._suspects) and not any(one.alone for one in self._processes)
-            is_short = len(self._processes) < processes and self._is_short()
+            is_short = len(self._processes) < self._most_processes and self._is_short()
         if alone or is_short:
             self._start(alone)
 
@@ -297,12 +301,13 @@ class _Crew:
         others = [one for one in ready if not one.alone]
         while others and len(self._orders):
             one = min(others, key=lambda one: len(one.images))
-            room = self._most - len(one.images)
-            has_idle_threads = len(one.images) < self._threads
+            if idle := max(0, self._threads - len(one.images)):
+                images = self._orders.take(min(idle, CHUNK))
             # Whole chunks where all threads are busy, because each message costs both processes a switch.
-            if min(room, len(self._orders)) < CHUNK and not has_idle_threads:
+            elif min(self._most - len(one.images), len(self._orders)) >= CHUNK:
+                images = self._orders.take(CHUNK, in_reserve=True)
+            else:
                 return
-            images = self._orders.take(min(room, CHUNK))
             if not images:
                 return
             self._hand(one, images)

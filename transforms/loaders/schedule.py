@@ -118,8 +118,9 @@ class Schedule:
         self._clock = clock
         self._random = random.Random()
         self._hosts: dict[str, _Host] = {}
-        # Hosts of which an image may start now, in turn, because a host of many images would else come first.
-        self._ready: deque[_Host] = deque()
+        # Hosts of which an image may start now, in turn, because a host of many images would else come first:
+        # those without a bound, and those with one.
+        self._ready: tuple[deque[_Host], deque[_Host]] = (deque(), deque())
         # Hosts of which an image may start later: time, number, host. A host may be here more than once.
         self._sleeping: list[tuple[float, int, _Host]] = []
         self._hopeless: deque[Order] = deque()
@@ -141,13 +142,20 @@ class Schedule:
         self._waiting += 1
         self._place(host)
 
-    def take(self, most: int) -> list[Order]:
-        """Return the images whose requests start now."""
+    def take(self, most: int, in_reserve: bool = False) -> list[Order]:
+        """Return the images whose requests start now.
+
+        Args:
+          most: Largest number of images.
+          in_reserve: Whether they wait for a thread first. Only those of hosts without a bound may, because an
+            image that waits behind those of other hosts would hold a place at its own.
+        """
         self._wake()
         now = self._clock()
         taken: list[Order] = []
-        while self._ready and len(taken) < most:
-            host = self._ready.popleft()
+        unbounded, bounded = self._ready
+        while len(taken) < most and (unbounded or (bounded and not in_reserve)):
+            host = (unbounded or bounded).popleft()
             host.is_ready = False
             # Asked again, because the host may have refused a request meanwhile, or be down.
             if self._start_of(host, now) > now:
@@ -214,7 +222,7 @@ class Schedule:
 
     def wait_sec(self) -> float | None:
         """Return the time until an image may start; None if that depends on requests under way."""
-        if self._ready or self._hopeless:
+        if any(self._ready) or self._hopeless:
             return 0.0
         return max(0.0, self._sleeping[0][0] - self._clock()) if self._sleeping else None
 
@@ -258,7 +266,7 @@ class Schedule:
         start = self._start_of(host, now)
         if start <= now and not host.is_ready:
             host.is_ready = True
-            self._ready.append(host)
+            self._ready[host.most < _NO_BOUND].append(host)
         elif now < start < math.inf:
             heapq.heappush(self._sleeping, (start, next(self._numbers), host))
 
