@@ -147,8 +147,8 @@ class Schedule:
 
         Args:
           most: Largest number of images.
-          in_reserve: Whether they wait for a thread first. Only those of hosts without a bound may, because an
-            image that waits behind those of other hosts would hold a place at its own.
+          in_reserve: Whether they wait for a thread first. Only images of hosts without a bound may, because
+            one that waits behind those of other hosts would hold a place at its own.
         """
         self._wake()
         now = self._clock()
