@@ -15,7 +15,7 @@ from labelbeam.transforms.loaders.image import Loaded, Loading
 from labelbeam.transforms.loaders.loaders import Loaders, start_loaders
 from labelbeam.transforms.sources import Limits, Manners
 from labelbeam.transforms.window import Window
-from tests.sources.fault_server import FaultServer
+from tests.sources.fault_server import End, FaultServer
 from tests.synthetic import png_bytes
 
 LIMITS = Limits(total_timeout_sec=30, connections=16, allow_hosts=("127.0.0.1",))
@@ -152,3 +152,20 @@ def test_load__bundles_take_nothing__no_more_requests_start(server, processes, m
         held.taken = held.finished + held.taken
         loaders.taken()
     assert all(future.result().size_bytes for future in held.futures)
+
+
+def test_load__object_of_cloud_storage__is_requested_again(server, processes, monkeypatch):
+    image = png_bytes()
+    refused = b"HTTP/1.1 429 No\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
+    served = b"HTTP/1.1 200 OK\r\nX-Goog-Generation: 1\r\nContent-Length: %d\r\n\r\n" % len(image) + image
+    responses = iter([refused, refused])
+
+    class Raw(dict):
+        def get(self, *_: object) -> tuple[bytes, End]:
+            return next(responses, served), End.KEEP
+
+    server.raw = Raw()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.uri("raw/a"))
+    (loaded,) = load(start(processes), "gs://photos/a.png")
+    assert isinstance(loaded.value, DecodedImage)
+    assert sum(server.requests.values()) == 3
