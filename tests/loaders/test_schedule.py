@@ -130,6 +130,13 @@ def test_schedule__host_is_dead__costs_minutes_and_is_tried_again():
     assert len(world.run(50).ends["dead"]) == 50
 
 
+@pytest.mark.parametrize("server", [rationed(0, 0, None), rationed(0, 0, 1.0)])
+def test_schedule__host_refuses_everything__is_down_as_if_it_were_dead(server):
+    world = World({"a": server}).run(10_000)
+    assert world.requests["a"] <= DOWN_AFTER + 8
+    assert world.now < 600
+
+
 def test_schedule__host_works_now_and_then__is_never_down():
     turns = itertools.cycle([BROKEN] * (DOWN_AFTER - 10) + [OK])
     world = World({"a": lambda now: (0.01, next(turns))}, Manners(attempts=100)).run(20)

@@ -25,9 +25,9 @@ _FIRST_PAUSE_SEC, _LONGEST_PAUSE_SEC = 1.0, 60.0
 # Longest time between an image's first request and the start of its last.
 _PATIENCE_SEC = 600.0
 # A host that refuses is slowed to that share of the rate that it has served, and gains a fiftieth of its rate
-# with each success, but a request in five seconds at least. It is never slower than one in ten seconds.
+# with each success, but a request in five seconds at least. It is never slower than one per second.
 _SLOWER, _FASTER, _LEAST_GAIN = 0.8, 0.02, 0.2
-_SLOWEST = 0.1
+_SLOWEST = 1.0
 # Requests at once, and per second, where there is no bound.
 _NO_BOUND = 1_000_000
 # Failures in a row after which a host is down, and the time for which it is.
@@ -90,7 +90,7 @@ class _Host:
       next_start: Time before which no request starts.
       slowed: Time at which it was last slowed down, at first the time of its first request.
       served: Successes since then.
-      failures: Requests in a row that found no host at work.
+      failures: Requests in a row without a success.
       down_until: Time until which its images are not requested.
       is_ready: Whether it is among the hosts of which an image may start.
     """
@@ -233,12 +233,14 @@ class Schedule:
         return max(pause_sec, min(_LONGEST_PAUSE_SEC, verdict.pause_sec or 0.0))
 
     def _judge(self, host: _Host, order: Order, verdict: Verdict, now: float, pause_sec: float) -> None:
-        host.failures = host.failures + 1 if verdict.is_broken else 0
+        is_success = not (verdict.is_broken or verdict.is_refused)
+        host.failures = 0 if is_success else host.failures + 1
         if host.failures >= DOWN_AFTER:
             host.down_until = now + DOWN_SEC
-        if not verdict.is_refused:
-            host.served += not verdict.is_broken
+        if is_success:
+            host.served += 1
             host.rate = min(host.fastest, host.rate + host.gain)
+        if not verdict.is_refused:
             return
         host.next_start = max(host.next_start, now + pause_sec)
         # Once for all requests that were under way, because all met the same bound.
