@@ -184,3 +184,17 @@ def test_schedule__image_is_given_back__counts_no_attempt_and_comes_first():
     assert (first.attempts, len(schedule)) == (0, 2)
     assert schedule.take(1) == [first] and first.attempts == 1
     assert schedule.settle(second, OK)
+
+
+def test_take__clock_advances_at_each_reading__ends():
+    readings = itertools.count()
+    schedule = Schedule(Manners(host_rate=200), lambda: 1 + 0.006 * min(next(readings), 10_000))
+    for n in range(5):
+        schedule.add(Order(ImageRef(str(n), ""), "a", True))
+    assert schedule.take(5)
+    assert next(readings) < 100
+
+
+def test_schedule__host_with_a_low_rate_refuses__gets_no_more_than_that_rate():
+    world = World({"a": rationed(0.1, 1, None)}, Manners(host_rate=0.2)).run(3)
+    assert world.now - 1 >= (world.requests["a"] - 1) / 0.2

@@ -159,7 +159,8 @@ class Schedule:
             host.is_ready = False
             # Asked again, because the host may have refused a request meanwhile, or be down.
             if self._start_of(host, now) > now:
-                self._place(host)
+                # By the same time, because by a later one the host may be ready, and this loop endless.
+                self._place(host, now)
                 continue
             # Another request before a first one, because a bundle has waited for it longer.
             order = heapq.heappop(host.later)[2] if _is_due(host, now) else host.waiting.popleft()
@@ -172,7 +173,7 @@ class Schedule:
             order.started = now
             order.first = order.first or now
             taken.append(order)
-            self._place(host)
+            self._place(host, now)
         return taken
 
     def take_hopeless(self) -> list[Order]:
@@ -247,7 +248,7 @@ class Schedule:
         if order.started >= host.slowed:
             # The pause counts, because what the host has served is its ration for that time, too.
             served_rate = host.served / (now + pause_sec - host.slowed)
-            host.rate = max(_SLOWEST, _SLOWER * min(host.rate, served_rate))
+            host.rate = min(host.fastest, max(_SLOWEST, _SLOWER * min(host.rate, served_rate)))
             host.gain = max(_LEAST_GAIN, _FASTER * host.rate)
             host.slowed, host.served = now, 0
 
@@ -256,9 +257,9 @@ class Schedule:
         while self._sleeping and self._sleeping[0][0] <= now:
             self._place(heapq.heappop(self._sleeping)[2])
 
-    def _place(self, host: _Host) -> None:
+    def _place(self, host: _Host, now: float | None = None) -> None:
         """Put a host where its next image may start: now, at a time, or when a request ends."""
-        now = self._clock()
+        now = self._clock() if now is None else now
         if host.down_until > now:
             self._hopeless.extend(host.waiting)
             self._hopeless.extend(order for _, _, order in host.later)
