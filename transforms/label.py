@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, Prediction
+from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded
-from labelbeam.transforms.loaders.loaders import Loaders
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 from labelbeam.transforms.predict import predict_labels

@@ -14,8 +14,9 @@ from apache_beam.utils.shared import Shared
 from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, PackedImage, Unchanged
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule
+from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded, Loading
-from labelbeam.transforms.loaders.loaders import Loaders, start_loaders
+from labelbeam.transforms.loaders.loaders import start_loaders
 from labelbeam.transforms.outcomes import par_do
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.window import OverlappedFn, Window

@@ -11,8 +11,9 @@ import pytest
 from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, Unchanged
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.loaders import orders, schedule
+from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded, Loading
-from labelbeam.transforms.loaders.loaders import Loaders, start_loaders
+from labelbeam.transforms.loaders.loaders import start_loaders
 from labelbeam.transforms.sources import Limits, Manners
 from labelbeam.transforms.window import Window
 from tests.sources.fault_server import End, FaultServer

@@ -13,6 +13,8 @@ import neither Beam nor TensorFlow, so that a loader imports in 0.2 s and takes 
 | `child` | the loader process |
 | `pool` | the processes: dealing, crashes, time limits |
 | `threads` | loading without processes |
+| `crew`, `loaders` | both as bundles see them, and their start |
+| `orders`, `schedule` | images that wait, further requests, and manners towards hosts |
 | `channel` | messages between them |
 | `board` | what each thread of a loader is at |
 """

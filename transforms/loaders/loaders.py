@@ -1,32 +1,12 @@
-"""The loaders of a process, whichever kind they are of."""
+"""The start of a process's loaders, of either kind."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from typing import Protocol
-
-from labelbeam.transforms.elements import ImageRef
-from labelbeam.transforms.loaders.image import Loaded, Loading
-from labelbeam.transforms.loaders.orders import Finished
+from labelbeam.transforms.loaders.crew import Loaders
+from labelbeam.transforms.loaders.image import Loading
 from labelbeam.transforms.loaders.pool import LoaderPool
 from labelbeam.transforms.loaders.threads import LoaderThreads
 from labelbeam.transforms.process import available_cores
-
-
-class Loaders(Protocol):
-    """Whatever loads images beside the caller's thread."""
-
-    def submit(self, ref: ImageRef) -> Future[Loaded]:
-        """Load an image. Its future raises an error only for a defect."""
-
-    def is_hungry(self) -> bool:
-        """Return whether a loader is idle because all images wait for their hosts."""
-
-    def watch(self, window: Finished) -> None:
-        """Start no request while this window and others hold too many finished images."""
-
-    def taken(self) -> None:
-        """Take note that a finished image was taken from a window."""
 
 
 def start_loaders(

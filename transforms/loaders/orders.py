@@ -12,12 +12,10 @@ from labelbeam.transforms.elements import Failure, ImageRef, host_of_uri
 from labelbeam.transforms.errors import ImageError, Reason, may_heal
 from labelbeam.transforms.loaders.image import Loaded, Loading, unchecked
 from labelbeam.transforms.loaders.schedule import DOWN_AFTER, DOWN_SEC, Order, Schedule, Verdict
+from labelbeam.transforms.sources.addresses import is_gcs
 
-_GCS = "gs://"
 # Reasons for which a host counts as not at work, if it has no success meanwhile.
 _BROKEN = frozenset((Reason.TIMEOUT, Reason.UNREACHABLE, Reason.HTTP_5XX))
-
-
 # Most bytes of pixels that bundles have not taken yet, before no further request starts: images that waited
 # for a host may all come at once when it recovers.
 _MAX_FINISHED_BYTES = 512 << 20
@@ -100,10 +98,10 @@ class Orders:
 
 def _host_of(uri: str) -> tuple[str, bool]:
     """Return the host or bucket of a URI, and whether requests of it are bounded."""
-    scheme = uri[:8].lower()
-    if scheme.startswith(_GCS):
-        return _GCS + host_of_uri(uri), False
-    return (host_of_uri(uri).lower(), True) if scheme.startswith(("http:", "https:")) else ("", False)
+    if is_gcs(uri):
+        return f"gs://{host_of_uri(uri)}", False
+    is_web = uri[:6].lower().startswith(("http:", "https:"))
+    return (host_of_uri(uri).lower(), True) if is_web else ("", False)
 
 
 def _verdict_of(loaded: Loaded | Exception, order: Order) -> Verdict:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -24,6 +23,7 @@ from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import ImageError, Reason, RunError, describe_error
 from labelbeam.transforms.loaders.board import Board, Row, nameless_file
 from labelbeam.transforms.loaders.channel import CHUNK, Channel, Task, loaded_of
+from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded, Loading
 from labelbeam.transforms.loaders.orders import Finished, Orders
 from labelbeam.transforms.loaders.schedule import Order
@@ -100,8 +100,12 @@ class _Stopped(Exception):
     """The pool is gone; no bundle waits for it any more."""
 
 
-class LoaderPool:
-    """Loader processes, which all bundles of a worker process share. They end with the pool."""
+class LoaderPool(Loaders):
+    """Loader processes.
+
+    Attributes:
+      pids: Function that returns the ids of the processes that have started.
+    """
 
     def __init__(self, loading: Loading, processes: int) -> None:
         """Start the first process.
@@ -110,29 +114,9 @@ class LoaderPool:
           loading: What becomes of every image; its connections are shared among the processes.
           processes: Largest number of processes; they start when images wait.
         """
-        self._crew = _Crew(loading, processes)
-        # The crew's thread keeps the crew alive, and must not keep the pool alive.
-        weakref.finalize(self, self._crew.stop)
-
-    def submit(self, ref: ImageRef) -> Future[Loaded]:
-        """Load an image. Its future raises an error only for a defect."""
-        return self._crew.submit(ref)
-
-    def is_hungry(self) -> bool:
-        """Return whether a loader is idle because all images wait for their hosts."""
-        return self._crew.is_hungry()
-
-    def watch(self, window: Finished) -> None:
-        """Start no request while this window and others hold too many finished images."""
-        self._crew.watch(window)
-
-    def taken(self) -> None:
-        """Take note that a finished image was taken from a window."""
-        self._crew.taken()
-
-    def pids(self) -> list[int]:
-        """Return the ids of the processes that have started."""
-        return self._crew.pids()
+        crew = _Crew(loading, processes)
+        super().__init__(crew)
+        self.pids = crew.pids
 
 
 class _Crew:

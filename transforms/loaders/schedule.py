@@ -140,7 +140,7 @@ class Schedule:
             self._hosts[order.host] = host
         host.waiting.append(order)
         self._waiting += 1
-        self._place(host)
+        self._place(host, self._clock())
 
     def take(self, most: int, in_reserve: bool = False) -> list[Order]:
         """Return the images whose requests start now.
@@ -150,8 +150,8 @@ class Schedule:
           in_reserve: Whether they wait for a thread first. Only images of hosts without a bound may, because
             one that waits behind those of other hosts would hold a place at its own.
         """
-        self._wake()
         now = self._clock()
+        self._wake(now)
         taken: list[Order] = []
         unbounded, bounded = self._ready
         while len(taken) < most and (unbounded or (bounded and not in_reserve)):
@@ -159,7 +159,7 @@ class Schedule:
             host.is_ready = False
             # Asked again, because the host may have refused a request meanwhile, or be down.
             if self._start_of(host, now) > now:
-                # By the same time, because by a later one the host may be ready, and this loop endless.
+                # By the same reading, because by a later one the host may be ready, and this loop endless.
                 self._place(host, now)
                 continue
             # Another request before a first one, because a bundle has waited for it longer.
@@ -178,7 +178,7 @@ class Schedule:
 
     def take_hopeless(self) -> list[Order]:
         """Return the images of hosts that are down."""
-        self._wake()
+        self._wake(self._clock())
         hopeless = list(self._hopeless)
         self._waiting -= len(hopeless)
         self._hopeless.clear()
@@ -191,7 +191,7 @@ class Schedule:
         order.attempts -= 1
         host.waiting.appendleft(order)
         self._waiting += 1
-        self._place(host)
+        self._place(host, self._clock())
 
     def settle(self, order: Order, verdict: Verdict) -> bool:
         """Take note of how a request ended.
@@ -211,7 +211,7 @@ class Schedule:
         if not is_last:
             heapq.heappush(host.later, (now + pause_sec, next(self._numbers), order))
             self._waiting += 1
-        self._place(host)
+        self._place(host, now)
         return is_last
 
     def take_all(self) -> list[Order]:
@@ -252,14 +252,12 @@ class Schedule:
             host.gain = max(_LEAST_GAIN, _FASTER * host.rate)
             host.slowed, host.served = now, 0
 
-    def _wake(self) -> None:
-        now = self._clock()
+    def _wake(self, now: float) -> None:
         while self._sleeping and self._sleeping[0][0] <= now:
-            self._place(heapq.heappop(self._sleeping)[2])
+            self._place(heapq.heappop(self._sleeping)[2], now)
 
-    def _place(self, host: _Host, now: float | None = None) -> None:
+    def _place(self, host: _Host, now: float) -> None:
         """Put a host where its next image may start: now, at a time, or when a request ends."""
-        now = self._clock() if now is None else now
         if host.down_until > now:
             self._hopeless.extend(host.waiting)
             self._hopeless.extend(order for _, _, order in host.later)

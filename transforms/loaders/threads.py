@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
 from concurrent.futures import Future
 
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.images.memory import tune_malloc
+from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded, Loader, Loading
 from labelbeam.transforms.loaders.orders import Finished, Orders
 from labelbeam.transforms.loaders.schedule import Order
 
 
-class LoaderThreads:
-    """Threads in place of `LoaderPool`, where no process may be started. They end with this object.
+class LoaderThreads(Loaders):
+    """Threads in place of `LoaderPool`, where no process may be started.
 
     A decoder that crashes ends this process, and one that never returns keeps a thread.
     """
@@ -28,25 +28,7 @@ class LoaderThreads:
           decoders: Number of images that are decoded at once.
         """
         tune_malloc()
-        self._crew = _Crew(loading, decoders)
-        # The threads keep the crew alive, and must not keep this object alive.
-        weakref.finalize(self, self._crew.stop)
-
-    def submit(self, ref: ImageRef) -> Future[Loaded]:
-        """Load an image. Its future raises an error only for a defect."""
-        return self._crew.submit(ref)
-
-    def is_hungry(self) -> bool:
-        """Return whether threads are idle although images wait, each for its host."""
-        return self._crew.is_hungry()
-
-    def watch(self, window: Finished) -> None:
-        """Start no request while this window and others hold too many finished images."""
-        self._crew.watch(window)
-
-    def taken(self) -> None:
-        """Take note that a finished image was taken from a window."""
-        self._crew.taken()
+        super().__init__(_Crew(loading, decoders))
 
 
 class _Crew:

@@ -155,7 +155,8 @@ class HttpClient:
         rest_sec = deadline - time.monotonic()
         if rest_sec <= 0:
             raise timed_out(self.limits)
-        origin = url[: url.index("/", len("https://"))]
+        path = url.index("/", len("https://"))
+        origin = url[:path]
         curl = self._handle(origin)
         transfer = _Transfer(self.limits, self._version_of, known_version)
         sockets = Sockets(self._allowed, url)
@@ -164,7 +165,7 @@ class HttpClient:
             curl.setopt(pycurl.URL, url)
             if self._allowed:
                 # Because libcurl would write %2f as %2F. Not beside proxies, because they need the whole URL.
-                curl.setopt(pycurl.REQUEST_TARGET, url[url.index("/", len("https://")) :])
+                curl.setopt(pycurl.REQUEST_TARGET, url[path:])
             curl.setopt(pycurl.HTTPHEADER, headers)
             # For each request anew, because a request and its redirects have one limit.
             curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(rest_sec))
