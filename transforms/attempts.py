@@ -25,11 +25,11 @@ def usec_since(start: float) -> int:
     return round(1e6 * (time.perf_counter() - start))
 
 
-def failure_of(ref: ImageRef, step: str, error: ImageError, attempts: int = 1) -> Failure:
+def failure_of(ref: ImageRef, step: str, error: ImageError) -> Failure:
     """Return the row of `failures/` for an image."""
     # Hidden here, because all failures are made here, and clients and servers quote addresses in any form.
     message = hide_in_message(str(error), ref.address, ref.uri)
-    return Failure(ref, step, error.reason.value, message, attempts, host_of_uri(ref.uri))
+    return Failure(ref, step, error.reason.value, message, 1, host_of_uri(ref.uri))
 
 
 def attempt(step: str, ref: ImageRef, task: Callable[[], T]) -> Timed[T | Failure]:

@@ -79,7 +79,8 @@ class ImageError(LabelbeamError):
 
     Attributes:
       reason: Reason, one of the closed set.
-      retry_after_sec: Time after which the server expects the next request; None if it names none.
+      retry_after_sec: Time after which a server that is overloaded expects the next request, 0 if it names
+        none; None if no server has said that it is overloaded.
     """
 
     def __init__(self, reason: Reason, message: str, retry_after_sec: float | None = None) -> None:

@@ -65,11 +65,16 @@ class Window(Generic[T]):
 
     max_items: int
     max_bytes: int
+    # Held here, because loaders need not load an image whose future nobody holds: that of a failed bundle.
+    _futures: set[Future[T]] = field(default_factory=set)
     # Filled by done callbacks on the threads that finish, because that costs O(1) for each result;
     # `concurrent.futures.wait` would look at every future of the window again and again.
     _finished: queue.SimpleQueue[tuple[Future[T], int]] = field(default_factory=queue.SimpleQueue)
-    _items: int = 0
     _bytes: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of futures in flight."""
+        return len(self._futures)
 
     @property
     def finished(self) -> int:
@@ -91,7 +96,7 @@ class Window(Generic[T]):
           Finished results.
         """
         alarm.check()
-        self._items += 1
+        self._futures.add(future)
         self._bytes += size_bytes
         # Bound to the queue and not to the window, because the loaders count what windows hold, and a window
         # of a bundle that has failed must go.
@@ -99,14 +104,14 @@ class Window(Generic[T]):
         future.add_done_callback(lambda done: put((done, size_bytes)))
         yield from self._take_ready()
         # More than one, because a single element larger than `max_bytes` would otherwise be waited for alone.
-        while self._items > 1 and (self._items > self.max_items or self._bytes > self.max_bytes):
-            if self._items < MOST_WAITING and is_hungry():
+        while len(self) > 1 and (len(self) > self.max_items or self._bytes > self.max_bytes):
+            if len(self) < MOST_WAITING and is_hungry():
                 return
             yield self._take()
 
     def drain(self) -> Iterator[T]:
         """Wait for everything in flight, and yield the results."""
-        while self._items:
+        while self._futures:
             yield self._take()
 
     def _take_ready(self) -> Iterator[T]:
@@ -115,7 +120,7 @@ class Window(Generic[T]):
 
     def _take(self) -> T:
         future, size_bytes = self._next_finished()
-        self._items -= 1
+        self._futures.remove(future)
         self._bytes -= size_bytes
         return future.result()
 

@@ -32,6 +32,7 @@ def server() -> Iterator[FaultServer]:
 @pytest.fixture(params=[0, 2], ids=["threads", "processes"])
 def processes(request, monkeypatch) -> int:
     monkeypatch.setattr(schedule, "_FIRST_PAUSE_SEC", 0.05)
+    monkeypatch.setattr(schedule, "_SLOWEST", 10.0)
     return request.param
 
 
@@ -70,10 +71,34 @@ def test_load__failure_of_an_image_with_labels__keeps_them_after_all_attempts(se
     assert server.count(uri) == 2
 
 
-def test_load__image_that_cannot_be_decoded__is_requested_once(server, processes):
+@pytest.mark.parametrize(("first", "attempts"), [(0, 1), (2, 3)])
+def test_load__image_that_cannot_be_decoded__is_not_requested_again(server, processes, first, attempts):
     server.image = b"no image"
-    (loaded,) = load(start(processes), server.uri("image"))
-    assert isinstance(loaded.value, Failure) and (loaded.value.stage, loaded.value.attempts) == ("decode", 1)
+    (loaded,) = load(start(processes), server.uri("status/500", first=first))
+    assert isinstance(loaded.value, Failure)
+    assert (loaded.value.stage, loaded.value.attempts) == ("decode", attempts)
+
+
+def test_load__server_opts_out_of_an_image_with_labels__replaces_them(server, processes):
+    for fault in ("image", "status/304"):
+        uri = server.uri(fault, "X-Robots-Tag: noai")
+        (loaded,) = load(start(processes), uri, known_version='"v1"')
+        assert isinstance(loaded.value, Failure) and loaded.value.reason == "opted_out"
+
+
+def test_load__server_is_overloaded_without_retry_after__is_slowed_down(server, processes):
+    uris = [server.uri("limited/15/503", n=n) for n in range(60)]
+    assert {type(one.value) for one in load(start(processes), *uris)} == {DecodedImage}
+    assert sum(server.requests.values()) <= 2 * len(uris)
+
+
+def test_load__bundle_fails__its_images_are_not_requested_any_more(server, processes):
+    loaders = start(processes, Manners(host_connections=1))
+    futures = [loaders.submit(ImageRef("", server.uri("image", slow=0.2, n=n))) for n in range(100)]
+    del futures
+    (loaded,) = load(loaders, server.uri("image"))
+    assert isinstance(loaded.value, DecodedImage)
+    assert sum(server.requests.values()) < 50
 
 
 def test_load__server_that_serves_15_per_second__serves_all_by_few_requests(server, processes, monkeypatch):
@@ -98,11 +123,11 @@ def test_load__silent_host__holds_back_no_other_and_gets_bounded_requests(server
 def test_load__silent_hosts_hold_all_threads_of_a_loader__others_start(server, monkeypatch):
     with FaultServer() as silent, FaultServer() as other:
         loaders = start(3, Manners(host_connections=3), replace(LIMITS, connections=12))
-        for n in range(30):
-            for host in (silent, other):
-                loaders.submit(ImageRef("", host.uri("silent", n=n)))
+        refs = [ImageRef("", host.uri("silent", n=n)) for n in range(30) for host in (silent, other)]
+        waiting = [loaders.submit(ref) for ref in refs]
         loaded = load(loaders, *[server.uri("image", n=n) for n in range(50)])
         assert {type(one.value) for one in loaded} == {DecodedImage}
+        assert not any(future.done() for future in waiting)
 
 
 def test_load__host_is_down__fails_at_once(server, processes, monkeypatch):

@@ -103,8 +103,6 @@ def test_load__packed__restores_every_pixel(tmp_path, start):
     assert (unpack_pixels(packed.value.data) == plain.value.pixels).all()
 
 
-
-
 # Apart, because an image that fills its memory may take seconds for it on a busy machine.
 @pytest.mark.parametrize(
     ("timeout_sec", "reason_of"),

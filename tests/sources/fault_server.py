@@ -235,15 +235,16 @@ def _empty(request: Request, argument: str) -> End:
 
 
 def _limited(request: Request, argument: str) -> End:
-    """Serve so many images in any second, and refuse the rest with 429."""
+    """Serve so many images in any second, and refuse the rest, with 429 or the status behind the number."""
+    rate, _, status = argument.partition("/")
     with request.server.lock:
         now, served = time.monotonic(), request.server.served
         while served and served[0] <= now - 1:
             served.popleft()
-        is_free = len(served) < int(argument.partition("/")[0])
+        is_free = len(served) < int(rate)
         if is_free:
             served.append(now)
-    return request.respond() if is_free else request.respond(429, b"too many requests")
+    return request.respond() if is_free else request.respond(int(status or 429), b"too many requests")
 
 
 def _login(request: Request, argument: str) -> End:

@@ -1,8 +1,9 @@
-"""Every fault of the fault faults, and random responses: each ends as bytes or as the right reason."""
+"""Every fault of the fault server, and random responses: each ends as bytes or as the right reason."""
 
 import random
 import re
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -13,6 +14,7 @@ import pytest
 
 from labelbeam.transforms.errors import ImageError, Reason, may_heal
 from labelbeam.transforms.sources import HttpSettings, Limits, Sources
+from labelbeam.transforms.sources.libcurl import pycurl
 from labelbeam.transforms.sources.urls import is_unknown, may_share_login, redirected
 from tests.engines.http_server import LOOPBACK
 from tests.sources.fault_server import FAULTS, IMAGE, End, FaultServer
@@ -197,8 +199,9 @@ def test_server__first_and_limited__count_and_heal(faults):
     uri = faults.uri("status/429", first=2, retry_after=7)
     reasons = [outcome(uri) for _ in range(4)]
     assert reasons == ["rate_limited", "rate_limited", IMAGE, IMAGE] and faults.count(uri) == 4
-    results = [outcome(faults.uri(f"limited/3/{n}")) for n in range(4)]
+    results = [outcome(faults.uri("limited/3", n=n)) for n in range(4)]
     assert results[0] == IMAGE and set(results[1:]) <= {IMAGE, "rate_limited"}
+    assert outcome(faults.uri("limited/0/503")) == "http_5xx"
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408])
@@ -222,6 +225,8 @@ def test_server__first_and_limited__count_and_heal(faults):
     ],
 )
 def test_retry_after__each_form__is_seconds_or_none(faults, status, value, seconds):
+    if seconds is None and status in (429, 503):  # which ask for fewer requests in any case
+        seconds = 0.0
     assert failure(faults.uri(f"status/{status}", retry_after=value)).retry_after_sec == seconds
 
 
@@ -550,6 +555,23 @@ def test_is_unknown__lookup_that_hangs__is_no_answer_in_bounded_time(monkeypatch
         monkeypatch.setattr("labelbeam.transforms.sources.urls.socket.getaddrinfo", look_up)
         assert is_unknown("host.invalid", 0.01) is False
         assert is_unknown("host.invalid", -1) is False
+
+
+def test_is_unknown__no_thread_can_start__is_no_answer(monkeypatch):
+    def no_thread(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    assert is_unknown("host.invalid", 30) is False
+
+
+def test_get__no_memory_for_a_handle__is_a_want_of_memory(faults, monkeypatch):
+    def no_handle() -> None:
+        raise pycurl.error("initializing curl handle failed")
+
+    monkeypatch.setattr(pycurl, "Curl", no_handle)
+    with pytest.raises(MemoryError):
+        fetch(faults.uri("image"))
 
 
 @pytest.mark.parametrize(

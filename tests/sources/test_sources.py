@@ -10,6 +10,7 @@ from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.loaders.image import fetch_image
 from labelbeam.transforms.sources import Limits, Sources
 from labelbeam.transforms.sources.addresses import host_and_path
+from labelbeam.transforms.sources.gcs import check_network
 from labelbeam.transforms.sources.sources import SCHEMES
 from tests.engines.http_server import LOOPBACK
 
@@ -295,6 +296,17 @@ def test_gcs__nobody_listens__is_unreachable(gcs, monkeypatch):
         s.bind(("127.0.0.1", 0))
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{s.getsockname()[1]}")
         assert reason_of(Sources(LIMITS), "gs://photos/a.jpg") == "unreachable"
+
+
+@pytest.mark.parametrize("value", ["localhost:9000", "localhost", "ftp://h", "http://", "http://a b"])
+def test_gcs__environment_names_no_address__is_told_by_name_value_and_remedy(monkeypatch, value):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", value)
+    for attempt in (lambda: Sources(LIMITS).fetch("gs://photos/a.jpg"), check_network):
+        with pytest.raises((ImageError, OSError)) as e:
+            attempt()
+        assert str(e.value).startswith(
+            f"STORAGE_EMULATOR_HOST={value!r} should be an address such as http://"
+        )
 
 
 def test_gcs__no_credentials__reads_anonymously(gcs, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from labelbeam.transforms.errors import ImageError
 from labelbeam.transforms.sources import Limits, Sources
-from labelbeam.transforms.sources.urls import redirected, to_ascii
+from labelbeam.transforms.sources.urls import redirected, server_of, to_ascii
 from tests.engines.http_server import LOOPBACK
 
 LIMITS = Limits(total_timeout_sec=20, max_bytes=100_000, allow_hosts=LOOPBACK)
@@ -19,6 +19,31 @@ def reason_of(uri: str) -> str:
         Sources(LIMITS).fetch(uri)
     assert str(e.value)
     return e.value.reason.value
+
+
+@pytest.mark.parametrize(
+    ("server", "spellings"),
+    [
+        (
+            "host.example",
+            "http://host.example/a HTTP://HOST.example http://host.example.:80/ https://host.example:443?a "
+            "https://u:p@h@host.example#f http://h%6Fst.example/ http://host.example:080/",
+        ),
+        (
+            "xn--bcher-kva.example",
+            "http://bücher.example/a http://BÜCHER.example. http://xn--bcher-kva.example",
+        ),
+        ("host.example:8080", "http://host.example:8080/ https://HOST.example.:8080/a:80"),
+        ("[2001:db8::80]", "http://[2001:DB8::80]/ https://[2001:db8::80]:443/"),
+        ("[2001:db8::80]:81", "http://[2001:db8::80]:81/"),
+        (
+            "",
+            "gs://b/a file:///a /a a http:/a http:// https://?a http://a:b:c/ http://[::1/ http://h:99999/ ftp://h/",
+        ),
+    ],
+)
+def test_server_of__all_spellings_of_a_server__are_one(server, spellings):
+    assert {server_of(spelling) for spelling in spellings.split()} == {server}
 
 
 # Targets that are sent as they are listed.

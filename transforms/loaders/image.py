@@ -64,7 +64,7 @@ class Loaded(NamedTuple):
       fetch_usec: Time of the request.
       decode_usec: Time of decoding; 0 if it was not decoded.
       size_bytes: Length of the encoded image; 0 if it was not fetched.
-      retry_after_sec: Time after which the server expects another request; None if it names none.
+      retry_after_sec: As in `ImageError`.
     """
 
     value: DecodedImage | PackedImage | Unchanged | Failure
@@ -82,10 +82,18 @@ def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     """
     try:
         return _fetch_image(ref, sources)
-    except ImageError:
-        if ref.known_version is None:
+    except ImageError as e:
+        if not keeps_labels(ref, e.reason):
             raise
         return unchecked(ref)
+
+
+def keeps_labels(ref: ImageRef, reason: str) -> bool:
+    """Return whether an image that can't be fetched keeps the labels that it has, if it has any.
+
+    An opt-out counts for labels that were made before it, too.
+    """
+    return ref.known_version is not None and reason != Reason.OPTED_OUT
 
 
 def unchecked(ref: ImageRef) -> Unchanged:

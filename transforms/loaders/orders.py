@@ -10,12 +10,15 @@ from typing import Protocol
 from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import Failure, ImageRef, host_of_uri
 from labelbeam.transforms.errors import ImageError, Reason, may_heal
-from labelbeam.transforms.loaders.image import Loaded, Loading, unchecked
+from labelbeam.transforms.loaders.image import Loaded, Loading, keeps_labels, unchecked
 from labelbeam.transforms.loaders.schedule import DOWN_AFTER, DOWN_SEC, Order, Schedule, Verdict
 from labelbeam.transforms.sources.addresses import is_gcs
+from labelbeam.transforms.sources.urls import server_of
 
 # Reasons for which a host counts as not at work, if it has no success meanwhile.
 _BROKEN = frozenset((Reason.TIMEOUT, Reason.UNREACHABLE, Reason.HTTP_5XX))
+# Time of a request from which a host counts as slow: few hosts need as long for an image.
+_SLOW_USEC = 2_000_000
 # Most bytes of pixels that bundles have not taken yet, before no further request starts: images that waited
 # for a host may all come at once when it recovers.
 _MAX_FINISHED_BYTES = 512 << 20
@@ -37,7 +40,7 @@ class Orders:
     """
 
     def __init__(self, loading: Loading) -> None:
-        self._schedule = Schedule(loading.limits.manners)
+        self._schedule = Schedule(loading.limits.manners, loading.limits.connections)
         # Weak, because a bundle that fails does not close its window.
         self._windows: weakref.WeakSet[Finished] = weakref.WeakSet()
         self._most_finished = max(1, _MAX_FINISHED_BYTES // (3 * loading.rule.size_px**2))
@@ -48,12 +51,12 @@ class Orders:
         return len(self._schedule)
 
     def add(self, ref: ImageRef) -> Future[Loaded]:
-        """Order an image."""
-        order = Order(ref, *_host_of(ref.uri))
+        """Order an image, for as long as somebody holds its future."""
+        future: Future[Loaded] = Future()
         # Running from now on, because a future that somebody cancels takes no outcome.
-        order.future.set_running_or_notify_cancel()
-        self._schedule.add(order)
-        return order.future
+        future.set_running_or_notify_cancel()
+        self._schedule.add(Order(ref, *_host_of(ref.address), weakref.ref(future)))
+        return future
 
     def take(self, most: int, in_reserve: bool = False) -> list[Order]:
         """Return images as `Schedule.take` does; those of hosts that are down fail."""
@@ -62,8 +65,8 @@ class Orders:
                 f"not requested, because {DOWN_AFTER} requests in a row of the host {order.host!r} failed; "
                 f"it is tried again after {DOWN_SEC:g} s"
             )
-            failure = failure_of(order.ref, "fetch", ImageError(Reason.HOST_DOWN, message), order.attempts)
-            order.future.set_result(_final(Loaded(failure, 0), order))
+            failure = failure_of(order.ref, "fetch", ImageError(Reason.HOST_DOWN, message))
+            order.finish(_final(Loaded(failure, 0), order))
         self.is_full = sum(window.finished for window in self._windows) >= self._most_finished
         return [] if self.is_full else self._schedule.take(most, in_reserve)
 
@@ -75,9 +78,9 @@ class Orders:
         """Take an outcome, which becomes the image's own unless another request may give a better one."""
         is_last = self._schedule.settle(order, _verdict_of(loaded, order))
         if isinstance(loaded, Exception):
-            order.future.set_exception(loaded)
+            order.finish(loaded)
         elif is_last:
-            order.future.set_result(_final(loaded, order))
+            order.finish(_final(loaded, order))
 
     def give_back(self, order: Order) -> None:
         """Take an image back whose loader died of another one."""
@@ -100,29 +103,32 @@ def _host_of(uri: str) -> tuple[str, bool]:
     """Return the host or bucket of a URI, and whether requests of it are bounded."""
     if is_gcs(uri):
         return f"gs://{host_of_uri(uri)}", False
-    is_web = uri[:6].lower().startswith(("http:", "https:"))
-    return (host_of_uri(uri).lower(), True) if is_web else ("", False)
+    server = server_of(uri)
+    return server, bool(server)
 
 
 def _verdict_of(loaded: Loaded | Exception, order: Order) -> Verdict:
-    if isinstance(loaded, Exception) or not isinstance(loaded.value, Failure):
-        return Verdict()
     # Nothing of a file heals, because a disk fails for longer than any pause.
-    if loaded.value.stage != "fetch" or not order.host:
+    if isinstance(loaded, Exception) or not order.host:
         return Verdict()
+    is_slow = loaded.fetch_usec > _SLOW_USEC
+    if not isinstance(loaded.value, Failure) or loaded.value.stage != "fetch":
+        return Verdict(is_slow=is_slow)
     reason = Reason(loaded.value.reason)
-    is_broken = reason in _BROKEN
-    # A server that is overloaded says so by either status.
-    is_refusal = reason is Reason.RATE_LIMITED or (is_broken and loaded.retry_after_sec is not None)
-    # Memory is short for the moment, because other requests have brought more bytes than expected.
-    heals = may_heal(reason) or reason is Reason.DECODE_MEMORY
-    return Verdict(heals, is_refusal, is_broken, loaded.retry_after_sec)
+    return Verdict(
+        # Memory is short for the moment, because other requests have brought more bytes than expected.
+        heals=may_heal(reason) or reason is Reason.DECODE_MEMORY,
+        is_refused=loaded.retry_after_sec is not None,
+        is_broken=reason in _BROKEN,
+        is_slow=is_slow,
+        pause_sec=loaded.retry_after_sec or 0.0,
+    )
 
 
 def _final(loaded: Loaded, order: Order) -> Loaded:
     """Return the outcome of an image's last request, with the image's own reference."""
-    if not isinstance(loaded.value, Failure) or loaded.value.stage != "fetch":
+    if not isinstance(loaded.value, Failure):
         return loaded
-    if order.ref.known_version is not None:
+    if loaded.value.stage == "fetch" and keeps_labels(order.ref, loaded.value.reason):
         return loaded._replace(value=unchecked(order.ref))
     return loaded._replace(value=replace(loaded.value, attempts=order.attempts))

@@ -375,11 +375,12 @@ class _Crew:
                 continue
             image.crashes += 1
             if image.crashes < _CRASHES:
+                image.attempts += 1
                 self._suspects.append(image)
                 continue
             message = f"the loader process {_describe(status)} while it loaded this image, {_CRASHES} times"
             error = ImageError(Reason.DECODER_CRASHED, message)
-            self._orders.settle(image, Loaded(failure_of(image.ref, row.stage, error, _CRASHES), 0))
+            self._orders.settle(image, Loaded(failure_of(image.ref, row.stage, error), 0))
 
     def _end(self, error: Exception) -> None:
         with self._lock:
@@ -390,7 +391,7 @@ class _Crew:
             one.close()
         os.close(self._large_fd)
         for image in waiting:
-            image.future.set_exception(error)
+            image.finish(error)
 
 
 def _describe(status: int) -> str:

@@ -5,12 +5,14 @@ A wait costs no thread and no loader: images wait here, each behind the images o
 
 from __future__ import annotations
 
+import enum
 import heapq
 import itertools
 import math
 import random
 import time
-from collections import deque
+import weakref
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,8 +32,12 @@ _SLOWER, _FASTER, _LEAST_GAIN = 0.8, 0.02, 0.2
 _SLOWEST = 1.0
 # Requests at once, and per second, where there is no bound.
 _NO_BOUND = 1_000_000
+# Requests at once to a host of which no request has ended yet.
+_FIRST_REQUESTS = 2
 # Failures in a row after which a host is down, and the time for which it is.
 DOWN_AFTER, DOWN_SEC = 100, 60.0
+# Hosts that are remembered though nothing of theirs waits: 10 MB.
+_MOST_HOSTS = 10_000
 
 
 class Verdict(NamedTuple):
@@ -41,13 +47,24 @@ class Verdict(NamedTuple):
       heals: Whether another request may succeed.
       is_refused: Whether the host asked for fewer requests.
       is_broken: Whether the host did not respond as a host that works.
+      is_slow: Whether the request took long.
       pause_sec: Pause that the host asked for.
     """
 
     heals: bool = False
     is_refused: bool = False
     is_broken: bool = False
-    pause_sec: float | None = None
+    is_slow: bool = False
+    pause_sec: float = 0.0
+
+
+class _Standing(enum.Enum):
+    """What is known of a host. It decides how many threads may wait for hosts of its kind."""
+
+    UNBOUNDED = enum.auto()  # files and buckets
+    QUICK = enum.auto()
+    SLOW = enum.auto()  # or new
+    BROKEN = enum.auto()  # its last request failed
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +75,8 @@ class Order:
       ref: The image.
       host: Its host or bucket; "" for an image on no host.
       is_bounded: Whether `Manners` bound requests to the host.
-      future: Receives the outcome.
+      future: Returns the future that receives the outcome, or None if nobody waits for it any more, because
+        its bundle has failed.
       crashes: Number of loaders that died of it.
       attempts: Number of requests that were started.
       first: Time of the first one.
@@ -68,11 +86,21 @@ class Order:
     ref: ImageRef
     host: str
     is_bounded: bool
-    future: Future[Loaded] = field(default_factory=Future)
+    future: weakref.ref[Future[Loaded]]
     crashes: int = 0
     attempts: int = 0
     first: float = 0.0
     started: float = 0.0
+
+    def finish(self, outcome: Loaded | Exception) -> None:
+        """Give the outcome to whoever waits for it."""
+        future = self.future()
+        if future is None:
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
 
 @dataclass(eq=False, slots=True)
@@ -80,6 +108,7 @@ class _Host:
     """A host, and its images.
 
     Attributes:
+      standing: What is known of it.
       most: Most requests at once.
       fastest: Most requests per second.
       rate: Requests per second now.
@@ -92,9 +121,10 @@ class _Host:
       served: Successes since then.
       failures: Requests in a row without a success.
       down_until: Time until which its images are not requested.
-      is_ready: Whether it is among the hosts of which an image may start.
+      is_new: Whether its requests are bounded, and none has ended.
     """
 
+    standing: _Standing
     most: int
     fastest: float
     rate: float
@@ -107,20 +137,36 @@ class _Host:
     served: int = 0
     failures: int = 0
     down_until: float = 0.0
-    is_ready: bool = False
+    is_new: bool = False
 
 
 class Schedule:
     """Images that wait for a request. Not safe to call from several threads at once."""
 
-    def __init__(self, manners: Manners, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, manners: Manners, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make an empty schedule.
+
+        Args:
+          manners: How hosts are treated.
+          threads: Number of threads that wait for requests.
+          clock: Function that returns the time in seconds.
+        """
         self._manners = manners
         self._clock = clock
         self._random = random.Random()
         self._hosts: dict[str, _Host] = {}
-        # Hosts of which an image may start now, in turn, because a host of many images would else come first:
-        # those without a bound, and those with one.
-        self._ready: tuple[deque[_Host], deque[_Host]] = (deque(), deque())
+        self._most_hosts = _MOST_HOSTS
+        # Threads that may wait for hosts that are not known to be quick: few while others have images that
+        # could start, because they would slow these down, else all but a quick host's share, because a quick
+        # host's image may come at any time.
+        self._few_threads = max(1, threads // 10)
+        self._most_threads = threads - min(manners.host_connections, threads // 4)
+        # Requests under way.
+        self._active: Counter[_Standing] = Counter()
+        # Hosts of which an image may start now, in turn, because a host of many images would else come first.
+        self._ready: dict[_Standing, OrderedDict[_Host, None]] = {one: OrderedDict() for one in _Standing}
+        # The standing whose turn it is comes first.
+        self._turns = list(_Standing)
         # Hosts of which an image may start later: time, number, host. A host may be here more than once.
         self._sleeping: list[tuple[float, int, _Host]] = []
         self._hopeless: deque[Order] = deque()
@@ -133,14 +179,11 @@ class Schedule:
 
     def add(self, order: Order) -> None:
         """Add an image."""
-        host = self._hosts.get(order.host)
-        if host is None:
-            most, rate = self._manners.host_connections, self._manners.host_rate or _NO_BOUND
-            host = _Host(most, rate, rate) if order.is_bounded else _Host(_NO_BOUND, _NO_BOUND, _NO_BOUND)
-            self._hosts[order.host] = host
+        now = self._clock()
+        host = self._hosts.get(order.host) or self._make_host(order, now)
         host.waiting.append(order)
         self._waiting += 1
-        self._place(host, self._clock())
+        self._place(host, now)
 
     def take(self, most: int, in_reserve: bool = False) -> list[Order]:
         """Return the images whose requests start now.
@@ -148,31 +191,22 @@ class Schedule:
         Args:
           most: Largest number of images.
           in_reserve: Whether they wait for a thread first. Only images of hosts without a bound may, because
-            one that waits behind those of other hosts would hold a place at its own.
+            one that waits behind those of other hosts would hold a place at its own, and only while no other
+            image may start, because it would come behind them for ever.
         """
         now = self._clock()
         self._wake(now)
         taken: list[Order] = []
-        unbounded, bounded = self._ready
-        while len(taken) < most and (unbounded or (bounded and not in_reserve)):
-            host = (unbounded or bounded).popleft()
-            host.is_ready = False
+        while len(taken) < most and (host := self._next_host(in_reserve)):
             # Asked again, because the host may have refused a request meanwhile, or be down.
-            if self._start_of(host, now) > now:
-                # By the same reading, because by a later one the host may be ready, and this loop endless.
-                self._place(host, now)
-                continue
-            # Another request before a first one, because a bundle has waited for it longer.
-            order = heapq.heappop(host.later)[2] if _is_due(host, now) else host.waiting.popleft()
-            self._waiting -= 1
-            host.active += 1
-            if host.rate < _NO_BOUND:
-                host.next_start = now + 1 / host.rate
-            host.slowed = host.slowed or now
-            order.attempts += 1
-            order.started = now
-            order.first = order.first or now
-            taken.append(order)
+            if self._start_of(host, now) <= now:
+                # Another request before a first one, because a bundle has waited for it longer.
+                order = heapq.heappop(host.later)[2] if _is_due(host, now) else host.waiting.popleft()
+                self._waiting -= 1
+                if order.future() is not None:
+                    self._start(host, order, now)
+                    taken.append(order)
+            # By the same reading, because by a later one the host may be ready, and this loop endless.
             self._place(host, now)
         return taken
 
@@ -187,7 +221,7 @@ class Schedule:
     def give_back(self, order: Order) -> None:
         """Take an image back whose request broke off for a reason that is not its host's."""
         host = self._hosts[order.host]
-        host.active -= 1
+        self._count_active(host, -1)
         order.attempts -= 1
         host.waiting.appendleft(order)
         self._waiting += 1
@@ -200,7 +234,7 @@ class Schedule:
           Whether this was the image's last request; otherwise the image waits for another one.
         """
         host, now = self._hosts[order.host], self._clock()
-        host.active -= 1
+        self._count_active(host, -1)
         pause_sec = self._pause_of(order, verdict)
         self._judge(host, order, verdict, now, pause_sec)
         is_last = (
@@ -223,17 +257,79 @@ class Schedule:
 
     def wait_sec(self) -> float | None:
         """Return the time until an image may start; None if that depends on requests under way."""
-        if any(self._ready) or self._hopeless:
+        if self._startable() or self._hopeless:
             return 0.0
         return max(0.0, self._sleeping[0][0] - self._clock()) if self._sleeping else None
+
+    def _make_host(self, order: Order, now: float) -> _Host:
+        if len(self._hosts) >= self._most_hosts:
+            self._hosts = {name: host for name, host in self._hosts.items() if not _is_idle(host, now)}
+            # More if most are busy, because each new host would look at all of them.
+            self._most_hosts = max(_MOST_HOSTS, 2 * len(self._hosts))
+        if order.is_bounded:
+            rate = self._manners.host_rate or _NO_BOUND
+            host = _Host(_Standing.SLOW, self._manners.host_connections, rate, rate, is_new=True)
+        else:
+            host = _Host(_Standing.UNBOUNDED, _NO_BOUND, _NO_BOUND, _NO_BOUND)
+        self._hosts[order.host] = host
+        return host
+
+    def _startable(self) -> list[_Standing]:
+        """Return the standings of which a host's image may start now."""
+        startable = [one for one in (_Standing.UNBOUNDED, _Standing.QUICK) if self._ready[one]]
+        most = self._few_threads if startable else self._most_threads
+        broken = self._active[_Standing.BROKEN]
+        if broken + self._active[_Standing.SLOW] < most:
+            if self._ready[_Standing.SLOW]:
+                startable.append(_Standing.SLOW)
+            # Half of the places, because a dead host holds one for longer than any other.
+            if self._ready[_Standing.BROKEN] and broken < max(1, most // 2):
+                startable.append(_Standing.BROKEN)
+        return startable
+
+    def _next_host(self, in_reserve: bool) -> _Host | None:
+        startable = self._startable()
+        if not startable or (in_reserve and startable != [_Standing.UNBOUNDED]):
+            return None
+        standing = next(one for one in self._turns if one in startable)
+        self._turns.remove(standing)
+        self._turns.append(standing)
+        return self._ready[standing].popitem(last=False)[0]
+
+    def _start(self, host: _Host, order: Order, now: float) -> None:
+        self._count_active(host, 1)
+        if host.rate < _NO_BOUND:
+            host.next_start = now + 1 / host.rate
+        host.slowed = host.slowed or now
+        order.attempts += 1
+        order.started = now
+        order.first = order.first or now
+
+    def _count_active(self, host: _Host, change: int) -> None:
+        host.active += change
+        self._active[host.standing] += change
+
+    def _set_standing(self, host: _Host, verdict: Verdict) -> None:
+        if host.standing is _Standing.UNBOUNDED:
+            return
+        self._active[host.standing] -= host.active
+        # Where it is placed behind this.
+        self._ready[host.standing].pop(host, None)
+        if verdict.is_broken:
+            host.standing = _Standing.BROKEN
+        else:
+            host.standing = _Standing.SLOW if verdict.is_slow else _Standing.QUICK
+        self._active[host.standing] += host.active
 
     def _pause_of(self, order: Order, verdict: Verdict) -> float:
         pause_sec = min(_LONGEST_PAUSE_SEC, _FIRST_PAUSE_SEC * 2 ** (order.attempts - 1))
         # Jittered, because images that failed together would otherwise come together again.
         pause_sec *= self._random.uniform(0.5, 1.0)
-        return max(pause_sec, min(_LONGEST_PAUSE_SEC, verdict.pause_sec or 0.0))
+        return max(pause_sec, min(_LONGEST_PAUSE_SEC, verdict.pause_sec))
 
     def _judge(self, host: _Host, order: Order, verdict: Verdict, now: float, pause_sec: float) -> None:
+        self._set_standing(host, verdict)
+        host.is_new = False
         is_success = not (verdict.is_broken or verdict.is_refused)
         host.failures = 0 if is_success else host.failures + 1
         if host.failures >= DOWN_AFTER:
@@ -265,17 +361,28 @@ class Schedule:
             host.later.clear()
             return
         start = self._start_of(host, now)
-        if start <= now and not host.is_ready:
-            host.is_ready = True
-            self._ready[host.most < _NO_BOUND].append(host)
+        if start <= now:
+            # At its old place, if it has one.
+            self._ready[host.standing][host] = None
         elif now < start < math.inf:
             heapq.heappush(self._sleeping, (start, next(self._numbers), host))
 
     def _start_of(self, host: _Host, now: float) -> float:
         """Return the time at which a host's next image may start; infinity if a request has to end first."""
-        if host.active >= host.most or not (host.waiting or host.later):
+        if host.active >= _most_at_once(host) or not (host.waiting or host.later):
             return math.inf
         return max(host.next_start, now if host.waiting else host.later[0][0])
+
+
+def _most_at_once(host: _Host) -> int:
+    if host.failures >= DOWN_AFTER:
+        return 1
+    return min(host.most, _FIRST_REQUESTS) if host.is_new else host.most
+
+
+def _is_idle(host: _Host, now: float) -> bool:
+    has_images = host.active or host.waiting or host.later
+    return not has_images and max(host.next_start, host.down_until) <= now
 
 
 def _is_due(host: _Host, now: float) -> bool:

@@ -204,13 +204,20 @@ class HttpClient:
             local.curl.close()
             del local.curl
         if not hasattr(local, "curl"):
-            local.curl, local.sockets = pycurl.Curl(), {}
+            local.curl, local.sockets = self._new_handle(), {}
+        return local.curl
+
+    def _new_handle(self) -> pycurl.Curl:
+        try:
+            curl = pycurl.Curl()
             for option, value in self._options.items():
                 if value is None:
-                    local.curl.unsetopt(option)
+                    curl.unsetopt(option)
                 else:
-                    local.curl.setopt(option, value)
-        return local.curl
+                    curl.setopt(option, value)
+        except pycurl.error as e:  # all options are known to be valid
+            raise MemoryError from e
+        return curl
 
     def _note_socket(self, curl: pycurl.Curl, origin: str) -> None:
         """Note the connection that is kept to an origin, the last ones only, because libcurl keeps few."""
@@ -295,7 +302,7 @@ class _Transfer:
     def take(self) -> Response:
         """Return the response so far, and let its bytes go, because the thread's handle keeps this object."""
         head = self._head or self._parse_head()
-        if head.is_success and not self._is_image(head):
+        if head.opt_out and not self._limits.http.ignore_opt_out:
             message = f"the server opts out: its header X-Robots-Tag has {head.opt_out}"
             self.fault = ImageError(Reason.OPTED_OUT, message)
         body = b"".join(self._chunks)

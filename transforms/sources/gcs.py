@@ -11,7 +11,7 @@ from google.api_core import exceptions as api
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from labelbeam.transforms.errors import UserError, describe_error
+from labelbeam.transforms.errors import ImageError, UserError, describe_error
 from labelbeam.transforms.sources.addresses import split_gcs
 from labelbeam.transforms.sources.gcs_images import endpoint
 
@@ -33,9 +33,13 @@ def check_network() -> None:
     """Check once per process that Cloud Storage responds.
 
     Raises:
-      OSError: Nothing responds.
+      OSError: Nothing responds, or the environment names no address.
     """
-    _check_endpoint(endpoint())
+    try:
+        url = endpoint()
+    except ImageError as e:
+        raise OSError(str(e)) from e
+    _check_endpoint(url)
 
 
 # Cached, because a server that has responded is not asked again; errors are not cached.

@@ -24,6 +24,7 @@ from labelbeam.transforms.sources.addresses import split_gcs
 from labelbeam.transforms.sources.curl import HttpClient
 from labelbeam.transforms.sources.limits import Fetched, Limits
 from labelbeam.transforms.sources.responses import NOT_MODIFIED, Response, image_of, refusal_of, secrets_in
+from labelbeam.transforms.sources.urls import server_of
 
 # The variables, the address and the scopes of google-cloud-storage.
 _EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -40,16 +41,26 @@ _HEADERS = (b"Accept-Encoding: gzip",)
 
 
 def endpoint() -> str:
-    """Return the address of Cloud Storage, or of the server that the environment names instead."""
-    return (os.environ.get(_EMULATOR) or os.environ.get(_ENDPOINT) or _GOOGLE).rstrip("/")
+    """Return the address of Cloud Storage, or of the server that the environment names instead.
+
+    Raises:
+      ImageError: `bad_uri`: the environment names no address.
+    """
+    for name in (_EMULATOR, _ENDPOINT):
+        if value := os.environ.get(name):
+            if not server_of(value):
+                example = "such as http://localhost:9000"
+                raise ImageError(Reason.BAD_URI, f"{name}={value!r:.300} should be an address {example}")
+            return value.rstrip("/")
+    return _GOOGLE
 
 
 class GcsSource:
     """The source of `gs://`: one request an image; the version is the generation."""
 
     def __init__(self, limits: Limits) -> None:
-        self._client = HttpClient(limits, _version_of, from_environment=True)
         self._endpoint = endpoint()
+        self._client = HttpClient(limits, _version_of, from_environment=True)
         self._login = _Login(limits)
 
     def fetch(self, uri: str, known_version: str | None = None) -> Fetched | None:

@@ -39,6 +39,8 @@ _REASON_OF_STATUS = {
     # Errors of the server that do not pass (RFC 9110, RFC 2295, RFC 5842, RFC 2774, RFC 6585).
     **dict.fromkeys((501, 505, 506, 508, 510, 511), Reason.BAD_RESPONSE),
 }
+# Statuses by which a server asks for fewer requests, with or without `Retry-After`.
+_OVERLOADED = frozenset((429, 503))
 _REASON_OF_HUNDREDS = {4: Reason.HTTP_4XX, 5: Reason.HTTP_5XX}
 _STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})\b")
 _NUMBER = re.compile("[0-9]{1,18}")
@@ -78,8 +80,9 @@ class Response(NamedTuple):
     @property
     def opt_out(self) -> str:
         """Word by which the server asks not to use the image; empty without."""
+        has_image = self.is_success or self.status == NOT_MODIFIED
         found = _OPT_OUT.search(self.headers.get("x-robots-tag", ""))
-        return found[1].lower() if found and self.is_success else ""
+        return found[1].lower() if found and has_image else ""
 
     @property
     def content_length(self) -> int | None:
@@ -165,7 +168,10 @@ def refusal_of(
     words = _words_of(response, secrets)
     words = f": {words[:_MAX_WORDS]}{'…' if len(words) > _MAX_WORDS else ''}" if words else ""
     message = f"{about}the server returned status {status}{words}".rstrip(".") + remedy
-    return ImageError(reason, message, _retry_after_sec(response.headers) if may_heal(reason) else None)
+    retry_after_sec = _retry_after_sec(response.headers) if may_heal(reason) else None
+    if retry_after_sec is None and status in _OVERLOADED:
+        retry_after_sec = 0.0
+    return ImageError(reason, message, retry_after_sec)
 
 
 def secrets_in(value: str) -> set[str]:

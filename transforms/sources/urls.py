@@ -66,6 +66,22 @@ def redirected(url: str, location: str) -> str:
     return target
 
 
+def server_of(uri: str) -> str:
+    """Return a name for the server of an address, the same for all its spellings; empty if it has none.
+
+    In lower case, by IDNA, without the point at its end, and without the scheme's own port.
+    """
+    match = _URL.match(uri)
+    if not match:
+        return ""
+    try:
+        server = _host_and_port(match[2].rpartition("@")[2])
+    except ValueError:
+        return ""
+    server = server.removesuffix(f":{_PORTS[match[1].lower()]}")
+    return server.removesuffix(".").replace(".:", ":")
+
+
 def _in_ascii(uri: str) -> str:
     match = _URL.match(uri)
     if not match:
@@ -140,11 +156,11 @@ def is_unknown(host: str, wait_sec: float) -> bool:
       wait_sec: Longest time of the lookup.
     """
     result: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    # On a thread, because a lookup can't be stopped, and may take longer than an image has.
-    threading.Thread(target=_look_up, args=(host, result), daemon=True).start()
     try:
+        # On a thread, because a lookup can't be stopped, and may take longer than an image has.
+        threading.Thread(target=_look_up, args=(host, result), daemon=True).start()
         return result.get(timeout=max(0.0, wait_sec))
-    except queue.Empty:
+    except (queue.Empty, RuntimeError):  # no answer in time, or no thread
         return False
 
 
