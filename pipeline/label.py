@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ def label(
     batch_size: BatchSize = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     max_megapixels: float = LoadConfig().max_megapixels,
+    secret_params: Sequence[str] = (),
     **options: Any,
 ) -> pa.Table:
     """Label images in this process, and return a table with a row for each, in their order.
@@ -64,6 +65,7 @@ def label(
       batch_size: Images in a batch; by default computed from the device, `auto` by trial.
       limits: Limits of one request.
       max_megapixels: Largest image, in millions of pixels.
+      secret_params: Query parameters of URIs that are secret, beside those that always are.
       options: Further options of the model, as `ModelOptions` has them: `labels`, `input_range`, `outputs`, …
 
     Returns:
@@ -79,10 +81,11 @@ def label(
     arguments = {
         **{"model": model, "top_k": top_k, "threshold": threshold, "keep_outputs": keep_outputs},
         **{"batch_size": batch_size, "max_megapixels": max_megapixels},
+        "secret_params": secret_params,
     }
     values, options = check_arguments(arguments, limits, options)
-    model, top_k, threshold, keep_outputs, batch_size, max_megapixels = values
-    rows, columns = _rows_of(check_images(images))
+    model, top_k, threshold, keep_outputs, batch_size, max_megapixels, names = values
+    rows, columns = _rows_of(check_images(images), names)
     spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
     # As warnings, because a notebook shows them, and a program can turn them into errors.
     for doubt in (*_assumed_range(spec), *spec.doubts):
@@ -110,12 +113,12 @@ def _assumed_range(spec: ModelSpec) -> Iterator[str]:
 
 
 def _rows_of(
-    images: StrPath | Iterable[StrPath],
+    images: StrPath | Iterable[StrPath], secret_params: tuple[str, ...]
 ) -> tuple[Iterable[ImageRef | Failure], tuple[tuple[str, pa.DataType], ...]]:
     if isinstance(images, str | os.PathLike):
-        corpus = find_corpus(ReadConfig(input=os.fspath(images)))
+        corpus = find_corpus(ReadConfig(input=os.fspath(images), secret_params=secret_params))
         return list_rows(corpus), output_columns(corpus)
-    corpus = Corpus("", "lines")
+    corpus = Corpus("", "lines", secret_params=secret_params)
     uris = (os.fspath(image) for image in images)
     return (hide_in_row(ImageRef(id_of_uri(uri), uri), corpus) for uri in uris), ()
 

@@ -50,6 +50,14 @@ def test_label__paths_in_any_state__have_a_row_each_in_their_order(tmp_path, tin
         assert row["labels"] is None or len(row["labels"]) == 2
 
 
+def test_label__secrets_in_addresses__are_in_no_row(tiny):
+    images = [f"http://127.0.0.1:9/a.jpg?{name}=hush" for name in ("token", "s", "t", "w")]
+    table = label_quietly(images, tiny, secret_params=["s", "t"])
+    shown = [uri.partition("?")[2] for uri in table["uri"].to_pylist()]
+    assert shown == ["token=…", "s=…", "t=…", "w=hush"]
+    assert table["id"].to_pylist() == label_quietly(table["uri"].to_pylist(), tiny)["id"].to_pylist()
+
+
 def test_label__any_thread_and_any_batch_size__gives_the_same_table(tmp_path, tiny):
     names = sorted(make_images(tmp_path / "in", 7).iterdir())
     tables: list[pa.Table] = []
