@@ -65,11 +65,11 @@ class Window(Generic[T]):
 
     max_items: int
     max_bytes: int
-    # Held here, because loaders need not load an image whose future nobody holds: that of a failed bundle.
-    _futures: set[Future[T]] = field(default_factory=set)
     # Filled by done callbacks on the threads that finish, because that costs O(1) for each result;
     # `concurrent.futures.wait` would look at every future of the window again and again.
     _finished: queue.SimpleQueue[tuple[Future[T], int]] = field(default_factory=queue.SimpleQueue)
+    # Held here, because loaders need not load an image whose future nobody holds: that of a failed bundle.
+    _futures: set[Future[T]] = field(default_factory=set)
     _bytes: int = 0
 
     def __len__(self) -> int:
