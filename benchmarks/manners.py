@@ -2,12 +2,13 @@
 
 python -m benchmarks.manners [--only latency,neighbours,ration,memory] [--rounds 3]
 
-latency     a server that responds after 50 ms: images per second against what `host_connections` allow.
+latency     photos of 500x375 px of a server that responds after 50 ms: images per second against what
+            `host_connections` allow.
 neighbours  images of a healthy host (50 ms) alone, and in turn with as many of a host that responds after
             10 s and of one that never responds: the healthy host's rate.
 ration      400 images of a server that allows 15 per second: requests an image, and the time against the
             least possible one.
-memory      50,000 images of 96 px: memory of all processes after 10,000 and at the end.
+memory      50,000 images: memory of all processes after 10,000 and at the end.
 
 Images go through the window and the loaders that the pipeline uses, without Beam and a model. Servers run on
 loopback, in processes of their own; figures are medians of the rounds, with the smallest and the largest.
@@ -111,11 +112,12 @@ def measure_memory(folder: Path) -> float:
     return seen[-1] / seen[0]
 
 
-MEASURES: dict[str, tuple[int, Callable[[Path], float]]] = {
-    "latency": (300, measure_latency),
-    "neighbours": (600, measure_neighbours),
-    "ration": (400, measure_ration),
-    "memory": (1000, measure_memory),
+# Number and size of the images, and the measure.
+MEASURES: dict[str, tuple[int, tuple[int, int], Callable[[Path], float]]] = {
+    "latency": (300, (500, 375), measure_latency),
+    "neighbours": (600, (96, 96), measure_neighbours),
+    "ration": (400, (96, 96), measure_ration),
+    "memory": (1000, (96, 96), measure_memory),
 }
 
 
@@ -131,10 +133,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
             for name in args.only.split(","):
-                images, measure = MEASURES[name]
+                images, size, measure = MEASURES[name]
                 corpus = Path(folder) / name
                 if not corpus.exists():
-                    make_corpus(corpus, images, 96, 96)
+                    make_corpus(corpus, images, *size)
                 results.setdefault(name, []).append(measure(corpus))
     for name, values in results.items():
         print(f"{name}: {statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -10,12 +12,13 @@ import pytest
 
 from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, Unchanged
 from labelbeam.transforms.images.resize import ResizeRule
-from labelbeam.transforms.loaders import orders, schedule
+from labelbeam.transforms.loaders import image, orders, schedule
 from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded, Loading
 from labelbeam.transforms.loaders.loaders import start_loaders
 from labelbeam.transforms.sources import Limits, Manners
 from labelbeam.transforms.window import Window
+from tests.hostile import write_hostile_site
 from tests.sources.fault_server import End, FaultServer
 from tests.synthetic import png_bytes
 
@@ -90,6 +93,28 @@ def test_load__server_is_overloaded_without_retry_after__is_slowed_down(server, 
     uris = [server.uri("limited/15/503", n=n) for n in range(60)]
     assert {type(one.value) for one in load(start(processes), *uris)} == {DecodedImage}
     assert sum(server.requests.values()) <= 2 * len(uris)
+
+
+def test_load__image_is_decoded_for_long__next_request_of_its_host_starts(
+    server, processes, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(write_hostile_site(tmp_path / "site"))
+    stop, decode_image = threading.Event(), image.decode_image
+    monkeypatch.setattr(
+        image,
+        "decode_image",
+        lambda data, *rest: stop.wait() if data == b"sleep" else decode_image(data, *rest),
+    )
+    loaders = start(processes, Manners(host_connections=1))
+    body = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nsleep"
+    server.raw["sleep"] = body, End.KEEP
+    slow = loaders.submit(ImageRef("", server.uri("raw/sleep", slow=0.05)))
+    second = loaders.submit(ImageRef("", server.uri("image")))
+    while not server.requests["/image"]:
+        assert not slow.done()
+        time.sleep(0.01)
+    assert not second.done() or isinstance(second.result().value, DecodedImage)
+    stop.set()
 
 
 def test_load__bundle_fails__its_images_are_not_requested_any_more(server, processes):

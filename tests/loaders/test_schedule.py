@@ -47,6 +47,7 @@ class World:
         self.now = 1.0
         self.servers = servers
         self.threads = threads
+        self.dice = random.Random(1)
         self.schedule = Schedule(manners, threads, lambda: self.now)
         self.orders = Orders(self.schedule)
         self.requests: Counter[str] = Counter()
@@ -76,6 +77,8 @@ class World:
             self.now = max(self.now, min(times, default=self.now))
             while under_way and under_way[0][0] <= self.now:
                 _, _, order, verdict = heapq.heappop(under_way)
+                if self.dice.random() < 0.5:  # it is fetched, and decoded now
+                    self.schedule.release(order)
                 self.at_once[order.host] -= 1
                 is_slow = self.now - order.started > 2
                 if self.schedule.settle(order, verdict._replace(is_slow=is_slow)):
@@ -190,6 +193,22 @@ def test_take__files_and_a_host_are_ready__go_in_turn_and_leave_no_reserve():
     schedule.take(8)
     # The host has as many requests as it may have.
     assert [order.host for order in schedule.take(2, in_reserve=True)] == ["", ""]
+
+
+def test_release__image_is_fetched__the_next_one_starts_while_it_is_decoded():
+    schedule = Schedule(Manners(host_connections=1), 8, lambda: 1.0)
+    orders = Orders(schedule)
+    for _ in range(3):
+        orders.add("a")
+    (first,) = schedule.take(8)
+    assert schedule.take(8) == []
+    schedule.release(first)
+    (second,) = schedule.take(8)
+    assert schedule.settle(first, OK)
+    assert schedule.take(8) == []
+    schedule.release(second)
+    schedule.give_back(second)
+    assert schedule.take(8) == [second]
 
 
 def test_take__nobody_waits_for_an_image_any_more__it_is_not_requested():

@@ -33,10 +33,11 @@ class Task(NamedTuple):
     uri: str
     known_version: str | None
     signed: str | None
+    is_bounded: bool
 
 
 class Result(NamedTuple):
-    """The outcome of a task.
+    """The outcome of a task, or the news that its image is fetched.
 
     Flat and without the reference, which the parent has, because pickling takes twice as long for nested
     dataclasses.
@@ -44,7 +45,7 @@ class Result(NamedTuple):
     Attributes:
       number: Number of the image.
       error: The error of a defect; None if there is none.
-      kind: Type of the loaded value.
+      kind: Type of the loaded value; None without one.
       fields: Fields of the value between the reference and the metadata.
       metadata: Fields of the metadata; None if the value has none.
       usage: Fields of `Loaded` behind the value.
@@ -56,6 +57,11 @@ class Result(NamedTuple):
     fields: tuple[Any, ...] = ()
     metadata: tuple[Any, ...] | None = None
     usage: tuple[Any, ...] = ()
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the outcome is still to come."""
+        return self.error is None and self.kind is None
 
     def pixel_bytes(self) -> int:
         """Return the length of the pixels, packed or not."""

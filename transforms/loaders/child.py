@@ -97,7 +97,10 @@ class _Worker:
     def _load(self, task: Task) -> None:
         ref = ImageRef("", task.uri, (), task.known_version, task.signed)
         send = functools.partial(self._send, task.number)
-        self._loader.load(ref, send, functools.partial(self._report, task.number))
+        report = functools.partial(self._report, task.number)
+        # Only where the parent waits for it.
+        fetched = functools.partial(self._outbox.announce, task.number) if task.is_bounded else None
+        self._loader.load(ref, send, report, fetched)
 
     def _send(self, number: int, loaded: Loaded | Exception) -> None:
         if isinstance(loaded, Exception):  # a defect, which must end the run and not a thread alone
@@ -135,6 +138,12 @@ class _Outbox:
             if not self._results or time.monotonic() - self._oldest < age_sec:
                 return
             results = self._take()
+        self._channel.send(results)
+
+    def announce(self, number: int) -> None:
+        """Send the news that an image is fetched, behind the results that wait."""
+        with self._lock:
+            results = [*self._take(), Result(number, None)]
         self._channel.send(results)
 
     def _take(self) -> list[Result]:

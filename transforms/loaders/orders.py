@@ -74,6 +74,10 @@ class Orders:
         """Count a window's finished images from now on."""
         self._windows.add(window)
 
+    def release(self, order: Order) -> None:
+        """Take note that an image is fetched, and no more a request of its host."""
+        self._schedule.release(order)
+
     def settle(self, order: Order, loaded: Loaded | Exception) -> None:
         """Take an outcome, which becomes the image's own unless another request may give a better one."""
         is_last = self._schedule.settle(order, _verdict_of(loaded, order))

@@ -270,6 +270,9 @@ class _Crew:
         with self._lock:
             for result in received:
                 image = one.images[result.number]
+                if result.is_news:
+                    self._orders.release(image)
+                    continue
                 self._orders.settle(image, result.error or loaded_of(result, image.ref))
                 # Behind that, because images of the process get an outcome in any case.
                 del one.images[result.number]
@@ -299,8 +302,7 @@ class _Crew:
     def _hand(self, one: _Process, images: list[Order]) -> None:
         handed = {next(self._numbers): image for image in images}
         one.images.update(handed)
-        refs = ((number, image.ref) for number, image in handed.items())
-        self._send(one, [Task(n, ref.uri, ref.known_version, ref.signed) for n, ref in refs])
+        self._send(one, [_task_of(number, image) for number, image in handed.items()])
 
     def _send(self, one: _Process, value: object) -> None:
         try:
@@ -392,6 +394,11 @@ class _Crew:
         os.close(self._large_fd)
         for image in waiting:
             image.finish(error)
+
+
+def _task_of(number: int, image: Order) -> Task:
+    ref = image.ref
+    return Task(number, ref.uri, ref.known_version, ref.signed, image.is_bounded)
 
 
 def _describe(status: int) -> str:

@@ -78,6 +78,7 @@ class Order:
       future: Returns the future that receives the outcome, or None if nobody waits for it any more, because
         its bundle has failed.
       crashes: Number of loaders that died of it.
+      is_request: Whether it counts among its host's requests.
       attempts: Number of requests that were started.
       first: Time of the first one.
       started: Time of the latest one.
@@ -88,6 +89,7 @@ class Order:
     is_bounded: bool
     future: weakref.ref[Future[Loaded]]
     crashes: int = 0
+    is_request: bool = False
     attempts: int = 0
     first: float = 0.0
     started: float = 0.0
@@ -218,10 +220,16 @@ class Schedule:
         self._hopeless.clear()
         return hopeless
 
+    def release(self, order: Order) -> None:
+        """Take note that an image is fetched, before it is decoded and its request judged."""
+        host = self._hosts[order.host]
+        self._end(host, order)
+        self._place(host, self._clock())
+
     def give_back(self, order: Order) -> None:
         """Take an image back whose request broke off for a reason that is not its host's."""
         host = self._hosts[order.host]
-        self._count_active(host, -1)
+        self._end(host, order)
         order.attempts -= 1
         host.waiting.appendleft(order)
         self._waiting += 1
@@ -234,7 +242,7 @@ class Schedule:
           Whether this was the image's last request; otherwise the image waits for another one.
         """
         host, now = self._hosts[order.host], self._clock()
-        self._count_active(host, -1)
+        self._end(host, order)
         pause_sec = self._pause_of(order, verdict)
         self._judge(host, order, verdict, now, pause_sec)
         is_last = (
@@ -297,7 +305,9 @@ class Schedule:
         return self._ready[standing].popitem(last=False)[0]
 
     def _start(self, host: _Host, order: Order, now: float) -> None:
-        self._count_active(host, 1)
+        order.is_request = True
+        host.active += 1
+        self._active[host.standing] += 1
         if host.rate < _NO_BOUND:
             host.next_start = now + 1 / host.rate
         host.slowed = host.slowed or now
@@ -305,9 +315,11 @@ class Schedule:
         order.started = now
         order.first = order.first or now
 
-    def _count_active(self, host: _Host, change: int) -> None:
-        host.active += change
-        self._active[host.standing] += change
+    def _end(self, host: _Host, order: Order) -> None:
+        if order.is_request:
+            order.is_request = False
+            host.active -= 1
+            self._active[host.standing] -= 1
 
     def _set_standing(self, host: _Host, verdict: Verdict) -> None:
         if host.standing is _Standing.UNBOUNDED:

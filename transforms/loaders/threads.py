@@ -67,7 +67,8 @@ class _Crew:
 
     def _run(self) -> None:
         while (order := self._next()) is not None:
-            self._loader.load(order.ref, functools.partial(self._settle, order))
+            fetched = functools.partial(self._release, order) if order.is_bounded else None
+            self._loader.load(order.ref, functools.partial(self._settle, order), fetched=fetched)
 
     def _next(self) -> Order | None:
         with self._changed:
@@ -78,6 +79,11 @@ class _Crew:
                 self._changed.wait(None if self._orders.is_full else self._orders.wait_sec())
                 self._idle -= 1
         return None
+
+    def _release(self, order: Order) -> None:
+        with self._changed:
+            self._orders.release(order)
+            self._changed.notify()
 
     def _settle(self, order: Order, loaded: Loaded | Exception) -> None:
         with self._changed:
