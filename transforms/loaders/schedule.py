@@ -26,9 +26,10 @@ from labelbeam.transforms.sources import Manners
 _FIRST_PAUSE_SEC, _LONGEST_PAUSE_SEC = 1.0, 60.0
 # Longest time between an image's first request and the start of its last.
 _PATIENCE_SEC = 600.0
-# A host that refuses is slowed to that share of the rate that it has served, and gains a fiftieth of its rate
-# with each success, but a request in five seconds at least. It is never slower than one per second.
-_SLOWER, _FASTER, _LEAST_GAIN = 0.8, 0.02, 0.2
+# A host that refuses is slowed to that share of the rate that it has served, and gains a hundredth of its rate
+# with each success, but a request in ten seconds at least. It is never slower than one per second. Each refusal
+# costs a pause, so that faster gains served less (simulated with servers of several kinds).
+_SLOWER, _FASTER, _LEAST_GAIN = 0.9, 0.01, 0.1
 _SLOWEST = 1.0
 # Requests at once, and per second, where there is no bound.
 _NO_BOUND = 1_000_000
