@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -207,7 +207,7 @@ def test_release__image_is_fetched__the_next_one_starts_while_it_is_decoded():
     assert schedule.settle(first, OK)
     assert schedule.take(8) == []
     schedule.release(second)
-    schedule.give_back(second)
+    schedule.give_back(second, was_sent=True)
     assert schedule.take(8) == [second]
 
 
@@ -228,13 +228,52 @@ def test_add__hosts_without_images__are_forgotten(monkeypatch):
     now = [1.0]
     images = Schedule(Manners(host_rate=1), 100, lambda: now[0])
     orders = Orders(images)
+    decoding = deque()
     for n in range(1000):
         orders.add(f"{n}")
         if n >= 50:  # of fifty hosts the image waits
             (order,) = [one for one in images.take(99) if one.host == f"{n}"]
+            images.release(order)
+            decoding.append(order)
             now[0] += 1
-            assert images.settle(order, OK)
-    assert len(images._hosts) <= 2 * 50 + 20
+        if len(decoding) > 30:
+            assert images.settle(decoding.popleft(), OK)
+    assert len(images._hosts) <= 2 * (50 + 30) + 20
+
+
+def test_take__hosts_of_an_image_each__get_all_threads():
+    schedule = Schedule(Manners(), 32, lambda: 1.0)
+    orders = Orders(schedule)
+    for n in range(100):
+        orders.add(f"{n}")
+    assert len(schedule.take(32)) == 32
+
+
+def test_settle__host_that_is_down_responds__is_requested_at_once():
+    schedule = Schedule(Manners(attempts=1), 32, lambda: 1.0)
+    orders = Orders(schedule)
+    for _ in range(2 * DOWN_AFTER):
+        orders.add("a")
+    last, *_ = schedule.take(1)
+    for _ in range(DOWN_AFTER):
+        (order,) = schedule.take(1)
+        schedule.settle(order, BROKEN)
+    assert len(schedule.take_hopeless()) == DOWN_AFTER - 1
+    schedule.settle(last, OK)
+    orders.add("a")
+    assert schedule.take_hopeless() == [] and len(schedule.take(1)) == 1
+
+
+def test_take__turn_comes_too_late__image_is_not_requested_again():
+    now = [1.0]
+    schedule = Schedule(Manners(), 8, lambda: now[0])
+    orders = Orders(schedule)
+    order = orders.add("a")
+    schedule.take(1)
+    assert not schedule.settle(order, BROKEN)
+    now[0] += 1000
+    assert schedule.take(1) == []
+    assert schedule.take_hopeless() == [order] and len(schedule) == 0
 
 
 def test_schedule__host_is_dead__costs_minutes_and_is_tried_again():
@@ -304,9 +343,11 @@ def test_schedule__image_is_given_back__counts_no_attempt_and_comes_first():
     for _ in range(3):
         orders.add("", is_bounded=False)
     first, second = schedule.take(2)
-    schedule.give_back(first)
+    schedule.give_back(first, was_sent=False)
     assert (first.attempts, len(schedule)) == (0, 2)
     assert schedule.take(1) == [first] and first.attempts == 1
+    schedule.give_back(first, was_sent=True)
+    assert schedule.take(1) == [first] and first.attempts == 2
     assert schedule.settle(second, OK)
 
 

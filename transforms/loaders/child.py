@@ -70,7 +70,7 @@ def main(socket_fd: int, board_fd: int, lock_fd: int) -> None:
 
 
 class _Worker:
-    """What the threads of the process do.
+    """The work of the threads of the process.
 
     Attributes:
       tasks: Tasks that no thread has begun.

@@ -213,7 +213,7 @@ class Loader:
         Args:
           ref: The image.
           done: Receives the outcome, perhaps on another thread.
-          report: Is told what is done to the image.
+          report: Notes what is done to the image.
           fetched: Called if the image was fetched by a request that took long.
         """
         with self._changed:

@@ -39,8 +39,8 @@ class Orders:
       is_full: Whether no request starts because bundles have not taken what is finished.
     """
 
-    def __init__(self, loading: Loading) -> None:
-        self._schedule = Schedule(loading.limits.manners, loading.limits.connections)
+    def __init__(self, loading: Loading, threads: int) -> None:
+        self._schedule = Schedule(loading.limits.manners, threads)
         # Weak, because a bundle that fails does not close its window.
         self._windows: weakref.WeakSet[Finished] = weakref.WeakSet()
         self._most_finished = max(1, _MAX_FINISHED_BYTES // (3 * loading.rule.size_px**2))
@@ -59,14 +59,9 @@ class Orders:
         return future
 
     def take(self, most: int, in_reserve: bool = False) -> list[Order]:
-        """Return images as `Schedule.take` does; those of hosts that are down fail."""
+        """Return images as `Schedule.take` does; those that are not requested any more fail."""
         for order in self._schedule.take_hopeless():
-            message = (
-                f"not requested, because {DOWN_AFTER} requests in a row of the host {order.host!r} failed; "
-                f"it is tried again after {DOWN_SEC:g} s"
-            )
-            failure = failure_of(order.ref, "fetch", ImageError(Reason.HOST_DOWN, message))
-            order.finish(_final(Loaded(failure, 0), order))
+            order.finish(_final(order.last or _host_down(order), order))
         self.is_full = sum(window.finished for window in self._windows) >= self._most_finished
         return [] if self.is_full else self._schedule.take(most, in_reserve)
 
@@ -85,10 +80,12 @@ class Orders:
             order.finish(loaded)
         elif is_last:
             order.finish(_final(loaded, order))
+        else:
+            order.last = loaded
 
-    def give_back(self, order: Order) -> None:
+    def give_back(self, order: Order, was_sent: bool) -> None:
         """Take an image back whose loader died of another one."""
-        self._schedule.give_back(order)
+        self._schedule.give_back(order, was_sent)
 
     def wait_sec(self) -> float | None:
         """Return the time until an image may start; None if none waits for a time."""
@@ -96,7 +93,7 @@ class Orders:
 
     def has_ready(self) -> bool:
         """Return whether an image may start now."""
-        return self._schedule.wait_sec() == 0.0
+        return self._schedule.has_ready()
 
     def take_all(self) -> list[Order]:
         """Return all images that wait."""
@@ -109,6 +106,14 @@ def _host_of(uri: str) -> tuple[str, bool]:
         return f"gs://{host_of_uri(uri)}", False
     server = server_of(uri)
     return server, bool(server)
+
+
+def _host_down(order: Order) -> Loaded:
+    message = (
+        f"not requested, because {DOWN_AFTER} requests in a row of the host {order.host!r} failed; "
+        f"it is tried again after {DOWN_SEC:g} s"
+    )
+    return Loaded(failure_of(order.ref, "fetch", ImageError(Reason.HOST_DOWN, message)), 0)
 
 
 def _verdict_of(loaded: Loaded | Exception, order: Order) -> Verdict:

@@ -135,7 +135,7 @@ class _Crew:
         self._most = connections + 2 * CHUNK
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._orders = Orders(loading)
+        self._orders = Orders(loading, connections * processes)
         self._suspects: deque[Order] = deque()
         self._processes: list[_Process] = []
         self._failed_starts = 0
@@ -341,9 +341,10 @@ class _Crew:
                     self._fail_late(image, row)
             if not late:
                 self._suspect(images, at, status)
+            begun = {row.number for row in at}
             # Innocent images come first again, because bundles wait for them longest.
-            for image in reversed(images.values()):
-                self._orders.give_back(image)
+            for number, image in reversed(images.items()):
+                self._orders.give_back(image, was_sent=number in begun or not image.is_request)
         if not one.ready:
             self._fail_start(f"{_describe(status)} before it was ready", words)
 
@@ -378,6 +379,8 @@ class _Crew:
             image.crashes += 1
             if image.crashes < _CRASHES:
                 image.attempts += 1
+                # No request of its host, because it may wait long for a loader of its own.
+                self._orders.release(image)
                 self._suspects.append(image)
                 continue
             message = f"the loader process {_describe(status)} while it loaded this image, {_CRASHES} times"

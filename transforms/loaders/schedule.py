@@ -24,11 +24,11 @@ from labelbeam.transforms.sources import Manners
 
 # Pause before the second request of an image; doubled for each further one.
 _FIRST_PAUSE_SEC, _LONGEST_PAUSE_SEC = 1.0, 60.0
-# Longest time between an image's first request and the start of its last.
+# Longest time between an image's first request and the start of its last one.
 _PATIENCE_SEC = 600.0
-# A host that refuses is slowed to that share of the rate that it has served, and gains a hundredth of its rate
-# with each success, but a request in ten seconds at least. It is never slower than one per second. Each refusal
-# costs a pause, so that faster gains served less (simulated with servers of several kinds).
+# A host that refuses is slowed to that share of the rate that it has served, and gains a hundredth of its
+# rate with each success, but a request in ten seconds at least: each refusal costs a pause, so that faster
+# gains served less in simulations. It is never slower than one per second.
 _SLOWER, _FASTER, _LEAST_GAIN = 0.9, 0.01, 0.1
 _SLOWEST = 1.0
 # Requests at once, and per second, where there is no bound.
@@ -42,7 +42,7 @@ _MOST_HOSTS = 10_000
 
 
 class Verdict(NamedTuple):
-    """What a request means for its host, and for the image.
+    """Consequences of a request for its host, and for the image.
 
     Attributes:
       heals: Whether another request may succeed.
@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
 
 
 class _Standing(enum.Enum):
-    """What is known of a host. It decides how many threads may wait for hosts of its kind."""
+    """Kinds of hosts, by how they responded last. Each kind has its share of the threads."""
 
     UNBOUNDED = enum.auto()  # files and buckets
     QUICK = enum.auto()
@@ -76,13 +76,13 @@ class Order:
       ref: The image.
       host: Its host or bucket; "" for an image on no host.
       is_bounded: Whether `Manners` bound requests to the host.
-      future: Returns the future that receives the outcome, or None if nobody waits for it any more, because
-        its bundle has failed.
+      future: Weak reference to the future that receives the outcome. It is dead if the bundle has failed.
       crashes: Number of loaders that died of it.
       is_request: Whether it counts among its host's requests.
       attempts: Number of requests that were started.
       first: Time of the first one.
       started: Time of the latest one.
+      last: Outcome of the latest one; None before the first outcome.
     """
 
     ref: ImageRef
@@ -94,9 +94,10 @@ class Order:
     attempts: int = 0
     first: float = 0.0
     started: float = 0.0
+    last: Loaded | None = None
 
     def finish(self, outcome: Loaded | Exception) -> None:
-        """Give the outcome to whoever waits for it."""
+        """Give the outcome to the bundle, unless that has failed."""
         future = self.future()
         if future is None:
             return
@@ -111,14 +112,15 @@ class _Host:
     """A host, and its images.
 
     Attributes:
-      standing: What is known of it.
+      standing: How it responded last.
       most: Most requests at once.
       fastest: Most requests per second.
       rate: Requests per second now.
-      gain: What the rate gains by a success.
+      gain: Gain of the rate by a success.
       waiting: Images without a request so far.
       later: Images that wait for another request: time, number, image.
       active: Requests under way.
+      unsettled: Images whose requests started and were not judged: those under way, and those being decoded.
       next_start: Time before which no request starts.
       slowed: Time at which it was last slowed down, at first the time of its first request.
       served: Successes since then.
@@ -135,6 +137,7 @@ class _Host:
     waiting: deque[Order] = field(default_factory=deque)
     later: list[tuple[float, int, Order]] = field(default_factory=list)
     active: int = 0
+    unsettled: int = 0
     next_start: float = 0.0
     slowed: float = 0.0
     served: int = 0
@@ -159,11 +162,7 @@ class Schedule:
         self._random = random.Random()
         self._hosts: dict[str, _Host] = {}
         self._most_hosts = _MOST_HOSTS
-        # Threads that may wait for hosts that are not known to be quick: few while others have images that
-        # could start, because they would slow these down, else all but a quick host's share, because a quick
-        # host's image may come at any time.
-        self._few_threads = max(1, threads // 10)
-        self._most_threads = threads - min(manners.host_connections, threads // 4)
+        self._threads = threads
         # Requests under way.
         self._active: Counter[_Standing] = Counter()
         # Hosts of which an image may start now, in turn, because a host of many images would else come first.
@@ -201,20 +200,24 @@ class Schedule:
         self._wake(now)
         taken: list[Order] = []
         while len(taken) < most and (host := self._next_host(in_reserve)):
-            # Asked again, because the host may have refused a request meanwhile, or be down.
+            # Compared again, because the host may have refused a request meanwhile, or be down.
             if self._start_of(host, now) <= now:
                 # Another request before a first one, because a bundle has waited for it longer.
                 order = heapq.heappop(host.later)[2] if _is_due(host, now) else host.waiting.popleft()
                 self._waiting -= 1
-                if order.future() is not None:
+                if order.attempts and now > order.first + _PATIENCE_SEC:
+                    self._waiting += 1
+                    self._hopeless.append(order)
+                elif order.future() is not None:
                     self._start(host, order, now)
                     taken.append(order)
-            # By the same reading, because by a later one the host may be ready, and this loop endless.
+            # By the same reading of the clock, because by a later one the host may be ready, and this loop
+            # endless.
             self._place(host, now)
         return taken
 
     def take_hopeless(self) -> list[Order]:
-        """Return the images of hosts that are down."""
+        """Return images that are not requested any more: of hosts that are down, or after too long a time."""
         self._wake(self._clock())
         hopeless = list(self._hopeless)
         self._waiting -= len(hopeless)
@@ -227,11 +230,17 @@ class Schedule:
         self._end(host, order)
         self._place(host, self._clock())
 
-    def give_back(self, order: Order) -> None:
-        """Take an image back whose request broke off for a reason that is not its host's."""
+    def give_back(self, order: Order, was_sent: bool) -> None:
+        """Take an image back whose request broke off for a reason that is not its host's.
+
+        Args:
+          order: The image.
+          was_sent: Whether the request had been sent.
+        """
         host = self._hosts[order.host]
         self._end(host, order)
-        order.attempts -= 1
+        host.unsettled -= 1
+        order.attempts -= not was_sent
         host.waiting.appendleft(order)
         self._waiting += 1
         self._place(host, self._clock())
@@ -244,6 +253,7 @@ class Schedule:
         """
         host, now = self._hosts[order.host], self._clock()
         self._end(host, order)
+        host.unsettled -= 1
         pause_sec = self._pause_of(order, verdict)
         self._judge(host, order, verdict, now, pause_sec)
         is_last = (
@@ -263,6 +273,10 @@ class Schedule:
         for host in self._hosts.values():
             orders += [*host.waiting, *(order for _, _, order in host.later)]
         return orders
+
+    def has_ready(self) -> bool:
+        """Return whether an image may start now."""
+        return bool(self._startable())
 
     def wait_sec(self) -> float | None:
         """Return the time until an image may start; None if that depends on requests under way."""
@@ -285,8 +299,16 @@ class Schedule:
 
     def _startable(self) -> list[_Standing]:
         """Return the standings of which a host's image may start now."""
-        startable = [one for one in (_Standing.UNBOUNDED, _Standing.QUICK) if self._ready[one]]
-        most = self._few_threads if startable else self._most_threads
+        known = (_Standing.UNBOUNDED, _Standing.QUICK)
+        startable = [one for one in known if self._ready[one]]
+        # Threads that may wait for hosts that are not known to be quick: few while others have images that
+        # could start, because they would slow these down. Else some stay free, because an image of the quick
+        # hosts at work may come at any time.
+        if startable:
+            most = max(1, self._threads // 10)
+        else:
+            at_work = sum(self._active[one] for one in known)
+            most = self._threads - min(self._manners.host_connections, self._threads // 4, 2 * at_work)
         broken = self._active[_Standing.BROKEN]
         if broken + self._active[_Standing.SLOW] < most:
             if self._ready[_Standing.SLOW]:
@@ -307,6 +329,7 @@ class Schedule:
 
     def _start(self, host: _Host, order: Order, now: float) -> None:
         order.is_request = True
+        host.unsettled += 1
         host.active += 1
         self._active[host.standing] += 1
         if host.rate < _NO_BOUND:
@@ -326,7 +349,7 @@ class Schedule:
         if host.standing is _Standing.UNBOUNDED:
             return
         self._active[host.standing] -= host.active
-        # Where it is placed behind this.
+        # Removed, because `_place` then puts the host under its new standing.
         self._ready[host.standing].pop(host, None)
         if verdict.is_broken:
             host.standing = _Standing.BROKEN
@@ -348,6 +371,7 @@ class Schedule:
         if host.failures >= DOWN_AFTER:
             host.down_until = now + DOWN_SEC
         if is_success:
+            host.down_until = 0.0
             host.served += 1
             host.rate = min(host.fastest, host.rate + host.gain)
         if not verdict.is_refused:
@@ -394,7 +418,7 @@ def _most_at_once(host: _Host) -> int:
 
 
 def _is_idle(host: _Host, now: float) -> bool:
-    has_images = host.active or host.waiting or host.later
+    has_images = host.unsettled or host.waiting or host.later
     return not has_images and max(host.next_start, host.down_until) <= now
 
 

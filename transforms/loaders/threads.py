@@ -34,7 +34,7 @@ class LoaderThreads(Loaders):
 class _Crew:
     def __init__(self, loading: Loading, decoders: int) -> None:
         self._loader = Loader(loading, decoders, threading.Lock())
-        self._orders = Orders(loading)
+        self._orders = Orders(loading, loading.limits.connections)
         self._changed = threading.Condition()
         self._idle = 0
         self._has_ended = False
