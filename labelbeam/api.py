@@ -26,4 +26,5 @@ from labelbeam.transforms.predict import PredictLabels as PredictLabels
 from labelbeam.transforms.read import ReadImageRefs as ReadImageRefs
 from labelbeam.transforms.sources import HttpSettings as HttpSettings
 from labelbeam.transforms.sources import Limits as Limits
+from labelbeam.transforms.sources import Manners as Manners
 from labelbeam.transforms.sources import Sources as Sources

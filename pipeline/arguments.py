@@ -10,7 +10,7 @@ from typing import Any
 from labelbeam.pipeline.config import RUN_OPTIONS, did_you_mean
 from labelbeam.pipeline.headers import parse_headers
 from labelbeam.transforms.models.spec import ModelOptions
-from labelbeam.transforms.sources import Limits
+from labelbeam.transforms.sources import HttpSettings, Limits, Manners
 
 StrPath = str | os.PathLike[str]
 
@@ -23,6 +23,15 @@ _OF_LIMITS = {
     "total_timeout_sec": ("image_timeout_sec", 1.0),
     "max_bytes": ("max_image_mb", 1e-6),
     "connections": ("fetch_threads", 1),
+}
+# Arguments that are fields of `Limits`, or options in place of these, and the way to give them.
+_WITHIN_LIMITS = {
+    **{field.name: f"Limits({field.name}=…)" for field in dataclasses.fields(Limits)},
+    **{option: f"Limits({field}=…)" for field, (option, _) in _OF_LIMITS.items()},
+    **{field.name: f"Limits(manners=Manners({field.name}=…))" for field in dataclasses.fields(Manners)},
+    **{
+        field.name: f"Limits(http=HttpSettings({field.name}=…))" for field in dataclasses.fields(HttpSettings)
+    },
 }
 
 
@@ -44,6 +53,8 @@ def check_arguments(
       UserError: A value is out of range.
     """
     for name in options:
+        if name in _WITHIN_LIMITS:
+            raise TypeError(f"label() has no argument {name!r}. Give limits={_WITHIN_LIMITS[name]}.")
         if name not in _OF_MODELS:
             hint = did_you_mean(name, (*_OF_MODELS, *values, "images", "limits"))
             raise TypeError(f"label() has no argument {name!r}. {hint}See help(labelbeam.label).")

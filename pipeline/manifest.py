@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labelbeam import __version__
-from labelbeam.pipeline.config import PredictConfig, RunConfig, make_config
+from labelbeam.pipeline.config import RunConfig, make_config
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
@@ -24,8 +24,9 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
-def labelled_with(model: ModelSpec, rows: RowMetadata, predict: PredictConfig) -> LabelledWith:
+def labelled_with(model: ModelSpec, rows: RowMetadata, config: RunConfig) -> LabelledWith:
     """Return the settings that rows of one table must have in common."""
+    predict = config.predict
     return LabelledWith(
         model=model.model_fingerprint,
         preprocessing=model.preprocessing_fingerprint,
@@ -36,6 +37,8 @@ def labelled_with(model: ModelSpec, rows: RowMetadata, predict: PredictConfig) -
         threshold=predict.least_score if model.head.kind == MULTILABEL else None,
         outputs=dict([rows.outputs] if rows.outputs else []),
         columns={name: str(kind) for name, kind in rows.columns},
+        # Because ids differ, and a later run would publish what an earlier one hid.
+        secret_params=",".join(sorted({name.lower() for name in config.read.secret_params})),
     )
 
 
@@ -83,7 +86,7 @@ def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> d
         "format": FORMAT,
         "labelbeam": __version__,
         "run_id": rows.run_id,
-        "labelled_with": labelled_with(model, rows, config.predict),
+        "labelled_with": labelled_with(model, rows, config),
         "model": {
             "handle": public_uri(model.handle),
             "sha256": model.digest,

@@ -47,6 +47,7 @@ _NAMES = {
     "threshold": "threshold",
     "outputs": "columns of the model's outputs",
     "columns": "the input's own columns",
+    "secret_params": "--secret_params",
 }
 
 

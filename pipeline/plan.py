@@ -110,7 +110,7 @@ def make_plan(
     """
     # The run's id is made here, once, because staged files, manifest and job name must have the same one.
     rows = row_metadata_of(config, model, corpus)
-    state = read_output(config.write, labelled_with(model, rows, config.predict))
+    state = read_output(config.write, labelled_with(model, rows, config))
     hint = config.predict.accelerator_hint
     return Plan(
         config=config,

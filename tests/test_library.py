@@ -125,6 +125,14 @@ def test_label__mistakes__are_user_errors_and_doubts_are_warnings(tmp_path, tiny
         ({"limits": Limits(total_timeout_sec=0)}, UserError, "limits.total_timeout_sec .*=0.0 is not"),
         ({"model": ""}, UserError, "model='' is not allowed"),
         ({"topk": 3}, TypeError, r"label\(\) has no argument 'topk'. Did you mean top_k\?"),
+        ({"allow_hosts": ["h"]}, TypeError, r"Give limits=Limits\(allow_hosts=…\)\."),
+        ({"fetch_threads": 3}, TypeError, r"Give limits=Limits\(connections=…\)\."),
+        ({"host_rate": 3}, TypeError, r"Give limits=Limits\(manners=Manners\(host_rate=…\)\)\."),
+        (
+            {"secret_params": ["?s"]},
+            UserError,
+            r"secret_params=\['\?s'\] is not allowed: it must be names of query",
+        ),
         ({"input_rnge": (0, 1)}, TypeError, r"Did you mean input_range\?"),
         (
             {"images": [b"x", None, 3]},

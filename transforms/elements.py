@@ -175,8 +175,8 @@ class Failure:
       stage: Step that failed: `read`, `select`, `fetch`, `decode` or `predict`. Named as the column.
       reason: A value of `labelbeam.transforms.errors.Reason`.
       message: Text for a person, with the offending value.
-      attempts: Number of requests that were sent for the image, if it was not fetched or not decoded; 1 for
-        other failures.
+      attempts: Number of attempts to fetch the image, if it was not fetched or not decoded; 1 for other
+        failures.
       host: Host or bucket of the URI; "" for local files.
     """
 

@@ -149,7 +149,7 @@ def _connection_error(handle: str) -> str:
 def _check_table(case: Case) -> Iterator[Finding]:
     assert case.corpus and case.spec and case.contents
     rows = row_metadata_of(case.config, case.spec, case.corpus)
-    settings = labelled_with(case.spec, rows, case.config.predict)
+    settings = labelled_with(case.spec, rows, case.config)
     output, replace = folder_of(case.config.write.output), case.config.write.replace
     refuse_others(output, case.contents, replace, settings)
     # Reached with --replace only, because `refuse_others` raises otherwise.

@@ -312,6 +312,15 @@ def test_schedule__failures_that_may_heal__are_tried_again_up_to_the_number_of_a
     assert len(world.ends["a"]) == (failures < attempts)
 
 
+def test_schedule__server_refuses_now_and_then__is_not_slowed_down():
+    dice = random.Random(1)
+    refusal = Verdict(heals=True, is_refused=True)
+    world = World({"a": lambda now: (0.05, refusal if dice.random() < 0.05 else OK)}).run(400)
+    assert len(world.ends["a"]) == 400
+    # Twice the least time, and the pauses of the last images.
+    assert world.now - 1 < 2 * 400 * 0.05 / 8 + 3
+
+
 def test_schedule__failure_that_stays__is_not_tried_again():
     world = World({"a": steady(0.01, Verdict(heals=False))}).run(10)
     assert world.requests["a"] == 10

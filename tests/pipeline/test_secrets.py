@@ -18,7 +18,7 @@ from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.label import label
 from labelbeam.pipeline.manifest import manifest_fields
 from labelbeam.transforms.elements import id_of_uri
-from labelbeam.transforms.errors import RunError
+from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.models.spec import ModelOptions
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.sources.secrets import lacks_secrets
@@ -258,6 +258,24 @@ def test_run__secret_params__hide_further_names(tmp_path, tiny, photos, signer):
     photos.files["/none.jpg"] = jpeg_bytes()
     assert rerun(str(tmp_path / "out"), None, {"input": str(tmp_path / "list.txt")}, ())
     assert assert_sound(tmp_path / "out")["rows"] == {"predictions": 2, "failures": 0}
+
+
+def test_run__later_run_without_the_names__is_refused(tmp_path, tiny, photos, signer):
+    path = write_list(tmp_path, [photos.uri(f"/a.jpg?ticket={signer.secret()}")])
+    options = {"input": path, "output": tmp_path / "out", "model": tiny}
+    run_pipeline(**options, secret_params="Ticket")
+    with pytest.raises(UserError, match="something else: --secret_params"):
+        run_pipeline(**options)
+    assert run_pipeline(**options, secret_params="ticket")["counts"]["labelled"] == 0
+    assert_no_secrets(signer, tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", ["?ticket=", "a=b", "a b", "&a", "a#", "a,", "/a"])
+def test_secret_params__no_name_of_a_parameter__is_refused(names):
+    with pytest.raises(
+        UserError, match=r"secret_params=.* is not allowed: it must be names of query parameters"
+    ):
+        load_config(None, {"input": "a.txt", "output": "out", "model": "m", "secret_params": names}, [])
 
 
 @pytest.mark.parametrize("others", [0, 1])

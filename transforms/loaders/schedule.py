@@ -31,6 +31,9 @@ _PATIENCE_SEC = 600.0
 # gains served less in simulations. It is never slower than one per second.
 _SLOWER, _FASTER, _LEAST_GAIN = 0.9, 0.01, 0.1
 _SLOWEST = 1.0
+# Share of the refusals among the last requests from which a host is slowed, because a server may also refuse
+# now and then, and the weight of the latest request.
+_TOO_MANY, _WEIGHT = 0.4, 0.125
 # Requests at once, and per second, where there is no bound.
 _NO_BOUND = 1_000_000
 # Requests at once to a host of which no request has ended yet.
@@ -124,6 +127,7 @@ class _Host:
       next_start: Time before which no request starts.
       slowed: Time at which it was last slowed down, at first the time of its first request.
       served: Successes since then.
+      refused: Share of the refusals among its last requests.
       failures: Requests in a row without a success.
       down_until: Time until which its images are not requested.
       is_new: Whether its requests are bounded, and none has ended.
@@ -141,6 +145,7 @@ class _Host:
     next_start: float = 0.0
     slowed: float = 0.0
     served: int = 0
+    refused: float = 0.0
     failures: int = 0
     down_until: float = 0.0
     is_new: bool = False
@@ -370,11 +375,15 @@ class Schedule:
         host.failures = 0 if is_success else host.failures + 1
         if host.failures >= DOWN_AFTER:
             host.down_until = now + DOWN_SEC
+        host.refused += _WEIGHT * (verdict.is_refused - host.refused)
         if is_success:
             host.down_until = 0.0
             host.served += 1
             host.rate = min(host.fastest, host.rate + host.gain)
         if not verdict.is_refused:
+            return
+        if host.refused < _TOO_MANY:
+            host.next_start = max(host.next_start, now + min(_LONGEST_PAUSE_SEC, verdict.pause_sec))
             return
         host.next_start = max(host.next_start, now + pause_sec)
         # Once for all requests that were under way, because all met the same bound.

@@ -59,4 +59,5 @@ class Sockets:
         if allowed.has(host, ip):
             return ""
         name = ip if host == ip else f"{host} has the address {ip}, which"
-        return f"{name} is {fault}, and not public. If it is yours, add --allow_hosts={entry_of(host, ip)}"
+        remedy = f"rerun with --allow_hosts={entry_of(host, ip)}"
+        return f"{name} is {fault}, and not public. If it is yours, {remedy}"

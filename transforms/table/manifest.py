@@ -30,6 +30,7 @@ class LabelledWith:
       outputs: Column of the model's outputs and their number; empty where rows have none.
       columns: Input columns and their Arrow types.
       threshold: Least score of a label; None for models that are not multi-label.
+      secret_params: Names of further secret parameters of URIs, which ids leave out; joined by commas.
     """
 
     model: str
@@ -40,6 +41,7 @@ class LabelledWith:
     outputs: Mapping[str, int]
     columns: Mapping[str, str]
     threshold: float | None = None
+    secret_params: str = ""
 
     @property
     def column_types(self) -> tuple[tuple[str, pa.DataType], ...]:
