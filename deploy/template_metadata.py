@@ -42,7 +42,7 @@ _PATTERNS: dict[Any, str] = {
     Headers: r"^[^=,:\s]+=[^\r\n]+$",
     Line: r"^[^\r\n]+$",
     Hosts: r"^[^,\s]+(,[^,\s]+)*$",
-    Names: r"^[^,\r\n]+(,[^,\r\n]+)*$",
+    Names: r"^[^\s?&=#;/,]+(,[^\s?&=#;/,]+)*$",
     str: r"^[^\r\n]+$",
 }
 

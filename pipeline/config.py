@@ -121,18 +121,13 @@ def _parse_mapping(raw: Any) -> tuple[tuple[str, str], ...] | None:
     return tuple((str(name), str(value)) for name, value in raw.items()) if isinstance(raw, Mapping) else None
 
 
+# Without characters that end a name in a query, because such a name would hide nothing.
+_NAME = re.compile(r"[^\s?&=#;/,]+")
+
+
 def _parse_names(raw: Any) -> tuple[str, ...] | None:
     names = [name.strip() for name in raw.split(",")] if isinstance(raw, str) else list(raw)
-    return tuple(names) if all(isinstance(name, str) and name for name in names) else None
-
-
-# Without characters that end a name in a query, because such a name would hide nothing.
-_PARAM = re.compile(r"[^\s?&=#;/]+")
-
-
-def _parse_params(raw: Any) -> tuple[str, ...] | None:
-    names = _parse_names(raw)
-    return names if names is not None and all(map(_PARAM.fullmatch, names)) else None
+    return tuple(names) if all(isinstance(name, str) and _NAME.fullmatch(name) for name in names) else None
 
 
 def _parse_rates(raw: Any) -> tuple[tuple[str, float], ...] | None:
@@ -164,7 +159,6 @@ Headers = Annotated[Pairs, "of requests"]
 Line = Annotated[str, "one line"]
 Hosts = Annotated[tuple[str, ...], "hosts"]
 Names = tuple[str, ...]
-Params = Annotated[tuple[str, ...], "of URIs"]
 
 # Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
 _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -175,8 +169,7 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     Pair: ("two ascending numbers, such as 0,1", _parse_pair),
     Triple: ("three numbers, for red, green and blue", _parse_triple),
     Divisors: ("three numbers above zero, for red, green and blue", _parse_divisors),
-    Names: ("names, separated by commas", _parse_names),
-    Params: ("names of query parameters, such as ticket,s, without = and ?", _parse_params),
+    Names: ("names of query parameters, such as ticket,s, without = and ?", _parse_names),
     Pairs: ("NAME=VALUE pairs, separated by commas", _parse_mapping),
     Rates: (
         "REASON=RATE pairs, separated by commas, with rates from 0 to 1, and with the reasons "
@@ -225,7 +218,7 @@ class ReadConfig:
         (),
         "types of the CSV's other columns, which are text otherwise, such as price=float64,day=date",
     )
-    secret_params: Annotated[tuple[str, ...], "of URIs"] = _option(
+    secret_params: tuple[str, ...] = _option(
         (),
         "query parameters of URIs whose values are secret and don't name an image, beside signatures, keys "
         "and tokens of the usual names: they are in no output, and not part of ids",

@@ -109,6 +109,7 @@ NOT_ALLOWED = {
     "http_header": "X-Api-Key",
     "user_agent": "a\nb",
     "allow_hosts": "a,,b",
+    "secret_params": "a=b",
     "model": "",
 }
 

@@ -23,7 +23,12 @@ _BUSY = 0.85
 
 # Remedies by bottleneck. One that begins with an option is left out of the advice if the option is set.
 _REMEDIES = {
-    "fetching": ("more --fetch_threads", "more workers", "workers near the images"),
+    "fetching": (
+        "more --fetch_threads",
+        "more --host_connections if few hosts serve the images and can bear them",
+        "more workers",
+        "workers near the images",
+    ),
     "decoding": ("--decoding fast", "more cores or workers", "smaller images"),
     "unpacking": ("more cores a labelling worker", "more labelling workers"),
     "model": ("--precision bfloat16", "more cores or workers", "a GPU", "a smaller model"),
