@@ -80,8 +80,7 @@ def label(
     """
     arguments = {
         **{"model": model, "top_k": top_k, "threshold": threshold, "keep_outputs": keep_outputs},
-        **{"batch_size": batch_size, "max_megapixels": max_megapixels},
-        "secret_params": secret_params,
+        **{"batch_size": batch_size, "max_megapixels": max_megapixels, "secret_params": secret_params},
     }
     values, options = check_arguments(arguments, limits, options)
     model, top_k, threshold, keep_outputs, batch_size, max_megapixels, names = values

@@ -171,7 +171,7 @@ def test_schedule__hosts_of_all_tempers__every_image_ends_and_no_quick_host_star
         world = World(servers, manners, threads=dice.randint(1, 40)).run(images)
         assert sum(world.attempts.values()) + sum(world.hopeless.values()) == images * len(servers)
         assert max(world.most_at_once.values()) <= manners.host_connections
-        assert not any(world.schedule._active.values())
+        assert not any(group.active for group in world.schedule._turns)
 
 
 def test_take__files_and_a_host_are_ready__go_in_turn_and_leave_no_reserve():
@@ -262,6 +262,17 @@ def test_settle__host_that_is_down_responds__is_requested_at_once():
     schedule.settle(last, OK)
     orders.add("a")
     assert schedule.take_hopeless() == [] and len(schedule.take(1)) == 1
+
+
+def test_give_back__after_a_long_time__image_is_requested_again():
+    now = [1.0]
+    schedule = Schedule(Manners(), 8, lambda: now[0])
+    orders = Orders(schedule)
+    order = orders.add("", is_bounded=False)
+    schedule.take(1)
+    now[0] += 1000
+    schedule.give_back(order, was_sent=True)
+    assert schedule.take(1) == [order] and schedule.take_hopeless() == []
 
 
 def test_take__turn_comes_too_late__image_is_not_requested_again():

@@ -222,14 +222,7 @@ class Loader:
             self._changed.wait_for(lambda: self._encoded_bytes < MAX_ENCODED_BYTES)
         start = time.monotonic_ns()
         report("fetch", 0)
-        image: EncodedImage | Unchanged | Exception
-        try:
-            image = _fetch_image(ref, self._sources)
-        except MemoryError as e:
-            # Without its frames, because these hold memory.
-            image = e.with_traceback(None)
-        except Exception as e:
-            image = e
+        image = _try_to_fetch(ref, self._sources)
         spent_ns = time.monotonic_ns() - start
         if not isinstance(image, EncodedImage):
             done(_not_fetched(ref, image, spent_ns // 1000))
@@ -295,6 +288,16 @@ class Loader:
         with self._large:
             report("decode", spent_ns)
             yield
+
+
+def _try_to_fetch(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged | Exception:
+    try:
+        return _fetch_image(ref, sources)
+    except MemoryError as e:
+        # Without its frames, because these hold memory.
+        return e.with_traceback(None)
+    except Exception as e:
+        return e
 
 
 def _not_fetched(ref: ImageRef, image: Unchanged | Exception, usec: int) -> Loaded | Exception:

@@ -5,14 +5,13 @@ A wait costs no thread and no loader: images wait here, each behind the images o
 
 from __future__ import annotations
 
-import enum
 import heapq
 import itertools
 import math
 import random
 import time
 import weakref
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -62,13 +61,18 @@ class Verdict(NamedTuple):
     pause_sec: float = 0.0
 
 
-class _Standing(enum.Enum):
-    """Kinds of hosts, by how they responded last. Each kind has its share of the threads."""
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Hosts that responded alike last. Each group has its share of the threads.
 
-    UNBOUNDED = enum.auto()  # files and buckets
-    QUICK = enum.auto()
-    SLOW = enum.auto()  # or new
-    BROKEN = enum.auto()  # its last request failed
+    Attributes:
+      active: Requests under way.
+      ready: Hosts of which an image may start now, in turn, because a host of many images would else come
+        first.
+    """
+
+    active: int = 0
+    ready: OrderedDict[_Host, None] = field(default_factory=OrderedDict)
 
 
 @dataclass(eq=False, slots=True)
@@ -115,7 +119,7 @@ class _Host:
     """A host, and its images.
 
     Attributes:
-      standing: How it responded last.
+      group: Hosts that responded as it did last.
       most: Most requests at once.
       fastest: Most requests per second.
       rate: Requests per second now.
@@ -133,7 +137,7 @@ class _Host:
       is_new: Whether its requests are bounded, and none has ended.
     """
 
-    standing: _Standing
+    group: _Group
     most: int
     fastest: float
     rate: float
@@ -168,12 +172,11 @@ class Schedule:
         self._hosts: dict[str, _Host] = {}
         self._most_hosts = _MOST_HOSTS
         self._threads = threads
-        # Requests under way.
-        self._active: Counter[_Standing] = Counter()
-        # Hosts of which an image may start now, in turn, because a host of many images would else come first.
-        self._ready: dict[_Standing, OrderedDict[_Host, None]] = {one: OrderedDict() for one in _Standing}
-        # The standing whose turn it is comes first.
-        self._turns = list(_Standing)
+        # Files and buckets, which no manners bound; hosts that responded within the time for quick ones; slow
+        # and new hosts; hosts whose last request failed.
+        self._unbounded, self._quick, self._slow, self._broken = (_Group() for _ in range(4))
+        # The group whose turn it is comes first.
+        self._turns = [self._unbounded, self._quick, self._slow, self._broken]
         # Hosts of which an image may start later: time, number, host. A host may be here more than once.
         self._sleeping: list[tuple[float, int, _Host]] = []
         self._hopeless: deque[Order] = deque()
@@ -208,14 +211,15 @@ class Schedule:
             # Compared again, because the host may have refused a request meanwhile, or be down.
             if self._start_of(host, now) <= now:
                 # Another request before a first one, because a bundle has waited for it longer.
-                order = heapq.heappop(host.later)[2] if _is_due(host, now) else host.waiting.popleft()
-                self._waiting -= 1
-                if order.attempts and now > order.first + _PATIENCE_SEC:
-                    self._waiting += 1
+                is_due = _is_due(host, now)
+                order = heapq.heappop(host.later)[2] if is_due else host.waiting.popleft()
+                if is_due and now > order.first + _PATIENCE_SEC:
                     self._hopeless.append(order)
-                elif order.future() is not None:
-                    self._start(host, order, now)
-                    taken.append(order)
+                else:
+                    self._waiting -= 1
+                    if order.future() is not None:
+                        self._start(host, order, now)
+                        taken.append(order)
             # By the same reading of the clock, because by a later one the host may be ready, and this loop
             # endless.
             self._place(host, now)
@@ -296,47 +300,45 @@ class Schedule:
             self._most_hosts = max(_MOST_HOSTS, 2 * len(self._hosts))
         if order.is_bounded:
             rate = self._manners.host_rate or _NO_BOUND
-            host = _Host(_Standing.SLOW, self._manners.host_connections, rate, rate, is_new=True)
+            host = _Host(self._slow, self._manners.host_connections, rate, rate, is_new=True)
         else:
-            host = _Host(_Standing.UNBOUNDED, _NO_BOUND, _NO_BOUND, _NO_BOUND)
+            host = _Host(self._unbounded, _NO_BOUND, _NO_BOUND, _NO_BOUND)
         self._hosts[order.host] = host
         return host
 
-    def _startable(self) -> list[_Standing]:
-        """Return the standings of which a host's image may start now."""
-        known = (_Standing.UNBOUNDED, _Standing.QUICK)
-        startable = [one for one in known if self._ready[one]]
+    def _startable(self) -> list[_Group]:
+        """Return the groups of which an image may start now."""
+        startable = [group for group in (self._unbounded, self._quick) if group.ready]
         # Threads that may wait for hosts that are not known to be quick: few while others have images that
         # could start, because they would slow these down. Else some stay free, because an image of the quick
         # hosts at work may come at any time.
         if startable:
             most = max(1, self._threads // 10)
         else:
-            at_work = sum(self._active[one] for one in known)
+            at_work = self._unbounded.active + self._quick.active
             most = self._threads - min(self._manners.host_connections, self._threads // 4, 2 * at_work)
-        broken = self._active[_Standing.BROKEN]
-        if broken + self._active[_Standing.SLOW] < most:
-            if self._ready[_Standing.SLOW]:
-                startable.append(_Standing.SLOW)
+        if self._slow.active + self._broken.active < most:
+            if self._slow.ready:
+                startable.append(self._slow)
             # Half of the places, because a dead host holds one for longer than any other.
-            if self._ready[_Standing.BROKEN] and broken < max(1, most // 2):
-                startable.append(_Standing.BROKEN)
+            if self._broken.ready and self._broken.active < max(1, most // 2):
+                startable.append(self._broken)
         return startable
 
     def _next_host(self, in_reserve: bool) -> _Host | None:
         startable = self._startable()
-        if not startable or (in_reserve and startable != [_Standing.UNBOUNDED]):
+        if not startable or (in_reserve and startable != [self._unbounded]):
             return None
-        standing = next(one for one in self._turns if one in startable)
-        self._turns.remove(standing)
-        self._turns.append(standing)
-        return self._ready[standing].popitem(last=False)[0]
+        group = min(startable, key=self._turns.index)
+        self._turns.remove(group)
+        self._turns.append(group)
+        return group.ready.popitem(last=False)[0]
 
     def _start(self, host: _Host, order: Order, now: float) -> None:
         order.is_request = True
         host.unsettled += 1
         host.active += 1
-        self._active[host.standing] += 1
+        host.group.active += 1
         if host.rate < _NO_BOUND:
             host.next_start = now + 1 / host.rate
         host.slowed = host.slowed or now
@@ -348,19 +350,17 @@ class Schedule:
         if order.is_request:
             order.is_request = False
             host.active -= 1
-            self._active[host.standing] -= 1
+            host.group.active -= 1
 
-    def _set_standing(self, host: _Host, verdict: Verdict) -> None:
-        if host.standing is _Standing.UNBOUNDED:
+    def _regroup(self, host: _Host, verdict: Verdict) -> None:
+        group = self._broken if verdict.is_broken else self._slow if verdict.is_slow else self._quick
+        if host.group in (self._unbounded, group):
             return
-        self._active[host.standing] -= host.active
-        # Removed, because `_place` then puts the host under its new standing.
-        self._ready[host.standing].pop(host, None)
-        if verdict.is_broken:
-            host.standing = _Standing.BROKEN
-        else:
-            host.standing = _Standing.SLOW if verdict.is_slow else _Standing.QUICK
-        self._active[host.standing] += host.active
+        host.group.active -= host.active
+        # Removed, because `_place` then puts the host into its new group.
+        host.group.ready.pop(host, None)
+        host.group = group
+        group.active += host.active
 
     def _pause_of(self, order: Order, verdict: Verdict) -> float:
         pause_sec = min(_LONGEST_PAUSE_SEC, _FIRST_PAUSE_SEC * 2 ** (order.attempts - 1))
@@ -369,7 +369,7 @@ class Schedule:
         return max(pause_sec, min(_LONGEST_PAUSE_SEC, verdict.pause_sec))
 
     def _judge(self, host: _Host, order: Order, verdict: Verdict, now: float, pause_sec: float) -> None:
-        self._set_standing(host, verdict)
+        self._regroup(host, verdict)
         host.is_new = False
         is_success = not (verdict.is_broken or verdict.is_refused)
         host.failures = 0 if is_success else host.failures + 1
@@ -409,8 +409,8 @@ class Schedule:
         start = self._start_of(host, now)
         if start <= now:
             # At its old place, if it has one.
-            self._ready[host.standing][host] = None
-        elif now < start < math.inf:
+            host.group.ready[host] = None
+        elif start < math.inf:
             heapq.heappush(self._sleeping, (start, next(self._numbers), host))
 
     def _start_of(self, host: _Host, now: float) -> float:

@@ -302,7 +302,7 @@ class _Transfer:
     def take(self) -> Response:
         """Return the response so far, and let its bytes go, because the thread's handle keeps this object."""
         head = self._head or self._parse_head()
-        if head.opt_out and not self._limits.http.ignore_opt_out:
+        if self._is_opted_out(head):
             message = f"the server opts out: its header X-Robots-Tag has {head.opt_out}"
             self.fault = ImageError(Reason.OPTED_OUT, message)
         body = b"".join(self._chunks)
@@ -315,7 +315,10 @@ class _Transfer:
         return head._replace(status=NOT_MODIFIED) if is_known and head.status == 200 else head
 
     def _is_image(self, head: Response) -> bool:
-        return head.is_success and (self._limits.http.ignore_opt_out or not head.opt_out)
+        return head.is_success and not self._is_opted_out(head)
+
+    def _is_opted_out(self, head: Response) -> bool:
+        return bool(head.opt_out) and not self._limits.http.ignore_opt_out
 
     def _longest_body(self, head: Response) -> int:
         if self._is_image(head):

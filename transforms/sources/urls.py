@@ -71,29 +71,30 @@ def server_of(uri: str) -> str:
 
     In lower case, by IDNA, without the point at its end, and without the scheme's own port.
     """
-    match = _URL.match(uri)
-    if not match:
-        return ""
     try:
-        server = _host_and_port(match[2].rpartition("@")[2])
+        scheme, server, _ = _parts_of(uri)
     except ValueError:
         return ""
-    server = server.removesuffix(f":{_PORTS[match[1].lower()]}")
-    return server.removesuffix(".").replace(".:", ":")
+    return server.removesuffix(f":{_PORTS[scheme]}").removesuffix(".").replace(".:", ":")
 
 
 def _in_ascii(uri: str) -> str:
+    scheme, host, target = _parts_of(uri)
+    target = _NOT_SENT.sub(lambda odd: quote(odd[0], safe="", errors="surrogatepass"), target)
+    return f"{scheme}://{host}{'' if target.startswith('/') else '/'}{target}"
+
+
+def _parts_of(uri: str) -> tuple[str, str, str]:
+    """Return the scheme, the host with its port in ASCII, and the rest as it is."""
     match = _URL.match(uri)
     if not match:
         raise ValueError("is no address of http:// or https://")
     scheme, authority, target = match.groups()
     try:
         # Without the user, because errors of `urlsplit` quote passwords.
-        host = _host_and_port(authority.rpartition("@")[2])
+        return scheme.lower(), _host_and_port(authority.rpartition("@")[2]), target
     except ValueError as e:
         raise ValueError(f"has no valid host: {e}") from e
-    target = _NOT_SENT.sub(lambda odd: quote(odd[0], safe="", errors="surrogatepass"), target)
-    return f"{scheme.lower()}://{host}{'' if target.startswith('/') else '/'}{target}"
 
 
 # Cached, because a list has few hosts, and this takes longer than all else.
