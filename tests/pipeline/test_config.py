@@ -4,7 +4,8 @@ import math
 import pytest
 import yaml
 
-from labelbeam.pipeline.cli import _flags, _parser
+from labelbeam.pipeline.cli import _parser
+from labelbeam.pipeline.cli.parser import flags_of
 from labelbeam.pipeline.config import RUN_OPTIONS, load_config, make_config, require_options
 from labelbeam.pipeline.plan import budget_of
 from labelbeam.transforms.budget import FailureBudget
@@ -90,7 +91,7 @@ def test_make_config__flags__win_over_values_and_errors_name_the_source():
     ],
 )
 def test_load_config__switch_on_the_command_line__may_be_bare(args, value):
-    flags = _flags(_parser().parse_args(["run", *args]))
+    flags = flags_of(_parser().parse_args(["run", *args]))
     assert load_config(None, {**NEEDED, **flags}).write.replace is value
 
 

@@ -6,7 +6,8 @@ import logging
 import pyarrow.parquet as pq
 import pytest
 
-from labelbeam.pipeline.cli import _flags, _parser, main
+from labelbeam.pipeline.cli import _parser, main
+from labelbeam.pipeline.cli.parser import flags_of
 from labelbeam.pipeline.commands.rerun import rerun
 from labelbeam.pipeline.config import RUN_OPTIONS, RunConfig, load_config
 from labelbeam.pipeline.headers import HIDDEN, resolve_headers
@@ -19,7 +20,7 @@ from tests.synthetic import jpeg_bytes
 
 
 def headers(*arguments: str) -> tuple[tuple[str, str], ...]:
-    flags = _flags(_parser().parse_args(["run", *(f"--http_header={one}" for one in arguments)]))
+    flags = flags_of(_parser().parse_args(["run", *(f"--http_header={one}" for one in arguments)]))
     return load_config(None, flags).load.http_header
 
 
