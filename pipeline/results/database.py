@@ -1,0 +1,210 @@
+"""DuckDB over published tables."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from labelbeam.pipeline.manifest import published_manifest
+from labelbeam.pipeline.output import folder_of
+from labelbeam.pipeline.results.remote import register_buckets
+from labelbeam.transforms.errors import RunError, UserError
+from labelbeam.transforms.files import MEND, escape_glob, exists, join_path
+from labelbeam.transforms.table.folder import TableFolder, read_generation
+from labelbeam.transforms.table.manifest import TABLES, Manifest
+
+# Memory of DuckDB, from which on it writes to temporary files. Half of what a command may take, because
+# buffers of Parquet readers and Python come on top.
+_MEMORY = "1GB"
+# A generation in the name of an output, as in `labels@3`.
+_GENERATION = re.compile(r"(.+)@(\d{1,6})")
+
+
+class Database:
+    """DuckDB over published tables, with statements that a user can run again.
+
+    Statements have literals in place of parameters, because `--show_sql` prints them.
+
+    Attributes:
+      shown: Statements are printed.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, shown: bool) -> None:
+        self.shown = shown
+        self._connection = connection
+        self._reading: tuple[str, str] | None = None
+
+    def run(self, sql: str) -> None:
+        """Run a statement.
+
+        Raises:
+          RunError: A file of the tables is gone or damaged, or the disk is full.
+        """
+        self._execute(sql)
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Run a statement, and return its rows, which must be few."""
+        result = self._execute(sql)
+        names = [column[0] for column in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def row(self, sql: str) -> dict[str, Any]:
+        """Run a statement that returns one row."""
+        return self.rows(sql)[0]
+
+    def _execute(self, sql: str) -> duckdb.DuckDBPyConnection:
+        if self.shown:
+            print(f"{sql.strip()};\n", flush=True)
+        try:
+            return self._connection.execute(sql)
+        except duckdb.OutOfMemoryException as e:
+            raise RunError(f"DuckDB needs more memory or temporary disk: {_first_line(e)}.") from e
+        except duckdb.Error as e:
+            raise self._error_of(e) from e
+
+    def _error_of(self, error: duckdb.Error) -> Exception:
+        if self._reading:
+            fault, remedy = self._reading
+            return UserError(f"{fault} cannot be read: {_first_line(error)}. {remedy}.")
+        if isinstance(error, (duckdb.IOException, duckdb.InvalidInputException)):
+            return RunError(f"The tables can't be read: {_first_line(error)}. {MEND}")
+        return error  # a mistake in a statement
+
+    @contextmanager
+    def reading(self, fault: str, remedy: str) -> Iterator[None]:
+        """Report errors as mistakes of the user, while the body reads the user's own file.
+
+        Args:
+          fault: Option and value.
+          remedy: Remedy, without a full stop.
+        """
+        self._reading = (fault, remedy)
+        try:
+            yield
+        finally:
+            self._reading = None
+
+    def attach(self, output: str, prefix: str = "") -> Manifest:
+        """Make the tables of an output available.
+
+        Args:
+          output: Table folder, or `FOLDER@N` for an older generation.
+          prefix: Beginning of the names of the views `predictions` and `failures`, and of the table
+            `classes`, which has the columns `class_id` and `label`.
+
+        Returns:
+          The manifest of the generation.
+
+        Raises:
+          UserError: There are no such tables.
+        """
+        generation = find_generation(output)
+        for table in TABLES:
+            # Partition folders are ignored, because the files have all columns themselves.
+            files = ",\n  ".join(map(path_literal, generation.paths_of(table)))
+            source = f"read_parquet([\n  {files}\n], hive_partitioning = false)"
+            self.run(f"CREATE VIEW {prefix}{table} AS FROM {source}")
+        path = path_literal(generation.path)
+        self.run(
+            f"CREATE TABLE {prefix}classes AS\n"
+            "SELECT unnest(range(len(model.classes))) AS class_id, unnest(model.classes) AS label\n"
+            f"FROM read_json({path}, columns = {{model: 'STRUCT(classes VARCHAR[])'}})"
+        )
+        return generation.manifest
+
+
+class Generation(NamedTuple):
+    """A generation of published tables.
+
+    Attributes:
+      folder: The table folder.
+      path: Path of the manifest.
+    """
+
+    folder: str
+    path: str
+    manifest: Manifest
+
+    def paths_of(self, table: str) -> list[str]:
+        """Return the paths of a table's files."""
+        folder = TableFolder(self.folder)
+        paths = [folder.join(file.path) for file in self.manifest.files_of(table)]
+        if self.path == folder.manifest:
+            return paths
+        # Files of older generations move to `_generations/`, unless the current one has them, too.
+        return [path if exists(path) else join_path(folder.generations, folder.below(path)) for path in paths]
+
+
+@contextmanager
+def open_database(shown: bool = False) -> Iterator[Database]:
+    """Yield a database whose temporary files end with the body.
+
+    Args:
+      shown: Whether statements are printed.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="labelbeam-sql-") as folder,
+        # On disk and not in memory, because tables with a row per image must not count to the limit.
+        duckdb.connect(str(Path(folder, "tables.duckdb"))) as connection,
+    ):
+        connection.execute(f"SET memory_limit = '{_MEMORY}'")
+        connection.execute(f"SET temp_directory = {literal(folder)}")
+        # Off, because keeping the rows' order would hold more of them in memory.
+        connection.execute("SET preserve_insertion_order = false")
+        register_buckets(connection)
+        yield Database(connection, shown)
+
+
+def find_generation(output: str) -> Generation:
+    """Find the tables of an output, or of the older generation that `FOLDER@N` names.
+
+    Raises:
+      UserError: Nothing was published there, or the generation was deleted.
+    """
+    named = _GENERATION.fullmatch(output)
+    # A folder whose own name ends so wins, because it is there.
+    if not named or exists(TableFolder(folder_of(output)).manifest):
+        folder = folder_of(output)
+        return Generation(folder, TableFolder(folder).manifest, published_manifest(folder))
+    folder, number = folder_of(named[1]), int(named[2])
+    current = published_manifest(folder)
+    if current.generation == number:
+        return Generation(folder, TableFolder(folder).manifest, current)
+    older = read_generation(folder, number)
+    if older is None:
+        raise UserError(
+            f"{output!r}: {folder!r} has no generation {number}; the current one is {current.generation}. "
+            "Older ones are kept with --keep_generations."
+        )
+    return Generation(folder, TableFolder(folder).generation(number), older)
+
+
+def literal(value: Any) -> str:
+    """Return a value as SQL."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if value is None or isinstance(value, bool):
+        return {None: "NULL", True: "TRUE", False: "FALSE"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(literal, value))}]"
+    return repr(value)
+
+
+def path_literal(path: str) -> str:
+    """Return the path of one file as SQL, which would take `*`, `?` and `[` for a glob."""
+    return literal(escape_glob(path))
+
+
+def name(column: str) -> str:
+    """Return the name of a column as SQL."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")

@@ -1,0 +1,80 @@
+"""Results as tables on a terminal, and as files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.files import FileSink, file_errors_as
+
+# Rows of a table on a terminal.
+MOST_LINES = 20
+
+
+def align(header: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = "  ") -> list[str]:
+    """Align cells in columns: text to the left, numbers to the right; None is a dash."""
+    values = list(rows)
+    cells = [[_cell(value) for value in row] for row in values]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    is_text = [any(isinstance(value, str) for value in column) for column in zip(*values, strict=True)]
+    is_text = is_text or [True] * len(header)
+    return [
+        indent
+        + "  ".join(
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, is_text, strict=True)
+        ).rstrip()
+        for line in ([*header], *cells)
+    ]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+def first_rows(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], most: int = MOST_LINES
+) -> list[str]:
+    """Return a titled table of the first rows, with the number of further ones; empty without rows."""
+    if not rows:
+        return []
+    more = f", the first {most:,} of {len(rows):,}" if len(rows) > most else ""
+    return ["", f"{title}{more}", *align(header, rows[:most])]
+
+
+def write_json(path: str, result: Any) -> None:
+    """Write a dataclass as a JSON file, local or `gs://`.
+
+    Raises:
+      UserError: The file can't be written.
+    """
+    text = json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False)
+    _write(path, text.encode() + b"\n")
+
+
+def write_parquet(path: str, rows: Sequence[Any]) -> None:
+    """Write dataclasses of one class as the rows of a Parquet file, local or `gs://`.
+
+    Raises:
+      UserError: The file can't be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(row) for row in rows]), sink)
+    _write(path, sink.getvalue().to_pybytes())
+
+
+def _write(path: str, data: bytes) -> None:
+    with file_errors_as(UserError, f"{path!r} cannot be written", "Check its folder and rights."):
+        sink = FileSink(path)
+        sink.write(data)
+        sink.close()

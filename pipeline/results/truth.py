@@ -1,0 +1,261 @@
+"""Truth: the right classes of images, from a column, a file or the names of folders."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from labelbeam.pipeline.results.database import Database, literal, name, path_literal
+from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.models.heads import EMBEDDING, MULTILABEL
+from labelbeam.transforms.models.labels import IMAGENET_WITH_BACKGROUND, imagenet_labels, imagenet_synonyms
+from labelbeam.transforms.table.manifest import Manifest
+
+# Value of --truth that stands for the name of an image's folder.
+FOLDER = "folder"
+# Columns of a truth file that may name the image, best first.
+_KEYS = {
+    "id": "id",
+    "uri": "uri",
+    # The last part of the path, without a query.
+    "file": "url_decode(regexp_extract(uri, '([^/?#]+)(?:[?#].*)?$', 1))",
+    "file_name": "url_decode(regexp_extract(uri, '([^/?#]+)(?:[?#].*)?$', 1))",
+}
+_FOLDER_OF_URI = "url_decode(regexp_extract(uri, '([^/]+)/[^/]*$', 1))"
+_READERS = {
+    ".parquet": "read_parquet({})",
+    ".jsonl": "read_json({}, format = 'newline_delimited')",
+    ".json": "read_json({})",
+}
+# Compressed files have a second suffix.
+_CSV = "read_csv({}, all_varchar = true, header = true)"
+_MOST_LISTED = 20
+
+# Each class that a truth names, and the class ids of that name; null if there are none.
+_PARTS = """
+CREATE TABLE parts AS
+WITH named AS (
+  SELECT DISTINCT _truth, trim(unnest(string_split(_truth, {separator}))) AS part
+  FROM (SELECT DISTINCT _truth FROM known WHERE trim(_truth) <> '')
+), by_name AS (
+  SELECT part, list(DISTINCT class_id) AS ids
+  FROM (SELECT DISTINCT part FROM named) JOIN names ON names.name = lower(replace(part, '_', ' '))
+  GROUP BY part
+)
+SELECT _truth, part, coalesce(by_name.ids, CASE WHEN class_id IS NOT NULL THEN [class_id] END) AS ids,
+  by_name.ids IS NOT NULL AS by_name
+FROM named LEFT JOIN by_name USING (part)
+LEFT JOIN classes ON regexp_full_match(part, '\\d{{1,9}}') AND classes.class_id = try_cast(part AS INTEGER)
+"""
+# A truth without parts is the separator alone, and stands for no class.
+_MEANINGS = """
+CREATE TABLE meanings AS
+SELECT _truth,
+  list_sort(list_distinct(flatten(coalesce(list(ids) FILTER (ids IS NOT NULL), [])))) AS right_ids,
+  count(*) FILTER (part <> '') AS parts
+FROM parts GROUP BY _truth
+"""
+_JUDGED = """
+CREATE VIEW judged AS
+SELECT known.* EXCLUDE (_truth), right_ids
+FROM known JOIN meanings USING (_truth)
+WHERE len(right_ids) >= {least} AND (len(right_ids) > 0 OR parts = 0)
+"""
+_COUNTS = """
+SELECT count(*) AS images, (SELECT count(*) FROM judged) AS judged,
+  (SELECT count(*) FROM known JOIN meanings USING (_truth) WHERE parts > 0 AND right_ids = [])
+    AS unmatched_images,
+  (SELECT count(*) FROM known_failures WHERE trim(_truth) <> '') AS failed,
+  (SELECT count(DISTINCT part) FROM parts WHERE by_name) AS by_name,
+  (SELECT count(DISTINCT part) FROM parts WHERE ids IS NOT NULL AND NOT by_name) AS by_id
+FROM known
+"""
+_UNMATCHED = f"""
+SELECT part AS truth, count(*) AS images
+FROM known JOIN parts USING (_truth) WHERE ids IS NULL AND part <> ''
+GROUP BY part ORDER BY images DESC, part LIMIT {_MOST_LISTED}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TruthOptions:
+    """Where the right classes of images are.
+
+    Attributes:
+      column: A column of the tables, or of the file; `folder` for the name of the image's folder.
+      file: CSV, Parquet or JSON file with a column `id`, `uri`, `file` or `file_name`.
+      separator: Text between several classes of an image.
+    """
+
+    column: str = ""
+    file: str = ""
+    separator: str = "|"
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """A truth that no class of the model has as its name or id."""
+
+    truth: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The matching of truth and classes.
+
+    Attributes:
+      source: Origin of the truth, for a person.
+      images: Images with labels.
+      judged: Images with labels and with a truth that is a class.
+      failed: Images with a truth that failed, and so have no labels.
+      by_name: Different truths that matched by the name of a class.
+      by_id: Different truths that matched by the number of a class.
+      unmatched: The most frequent truths that match nothing; images with them are not judged.
+      unmatched_images: Number of images with a truth that matches nothing.
+    """
+
+    source: str
+    images: int
+    judged: int
+    failed: int
+    by_name: int
+    by_id: int
+    unmatched: tuple[Unmatched, ...]
+    unmatched_images: int
+
+    @property
+    def without(self) -> int:
+        """Number of images with labels and without a truth."""
+        return self.images - self.judged - self.unmatched_images
+
+
+def match_truth(db: Database, manifest: Manifest, options: TruthOptions) -> Match:
+    """Match the truth of images with the model's classes.
+
+    Makes the view `judged`: predictions with the additional column `right_ids`, class ids in ascending order,
+    of images whose truth is known alone. Labels match by name (without regard to case, and with underscores
+    for spaces), else by class id.
+
+    Raises:
+      UserError: There is no such column or file, an image has several rows in the file, or no truth matches.
+    """
+    _require_classes(manifest)
+    source = _attach_truth(db, manifest, options)
+    _attach_names(db, manifest)
+    db.run(_PARTS.format(separator=literal(options.separator)))
+    db.run(_MEANINGS)
+    db.run(_JUDGED.format(least=0 if manifest.model["head"] == MULTILABEL else 1))
+    counts = db.row(_COUNTS)
+    unmatched = tuple(Unmatched(**row) for row in db.rows(_UNMATCHED))
+    if not counts["judged"]:
+        examples = ", ".join(repr(one.truth) for one in unmatched[:5])
+        why = f"matches a class of the model, such as {examples}" if unmatched else "is there"
+        raise UserError(
+            f"No truth in {source} {why}. Truths are names of classes, such as "
+            f"{manifest.model['classes'][0]!r}, or class ids."
+        )
+    return Match(source=source, unmatched=unmatched, **counts)
+
+
+def _require_classes(manifest: Manifest) -> None:
+    if manifest.model.get("classes"):
+        return
+    if manifest.model.get("head") == EMBEDDING:
+        raise UserError(
+            "The tables have embeddings and no labels, so there is nothing to compare with a truth."
+        )
+    raise UserError(
+        "manifest.json has no list of the model's classes, because an older labelbeam wrote it. Run the same "
+        "run command again to add it; no image is labelled again."
+    )
+
+
+def _attach_truth(db: Database, manifest: Manifest, options: TruthOptions) -> str:
+    """Make the views `known` and `known_failures`, tables with the column `_truth`; return their origin."""
+    if options.file:
+        return _attach_file(db, options)
+    columns = manifest.labelled_with.columns
+    # An own column of a name that the tables need themselves is stored under another one.
+    column = next((c for c in (options.column, f"input_{options.column}") if c in columns), None)
+    if column:
+        value, source = _text(db, "predictions", column, options.separator), f"the column {column!r}"
+    elif options.column == FOLDER:
+        value, source = f"nullif({_FOLDER_OF_URI}, '')", "the names of folders"
+    else:
+        own = ", ".join(map(repr, columns)) or "none"
+        raise UserError(
+            f"truth={options.column!r} is no column of the input. Its columns: {own}. Give one of them, "
+            f"{FOLDER!r} for the name of the image's folder, or a file with --truth_file."
+        )
+    for view, table in (("known", "predictions"), ("known_failures", "failures")):
+        db.run(f"CREATE VIEW {view} AS\nSELECT *, {value} AS _truth FROM {table}")
+    return source
+
+
+def _text(db: Database, table: str, column: str, separator: str) -> str:
+    """Return a column's value as text; lists are joined by the separator."""
+    kinds = {row["column_name"]: row["column_type"] for row in db.rows(f"DESCRIBE {table}")}
+    if kinds[column].endswith("]"):
+        return f"array_to_string({name(column)}, {literal(separator)})"
+    return f"CAST({name(column)} AS VARCHAR)"
+
+
+def _attach_file(db: Database, options: TruthOptions) -> str:
+    path = options.file
+    suffixes = [s for s in PurePath(path).suffixes if s not in (".gz", ".zst")]
+    reader = _READERS.get(suffixes[-1].lower() if suffixes else "", _CSV)
+    with db.reading(f"truth_file={path!r}", "Give a CSV with a header, Parquet, or JSON"):
+        db.run(f"CREATE VIEW truth_file AS FROM {reader.format(path_literal(path))}")
+        columns = [row["column_name"] for row in db.rows("DESCRIBE truth_file")]
+        key = next((key for key in _KEYS if key in columns), None)
+        column = options.column or _only_other(columns, key)
+        if key is None or column not in columns:
+            raise UserError(
+                f"truth_file={path!r} has the columns {', '.join(map(repr, columns))}. It needs one of "
+                f"{', '.join(map(repr, _KEYS))} to name the image, and one with its class, named by --truth."
+            )
+        value = _text(db, "truth_file", column, options.separator)
+        db.run(
+            f"CREATE TABLE truths AS\nSELECT CAST({name(key)} AS VARCHAR) AS key, {value} AS _truth\n"
+            f"FROM truth_file WHERE {name(column)} IS NOT NULL"
+        )
+    if doubled := db.rows(
+        "SELECT key, count(*) AS n FROM truths GROUP BY key HAVING n > 1 ORDER BY 1 LIMIT 1"
+    ):
+        raise UserError(
+            f"truth_file={path!r} has {doubled[0]['n']:,} rows for {key} {doubled[0]['key']!r}. Join its "
+            f"classes in one row, with {options.separator!r} between them."
+        )
+    for view, table in (("known", "predictions"), ("known_failures", "failures")):
+        db.run(
+            f"CREATE VIEW {view} AS\nSELECT {table}.*, truths._truth\n"
+            f"FROM {table} LEFT JOIN truths ON truths.key = {_KEYS[key]}"
+        )
+    return f"the column {column!r} of {path}"
+
+
+def _only_other(columns: list[str], key: str | None) -> str:
+    others = [column for column in columns if column != key]
+    return others[0] if len(others) == 1 else ""
+
+
+def _attach_names(db: Database, manifest: Manifest) -> None:
+    """Make the table `names`: names of each class, in lower case; several classes may have one name."""
+    db.run(
+        "CREATE TABLE names AS\nSELECT class_id, lower(replace(trim(label), '_', ' ')) AS name FROM classes"
+    )
+    if synonyms := list(_synonyms_of(manifest)):
+        rows = ", ".join(f"({class_id}, {literal(name)})" for class_id, name in synonyms)
+        # ImageNet's other names, because folders and columns of ImageNet's users have synsets and synonyms.
+        db.run(f"INSERT INTO names SELECT * FROM (VALUES {rows}) EXCEPT FROM names")
+
+
+def _synonyms_of(manifest: Manifest) -> Iterator[tuple[int, str]]:
+    classes = manifest.model["classes"]
+    background = int(len(classes) == IMAGENET_WITH_BACKGROUND)
+    if tuple(classes[background:]) == imagenet_labels():
+        for class_id, synonyms in enumerate(imagenet_synonyms(), background):
+            yield from zip(itertools.repeat(class_id), map(str.lower, synonyms))
