@@ -138,7 +138,9 @@ SELECT part, truth_id AS class_id, sum(labels) AS images FROM cells GROUP BY ALL
 """
 _SUPPORTS_OF_LABELS = """
 CREATE TABLE supports AS
-SELECT {part} AS part, unnest(right_ids) AS class_id, count(*) AS images FROM judged GROUP BY ALL
+SELECT part, class_id, count(*) AS images
+FROM (SELECT {part} AS part, unnest(right_ids) AS class_id FROM judged)
+GROUP BY ALL
 """
 _BINS = """
 SELECT part, bin, sum(labels) AS labels, coalesce(sum(labels) FILTER (place = 1), 0) AS hits,

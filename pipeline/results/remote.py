@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -21,6 +22,9 @@ class _Buckets(AbstractFileSystem):
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         return {"name": path, "size": file_metadata(_uri(path)).size_in_bytes, "type": "file"}
+
+    def modified(self, path: str) -> datetime:
+        return datetime.fromtimestamp(file_metadata(_uri(path)).last_updated_in_seconds, UTC)
 
     def exists(self, path: str, **_: Any) -> bool:
         return exists(_uri(path))

@@ -15,15 +15,14 @@ from labelbeam.transforms.table.manifest import Manifest
 
 # Value of --truth that stands for the name of an image's folder.
 FOLDER = "folder"
+# The path of an image. Only URLs have queries and escapes, because names of files and objects may have `?`.
+_PATH = """CASE WHEN regexp_matches(uri, '^(https?|file)://')
+    THEN url_decode(regexp_replace(uri, '[?#].*$', '')) ELSE uri END"""
+_FILE_NAME, _FOLDER_NAME = (
+    f"regexp_extract({_PATH}, '{part}', 1)" for part in ("([^/]+)$", "([^/]+)/[^/]*$")
+)
 # Columns of a truth file that may name the image, best first.
-_KEYS = {
-    "id": "id",
-    "uri": "uri",
-    # The last part of the path, without a query.
-    "file": "url_decode(regexp_extract(uri, '([^/?#]+)(?:[?#].*)?$', 1))",
-    "file_name": "url_decode(regexp_extract(uri, '([^/?#]+)(?:[?#].*)?$', 1))",
-}
-_FOLDER_OF_URI = "url_decode(regexp_extract(uri, '([^/]+)/[^/]*$', 1))"
+_KEYS = {"id": "id", "uri": "uri", "file": _FILE_NAME, "file_name": _FILE_NAME}
 _READERS = {
     ".parquet": "read_parquet({})",
     ".jsonl": "read_json({}, format = 'newline_delimited')",
@@ -183,7 +182,7 @@ def _attach_truth(db: Database, manifest: Manifest, options: TruthOptions) -> st
     if column:
         value, source = _text(db, "predictions", column, options.separator), f"the column {column!r}"
     elif options.column == FOLDER:
-        value, source = f"nullif({_FOLDER_OF_URI}, '')", "the names of folders"
+        value, source = f"nullif({_FOLDER_NAME}, '')", "the names of folders"
     else:
         own = ", ".join(map(repr, columns)) or "none"
         raise UserError(
