@@ -185,16 +185,12 @@ def evaluate(db: Database, manifest: Manifest, truth: TruthOptions, by: str = ""
     """
     match = match_truth(db, manifest, truth)
     head = manifest.model["head"]
-    part = _part_of(manifest, by)
+    part = _part_of(db, manifest, by)
     labels = (_LABELS if head == MULTILABEL else _BEST).format(part=part)
     db.run(_CELLS.format(bins=BINS, labels=labels.strip("\n")))
     db.run(_SUPPORTS_OF_LABELS.format(part=part) if head == MULTILABEL else _SUPPORTS)
     classes = _class_results(db, average_precisions(db, manifest) if head == MULTILABEL else {})
     groups = list(_groups(db, _top_n(manifest)))
-    if len(groups) > _MOST_GROUPS:
-        raise UserError(
-            f"by={by!r} has {len(groups):,} values; at most {_MOST_GROUPS:,} groups are compared."
-        )
     everything = _Counts.sum(groups)
     measures = everything.measures(manifest)
     if head == BINARY and (auc := area_under_roc(db)):
@@ -211,13 +207,17 @@ def evaluate(db: Database, manifest: Manifest, truth: TruthOptions, by: str = ""
     )
 
 
-def _part_of(manifest: Manifest, by: str) -> str:
+def _part_of(db: Database, manifest: Manifest, by: str) -> str:
+    """Return the value of the column `by` as SQL."""
     if not by:
         return "NULL::VARCHAR"
     columns = manifest.labelled_with.columns
     if by not in columns and by not in _COLUMNS_TO_GROUP_BY:
         own = ", ".join(map(repr, (*columns, *_COLUMNS_TO_GROUP_BY)))
         raise UserError(f"by={by!r} is no column of the tables that groups images. Give one of {own}.")
+    groups = f"SELECT DISTINCT {name(by)} FROM judged LIMIT {_MOST_GROUPS + 1}"
+    if db.row(f"SELECT count(*) AS n FROM ({groups})")["n"] > _MOST_GROUPS:
+        raise UserError(f"by={by!r} has over {_MOST_GROUPS:,} values. Give a column that groups images.")
     return f"CAST({name(by)} AS VARCHAR)"
 
 
@@ -248,7 +248,8 @@ class _Counts:
     @staticmethod
     def sum(groups: Sequence[_Counts]) -> _Counts:
         """Add groups up."""
-        return _Counts(None, sum(group.support for group in groups), np.sum([g.bins for g in groups], axis=0))
+        bins = sum((group.bins for group in groups), np.zeros((BINS, 5)))
+        return _Counts(None, sum(group.support for group in groups), bins)
 
     def measures(self, manifest: Manifest) -> dict[str, Estimate]:
         """Return the measures of the group, by name."""
@@ -287,9 +288,9 @@ def _groups(db: Database, n: int) -> Iterator[_Counts]:
     for row in db.rows(_BINS.format(n=n)):
         columns = ("labels", "hits", "hits_n", "scores", "squared_gaps")
         bins[row["part"]][row["bin"]] = [float(row[column]) for column in columns]
-    # By support, because a group may have right classes and no label.
+    # Both, because a group of a multi-label model may have right classes without labels, or the reverse.
     supports = {row["part"]: row["support"] for row in db.rows(_SUPPORT_OF_PARTS)}
-    for part in (*supports, *(bins.keys() - supports)):
+    for part in dict.fromkeys([*supports, *bins]):
         yield _Counts(part, supports.get(part, 0), bins[part])
 
 

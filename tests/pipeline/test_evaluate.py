@@ -14,6 +14,7 @@ import pytest
 from sklearn import metrics
 
 from labelbeam.pipeline.cli import main
+from labelbeam.pipeline.commands.evaluate import describe_evaluation
 from labelbeam.pipeline.results.database import open_database
 from labelbeam.pipeline.results.evaluate import BINS, Evaluation, evaluate
 from labelbeam.pipeline.results.truth import TruthOptions
@@ -166,6 +167,21 @@ def test_evaluate__multilabel__equals_scikit_learn(tmp_path, kept):
     assert any("--top_k" in warning for warning in found.warnings)
 
 
+def test_evaluate__multilabel_without_any_label__has_no_measures(tmp_path):
+    rows = [{"id": "a", "labels": [], "truth": "|"}]
+    settings = Settings(CLASSES, "multilabel", threshold=0.5, columns={"truth": "string"})
+    found = evaluation_of(publish_rows(tmp_path, settings, rows))
+    assert (found.match.judged, dict(found.measures), found.classes, found.bins) == (1, {}, (), ())
+    assert list(describe_evaluation(found))
+
+
+def test_evaluate__column_of_many_values__forms_no_groups(tmp_path):
+    rows = [{"id": f"i{n}", "labels": [(2, 0.9)], "truth": "two", "key": n} for n in range(1001)]
+    output = publish_rows(tmp_path, Settings(CLASSES, columns={"truth": "string", "key": "int64"}), rows)
+    with pytest.raises(UserError, match="by='key' has over 1,000 values"):
+        evaluation_of(output, by="key")
+
+
 # Forms of a truth whose class is 2, "two".
 @pytest.mark.parametrize(
     "truth", ["two", "Two", " two ", "2", "TWO|five", "five|2", "two|unicorn"], ids=lambda t: t.strip()
@@ -267,6 +283,7 @@ def test_truth_file__lists_of_classes__accept_each(tmp_path):
         (["--truth_file={}/keys.csv"], "It needs one of 'id', 'uri', 'file', 'file_name' to name the image"),
         (["--truth_file={}/twice.csv"], "has 2 rows for id 'a'. Join its classes in one row, with '|'"),
         (["--truth=truth", "--by=nothing"], "by='nothing' is no column of the tables that groups images."),
+        (["--truth=truth", "--by=id"], "by='id' is no column of the tables that groups images."),
         (["--truth=truth", "--json=/proc/no/x.json"], "'/proc/no/x.json' cannot be written: "),
         (["--truth=truth", "--batch_size=3"], "labelbeam evaluate has no option --batch_size"),
     ],
