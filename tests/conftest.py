@@ -18,6 +18,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.engines import install
+from tests.engines.browser import Browser, chromium
 from tests.engines.flink import FlinkCluster
 from tests.engines.gcs import GcsEmulator
 from tests.engines.http_server import WebServer
@@ -92,3 +93,9 @@ def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
         _part("Flink", make)
     with FlinkCluster(tmp_path_factory.mktemp("flink"), task_managers=3, slots=2) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with Browser(_part("Chromium", chromium)) as browser:
+        yield browser
