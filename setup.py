@@ -19,6 +19,7 @@ REQUIRES = [
     "numpy>=1.26,<3",
     "pillow>=12.0,<14",
     "platformdirs>=4.2,<5",
+    "prometheus-client>=0.20,<1",
     "psutil>=5.9,<8",
     "pyarrow>=18",
     "pycurl>=7.45,<8",

@@ -25,7 +25,7 @@ from labelbeam.pipeline.config import (
 
 _REQUIRED = ("input", "output", "model")
 # Left out, because a launcher submits the job and never waits for its end.
-_NOT_OF_A_TEMPLATE = ("no_wait",)
+_NOT_OF_A_TEMPLATE = ("no_wait", "metrics_file")
 # A pattern of bucket paths, because the launcher's machine has no files of the user.
 _BUCKET = r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^\r\n]*)?$"
 # Dataflow checks these patterns before it starts a launcher, because a launcher takes minutes to report a

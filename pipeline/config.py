@@ -405,6 +405,11 @@ class LaunchConfig:
         False,
         "return once the job is submitted, which publishes its results itself; not with a local runner",
     )
+    metrics_file: str | None = _option(
+        None,
+        "file of this machine that gets the run's metrics at its end, as text for Prometheus; node_exporter "
+        "reads files whose names end in .prom",
+    )
 
 
 @dataclass(frozen=True, slots=True)

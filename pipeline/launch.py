@@ -6,7 +6,6 @@ import dataclasses
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -23,14 +22,18 @@ from labelbeam.pipeline.output import folder_of
 from labelbeam.pipeline.plan import Plan, budget_of
 from labelbeam.pipeline.prepare import prepared
 from labelbeam.pipeline.report import progress
-from labelbeam.pipeline.report.bottleneck import Work, counters_of, describe_work, query_metrics, work_of
+from labelbeam.pipeline.report.bottleneck import describe_performance, measure_performance
+from labelbeam.pipeline.report.metrics import failures_measured, write_metrics
 from labelbeam.pipeline.report.model import (
     describe_head,
     describe_missing_names,
     describe_scaling,
     has_no_names,
 )
-from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
+from labelbeam.pipeline.report.next_steps import next_steps
+from labelbeam.pipeline.report.record import Stopwatch, make_attempt, make_record, write_run_record
+from labelbeam.pipeline.report.summary import summarise, verdict
+from labelbeam.pipeline.report.work import Work, counters_of, query_metrics, work_of
 from labelbeam.pipeline.runners.errors import (
     FOREIGN_ERRORS,
     cause_of_error,
@@ -241,15 +244,20 @@ def _errors_of_runner() -> Iterator[None]:
 
 def run_and_report(config: RunConfig, corpus: Corpus | None = None) -> bool:
     """Run a pipeline, print its summary, and return whether all went well; with a corpus, it is a rerun."""
-    start = time.monotonic()
-    finished = run(config, corpus)
-    if finished is None:
-        return True
-    output = folder_of(config.write.output)
-    manifest = finished.manifest
-    lines = describe_work(finished.work, config) if finished.work else []
-    print("\n".join([summarise(manifest, output, time.monotonic() - start), *lines]))
+    watch = Stopwatch()
+    with failures_measured(config, watch):
+        finished = run(config, corpus)
+        if finished is None:
+            return True
+    output, manifest = folder_of(config.write.output), finished.manifest
+    performance = measure_performance(finished.work, config) if finished.work else None
     wrong = verdict(manifest, budget_of(config), is_rerun=corpus is not None)
+    record = make_record(make_attempt(config, watch), manifest, performance, wrong)
+    # Before the summary, because the reader of the output may have ended, as `head` does.
+    write_run_record(output, record)
+    write_metrics(config, record, succeeded=wrong is None)
+    lines = describe_performance(performance, config) if performance else []
+    print("\n".join([summarise(manifest, output, record.seconds), *lines]))
     print(next_steps(manifest, output))
     if wrong:
         print(f"\nlabelbeam: {wrong}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labelbeam import __version__
-from labelbeam.pipeline.config import RunConfig, make_config
+from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RunConfig, make_config
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
@@ -76,7 +76,8 @@ def recorded_config(
         raise UserError(
             f"manifest.json: config.beam_flags={recorded_beam_flags!r} is not allowed: it must be a list."
         )
-    values.pop("no_wait", None)  # because it is of that command alone
+    for name in OPTIONS_BY_HEADING["launching"]:
+        values.pop(name, None)  # because they are of that command alone
     return make_config(values, "manifest.json: config.", flags, (*map(str, recorded_beam_flags), *beam_flags))
 
 

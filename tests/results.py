@@ -13,12 +13,20 @@ import pyarrow as pa
 from labelbeam.pipeline.config import WriteConfig
 from labelbeam.pipeline.output import OutputState, prepare_output, read_output
 from labelbeam.transforms.budget import FailureBudget
+from labelbeam.transforms.count import COUNTERS
 from labelbeam.transforms.elements import Failure, ImageMetadata, ImageRef, Label, Prediction, TableFile
 from labelbeam.transforms.publish import Publication, commit, list_stored, make_manifest
 from labelbeam.transforms.stage import Stager, Staging, write_staged
 from labelbeam.transforms.table.documents import write_document
 from labelbeam.transforms.table.folder import StoredFile, TableFolder
-from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
+from labelbeam.transforms.table.manifest import (
+    FORMAT,
+    TABLES,
+    FailureExample,
+    LabelledWith,
+    Manifest,
+    TopLabel,
+)
 from labelbeam.transforms.table.merge import Merged, find_superseded, merge_files, parts_of, plan_merge
 from labelbeam.transforms.table.rows import (
     FAILURES,
@@ -39,6 +47,39 @@ LABELLED_WITH = LabelledWith(
     outputs={},
     columns={"price": "double"},
 )
+
+
+def manifest_of(
+    reasons: dict[str, int] | None = None,
+    examples: dict[str, FailureExample] | None = None,
+    rows: dict[str, int] | None = None,
+    labelled_with: LabelledWith = LABELLED_WITH,
+    label: str = "cat",
+    **counts: int,
+) -> Manifest:
+    """Return a manifest of a run with these counts."""
+    rows = rows or {"predictions": counts.get("labelled", 0), "failures": counts.get("failed", 0)}
+    return Manifest(
+        format=FORMAT,
+        labelbeam="0",
+        run_id="r",
+        publication="r-1",
+        generation=1,
+        labelled_with=labelled_with,
+        model={},
+        preprocessing={},
+        partitioned_by=None,
+        config={},
+        balanced=True,
+        counts={**dict.fromkeys(COUNTERS, 0), **counts},
+        rows=rows,
+        failures_by_reason=reasons or {},
+        failures_by_host={},
+        top_labels=(TopLabel(1, label, 2),),
+        files=tuple(TableFile(table, f"{table}/a.parquet", n, 10_000, "s") for table, n in rows.items()),
+        merged_runs=("r",),
+        failure_examples=examples,
+    )
 
 
 def write_table_file(

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from deploy.template_metadata import metadata
-from labelbeam.pipeline.config import RUN_OPTIONS, load_config
+from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, load_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,7 +116,8 @@ NOT_ALLOWED = {
 
 def test_metadata__parameters__are_the_options_and_take_what_these_take():
     parameters = {p["name"]: p for p in metadata()["parameters"]}
-    options = {name: option for name, option in RUN_OPTIONS.items() if name != "no_wait"}
+    launching = OPTIONS_BY_HEADING["launching"]
+    options = {name: option for name, option in RUN_OPTIONS.items() if name not in launching}
     assert parameters.keys() == options.keys()
     assert {name for name, p in parameters.items() if not p["isOptional"]} == {"input", "output", "model"}
     load_config(None, VALUES)

@@ -13,6 +13,8 @@ from labelbeam.pipeline.launch import run_and_report
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
 from labelbeam.pipeline.output import folder_of
 from labelbeam.pipeline.plan import find_input
+from labelbeam.pipeline.report.metrics import failures_measured, write_metrics
+from labelbeam.pipeline.report.record import Stopwatch, make_attempt
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.failures import find_without_secrets
@@ -33,19 +35,23 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     Raises:
       UserError: A reason does not exist, or the folder has no manifest.
     """
+    watch = Stopwatch()
     folder = folder_of(output)
     reasons = _OF_IMAGES if only is None else _reasons(only)
     manifest = published_manifest(folder)
+    # The recorded settings, because rows with other settings may not stand in the same table.
+    config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
     failed = manifest.failures_by_reason
     if "input" not in flags and not reasons & failed.keys():
         counts = ", ".join(f"{count:,} {reason}" for reason, count in failed.items()) or "none"
         print(f"Nothing to try again in {output!r}. Failures there: {counts}.")
+        # Written here, too, because metrics that grow old mean a command that no longer runs.
+        write_metrics(config, make_attempt(config, watch), succeeded=True)
         return True
-    # The recorded settings, because rows with other settings may not stand in the same table.
-    config = recorded_config(manifest, {**flags, "output": folder}, beam_flags)
-    corpus = _corpus_of(config, manifest, reasons, of_input="input" in flags)
-    if corpus.only_failed:
-        _report_lost_secrets(corpus, sum(failed.get(reason, 0) for reason in reasons), output, config)
+    with failures_measured(config, watch):
+        corpus = _corpus_of(config, manifest, reasons, of_input="input" in flags)
+        if corpus.only_failed:
+            _report_lost_secrets(corpus, sum(failed.get(reason, 0) for reason in reasons), output, config)
     return run_and_report(config, corpus)
 
 

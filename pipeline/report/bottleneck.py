@@ -1,20 +1,15 @@
-"""The bottleneck of a run: fetching, decoding or the model, and remedies."""
+"""The bottleneck of a run: fetching, decoding or the model, with remedies and the numbers behind it."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from labelbeam.pipeline.config import RunConfig
-from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS
-from labelbeam.transforms.load import LoadImages
+from labelbeam.pipeline.report.work import Work
 from labelbeam.transforms.models import meter
-from labelbeam.transforms.predict import PredictLabels
-from labelbeam.transforms.stage import StageResults
-
-_LOG = logging.getLogger(__name__)
 
 # Least time with images under way. Shorter runs get no bottleneck, because start-up dominates their shares.
 _SHORTEST_SEC = 5.0
@@ -34,67 +29,83 @@ _REMEDIES = {
     "model": ("--precision bfloat16", "more cores or workers", "a GPU", "a smaller model"),
     "model on GPU": ("--precision float16", "--batch_size auto", "more GPUs", "a smaller model"),
 }
+STEPS = tuple(_REMEDIES)
+
+
+class _Stage(NamedTuple):
+    """Words for an image's time in a stage, and decimal places of the milliseconds."""
+
+    words: str
+    digits: int
+
+
+_STAGES = {
+    "fetch": _Stage("to fetch", 1),
+    "decode": _Stage("to decode", 1),
+    "model": _Stage("in the model", 1),
+    "write": _Stage("to write", 2),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Totals over a run's worker processes.
+class Performance:
+    """Numbers of a run's work. Shares are in [0, 1]; a number that was not measured is None.
 
     Attributes:
-      counts: Counters of `labelbeam.transforms.models.meter`, by name.
-      times_usec: Microseconds spent in a step and the number of calls, by name of the step.
+      bottleneck: Slowest step; None if the run was too short to name one.
+      remedies: Remedies for the bottleneck.
+      image_ms: Mean time of an image in each stage that was measured: fetch, decode, model, write.
+      model_waited: Share of the time with images under way in which the model waited for images.
+      batch_fill: Share of the slots of full batches that had an image.
+      padding: Share of the computed slots that had no image.
+      batch_size: Slots of a full batch, the mean of all devices.
+      agreement: Share of the sample photos whose best class the faster model keeps.
+      models: Number of loaded models, one for each device of each process.
+      models_on_gpu: Of these, models on GPUs.
+      models_not_frozen: Of these, models that run slower because they could not be frozen.
+      models_not_optimised: Of these, models that run without the requested precision or XLA.
+      oom_splits: Batches that were split because memory ran out.
+      warnings: Troubles in words, with remedies.
     """
 
-    counts: Counter[str]
-    times_usec: dict[str, tuple[int, int]]
+    bottleneck: str | None
+    remedies: tuple[str, ...]
+    image_ms: Mapping[str, float]
+    model_waited: float | None
+    batch_fill: float | None
+    padding: float | None
+    batch_size: float | None
+    agreement: float | None
+    models: int
+    models_on_gpu: int
+    models_not_frozen: int
+    models_not_optimised: int
+    oom_splits: int
+    warnings: tuple[str, ...]
 
 
-def work_of(result: Any) -> Work | None:
-    """Read the metrics of a finished run from the runner's result; None if the runner has none."""
-    try:
-        metrics = query_metrics(result)
-    except FOREIGN_ERRORS as e:
-        # Not raised, because the results are published already.
-        _LOG.info("The runner returned no metrics: %r", e)
-        return None
-    times = {
-        "fetch": _sum(metrics, LoadImages, "fetch_usec"),
-        "decode": _sum(metrics, LoadImages, "decode_usec"),
-        "write": _sum(metrics, StageResults, "write_usec"),
-    }
-    return Work(counters_of(metrics, PredictLabels), times)
-
-
-def query_metrics(result: Any) -> dict:
-    """Query the present metrics of a job."""
-    if getattr(result, "_metrics", None):
-        # Reset, because Beam's portable runners cache the first response and would return it for ever.
-        result._metrics = None
-    return result.metrics().query()
-
-
-def counters_of(metrics: dict, transform: type) -> Counter[str]:
-    """Return a step's counters by name, from the result of `query_metrics`."""
-    counts: Counter[str] = Counter()
-    for counter in metrics["counters"]:
-        if counter.key.metric.namespace == namespace_of(transform):
-            # Attempted values count bundles that failed, too, but not every runner has committed ones.
-            counts[counter.key.metric.name] += counter.committed or counter.attempted or 0
-    return counts
-
-
-def namespace_of(transform: type) -> str:
-    """Return the namespace of a step's metrics."""
-    return f"{transform.__module__}.{transform.__qualname__}"
-
-
-def _sum(metrics: dict, transform: type, name: str) -> tuple[int, int]:
-    total = count = 0
-    for distribution in metrics["distributions"]:
-        metric, values = distribution.key.metric, distribution.committed or distribution.attempted
-        if values and (metric.namespace, metric.name) == (namespace_of(transform), name):
-            total, count = total + values.sum, count + values.count
-    return total, count
+def measure_performance(work: Work, config: RunConfig) -> Performance:
+    """Compute the numbers of a run's work."""
+    counts = work.counts
+    ran = counts[meter.SLOTS_RUN] > 0
+    is_long = counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC
+    bottleneck = find_bottleneck(work, config.predict.layout == "split") if ran and is_long else None
+    return Performance(
+        bottleneck=bottleneck,
+        remedies=_remedies(bottleneck, config) if bottleneck else (),
+        image_ms=_image_ms(work),
+        model_waited=max(0.0, 1 - _model_share(work)) if ran else None,
+        batch_fill=_share(counts, meter.IMAGES_RUN, meter.FULL_SLOTS),
+        padding=1 - counts[meter.IMAGES_RUN] / counts[meter.SLOTS_RUN] if ran else None,
+        batch_size=_share(counts, meter.BATCH_SIZE, meter.LOADED),
+        agreement=_share(counts, meter.AGREED, meter.COMPARED),
+        models=counts[meter.LOADED],
+        models_on_gpu=counts[meter.ON_GPU],
+        models_not_frozen=counts[meter.NOT_FROZEN],
+        models_not_optimised=counts[meter.NOT_OPTIMISED],
+        oom_splits=counts[meter.OOM_SPLITS],
+        warnings=tuple(_warnings(counts)),
+    )
 
 
 def find_bottleneck(work: Work, split: bool = False) -> str:
@@ -126,57 +137,32 @@ def _decode_share(work: Work) -> float:
     return work.times_usec["decode"][0] / max(1, work.counts[meter.CORE_USEC])
 
 
-def describe_work(work: Work, config: RunConfig) -> list[str]:
-    """Describe a run's bottleneck, unless the run was too short, its automatic choices, and its troubles."""
-    counts = work.counts
-    lines = []
-    if counts[meter.WALL_USEC] >= 1e6 * _SHORTEST_SEC and counts[meter.SLOTS_RUN]:
-        lines += [_describe_bottleneck(work, config), *_describe_times(work)]
-    lines += [*_describe_choices(counts, config), *_warnings(counts)]
-    return ["", *lines] if lines else []
+def _share(counts: Counter[str], part: str, whole: str) -> float | None:
+    return counts[part] / counts[whole] if counts[whole] else None
 
 
-def _describe_bottleneck(work: Work, config: RunConfig) -> str:
-    split = config.predict.layout == "split"
-    bottleneck, where = find_bottleneck(work, split), "the labelling side" if split else "this run"
+def _image_ms(work: Work) -> dict[str, float]:
+    images = work.counts[meter.IMAGES_RUN]
+    # Fetching and decoding are averages over their own calls, because some images fail before the model.
+    totals = {
+        "fetch": work.times_usec["fetch"],
+        "decode": work.times_usec["decode"],
+        "model": (work.counts[meter.BUSY_USEC], images),
+        "write": (work.times_usec["write"][0], images),
+    }
+    return {stage: usec / 1000 / n for stage, (usec, n) in totals.items() if n}
+
+
+def _remedies(bottleneck: str, config: RunConfig) -> tuple[str, ...]:
     is_set = {
         "--precision": config.predict.precision != "float32",
         "--batch_size": config.predict.batch_size is not None,
         "--decoding": config.model.decoding == "fast",
     }
-    *some, last = [remedy for remedy in _REMEDIES[bottleneck] if not is_set.get(remedy.split()[0])]
-    return f"Bottleneck of {where}: {bottleneck}. Remedies: {', '.join(some)} or {last}."
+    return tuple(remedy for remedy in _REMEDIES[bottleneck] if not is_set.get(remedy.split()[0]))
 
 
-def _describe_times(work: Work) -> list[str]:
-    counts = work.counts
-    # Fetching and decoding are averages over their own calls, because some images fail before the model.
-    images = max(1, counts[meter.IMAGES_RUN])
-    fetch, decode = (
-        total / 1000 / max(1, n) for total, n in (work.times_usec[k] for k in ("fetch", "decode"))
-    )
-    model, write = (usec / 1000 / images for usec in (counts[meter.BUSY_USEC], work.times_usec["write"][0]))
-    waited, fill = max(0.0, 1 - _model_share(work)), images / counts[meter.FULL_SLOTS]
-    padding = 1 - images / counts[meter.SLOTS_RUN]
-    return [
-        f"  an image took {fetch:.1f} ms to fetch, {decode:.1f} to decode, {model:.1f} in the model, "
-        f"{write:.2f} to write",
-        f"  the model waited {waited:.0%} of the time; its batches were {fill:.0%} full, and "
-        f"{padding:.1%} of what it computed was padding",
-    ]
-
-
-def _describe_choices(counts: Counter[str], config: RunConfig) -> list[str]:
-    lines = []
-    if config.predict.batch_size == "auto" and counts[meter.LOADED]:
-        lines.append(f"  --batch_size auto chose {counts[meter.BATCH_SIZE] / counts[meter.LOADED]:,.0f}")
-    if counts[meter.COMPARED]:
-        kept = counts[meter.AGREED] / counts[meter.COMPARED]
-        lines.append(f"  the faster model keeps the best class of {kept:.1%} of the sample photos")
-    return lines
-
-
-def _warnings(counts: Counter[str]) -> list[str]:
+def _warnings(counts: Counter[str]) -> Iterator[str]:
     loaded, splits = counts[meter.LOADED], counts[meter.OOM_SPLITS]
     troubles = {
         meter.OOM_SPLITS: f"{'batch was' if splits == 1 else 'batches were'} split because memory ran out: "
@@ -184,4 +170,34 @@ def _warnings(counts: Counter[str]) -> list[str]:
         meter.NOT_FROZEN: f"of {loaded} models could not be frozen and ran slower: see the log (--verbose)",
         meter.NOT_OPTIMISED: f"of {loaded} models ran without --precision or --xla: see the log (--verbose)",
     }
-    return [f"  {counts[name]:,} {text}" for name, text in troubles.items() if counts[name]]
+    return (f"{counts[name]:,} {text}" for name, text in troubles.items() if counts[name])
+
+
+def describe_performance(performance: Performance, config: RunConfig) -> list[str]:
+    """Describe a run's bottleneck, unless the run was too short, its automatic choices, and its troubles."""
+    lines = []
+    if performance.bottleneck:
+        where = "the labelling side" if config.predict.layout == "split" else "this run"
+        *some, last = performance.remedies
+        remedies = f"{', '.join(some)} or {last}"
+        lines.append(f"Bottleneck of {where}: {performance.bottleneck}. Remedies: {remedies}.")
+        lines += _describe_times(performance)
+    if config.predict.batch_size == "auto" and performance.batch_size:
+        lines.append(f"  --batch_size auto chose {performance.batch_size:,.0f}")
+    if performance.agreement is not None:
+        kept = f"{performance.agreement:.1%}"
+        lines.append(f"  the faster model keeps the best class of {kept} of the sample photos")
+    lines += [f"  {warning}" for warning in performance.warnings]
+    return ["", *lines] if lines else []
+
+
+def _describe_times(performance: Performance) -> list[str]:
+    times = ", ".join(
+        f"{ms:.{_STAGES[stage].digits}f} {_STAGES[stage].words}" for stage, ms in performance.image_ms.items()
+    )
+    return [
+        # The unit stands behind the first number alone.
+        f"  an image took {times.replace(' ', ' ms ', 1)}",
+        f"  the model waited {performance.model_waited:.0%} of the time; its batches were "
+        f"{performance.batch_fill:.0%} full, and {performance.padding:.1%} of what it computed was padding",
+    ]

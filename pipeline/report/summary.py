@@ -1,9 +1,8 @@
-"""The summary of a finished run, and commands to try next."""
+"""The summary of a finished run."""
 
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Iterator, Mapping
 
 from labelbeam.transforms.budget import FailureBudget
@@ -19,13 +18,10 @@ from labelbeam.transforms.count import (
     UNCHECKED,
 )
 from labelbeam.transforms.elements import TableFile
-from labelbeam.transforms.errors import Reason, may_heal
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.presets import EMBEDDING
-from labelbeam.transforms.sources.secrets import lacks_secrets
 from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.manifest import TABLES, Manifest
-from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
 
 # Entries of a list that are printed.
 _TOP = 5
@@ -39,9 +35,6 @@ _REMARKS = {
 }
 # Characters of a failure's line, because messages of servers may fill a screen.
 _LONGEST_EXAMPLE = 200
-
-# Without `truncated`, because most images of that reason are damaged files.
-_AGAIN = {reason for reason in Reason if may_heal(reason)} - {Reason.TRUNCATED}
 
 
 def summarise(manifest: Manifest, output: str, seconds: float) -> str:
@@ -89,12 +82,14 @@ def _missing_names(manifest: Manifest) -> Iterator[str]:
             yield "If the model's outputs are features, run again with --replace and --outputs embedding."
 
 
+def images_per_sec(counts: Mapping[str, int], seconds: float) -> float | None:
+    """Return a run's rate; None if nothing was labelled, because it would be the rate of failures."""
+    return (counts[LABELLED] + counts[FAILED]) / max(seconds, 1e-9) if counts[LABELLED] else None
+
+
 def _rate(counts: Mapping[str, int], seconds: float) -> str:
-    """Describe a run's rate; empty if nothing was labelled, because it would be that of failures."""
-    if not counts[LABELLED]:
-        return ""
-    rate = (counts[LABELLED] + counts[FAILED]) / max(seconds, 1e-9)
-    return f" ({rate:,.1f} images/s, start-up included)"
+    rate = images_per_sec(counts, seconds)
+    return "" if rate is None else f" ({rate:,.1f} images/s, start-up included)"
 
 
 def _number(n: int, noun: str) -> str:
@@ -129,53 +124,6 @@ def _by_name(counts: Mapping[str, int]) -> str:
 def _files(files: list[TableFile]) -> str:
     rows, size = sum(file.rows for file in files), sum(file.size_bytes for file in files)
     return f"{_number(rows, 'row')} in {_number(len(files), 'Parquet file')}, {size / 1e6:,.2f} MB"
-
-
-def next_steps(manifest: Manifest, output: str) -> str:
-    """Return commands to try next with an output folder."""
-    predictions, output = join_path(output, PREDICTIONS), shlex.quote(output)
-    files = f"'{predictions}/**/*.parquet'"
-    embedding = manifest.labelled_with.outputs.get(EMBEDDING)
-    by_label = f"SELECT label, count(*) FROM {files} GROUP BY label ORDER BY 2 DESC"
-    lines = [
-        "",
-        f"Look at the rows from Python (give the table's folder, because {output}/ holds other files, too):",
-        f"  import pyarrow.dataset; pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()",
-        f"  import pandas; pandas.read_parquet({predictions!r})",
-        "or with DuckDB:",
-        f"  {_most_similar(files, embedding) if embedding else by_label}",
-    ]
-    if manifest.failures_by_reason:
-        failures = predictions.removesuffix(PREDICTIONS) + FAILURES
-        lines += ["Look at the failures:", f"  SELECT reason, uri, message FROM '{failures}/**/*.parquet'"]
-    lines += ["Prove that the tables are whole:", f"  labelbeam verify {output}"]
-    # These alone, because they may pass without a change of the input or the options.
-    again = [r for r in manifest.failures_by_reason if r in _AGAIN]
-    if again:
-        lines += [
-            "Retry failures that may be temporary:",
-            f"  labelbeam rerun {output} --only {','.join(again)}{_input_of_secrets(manifest)}",
-        ]
-    return "\n".join(lines)
-
-
-def _input_of_secrets(manifest: Manifest) -> str:
-    """Return the option that a rerun needs where failed images have secrets in their addresses."""
-    names = manifest.config.get("secret_params") or ()
-    examples = (manifest.failure_examples or {}).values()
-    is_needed = any(lacks_secrets(example.uri, names) for example in examples)
-    return f" --input {shlex.quote(manifest.config['input'])}" if is_needed else ""
-
-
-def _most_similar(files: str, length: int) -> str:
-    """Return a query for the images that are most similar to the first one."""
-    # Cast to arrays, because Parquet has lists only, and DuckDB's similarity takes arrays of one length only.
-    return (
-        f"WITH images AS (SELECT uri, {EMBEDDING}::FLOAT[{length}] AS vector FROM {files}), "
-        "first AS (FROM images LIMIT 1) "
-        "SELECT images.uri, array_cosine_similarity(images.vector, first.vector) AS similarity "
-        "FROM images, first ORDER BY similarity DESC LIMIT 5"
-    )
 
 
 def verdict(manifest: Manifest, budget: FailureBudget, is_rerun: bool = False) -> str | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from labelbeam.pipeline.results.database import Database, literal, name, path_literal
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import EMBEDDING, MULTILABEL
-from labelbeam.transforms.models.labels import IMAGENET_WITH_BACKGROUND, imagenet_labels, imagenet_synonyms
+from labelbeam.transforms.models.labels import synonyms_of
 from labelbeam.transforms.table.manifest import Manifest
 
 # Value of --truth that stands for the name of an image's folder.
@@ -246,15 +244,7 @@ def _attach_names(db: Database, manifest: Manifest) -> None:
     db.run(
         "CREATE TABLE names AS\nSELECT class_id, lower(replace(trim(label), '_', ' ')) AS name FROM classes"
     )
-    if synonyms := list(_synonyms_of(manifest)):
+    if synonyms := list(synonyms_of(manifest.model["classes"])):
         rows = ", ".join(f"({class_id}, {literal(name)})" for class_id, name in synonyms)
         # ImageNet's other names, because folders and columns of ImageNet's users have synsets and synonyms.
         db.run(f"INSERT INTO names SELECT * FROM (VALUES {rows}) EXCEPT FROM names")
-
-
-def _synonyms_of(manifest: Manifest) -> Iterator[tuple[int, str]]:
-    classes = manifest.model["classes"]
-    background = int(len(classes) == IMAGENET_WITH_BACKGROUND)
-    if tuple(classes[background:]) == imagenet_labels():
-        for class_id, synonyms in enumerate(imagenet_synonyms(), background):
-            yield from zip(itertools.repeat(class_id), map(str.lower, synonyms))

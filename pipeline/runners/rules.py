@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import (
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.headers import resolve_headers
 from labelbeam.pipeline.plan import optimisation_of
+from labelbeam.pipeline.report.metrics import fault_of_metrics_file
 from labelbeam.pipeline.runners.options import (
     LOCAL_RUNNER,
     ONE_PROCESS,
@@ -248,6 +249,23 @@ def _headers(settings: Settings) -> str | None:
     return None
 
 
+# Checked here, because a run's metrics would be lost at its end.
+def _metrics_file(settings: Settings) -> str | None:
+    launch = settings.config.launch
+    if launch.metrics_file is None:
+        return None
+    flag = f"--metrics_file={launch.metrics_file!r}"
+    template = settings.options.view_as(GoogleCloudOptions).template_location
+    for name, is_set in (("--no_wait", launch.no_wait), ("--template_location", template)):
+        if is_set:
+            return (
+                f"{flag} is not allowed with {name}, because the command ends before the run. "
+                "Remove one of them."
+            )
+    why = fault_of_metrics_file(launch.metrics_file)
+    return why and f"{flag} cannot be written: {why}. Give a file in a folder that you may write."
+
+
 # Each returns a message with a remedy, or None if it is kept.
 RULES: tuple[Callable[[Settings], str | None], ...] = (
     _unfit_runner,
@@ -264,4 +282,5 @@ RULES: tuple[Callable[[Settings], str | None], ...] = (
     _loopback_on_a_cluster,
     _no_wait_for_a_job_that_ends,
     _headers,
+    _metrics_file,
 )

@@ -7,15 +7,8 @@ from apache_beam.runners.portability.portable_runner import PipelineResult
 
 from labelbeam.pipeline.config import RunConfig, load_config
 from labelbeam.pipeline.launch import run
-from labelbeam.pipeline.report.bottleneck import (
-    Work,
-    counters_of,
-    describe_work,
-    find_bottleneck,
-    namespace_of,
-    query_metrics,
-    work_of,
-)
+from labelbeam.pipeline.report.bottleneck import describe_performance, find_bottleneck, measure_performance
+from labelbeam.pipeline.report.work import Work, counters_of, namespace_of, query_metrics, work_of
 from labelbeam.transforms.count import CountRows
 from labelbeam.transforms.models import meter
 from tests.graphs import make_mixed_corpus
@@ -48,6 +41,10 @@ def work(model: float, decode: float, on_gpu: bool = False, sec: int = 10, **cou
     return Work(Counter({**counted, **counts}), times)
 
 
+def describe(work: Work, config: RunConfig) -> list[str]:
+    return describe_performance(measure_performance(work, config), config)
+
+
 @pytest.mark.parametrize(
     ("seen", "bottleneck"),
     [
@@ -64,9 +61,9 @@ def test_find_bottleneck__shares__names_the_slowest_step(seen, bottleneck):
     assert find_bottleneck(seen) == bottleneck
 
 
-def test_describe_work__a_run__lists_times_waiting_padding_and_troubles():
+def test_describe_performance__a_run__lists_times_waiting_padding_and_troubles():
     wrong = {meter.OOM_SPLITS: 2, meter.NOT_FROZEN: 1, meter.NOT_OPTIMISED: 1}
-    _, first, times, waited, *warnings = describe_work(work(0.9, 0.19, **wrong), config())
+    _, first, times, waited, *warnings = describe(work(0.9, 0.19, **wrong), config())
     assert first == (
         "Bottleneck of this run: model. Remedies: --precision bfloat16, more cores or workers, a GPU or a "
         "smaller model."
@@ -81,11 +78,11 @@ def test_describe_work__a_run__lists_times_waiting_padding_and_troubles():
     ]
 
 
-def test_describe_work__options_that_are_set__are_no_remedies():
+def test_describe_performance__options_that_are_set__are_no_remedies():
     changed = config(precision="float16", batch_size="auto", decoding="fast")
-    _, first, *_ = describe_work(work(0.9, 0.1, on_gpu=True), changed)
+    _, first, *_ = describe(work(0.9, 0.1, on_gpu=True), changed)
     assert first == "Bottleneck of this run: model on GPU. Remedies: more GPUs or a smaller model."
-    _, first, *_ = describe_work(work(0.1, 0.9), changed)
+    _, first, *_ = describe(work(0.1, 0.9), changed)
     assert first == "Bottleneck of this run: decoding. Remedies: more cores or workers or smaller images."
 
 
@@ -96,26 +93,68 @@ def test_describe_work__options_that_are_set__are_no_remedies():
         (0.5, "unpacking. Remedies: more cores a labelling worker or more labelling workers."),
     ],
 )
-def test_describe_work__split_layout__is_about_the_side_with_the_model(model, bottleneck):
+def test_describe_performance__split_layout__is_about_the_side_with_the_model(model, bottleneck):
     # Decoding is not counted against the model, because it took the cores of other workers.
-    _, first, *_ = describe_work(work(model, 0.95), config(layout="split"))
+    _, first, *_ = describe(work(model, 0.95), config(layout="split"))
     assert first.startswith(f"Bottleneck of the labelling side: {bottleneck}")
 
 
-def test_describe_work__a_short_run__lists_troubles_only():
-    assert describe_work(work(0.9, 0.19, sec=1), config()) == []
-    _, line = describe_work(work(0.9, 0.19, sec=1, **{meter.NOT_FROZEN: 1}), config())
+def test_describe_performance__a_short_run__lists_troubles_only():
+    assert describe(work(0.9, 0.19, sec=1), config()) == []
+    _, line = describe(work(0.9, 0.19, sec=1, **{meter.NOT_FROZEN: 1}), config())
     assert "1 of 1 models could not be frozen" in line
 
 
-def test_describe_work__a_short_run__lists_automatic_choices():
+def test_describe_performance__a_short_run__lists_automatic_choices():
     tried = {meter.LOADED: 2, meter.BATCH_SIZE: 16, meter.COMPARED: 114, meter.AGREED: 112}
-    lines = describe_work(work(0.9, 0.19, sec=1, **tried), config(batch_size="auto", precision="bfloat16"))
+    lines = describe(work(0.9, 0.19, sec=1, **tried), config(batch_size="auto", precision="bfloat16"))
     assert lines == [
         "",
         "  --batch_size auto chose 8",
         "  the faster model keeps the best class of 98.2% of the sample photos",
     ]
+
+
+def test_measure_performance__a_run__has_times_shares_and_troubles():
+    counts = {
+        meter.OOM_SPLITS: 2,
+        meter.NOT_FROZEN: 1,
+        meter.BATCH_SIZE: 8,
+        meter.COMPARED: 57,
+        meter.AGREED: 56,
+    }
+    seen = measure_performance(work(0.9, 0.19, on_gpu=True, **counts), config())
+    assert dict(seen.image_ms) == pytest.approx(
+        {"fetch": 2.0, "decode": 4.0, "model": 9000 / 950, "write": 0.1}
+    )
+    shares = (seen.model_waited, seen.batch_fill, seen.padding, seen.agreement)
+    assert shares == pytest.approx((0.1, 0.5, 0.05, 56 / 57))
+    assert (seen.bottleneck, seen.batch_size, seen.models, seen.models_on_gpu) == ("model on GPU", 8, 1, 1)
+    assert (seen.oom_splits, seen.models_not_frozen, seen.models_not_optimised) == (2, 1, 0)
+    assert [warning.split()[0] for warning in seen.warnings] == ["2", "1"]
+    assert seen.remedies[0] == "--precision float16"
+
+
+def test_measure_performance__a_short_run__has_numbers_and_no_bottleneck():
+    seen = measure_performance(work(0.9, 0.19, sec=1), config())
+    assert (seen.bottleneck, seen.remedies) == (None, ())
+    assert seen.model_waited == pytest.approx(0.1) and seen.image_ms.keys() == {
+        "fetch",
+        "decode",
+        "model",
+        "write",
+    }
+
+
+def test_measure_performance__nothing_labelled__has_no_number_that_was_not_measured():
+    nothing = Work(Counter(), {"fetch": (0, 0), "decode": (0, 0), "write": (0, 0)})
+    seen = measure_performance(nothing, config())
+    assert (dict(seen.image_ms), seen.bottleneck, seen.warnings, seen.models) == ({}, None, (), 0)
+    unknown = (seen.model_waited, seen.batch_fill, seen.padding, seen.batch_size, seen.agreement)
+    assert unknown == (None,) * 5
+    assert describe_performance(seen, config(batch_size="auto")) == []
+    only_fetched = Work(Counter(), {"fetch": (6000, 3), "decode": (0, 0), "write": (0, 0)})
+    assert dict(measure_performance(only_fetched, config()).image_ms) == {"fetch": 2.0}
 
 
 def test_work_of__runner_that_gives_no_metrics__is_none():

@@ -52,6 +52,7 @@ EVERY_KIND = {
     "failure_floor": "7",
     "partition_by": "hash:8",
     "no_wait": True,
+    "metrics_file": "labelbeam.prom",
     "user_agent": "me/1 (me@example.org)",
     "http_header": ["A=$B", "C=d $E"],
     "batch_size": "auto",

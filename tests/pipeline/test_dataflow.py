@@ -17,7 +17,8 @@ from labelbeam.pipeline.config import load_config
 from labelbeam.pipeline.launch import run
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
 from labelbeam.pipeline.report import progress
-from labelbeam.pipeline.report.bottleneck import namespace_of
+from labelbeam.pipeline.report.record import read_run_record
+from labelbeam.pipeline.report.work import namespace_of
 from labelbeam.pipeline.runners import jobs as follow
 from labelbeam.transforms.count import CountRows
 from tests.engines.dataflow import WORKFLOW_FAILED, DataflowStub, end_as, fail, ignore, run_staged, stay
@@ -245,6 +246,8 @@ def test_run__job_done__its_own_graph_has_published_the_rows_of_a_local_run(
     there = run_pipeline(**{**corpus, "output": corpus["output"] + "-local"})
     for what in ("counts", "rows", "top_labels", "failures_by_reason", "labelled_with", "balanced"):
         assert manifest[what] == there[what]
+    record = read_run_record(corpus["output"], manifest["run_id"])
+    assert (record.runner, record.counts) == ("DataflowRunner", manifest["counts"])
     assert main(["verify", corpus["output"], f"--input={corpus['input']}"]) == 0
 
 
@@ -441,6 +444,7 @@ def test_run__no_wait__the_job_publishes_when_the_command_has_long_ended(stub, g
     manifest = manifest_of(gcs, corpus["output"])
     assert f"names the run {manifest['run_id']};" in out and manifest["balanced"]
     assert manifest["config"]["no_wait"] is True
+    assert read_run_record(corpus["output"], manifest["run_id"]) is None
     assert recorded_config(published_manifest(corpus["output"]), {}).launch.no_wait is False
 
 

@@ -132,6 +132,18 @@ BROKEN = [
             ((*PORTABLE, "--environment_type=LOOPBACK"), "because workers of LOOPBACK end with this command"),
         )
     ),
+    *(
+        ("_metrics_file", {"metrics_file": path, **options}, flags, f"--metrics_file='{path}' {message}")
+        for path, options, flags, message in (
+            ("m.prom", {"no_wait": True}, (DATAFLOW,), "is not allowed with --no_wait, because the command"),
+            ("m.prom", {}, (DATAFLOW, "--template_location=gs://b/t"), "is not allowed with --template_loc"),
+            ("gs://b/m.prom", {}, (), "cannot be written: it is not on this machine. Give a file in"),
+            ("/dev/stdout", {}, (), "cannot be written: it is no ordinary file"),
+            ("/", {}, (), "cannot be written: it is no ordinary file"),
+            ("/nowhere/m.prom", {}, (), "cannot be written: No such file or directory: '/nowhere'"),
+            (f"{__file__}/m.prom", {}, (), "cannot be written: Not a directory: "),
+        )
+    ),
 ]
 
 
@@ -151,6 +163,8 @@ def test_rules__every_one__is_broken_by_an_example():
     ("options", "flags"),
     [
         ({"input": "list.txt", "output": "out"}, ()),
+        ({"metrics_file": "/tmp/labelbeam.prom"}, ()),
+        ({"metrics_file": "/tmp/labelbeam.prom"}, (DATAFLOW,)),
         ({"layout": "split"}, (SERVICE_OPTION,)),
         ({}, (DATAFLOW, SERVICE_OPTION, ONE_PROCESS)),
         ({}, (DATAFLOW, HINT_FOR_ALL, ONE_PROCESS)),

@@ -118,13 +118,16 @@ def labelbeam(*args) -> subprocess.CompletedProcess[str]:
 
 def test_run__signed_addresses__have_no_secret_in_any_byte(tmp_path, tiny, photos, signer):
     options = ["--output", tmp_path / "out", "--model", tiny, "--max_failure_rate=1", "--keep_generations=3"]
-    options.append("--allow_hosts=127.0.0.1")
+    options += ["--allow_hosts=127.0.0.1", f"--metrics_file={tmp_path}/labelbeam.prom"]
     path = write_list(tmp_path, signer.list_of(photos))
     for command in ("doctor", "run"):
         done = labelbeam(command, "--verbose", "--input", path, *options)
         assert_no_secrets(signer, tmp_path / "out", done.stdout, done.stderr)
         assert done.returncode == 0 or command == "doctor", done.stderr
     manifest = assert_sound(tmp_path / "out")
+    metrics = (tmp_path / "labelbeam.prom").read_text("utf-8")
+    assert_no_secrets(signer, tmp_path / "out" / "runs", metrics)
+    assert (tmp_path / "out" / "runs" / f"{manifest['run_id']}.json").exists()
     assert (manifest["counts"]["labelled"], manifest["counts"]["duplicate"]) == (4, 1)
     predictions, failures = read_tables(tmp_path / "out")
     rows = predictions + failures

@@ -2,44 +2,13 @@
 
 import dataclasses
 
-import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from labelbeam.pipeline.report.summary import next_steps, summarise, verdict
+from labelbeam.pipeline.report.summary import summarise, verdict
 from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.count import COUNTERS
-from labelbeam.transforms.elements import TableFile
-from labelbeam.transforms.table.manifest import FORMAT, FailureExample, Manifest, TopLabel
-from tests.results import LABELLED_WITH
-
-
-def manifest_of(
-    reasons=None, examples=None, rows=None, labelled_with=LABELLED_WITH, label="cat", **counts
-) -> Manifest:
-    rows = rows or {"predictions": counts.get("labelled", 0), "failures": counts.get("failed", 0)}
-    return Manifest(
-        format=FORMAT,
-        labelbeam="0",
-        run_id="r",
-        publication="r-1",
-        generation=1,
-        labelled_with=labelled_with,
-        model={},
-        preprocessing={},
-        partitioned_by=None,
-        config={},
-        balanced=True,
-        counts={**dict.fromkeys(COUNTERS, 0), **counts},
-        rows=rows,
-        failures_by_reason=reasons or {},
-        failures_by_host={},
-        top_labels=(TopLabel(1, label, 2),),
-        files=tuple(TableFile(table, f"{table}/a.parquet", n, 10_000, "s") for table, n in rows.items()),
-        merged_runs=("r",),
-        failure_examples=examples,
-    )
+from labelbeam.transforms.table.manifest import FailureExample, TopLabel
+from tests.results import manifest_of
 
 
 @pytest.mark.parametrize(
@@ -163,28 +132,6 @@ def test_summarise__failures__have_an_example_for_each_reason():
         "          1  bad_uri      /in/a.jpg is no ordinary file",
         "          1  unsupported",
     ]
-
-
-def test_next_steps__failures__can_be_looked_at_and_tried_again():
-    reasons = {"timeout": 2, "rate_limited": 1, "not_found": 1, "tls_error": 1, "truncated": 1}
-    steps = next_steps(manifest_of(reasons, listed=6, failed=6), "out")
-    assert "SELECT reason, uri, message FROM 'out/failures/**/*.parquet'" in steps
-    assert steps.endswith("labelbeam rerun out --only timeout,rate_limited")
-    assert "failures" not in next_steps(manifest_of(listed=1, labelled=1), "out")
-
-
-def test_next_steps__embeddings__a_query_finds_similar_images(tmp_path):
-    vectors = {"a": [1.0, 0.0], "b": [-1.0, 0.1], "c": [2.0, 0.1]}
-    column = pa.array(list(vectors.values()), pa.list_(pa.float32(), 2))
-    (tmp_path / "predictions").mkdir()
-    pq.write_table(pa.table({"uri": list(vectors), "embedding": column}), tmp_path / "predictions/1.parquet")
-    settings = dataclasses.replace(LABELLED_WITH, outputs={"embedding": 2})
-    manifest = manifest_of(labelled_with=settings, listed=3, labelled=3)
-    steps = next_steps(manifest, str(tmp_path)).split("\n")
-    assert f"  import pandas; pandas.read_parquet('{tmp_path}/predictions')" in steps
-    rows = duckdb.sql(steps[steps.index("or with DuckDB:") + 1]).fetchall()
-    assert [uri for uri, _ in rows] == ["a", "c", "b"]
-    assert "an embedding of length 2 in the column 'embedding'" in summarise(manifest, "out", 1.0)
 
 
 def test_summarise__labels_that_are_numbers__gives_the_remedies():

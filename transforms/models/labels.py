@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labelbeam.transforms.errors import UserError, describe_error
@@ -34,6 +36,14 @@ def imagenet_synonyms() -> tuple[tuple[str, ...], ...]:
         )
         for n in range(1000)
     )
+
+
+def synonyms_of(labels: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield class ids and further names of them, in lower case, if the labels are ImageNet's."""
+    background = int(len(labels) == IMAGENET_WITH_BACKGROUND)
+    if tuple(labels[background:]) == imagenet_labels():
+        for class_id, synonyms in enumerate(imagenet_synonyms(), background):
+            yield from zip(itertools.repeat(class_id), map(str.lower, synonyms))
 
 
 def read_labels(source: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@
     OUTPUT/_staging/RUN/merged/…            the next generation's files, before the switch
     OUTPUT/_generations/000001.json         the manifest of an older generation
     OUTPUT/_generations/predictions/…       files that only older generations have
+    OUTPUT/runs/RUN.json                    the numbers of a finished run
 
 docs/output.md describes the folder to users.
 """
@@ -18,7 +19,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import RunError, UserError
@@ -42,6 +43,8 @@ from labelbeam.transforms.table.manifest import (
     Manifest,
     parse,
 )
+
+_T = TypeVar("_T")
 
 _MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
 _MEND_GENERATION = "Put a whole copy in its place, or delete it: only older generations need it."
@@ -90,6 +93,11 @@ class TableFolder:
         """The folder of files that only older generations have."""
         return self.join("_generations")
 
+    @property
+    def runs(self) -> str:
+        """The folder with the numbers of finished runs."""
+        return self.join("runs")
+
     def join(self, *parts: str) -> str:
         """Return a path below the table folder."""
         return join_path(self.output, *parts)
@@ -114,6 +122,10 @@ class TableFolder:
         """Return the path of an older generation's manifest."""
         return join_path(self.generations, f"{number:06d}.json")
 
+    def record(self, run_id: str) -> str:
+        """Return the path of the numbers of a finished run."""
+        return join_path(self.runs, f"{run_id}.json")
+
 
 def read_manifest(output: str) -> Manifest | None:
     """Read the manifest of a table folder; None if nothing has been published.
@@ -121,14 +133,27 @@ def read_manifest(output: str) -> Manifest | None:
     Raises:
       UserError: The manifest is damaged or of a newer format, or the folder can't be read.
     """
-    path = TableFolder(output).manifest
+    return read_stored(Manifest, TableFolder(output).manifest, _MEND_MANIFEST)
+
+
+def read_stored(kind: type[_T], path: str, mend: str) -> _T | None:
+    """Read a document of a table folder; None if there is no such file.
+
+    Args:
+      kind: Class of the document.
+      path: Path of the document.
+      mend: Last sentence of the message about a damaged document.
+
+    Raises:
+      UserError: The document is damaged or of a newer format, or the folder can't be read.
+    """
     remedy = "Check the folder's name and your credentials."
     with file_errors_as(UserError, f"{path!r} cannot be read", remedy):
         try:
             data = read_file(path) if exists(path) else None
         except IsADirectoryError as e:
-            raise UserError(f"{path} is damaged: the path is a folder. {_MEND_MANIFEST}") from e
-    return None if data is None else parse(Manifest, data, path, _MEND_MANIFEST)
+            raise UserError(f"{path} is damaged: the path is a folder. {mend}") from e
+    return None if data is None else parse(kind, data, path, mend)
 
 
 def read_generation(output: str, number: int) -> Manifest | None:
@@ -137,10 +162,7 @@ def read_generation(output: str, number: int) -> Manifest | None:
     Raises:
       UserError: The manifest is damaged.
     """
-    path = TableFolder(output).generation(number)
-    with file_errors_as(UserError, f"{path!r} cannot be read", "Check your credentials."):
-        data = read_file(path) if exists(path) else None
-    return None if data is None else parse(Manifest, data, path, _MEND_GENERATION)
+    return read_stored(Manifest, TableFolder(output).generation(number), _MEND_GENERATION)
 
 
 def published_files(output: str, manifest: Manifest | None) -> list[StoredFile]:
@@ -280,6 +302,7 @@ def tidy(output: str, keep: int) -> None:
     manifest = read_manifest(output)
     delete_temporary(output)
     delete_temporary(folder.generations)
+    delete_temporary(folder.runs)
     live = {file.path for file in manifest.files} if manifest else set()
     kept = _keep_generations(folder, manifest, keep) - live
     for table in TABLES:

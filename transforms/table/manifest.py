@@ -110,7 +110,7 @@ class Manifest:
         return [file for file in self.files if file.table == table]
 
 
-_T = TypeVar("_T", Manifest, Announcement)
+_T = TypeVar("_T")
 
 
 def parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
