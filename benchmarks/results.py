@@ -78,6 +78,7 @@ def commands_over(a: Path, b: Path, folder: Path) -> dict[str, list[str]]:
     truth = ["--truth=truth"]
     return {
         "evaluate": ["evaluate", str(a), *truth, "--by=camera"],
+        "report": ["report", str(a), *truth, f"--page={folder / 'report.html'}"],
     }
 
 

@@ -95,7 +95,8 @@ def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+# Of a module, because Playwright keeps an event loop running, which other tests must not find.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with Browser(_part("Chromium", chromium)) as browser:
         yield browser

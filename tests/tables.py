@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from labelbeam.transforms.count import COUNTERS, FAILED, LABELLED, LISTED
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.files import digest_file
+from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.table.documents import write_document
 from labelbeam.transforms.table.manifest import TABLES, LabelledWith, Manifest
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowMetadata, schema_of
@@ -105,7 +106,10 @@ def publish_files(output: Path, settings: Settings) -> Path:
             "fingerprint": settings.model,
             "classes": list(settings.classes),
         },
-        preprocessing={"fingerprint": "pre-1", "scaling_from": "preset"},
+        preprocessing={
+            **{"resize": ResizeRule(224).describe(), "input_range": [0, 1], "scaling_from": "preset"},
+            "fingerprint": "pre-1",
+        },
         partitioned_by=None,
         config={"input": "in", "output": str(output), "model": "a model"},
         balanced=True,

@@ -46,11 +46,13 @@ def wheel_names(source: Path, folder: Path) -> set[str]:
 
 
 def package_files() -> set[str]:
-    """Return the modules and the photos' files, as they are called in a distribution."""
-    folders = [ROOT / "pipeline", ROOT / "transforms"]
-    modules = [path for folder in folders for path in folder.rglob("*.py")]
-    photos = [path for path in (ROOT / "transforms/photos").rglob("*.*") if path.parent.name != "__pycache__"]
-    return {f"labelbeam/{path.relative_to(ROOT)}" for path in modules + photos}
+    """Return the modules, the photos' files and the templates of pages, as distributions call them."""
+    paths = [path for folder in ("pipeline", "transforms") for path in (ROOT / folder).rglob("*.*")]
+    return {
+        f"labelbeam/{path.relative_to(ROOT)}"
+        for path in paths
+        if path.is_file() and path.parent.name != "__pycache__"
+    }
 
 
 @pytest.mark.slow

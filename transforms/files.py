@@ -254,7 +254,7 @@ class FileSink:
 
     def _create(self) -> Any:
         if is_local(self.path):
-            make_folder(os.path.dirname(self.path))
+            make_folder(os.path.dirname(os.path.abspath(self.path)))
             return open(self.path, "wb")
         return _filesystems(self.path).create(self.path, compression_type=CompressionTypes.UNCOMPRESSED)
 

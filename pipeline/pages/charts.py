@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import vl_convert
 from markupsafe import Markup
 
 # Size of a chart, px. A phone of 380 px shows it in full size, because small letters would shrink with it.
-WIDTH, HEIGHT = 280, 130
+WIDTH, HEIGHT = 320, 190
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 _AXIS = {
     **{"labelColor": "var(--quiet)", "titleColor": "var(--quiet)", "domainColor": "var(--strong-line)"},
     **{"tickColor": "var(--strong-line)", "gridColor": "var(--line)", "labelFontSize": 11},
     **{"titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 8, "tickCount": 5, "tickSize": 4},
 }
+# The size is of the whole chart, because charts side by side would otherwise differ by their labels.
+_FIT = {"type": "fit", "contains": "padding"}
 # `aria` is off, because the chart as a whole has a text, and its numbers are in a table.
 _CONFIG = {"aria": False, "view": {"stroke": None}, "axis": _AXIS, "axisY": {"domain": False, "ticks": False}}
-# Numbers of images. Not as `format`, because that has one unit for all ticks: 0k, 0.5k, 1k. No half images.
-_IMAGES = {"labelExpr": "datum.value % 1 ? '' : format(datum.value, '~s')"}
+# Numbers of images. Not as `format`, because that has one unit for all ticks: 0k, 0.5k, 1k.
+_IMAGES = {"labelExpr": "format(datum.value, '~s')"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,21 @@ class Chart:
     rows: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
+class Bin(Protocol):
     """A bar of a histogram: images from `low` to below `high`."""
 
-    low: float
-    high: float
-    images: int
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def images(self) -> int: ...
 
 
 def draw(spec: Mapping[str, Any], summary: str) -> Markup:
     """Return a Vega-Lite chart as an SVG element that scales with its box."""
     svg = vl_convert.vegalite_to_svg(
-        {"$schema": _SCHEMA, "background": None, "config": _CONFIG, "padding": 2, **spec}
+        {"$schema": _SCHEMA, "background": None, "config": _CONFIG, "padding": 2, "autosize": _FIT, **spec}
     )
     size = re.search(r'width="([\d.]+)" height="[\d.]+" (viewBox="[^"]*")', svg)
     assert size, svg[:200]
@@ -84,16 +89,16 @@ def histogram(
       bins: Bars, ascending.
       axis: Name and unit of the values.
       ticks: Names of the edges of bins; by default the edges are numbers.
-      height: Height of the plot, px.
+      height: Height of the chart, px.
       digits: Digits of edges in the table of numbers.
     """
     name = (ticks or {}).get
     edges = [(name(b.low) or f"{b.low:.{digits}f}", name(b.high) or f"{b.high:.{digits}f}") for b in bins]
-    total, most = sum(b.images for b in bins), max(bins, key=lambda b: b.images, default=None)
+    total, most = sum(b.images for b in bins), max((b.images for b in bins), default=0)
     summary = f"Histogram of {total:,} images by {axis}"
-    if most and total:
-        low, high = edges[list(bins).index(most)]
-        summary += f"; most, {most.images:,}, are from {low} to {high}"
+    if most:
+        low, high = edges[[b.images for b in bins].index(most)]
+        summary += f"; most, {most:,}, are from {low} to {high}"
     # By position where edges have names, because their steps differ.
     places = {b.low: n for n, b in enumerate(bins)} if ticks else None
     x: dict[str, Any] = {"field": "low", "type": "quantitative", "title": axis, "axis": {"grid": False}}
@@ -103,7 +108,11 @@ def histogram(
         x["scale"] = {"domain": [0, last], "nice": False}
         x["axis"] = {
             **{"grid": False, "values": [n for n in range(last + 1) if names[n]]},
-            **{"labelExpr": f"{names}[datum.value]", "labelOverlap": "greedy", "labelFlush": False},
+            **{
+                "labelExpr": f"{json.dumps(names)}[datum.value]",
+                "labelOverlap": "greedy",
+                "labelFlush": False,
+            },
         }
     elif bins:
         x["scale"] = {"domain": [bins[0].low, bins[-1].high], "nice": False}
@@ -121,13 +130,84 @@ def histogram(
         "encoding": {
             "x": {**x, "bin": "binned"},
             "x2": {"field": "high"},
-            "y": {"field": "images", "type": "quantitative", "title": None, "axis": _IMAGES},
+            "y": {"field": "images", "type": "quantitative", "title": None, **_count_axis(most)},
         },
     }
     rows = tuple((low, high, f"{b.images:,}") for (low, high), b in zip(edges, bins, strict=True))
     return Chart(title, summary, draw(spec, summary), numbers("from", "to below", "images"), rows)
 
 
+def _count_axis(most: int) -> dict[str, Any]:
+    """Return an axis from 0 to a number of images, with whole numbers at its ticks."""
+    # Computed here, because Vega divides small numbers of images into halves.
+    power = 10 ** max(0, len(str(most)) - 2)
+    step = next(n * power for n in (1, 2, 5, 10, 20, 50) if 4 * n * power >= most)
+    return {
+        "scale": {"domain": [0, max(1, most)], "nice": False},
+        "axis": {**_IMAGES, "values": list(range(0, most + 1, step))},
+    }
+
+
 def numbers(*headings: str) -> tuple[tuple[str, str], ...]:
     """Return headings of columns of numbers, with their class."""
     return tuple((heading, "number") for heading in headings)
+
+
+class CalibrationBin(Protocol):
+    """Labels with similar scores: their mean score, and the share of them that is right."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def labels(self) -> int: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def accuracy(self) -> float: ...
+
+
+def reliability(bins: Sequence[CalibrationBin], title: str = "Reliability") -> Chart:
+    """Return a reliability diagram: scores against the share of labels that are right."""
+    values = [{"score": b.score, "accuracy": b.accuracy, "labels": b.labels} for b in bins]
+    unit = {"domain": [0, 1], "nice": False}
+    x = {"type": "quantitative", "scale": unit, "title": "mean score"}
+    y = {"type": "quantitative", "scale": unit, "title": "share that is right"}
+    size = {"field": "labels", "type": "quantitative", "legend": None, "scale": {"range": [20, 260]}}
+    ideal = {"values": [{"score": 0, "accuracy": 0}, {"score": 1, "accuracy": 1}]}
+    dots: dict[str, Any] = {"x": {"field": "score", **x}, "y": {"field": "accuracy", **y}}
+    spec = {
+        **{"width": WIDTH, "height": WIDTH - 20, "data": {"values": values}},
+        "layer": [
+            {
+                "data": ideal,
+                "mark": {
+                    "type": "line",
+                    "color": "var(--strong-line)",
+                    "strokeDash": [4, 3],
+                    "strokeWidth": 1,
+                },
+                "encoding": dots,
+            },
+            # The gap, because it is the error of the calibration.
+            {
+                "mark": {"type": "rule", "color": "var(--mark)", "strokeWidth": 1.5},
+                "encoding": {**dots, "y2": {"field": "score"}},
+            },
+            {
+                "mark": {"type": "circle", "color": "var(--bar)", "opacity": 1},
+                "encoding": {**dots, "size": size},
+            },
+        ],
+    }
+    summary = f"Share of labels that are right by their score, in {len(bins)} ranges of scores"
+    rows = tuple(
+        (f"{b.low:.2f}", f"{b.high:.2f}", f"{b.labels:,}", f"{b.score:.3f}", f"{b.accuracy:.3f}")
+        for b in bins
+    )
+    return Chart(
+        *(title, summary, draw(spec, summary)),
+        numbers("from", "to below", "labels", "mean score", "share that is right"),
+        rows,
+    )

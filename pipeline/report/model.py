@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from labelbeam.transforms.images.resize import ResizeRule
-from labelbeam.transforms.models.spec import ModelSpec, Origin
+from labelbeam.transforms.models.spec import ModelSpec
 
-_ORIGINS: dict[Origin, str] = {
+# Words for each `Origin` of a fact about a model.
+ORIGINS: dict[str, str] = {
     "given": "given",
     "preset": "of the preset",
     "read": "read from the model",
@@ -24,12 +25,12 @@ def describe_crop(rule: ResizeRule) -> str:
 
 def describe_scaling(spec: ModelSpec) -> str:
     """Describe a model's input range and its origin."""
-    return f"{spec.scaling.name} ({_ORIGINS[spec.scaling_from]})"
+    return f"{spec.scaling.name} ({ORIGINS[spec.scaling_from]})"
 
 
 def describe_head(spec: ModelSpec) -> str:
     """Describe the meaning of a model's outputs and its origin."""
-    return f"{spec.head} ({_ORIGINS[spec.head_from]})"
+    return f"{spec.head} ({ORIGINS[spec.head_from]})"
 
 
 def describe_photos(spec: ModelSpec) -> str:

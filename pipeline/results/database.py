@@ -15,7 +15,7 @@ from labelbeam.pipeline.manifest import published_manifest
 from labelbeam.pipeline.output import folder_of
 from labelbeam.pipeline.results.remote import register_buckets
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.files import MEND, escape_glob, exists, join_path
+from labelbeam.transforms.files import MEND, escape_glob, exists, file_metadata, join_path
 from labelbeam.transforms.table.folder import TableFolder, read_generation
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 
@@ -114,7 +114,9 @@ class Database:
         self.run(
             f"CREATE TABLE {prefix}classes AS\n"
             "SELECT unnest(range(len(model.classes))) AS class_id, unnest(model.classes) AS label\n"
-            f"FROM read_json({path}, columns = {{model: 'STRUCT(classes VARCHAR[])'}})"
+            f"FROM read_json({path}, columns = {{model: 'STRUCT(classes VARCHAR[])'}}, "
+            # Because DuckDB refuses objects of 16 MB, as a manifest of many files or long labels is.
+            f"maximum_object_size = {2**24 + file_metadata(generation.path).size_in_bytes})"
         )
         return generation.manifest
 

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("jinja2")
 
 from labelbeam.pipeline.pages import page
-from labelbeam.pipeline.pages.charts import Bin, histogram
+from labelbeam.pipeline.pages.charts import histogram
+from labelbeam.pipeline.results.overview import Bin
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,8 @@ from labelbeam.pipeline.pages.charts import Bin, histogram
         (0, 10, "0.0%"),
         (1, 3, "33.3%"),
         (10, 10, "100.0%"),
-        (1, 10_000_000, "<0.1%"),
+        (1, 10_000_000, "<0.01%"),
+        (1, 1000, "0.10%"),
         (9_999_999, 10_000_000, ">99.9%"),
         (0, 0, "–"),  # noqa: RUF001
     ],
@@ -40,6 +42,11 @@ def test_score__value__has_three_digits(value, expected):
 )
 def test_file_size__bytes__have_a_unit_that_fits(size, expected):
     assert page.file_size(size) == expected
+
+
+def test_text__characters_that_turn_the_direction__are_seen():
+    # Texts of scripts that are written from the right stay as they are.
+    assert page.text("gs://b/\u202egpj.exe \u2067\u05d7\u05ea") == "gs://b/\ufffdgpj.exe \ufffd\u05d7\u05ea"
 
 
 def test_text__control_characters__are_seen():

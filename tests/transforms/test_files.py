@@ -47,3 +47,12 @@ def test_write_file__disk_is_full__is_an_error_with_the_path_and_a_remedy(tmp_pa
     with pytest.raises(RunError, match=rf"^{tmp_path}/rows.1.tmp cannot be written: no space left .* Free"):
         write_file(str(tmp_path / "rows"), b"rows")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["page.html", "a/b/page.html", "./page.html"])
+def test_write_file__relative_path__is_below_the_working_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data in (b"first", b"second"):
+        write_file(path, data)
+        assert (tmp_path / path).read_bytes() == data
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == [tmp_path / path]
