@@ -79,6 +79,8 @@ def commands_over(a: Path, b: Path, folder: Path) -> dict[str, list[str]]:
     return {
         "evaluate": ["evaluate", str(a), *truth, "--by=camera"],
         "report": ["report", str(a), *truth, f"--page={folder / 'report.html'}"],
+        "calibrate": ["calibrate", str(a), *truth, "--risk=0.25", f"--calibration={folder}/calibration.json"],
+        "apply": ["apply", str(b), f"--calibration={folder}/calibration.json"],
     }
 
 

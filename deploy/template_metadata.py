@@ -62,7 +62,7 @@ def _parameter(name: str, option: Option) -> dict[str, Any]:
         "label": name.replace("_", " "),
         "helpText": f"{option.help[0].upper()}{option.help[1:]}. Allowed: {option.allowed}.",
         "isOptional": name not in _REQUIRED,
-        "regexes": [_BUCKET if name in ("input", "output") else _pattern(option)],
+        "regexes": [_BUCKET if name in ("input", "output", "calibration") else _pattern(option)],
     }
 
 

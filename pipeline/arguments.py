@@ -17,7 +17,7 @@ StrPath = str | os.PathLike[str]
 # Names of the further arguments that `label` accepts.
 _OF_MODELS = [field.name for field in dataclasses.fields(ModelOptions)]
 # Arguments that may be None.
-_OPTIONAL = {"batch_size", *_OF_MODELS} - {"model"}
+_OPTIONAL = {"batch_size", "calibration", *_OF_MODELS} - {"model"}
 # Fields of `Limits`: the option with the same range, and the unit of the field in units of the option.
 _OF_LIMITS = {
     "total_timeout_sec": ("image_timeout_sec", 1.0),

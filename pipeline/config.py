@@ -318,6 +318,11 @@ class PredictConfig:
     threshold: float | None = _option(
         None, "least score of a label, for multi-label models; 0.5 by default", (0, 1)
     )
+    calibration: str | None = _option(
+        None,
+        "calibration file of labelbeam calibrate, local or gs://; rows get the columns decision and "
+        "calibrated_score",
+    )
     predict_timeout_sec: float = _option(
         600.0, "longest time of one call of the model, s; a longer call ends the run", (0.1, 86_400)
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from labelbeam.pipeline.arguments import StrPath, check_arguments, check_images
+from labelbeam.pipeline.calibration import calibration_of
 from labelbeam.pipeline.config import LoadConfig, PredictConfig, ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
+from labelbeam.transforms.calibration import Calibration
 from labelbeam.transforms.elements import Failure, ImageRef, Prediction, id_of_uri
 from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
@@ -30,10 +32,12 @@ from labelbeam.transforms.read import hide_in_row, list_rows
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.table.rows import (
     RowMetadata,
+    decisions_of,
     failure_row,
     failures_schema,
     prediction_row,
     predictions_schema,
+    to_predictions,
     to_record_batch,
 )
 
@@ -46,6 +50,7 @@ def label(
     threshold: float = DEFAULT_THRESHOLD,
     keep_outputs: bool = False,
     batch_size: BatchSize = None,
+    calibration: StrPath | None = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     max_megapixels: float = LoadConfig().max_megapixels,
     secret_params: Sequence[str] = (),
@@ -63,6 +68,8 @@ def label(
       threshold: Least score of a label, in [0, 1]; for multi-label models alone.
       keep_outputs: Whether rows have the model's outputs for every class.
       batch_size: Images in a batch; by default computed from the device, `auto` by trial.
+      calibration: File of `labelbeam calibrate`; rows then have its columns `decision` and
+        `calibrated_score`.
       limits: Limits of one request.
       max_megapixels: Largest image, in millions of pixels.
       secret_params: Query parameters of URIs that are secret, beside those that always are.
@@ -80,12 +87,15 @@ def label(
     """
     arguments = {
         **{"model": model, "top_k": top_k, "threshold": threshold, "keep_outputs": keep_outputs},
-        **{"batch_size": batch_size, "max_megapixels": max_megapixels, "secret_params": secret_params},
+        **{"batch_size": batch_size, "calibration": calibration},
+        **{"max_megapixels": max_megapixels, "secret_params": secret_params},
     }
     values, options = check_arguments(arguments, limits, options)
-    model, top_k, threshold, keep_outputs, batch_size, max_megapixels, names = values
+    model, top_k, threshold, keep_outputs, batch_size, calibration_file, max_megapixels, names = values
     rows, columns = _rows_of(check_images(images), names)
     spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
+    predict = PredictConfig(top_k=top_k, threshold=threshold, calibration=calibration_file)
+    decide_with = calibration_of(predict, spec)
     # As warnings, because a notebook shows them, and a program can turn them into errors.
     for doubt in (*_assumed_range(spec), *spec.doubts):
         warnings.warn(doubt, stacklevel=2)
@@ -100,7 +110,15 @@ def label(
         keep_outputs=keep_outputs,
         threshold=threshold,
     )
-    return _to_table(list(results), spec, columns, keep_outputs)
+    metadata = RowMetadata(
+        run_id="",
+        model_fingerprint=spec.model_fingerprint,
+        preprocessing_fingerprint=spec.preprocessing_fingerprint,
+        columns=columns,
+        outputs=(spec.outputs, spec.length) if keep_outputs else None,
+        decisions=decisions_of(decide_with) if decide_with else None,
+    )
+    return _to_table(list(results), metadata, decide_with)
 
 
 def _assumed_range(spec: ModelSpec) -> Iterator[str]:
@@ -123,21 +141,22 @@ def _rows_of(
 
 
 def _to_table(
-    results: list[Prediction | Failure],
-    spec: ModelSpec,
-    columns: tuple[tuple[str, pa.DataType], ...],
-    keep_outputs: bool,
+    results: list[Prediction | Failure], metadata: RowMetadata, calibration: Calibration | None
 ) -> pa.Table:
-    outputs = (spec.outputs, spec.length) if keep_outputs else None
-    metadata = RowMetadata("", spec.model_fingerprint, spec.preprocessing_fingerprint, columns, outputs)
     labelled = {
         n: prediction_row(one, metadata) for n, one in enumerate(results) if isinstance(one, Prediction)
     }
     failed = {n: failure_row(one, metadata) for n, one in enumerate(results) if isinstance(one, Failure)}
     table = pa.concat_tables(
         [
-            _table_of(labelled.values(), predictions_schema(metadata)),
-            _table_of(failed.values(), failures_schema(metadata)),
+            _nullable(
+                predictions_schema(metadata),
+                to_predictions(list(labelled.values()), metadata, calibration) if labelled else None,
+            ),
+            _nullable(
+                failures_schema(metadata),
+                to_record_batch(list(failed.values()), failures_schema(metadata)) if failed else None,
+            ),
         ],
         promote_options="default",
     )
@@ -145,7 +164,7 @@ def _to_table(
     return table.take(np.argsort([*labelled, *failed])).drop_columns("run_id")
 
 
-def _table_of(rows: Collection[tuple], schema: pa.Schema) -> pa.Table:
-    # Nullable, because each of the two tables has columns that the other one has not.
+def _nullable(schema: pa.Schema, rows: pa.RecordBatch | None) -> pa.Table:
+    # Because each of the two tables has columns that the other one has not.
     schema = pa.schema([field.with_nullable(True) for field in schema])
-    return pa.Table.from_batches([to_record_batch(list(rows), schema)] if rows else [], schema)
+    return schema.empty_table() if rows is None else pa.Table.from_arrays(rows.columns, schema=schema)

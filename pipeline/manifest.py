@@ -39,6 +39,7 @@ def labelled_with(model: ModelSpec, rows: RowMetadata, config: RunConfig) -> Lab
         columns={name: str(kind) for name, kind in rows.columns},
         # Because ids differ, and a later run would publish what an earlier one hid.
         secret_params=",".join(sorted({name.lower() for name in config.read.secret_params})),
+        calibration=rows.decisions.fingerprint if rows.decisions else "",
     )
 
 
@@ -59,6 +60,19 @@ def published_manifest(folder: str) -> Manifest:
         )
         raise UserError(f"{folder!r} holds no published results: {why}.")
     return manifest
+
+
+def published_row_metadata(manifest: Manifest) -> RowMetadata:
+    """Return the columns that are equal in all rows of published tables."""
+    labelled_with = manifest.labelled_with
+    return RowMetadata(
+        run_id=manifest.run_id,
+        model_fingerprint=labelled_with.model,
+        preprocessing_fingerprint=labelled_with.preprocessing,
+        columns=labelled_with.column_types,
+        outputs=labelled_with.outputs_column,
+        decisions=labelled_with.decisions,
+    )
 
 
 def recorded_config(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from labelbeam.pipeline.config import WriteConfig
 from labelbeam.pipeline.manifest import new_run_id
@@ -36,7 +37,6 @@ from labelbeam.transforms.table.folder import (
 )
 from labelbeam.transforms.table.manifest import LabelledWith, Manifest
 
-_HINT = "; types of columns are set by --column_types"
 _MEND_MANIFEST = "Put a whole copy of manifest.json in its place, or label into another --output."
 _NAMES = {
     "model": "the model or its label map",
@@ -48,6 +48,7 @@ _NAMES = {
     "outputs": "columns of the model's outputs",
     "columns": "the input's own columns",
     "secret_params": "--secret_params",
+    "calibration": "--calibration",
 }
 
 
@@ -118,7 +119,7 @@ def read_output(config: WriteConfig, labelled_with: LabelledWith) -> OutputState
     manifest = contents.manifest
     keeps_rows = manifest is None or manifest.labelled_with == labelled_with
     if keeps_rows:
-        _refuse_losses(output, manifest)
+        refuse_losses(output, manifest)
     # Runs with other settings are left alone, because a run with those settings may still continue them.
     resumes = tuple(run for run, settings in contents.unfinished.items() if settings == labelled_with)
     others = tuple(run for run in contents.unfinished if run not in resumes)
@@ -153,7 +154,12 @@ def _explained(output: str) -> AbstractContextManager[None]:
     return file_errors_as(UserError, f"output={output!r} cannot be written", "Check its name and rights.")
 
 
-def _refuse_losses(output: str, manifest: Manifest | None) -> None:
+def refuse_losses(output: str, manifest: Manifest | None) -> None:
+    """Refuse published tables of which files are missing.
+
+    Raises:
+      UserError: A file is missing or of another length.
+    """
     # Checked before `tidy`, because `tidy` deletes files that the manifest does not list.
     with _explained(output):
         losses = list(find_losses(output, manifest))
@@ -187,8 +193,21 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
         raise UserError(
             f"output={output!r} holds rows that were labelled with something else: "
             f"{_differences(others[0], labelled_with)}. Give another --output, or --replace to have a table "
-            f"of the new rows alone{_HINT if others[0].columns != labelled_with.columns else ''}."
+            f"of the new rows alone{_hint(others[0], labelled_with)}."
         )
+
+
+def _hint(there: LabelledWith, wanted: LabelledWith) -> str:
+    if there.columns != wanted.columns:
+        return "; types of columns are set by --column_types"
+    if there == dataclasses.replace(wanted, calibration=there.calibration):
+        # The shorter way, because these rows need no new labels.
+        return (
+            "; or let labelbeam apply give all rows the new calibration"
+            if wanted.calibration
+            else "; or give the --calibration of the rows there"
+        )
+    return ""
 
 
 def check_writable(output: str) -> None:
@@ -226,8 +245,14 @@ def is_at_work(output: str) -> bool:
 def _differences(there: LabelledWith, wanted: LabelledWith) -> str:
     pairs = [(f.name, getattr(there, f.name), getattr(wanted, f.name)) for f in dataclasses.fields(wanted)]
     return "; ".join(
-        f"{_NAMES.get(name, name)} ({old} there, {new} now)" for name, old, new in pairs if old != new
+        f"{_NAMES.get(name, name)} ({_shown(old)} there, {_shown(new)} now)"
+        for name, old, new in pairs
+        if old != new
     )
+
+
+def _shown(setting: Any) -> Any:
+    return "none" if setting == "" else setting
 
 
 def _probe(output: str) -> None:

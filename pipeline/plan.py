@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from labelbeam.pipeline.calibration import calibration_of
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.headers import resolve_headers
@@ -17,6 +18,7 @@ from labelbeam.pipeline.manifest import labelled_with, manifest_fields, new_run_
 from labelbeam.pipeline.output import OutputState, folder_of, read_output
 from labelbeam.pipeline.runners.options import threads_of_process
 from labelbeam.transforms.budget import FailureBudget
+from labelbeam.transforms.calibration import Calibration
 from labelbeam.transforms.count import Listener
 from labelbeam.transforms.done import ReadDoneIds
 from labelbeam.transforms.errors import Reason, UserError
@@ -31,7 +33,7 @@ from labelbeam.transforms.stage import Staging
 from labelbeam.transforms.table.folder import TableFolder, read_manifest
 from labelbeam.transforms.table.manifest import LabelledWith, Manifest
 from labelbeam.transforms.table.merge import Partitioning
-from labelbeam.transforms.table.rows import RowMetadata
+from labelbeam.transforms.table.rows import RowMetadata, decisions_of
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,11 @@ def make_plan(
 
     Raises:
       UserError: The table folder is damaged or has rows with other settings, or an option does not fit the
-        input.
+        input or the model.
     """
     # The run's id is made here, once, because staged files, manifest and job name must have the same one.
-    rows = row_metadata_of(config, model, corpus)
+    calibration = calibration_of(config.predict, model)
+    rows = row_metadata_of(config, model, corpus, calibration)
     state = read_output(config.write, labelled_with(model, rows, config))
     hint = config.predict.accelerator_hint
     return Plan(
@@ -118,8 +121,7 @@ def make_plan(
         done=_done(config, corpus, state),
         model=model,
         limits=limits_of(config),
-        # Without a budget, because a rerun only has images that failed before.
-        staging=_staging(config, rows, FailureBudget() if corpus.only_failed else budget_of(config)),
+        staging=_staging(config, corpus, rows, calibration),
         publication=_publication(config, model, rows, state, partitioning_of(config, corpus)),
         output_state=state,
         hints={"accelerator": hint} if hint else {},
@@ -144,10 +146,18 @@ def optimisation_of(config: RunConfig) -> Optimisation:
     return Optimisation(predict.precision, predict.xla, predict.on_disagreement)
 
 
-def row_metadata_of(config: RunConfig, model: ModelSpec, corpus: Corpus) -> RowMetadata:
+def row_metadata_of(
+    config: RunConfig, model: ModelSpec, corpus: Corpus, calibration: Calibration | None
+) -> RowMetadata:
     """Return the columns that are equal in all rows of a new run, its new id among them."""
-    prints = (model.model_fingerprint, model.preprocessing_fingerprint)
-    return RowMetadata(new_run_id(), *prints, output_columns(corpus), _outputs_column(config, model))
+    return RowMetadata(
+        run_id=new_run_id(),
+        model_fingerprint=model.model_fingerprint,
+        preprocessing_fingerprint=model.preprocessing_fingerprint,
+        columns=output_columns(corpus),
+        outputs=_outputs_column(config, model),
+        decisions=decisions_of(calibration) if calibration else None,
+    )
 
 
 def _outputs_column(config: RunConfig, model: ModelSpec) -> tuple[str, int] | None:
@@ -172,13 +182,17 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
     )
 
 
-def _staging(config: RunConfig, rows: RowMetadata, budget: FailureBudget) -> Staging:
+def _staging(
+    config: RunConfig, corpus: Corpus, rows: RowMetadata, calibration: Calibration | None
+) -> Staging:
     return Staging(
         folder=TableFolder(folder_of(config.write.output)).run(rows.run_id),
         row_metadata=rows,
         every_rows=config.write.stage_rows,
         every_sec=config.write.stage_sec,
-        budget=budget,
+        # Without a budget, because a rerun only has images that failed before.
+        budget=FailureBudget() if corpus.only_failed else budget_of(config),
+        calibration=calibration,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from labelbeam.pipeline.calibration import read_calibration
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.output import folder_of, locked, prepare_output
 from labelbeam.pipeline.plan import (
@@ -43,8 +44,10 @@ def prepared(
     """
     folder = folder_of(config.write.output)
     corpus = corpus or find_input(config)
-    # Checked here and not only by `make_plan`, because the model's download may take minutes.
+    # Both are checked here and not only by `make_plan`, because the model's download may take minutes.
     partitioning_of(config, corpus)
+    if config.predict.calibration:
+        read_calibration(config.predict.calibration)
     model = prepare_model(config, options)
     with locked(folder):
         # Planned under the lock, because another run could otherwise change the folder after it was read.

@@ -110,6 +110,7 @@ NOT_ALLOWED = {
     "user_agent": "a\nb",
     "allow_hosts": "a,,b",
     "secret_params": "a=b",
+    "calibration": "calibration.json",
     "model": "",
 }
 

@@ -23,6 +23,7 @@ FORBIDDEN = {
     "labelbeam": (*BARE, "tests", "benchmarks"),
     "deploy": (*BARE, "tests", "benchmarks"),
     "transforms": (*BARE, PIPELINE, "tests", "benchmarks"),
+    "transforms/calibration.py": (*BARE, PIPELINE, "tests", "benchmarks", *HEAVY),
     "transforms/elements.py": (*BARE, PIPELINE, "tests", "benchmarks", *HEAVY),
     "transforms/errors.py": (*BARE, PIPELINE, "labelbeam.transforms", "tests", "benchmarks", *HEAVY),
     "transforms/images": (*BARE, PIPELINE, "tests", "benchmarks", *HEAVY),

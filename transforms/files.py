@@ -206,7 +206,8 @@ def move_files(sources: Sequence[str], targets: Sequence[str]) -> None:
 def make_folder(path: str) -> None:
     """Make a folder unless there is one; in a bucket there is nothing to make."""
     if is_local(path):
-        os.makedirs(path, exist_ok=True)
+        # "." for the folder of a bare name, which is empty.
+        os.makedirs(path or ".", exist_ok=True)
 
 
 def delete_files(paths: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from labelbeam.transforms.attempts import usec_since
 from labelbeam.transforms.budget import BudgetWatch, FailureBudget
+from labelbeam.transforms.calibration import Calibration
 from labelbeam.transforms.elements import Failure, PackedImage, Prediction, TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import join_path, write_file
@@ -27,9 +28,10 @@ from labelbeam.transforms.table.rows import (
     PREDICTIONS,
     RowMetadata,
     failure_row,
+    failures_schema,
     parquet_options,
     prediction_row,
-    schema_of,
+    to_predictions,
     to_record_batch,
 )
 from labelbeam.transforms.window import images_in_flight
@@ -59,6 +61,7 @@ class Staging:
     every_sec: float
     budget: FailureBudget
     side: str = ""
+    calibration: Calibration | None = None
 
 
 def write_staged(table: str, batch: pa.RecordBatch, folder: str) -> TableFile:
@@ -132,11 +135,16 @@ class Stager:
         written = []
         for table, rows in self._rows.items():
             if rows:
-                batch = to_record_batch(rows, schema_of(table, self._staging.row_metadata))
-                written.append(write_staged(table, batch, self._staging.folder))
+                written.append(write_staged(table, self._to_batch(table, rows), self._staging.folder))
                 rows.clear()
         self._oldest = None
         return written
+
+    def _to_batch(self, table: str, rows: list[tuple]) -> pa.RecordBatch:
+        metadata = self._staging.row_metadata
+        if table == FAILURES:
+            return to_record_batch(rows, failures_schema(metadata))
+        return to_predictions(rows, metadata, self._staging.calibration)
 
 
 @once_per_process

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from labelbeam.pipeline.calibration import calibration_of
 from labelbeam.pipeline.checks.findings import (
     RESPONSE_SEC,
     Case,
@@ -148,7 +149,8 @@ def _connection_error(handle: str) -> str:
 
 def _check_table(case: Case) -> Iterator[Finding]:
     assert case.corpus and case.spec and case.contents
-    rows = row_metadata_of(case.config, case.spec, case.corpus)
+    calibration = calibration_of(case.config.predict, case.spec)
+    rows = row_metadata_of(case.config, case.spec, case.corpus, calibration)
     settings = labelled_with(case.spec, rows, case.config)
     output, replace = folder_of(case.config.write.output), case.config.write.replace
     refuse_others(output, case.contents, replace, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ def add_commands(commands: Any) -> None:
     """Add the commands of this module to a parser."""
     _add_evaluate(commands)
     _add_report(commands)
+    _add_calibrate(commands)
+    _add_apply(commands)
 
 
 def _add_command(
@@ -143,3 +146,73 @@ def _whole_number(name: str, value: str, least: int, most: int) -> int:
     raise UserError(
         f"--{name}={value!r} is not allowed: it must be a whole number from {least:,} to {most:,}."
     )
+
+
+def _add_calibrate(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "calibrate",
+        "make scores mean probabilities, and thresholds for a wanted risk",
+        "Make a calibration file from images of known classes: a temperature for the scores, and thresholds "
+        "below which no label is decided. Half of the images make it, the other half judges it.",
+        _calibrate,
+    )
+    _add_truth(parser)
+    group = parser.add_argument_group("calibration")
+    group.add_argument("--calibration", default="", metavar="FILE", help="file to write, local or gs://")
+    group.add_argument("--risk", metavar="SHARE", help="largest share of wrong labels among decided ones")
+    group.add_argument(
+        "--precision", metavar="SHARE", help="smallest share of right labels among decided ones; 1 - risk"
+    )
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from labelbeam.pipeline.commands.calibrate import calibrate_output
+
+    risk = _wanted_risk(args)
+    calibrate_output(args.output, _truth_of(args), risk, _calibration_of(args), args.show_sql)
+    return OK
+
+
+def _wanted_risk(args: argparse.Namespace) -> float | None:
+    if args.risk is not None and args.precision is not None:
+        raise UserError("--risk and --precision mean the same. Give one of them.")
+    name, raw = ("risk", args.risk) if args.precision is None else ("precision", args.precision)
+    if raw is None:
+        return None
+    try:
+        share = float(raw)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise UserError(f"--{name}={raw!r} is not allowed: it must be a number above 0 and below 1.")
+    # Rounded, because 1 - 0.95 is 0.050000000000000044.
+    return share if name == "risk" else round(1 - share, 12)
+
+
+def _calibration_of(args: argparse.Namespace) -> str:
+    if not args.calibration:
+        raise UserError(f"--calibration is missing: the calibration file. See {args.parser.prog} --help.")
+    return args.calibration
+
+
+def _add_apply(commands: Any) -> None:
+    parser = commands.add_parser(
+        "apply",
+        help="add the decisions of a calibration to published tables",
+        description="Publish a generation of the tables whose predictions have the columns decision and "
+        "calibrated_score of a calibration file. No image is labelled again.",
+    )
+    parser.add_positional("output", "OUTPUT", "table folder, local or gs://")
+    parser.add_argument("--calibration", default="", metavar="FILE", help="calibration file, local or gs://")
+    add_options(parser)
+    parser.set_defaults(command=_apply, parser=parser)
+
+
+def _apply(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    refuse_unknown(args, rest)
+    with loading(args, "Beam"):
+        from labelbeam.pipeline.commands.apply import apply_calibration, describe_applied
+
+    print(describe_applied(args.output, apply_calibration(args.output, _calibration_of(args))))
+    return OK

@@ -84,7 +84,7 @@ def _add_rerun(commands: Any) -> None:
 _FIXED_BY_THE_FIRST_RUN = (
     *("id_column", "column_types", "secret_params", "output", "replace", "refresh"),
     *("model", "image_size", "resize", "input_range", "channel_mean", "channel_std", "channel_order"),
-    *("outputs", "labels", "top_k", "threshold", "signature", "output_name"),
+    *("outputs", "labels", "top_k", "threshold", "calibration", "signature", "output_name"),
 )
 
 

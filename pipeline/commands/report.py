@@ -78,7 +78,7 @@ def _read(db: Database, output: str, truth: TruthOptions | None, thumbnails: int
     return Report(
         output=output,
         manifest=manifest,
-        record=read_run_record(find_generation(output).folder, manifest.run_id),
+        record=read_run_record(find_generation(output).folder, manifest.labelling_run),
         labels=None if is_embedding else read_labels(db, manifest, thumbnails),
         norms=read_norms(db) if is_embedding else (),
         files=read_image_files(db, manifest.preprocessing["resize"]["size_px"]),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labelbeam.pipeline.corpus import find_corpus
-from labelbeam.pipeline.manifest import published_manifest, recorded_config
+from labelbeam.pipeline.manifest import published_manifest, published_row_metadata, recorded_config
 from labelbeam.pipeline.output import folder_of
 from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
@@ -26,7 +26,7 @@ from labelbeam.transforms.table.folder import StoredFile, published_files
 from labelbeam.transforms.table.integrity import damage_of
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.merge import Merged, count_rows, find_superseded, parts_of
-from labelbeam.transforms.table.rows import FAILURES, RowMetadata, schema_of
+from labelbeam.transforms.table.rows import FAILURES, schema_of
 
 # Findings of one kind that are listed one by one.
 _MOST_LISTED = 10
@@ -71,30 +71,26 @@ def _check_file(stored: StoredFile, folder: str, manifest: Manifest) -> Iterator
         yield str(e)
 
 
-def _row_metadata_of(manifest: Manifest) -> RowMetadata:
-    labelled_with = manifest.labelled_with
-    prints = (labelled_with.model, labelled_with.preprocessing)
-    return RowMetadata(manifest.run_id, *prints, labelled_with.column_types, labelled_with.outputs_column)
-
-
 def _check_content(
     parquet: pq.ParquetFile, stored: StoredFile, name: str, manifest: Manifest
 ) -> Iterator[str]:
     if parquet.metadata.num_rows != stored.file.rows:
         yield f"{name}: {parquet.metadata.num_rows:,} rows, {stored.file.rows:,} are listed"
-    expected = schema_of(stored.file.table, _row_metadata_of(manifest))
+    expected = schema_of(stored.file.table, published_row_metadata(manifest))
     if not parquet.schema_arrow.equals(expected):
         yield f"{name}: its schema is not that of {stored.file.table}"
         return
-    expected_prints = {
-        column: getattr(manifest.labelled_with, column.partition("_")[0]) for column in _FINGERPRINTS
-    }
     # Fingerprints stand in the file's metadata and in each row. Both are compared, because a file that was
     # rewritten by other software may keep one and lose the other.
     metadata = parquet.schema_arrow.metadata or {}
-    for column, value in expected_prints.items():
-        if (stamped := metadata.get(f"labelbeam.{column}".encode(), b"").decode()) != value:
-            yield f"{name}: its {column} is {stamped!r}, the manifest's {value!r}"
+    for key, value in (expected.metadata or {}).items():
+        # Any run, because a file of an earlier run stays as it is.
+        if key != b"labelbeam.run_id" and (stamped := metadata.get(key, b"")) != value:
+            column = key.decode().removeprefix("labelbeam.")
+            yield f"{name}: its {column} is {stamped.decode()!r}, the manifest's {value.decode()!r}"
+    expected_prints = {
+        column: getattr(manifest.labelled_with, column.partition("_")[0]) for column in _FINGERPRINTS
+    }
     for batch in parquet.iter_batches(columns=list(expected_prints)):
         for column, value in expected_prints.items():
             if strangers := set(batch[column].unique().to_pylist()) - {value}:
@@ -113,7 +109,7 @@ def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
 def _check_counts(stored_files: list[StoredFile], manifest: Manifest) -> Iterator[str]:
     counted = Merged()
     for stored in stored_files:
-        counted.add(count_rows(stored, _row_metadata_of(manifest)))
+        counted.add(count_rows(stored, published_row_metadata(manifest)))
     if counted.reasons != manifest.failures_by_reason:
         yield f"failures: by reason {dict(counted.reasons)}, the manifest has {manifest.failures_by_reason}"
     if top_labels(counted.labels) != manifest.top_labels:

@@ -53,7 +53,7 @@ def run_facts(manifest: Manifest, record: RunRecord | None) -> Iterator[Fact]:
     """Yield facts of the run that published the tables."""
     counts = manifest.counts
     yield Fact("input", manifest.config["input"])
-    yield Fact("run", manifest.run_id, f"labelbeam {manifest.labelbeam}")
+    yield Fact("run", manifest.labelling_run, f"labelbeam {manifest.labelbeam}")
     if record:
         rate = f"{record.images_per_sec:,.1f} images/s, start-up included" if record.images_per_sec else ""
         yield Fact("time", duration(record.seconds), rate)
@@ -143,7 +143,7 @@ def warnings_of(manifest: Manifest) -> Iterator[str]:
 def started_at(manifest: Manifest) -> str:
     """Return the time at which the run began; empty if its id has none."""
     try:
-        time = datetime.strptime(manifest.run_id[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        time = datetime.strptime(manifest.labelling_run[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     except ValueError:
         return ""
     return f"{time.day} {time:%B %Y, %H:%M} UTC"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
+import pyarrow as pa
 
 from labelbeam.pipeline.manifest import published_manifest
 from labelbeam.pipeline.output import folder_of
@@ -18,6 +19,8 @@ from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import MEND, escape_glob, exists, file_metadata, join_path
 from labelbeam.transforms.table.folder import TableFolder, read_generation
 from labelbeam.transforms.table.manifest import TABLES, Manifest
+
+_T = TypeVar("_T")
 
 # Memory of DuckDB, from which on it writes to temporary files. Half of what a command may take, because
 # buffers of Parquet readers and Python come on top.
@@ -54,15 +57,22 @@ class Database:
         names = [column[0] for column in result.description or ()]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
+    def arrow(self, sql: str) -> pa.Table:
+        """Run a statement, and return its rows, which must fit into memory."""
+        return self._executed(sql, lambda text: self._connection.sql(text).to_arrow_table())
+
     def row(self, sql: str) -> dict[str, Any]:
         """Run a statement that returns one row."""
         return self.rows(sql)[0]
 
     def _execute(self, sql: str) -> duckdb.DuckDBPyConnection:
+        return self._executed(sql, self._connection.execute)
+
+    def _executed(self, sql: str, execute: Callable[[str], _T]) -> _T:
         if self.shown:
             print(f"{sql.strip()};\n", flush=True)
         try:
-            return self._connection.execute(sql)
+            return execute(sql)
         except duckdb.OutOfMemoryException as e:
             raise RunError(f"DuckDB needs more memory or temporary disk: {_first_line(e)}.") from e
         except duckdb.Error as e:

@@ -24,6 +24,12 @@ def test_list_files__any_name_of_a_folder__lists_all_below_it(tmp_path, monkeypa
     ]
 
 
+def test_write_file__name_without_a_folder__is_in_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_file("here.json", b"{}")
+    assert (tmp_path / "here.json").read_bytes() == b"{}"
+
+
 def test_delete_temporary__files_of_the_users_own__stay(tmp_path):
     ours = ["manifest.json.0123abcd.tmp", "_probe-20260101T000000-0123abcd"]
     ours.append(f"{ours[1]}.0123abcd.tmp")

@@ -201,7 +201,7 @@ def merged_rows(merged) -> list[dict]:
 
 
 def test_merge_files__some_rows_dropped__the_others_are_there_counted_and_digested(tmp_path, monkeypatch):
-    monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
+    monkeypatch.setattr(merge, "ROWS_PER_BATCH", 16)
     monkeypatch.setattr(merge, "_ROWS_PER_GROUP", 30)
     sources = [write(tmp_path, map(prediction, range(n, n + 40))) for n in (0, 100)]
     (task,) = plan_merge(sources, {sources[0].file.path: [np.array([0, 15, 16, 39])]}, "RUN", 10**9)
@@ -316,7 +316,7 @@ def test_merge_files__folders_at_the_limit__are_written(tmp_path, most):
 def test_merge_files__rows_and_bytes_at_the_limits__close_a_row_group(
     tmp_path, monkeypatch, rows_per_group, bytes_per_group, groups
 ):
-    monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
+    monkeypatch.setattr(merge, "ROWS_PER_BATCH", 16)
     monkeypatch.setattr(merge, "_ROWS_PER_GROUP", rows_per_group)
     monkeypatch.setattr(merge, "_BYTES_PER_GROUP", bytes_per_group)
     task = one_task(tmp_path, map(prediction, range(40)))
@@ -327,7 +327,7 @@ def test_merge_files__rows_and_bytes_at_the_limits__close_a_row_group(
 
 @pytest.mark.parametrize("batches", [1.5, 2])  # 2: two batches are exactly as large as a group
 def test_merge_files__bytes_of_a_written_group__do_not_count_again(tmp_path, monkeypatch, batches):
-    monkeypatch.setattr(merge, "_ROWS_PER_BATCH", 16)
+    monkeypatch.setattr(merge, "ROWS_PER_BATCH", 16)
     task = one_task(tmp_path, map(prediction, range(100, 164)))  # batches of one size
     (first, *_) = read_batches(task.stored_files[0], 16)
     monkeypatch.setattr(merge, "_BYTES_PER_GROUP", int(first.nbytes * batches))

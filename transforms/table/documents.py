@@ -15,6 +15,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from labelbeam.transforms.errors import UserError
+
 _T = TypeVar("_T")
 
 _CHECKSUM = "checksum"
@@ -57,6 +59,33 @@ def parse_document(kind: type[_T], document: Mapping[str, Any]) -> _T:
     if document.get(_CHECKSUM) != _checksum_of(content):
         raise DocumentError("its checksum does not fit its contents")
     return _build(kind, content, "it")
+
+
+def parse_file(kind: type[_T], data: bytes, path: str, newest: int, mend: str, instead: str) -> _T:
+    """Parse and check a document that has a key `format`.
+
+    Args:
+      kind: Class of the document.
+      data: The file's bytes.
+      path: The file's path.
+      newest: Newest format that this version reads.
+      mend: Last sentence of the message about a damaged document.
+      instead: Alternative to a newer labelbeam, for the message about a newer format.
+
+    Raises:
+      UserError: The file is damaged, or a newer version wrote it.
+    """
+    try:
+        document = read_document(data)
+        # The format is checked first, because a later format may have other keys and another checksum.
+        if type(document.get("format")) is int and document["format"] > newest:
+            raise UserError(
+                f"{path} has format {document['format']}, and this version of labelbeam reads formats up to "
+                f"{newest}. Install a newer labelbeam, or {instead}."
+            )
+        return parse_document(kind, document)
+    except DocumentError as e:
+        raise UserError(f"{path} is damaged: {e}. {mend}") from e
 
 
 def _checksum_of(document: Mapping[str, Any]) -> str:

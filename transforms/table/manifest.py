@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from labelbeam.transforms.elements import TableFile
-from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.table.documents import DocumentError, parse_document, read_document
-from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS
+from labelbeam.transforms.table.documents import parse_file
+from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, Decisions
 
 FORMAT = 1
 TABLES = (PREDICTIONS, FAILURES)
@@ -31,6 +30,7 @@ class LabelledWith:
       columns: Input columns and their Arrow types.
       threshold: Least score of a label; None for models that are not multi-label.
       secret_params: Names of further secret parameters of URIs, which ids leave out; joined by commas.
+      calibration: Fingerprint of the calibration; empty for rows without decisions.
     """
 
     model: str
@@ -42,6 +42,7 @@ class LabelledWith:
     columns: Mapping[str, str]
     threshold: float | None = None
     secret_params: str = ""
+    calibration: str = ""
 
     @property
     def column_types(self) -> tuple[tuple[str, pa.DataType], ...]:
@@ -52,6 +53,12 @@ class LabelledWith:
     def outputs_column(self) -> tuple[str, int] | None:
         """Column of the model's outputs, and their number; None for rows without."""
         return next(iter(self.outputs.items()), None)
+
+    @property
+    def decisions(self) -> Decisions | None:
+        """Columns of the calibration; None for rows without."""
+        is_multilabel = self.threshold is not None
+        return Decisions(self.calibration, is_multilabel) if self.calibration else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,13 @@ class Manifest:
     left_out: Mapping[str, int] | None = None
     unparsed: Mapping[str, Any] | None = None
     failure_examples: Mapping[str, FailureExample] | None = None
+    labelled_by: str | None = None
+
+    @property
+    def labelling_run(self) -> str:
+        """Id of the last run that labelled images, whose counts and configuration these are."""
+        # Not always `run_id`, because `labelbeam apply` publishes, too.
+        return self.labelled_by or self.run_id
 
     def files_of(self, table: str) -> list[TableFile]:
         """Return the files of a table."""
@@ -125,14 +139,4 @@ def parse(kind: type[_T], data: bytes, path: str, remedy: str) -> _T:
     Raises:
       UserError: The file is damaged, or a newer version wrote it.
     """
-    try:
-        document = read_document(data)
-        # The format is checked first, because a later format may have other keys and another checksum.
-        if type(document.get("format")) is int and document["format"] > FORMAT:
-            raise UserError(
-                f"{path} has format {document['format']}, and this version of labelbeam reads formats up to "
-                f"{FORMAT}. Install a newer labelbeam, or give another --output."
-            )
-        return parse_document(kind, document)
-    except DocumentError as e:
-        raise UserError(f"{path} is damaged: {e}. {remedy}") from e
+    return parse_file(kind, data, path, FORMAT, remedy, "give another --output")

@@ -30,9 +30,10 @@ from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowMetadata, 
 
 # Number of ids that are compared at once; each takes some 24 bytes of memory, sorted copy included.
 IDS_PER_PART = 16_000_000
+# Number of rows that are read at once.
+ROWS_PER_BATCH = 1 << 14
 # DuckDB, Spark and BigQuery read row groups of this size in parallel, and skip them by their statistics.
 _ROWS_PER_GROUP = 1 << 17
-_ROWS_PER_BATCH = 1 << 14
 # Largest memory of an unwritten row group, because rows with a model's outputs are long.
 _BYTES_PER_GROUP = 128 << 20
 # Most hosts in a manifest, because a crawl may fail at millions of hosts.
@@ -199,7 +200,7 @@ def ids_of_part(
     stored: StoredFile, part: int, parts: int, first: int = 0
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Yield batches of a part's ids, and the ids' row numbers, counted from `first`."""
-    for batch in read_batches(stored, _ROWS_PER_BATCH, ["id"]):
+    for batch in read_batches(stored, ROWS_PER_BATCH, ["id"]):
         ids = batch["id"].to_pylist()
         numbers = np.arange(first, first + len(ids))
         first += len(ids)
@@ -307,7 +308,7 @@ def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitionin
     if not task.name:
         return count_rows(task.stored_files[0], metadata)
     merged = Merged()
-    writers: dict[str, _Writer] = {}
+    writers: dict[str, TableWriter] = {}
     for stored, dropped in zip(task.stored_files, task.dropped, strict=True):
         for batch in _read_rows(stored, np.frombuffer(dropped, "<i8")):
             _count(table, batch, merged)
@@ -315,7 +316,7 @@ def merge_files(task: MergeTask, metadata: RowMetadata, folder: str, partitionin
                 if name not in writers:
                     check_fan_out({*writers, name}, partitioning)
                     path = f"{folder}/{table}/{name}{task.name}.parquet"
-                    writers[name] = _Writer(path, schema_of(table, metadata))
+                    writers[name] = TableWriter(path, schema_of(table, metadata))
                 writers[name].write(rows)
     merged.files = [writer.close(table) for writer in writers.values()]
     return merged
@@ -326,14 +327,14 @@ def count_rows(stored: StoredFile, metadata: RowMetadata) -> Merged:
     table = stored.file.table
     merged = Merged([stored.file])
     columns = [name for name in _COUNTED_COLUMNS[table] if name in schema_of(table, metadata).names]
-    for batch in read_batches(stored, _ROWS_PER_BATCH, columns):
+    for batch in read_batches(stored, ROWS_PER_BATCH, columns):
         _count(table, batch, merged)
     return merged
 
 
 def write_empty(table: str, name: str, metadata: RowMetadata, folder: str) -> TableFile:
     """Write a file without rows, because readers find the schema in a file."""
-    return _Writer(f"{folder}/{table}/{name}.parquet", schema_of(table, metadata)).close(table)
+    return TableWriter(f"{folder}/{table}/{name}.parquet", schema_of(table, metadata)).close(table)
 
 
 def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
@@ -352,7 +353,7 @@ def check_fan_out(folders: set[str], partitioning: Partitioning) -> None:
 
 def _read_rows(stored: StoredFile, dropped: np.ndarray) -> Iterator[pa.RecordBatch]:
     start = 0
-    for batch in read_batches(stored, _ROWS_PER_BATCH):
+    for batch in read_batches(stored, ROWS_PER_BATCH):
         end = start + len(batch)
         in_batch = dropped[np.searchsorted(dropped, start) : np.searchsorted(dropped, end)]
         keep = np.ones(len(batch), bool)
@@ -389,7 +390,7 @@ def _value_counts(values: pa.Array) -> dict[str, int]:
     return {pair["values"]: pair["counts"] for pair in values.value_counts().to_pylist()}
 
 
-class _Writer:
+class TableWriter:
     """A Parquet file in writing, with row groups of one size.
 
     The file is opened for the first full row group, because a task may write to many partitions at once,

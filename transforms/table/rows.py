@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 
+from labelbeam.transforms.calibration import Calibration, decide
 from labelbeam.transforms.elements import Failure, ImageMetadata, Prediction
 from labelbeam.transforms.models.presets import EMBEDDING, Outputs
 
@@ -19,8 +20,37 @@ _LABELS = pa.list_(pa.struct([("class_id", pa.int32()), ("label", pa.string()), 
 # Columns with few distinct values, which Parquet stores as a dictionary.
 DICTIONARY_COLUMNS = (
     *("label", "labels.list.element.label", "format", "stage", "reason", "host"),
+    *("decision", "decision.list.element.label"),
     *("model_fingerprint", "preprocessing_fingerprint", "run_id"),
 )
+
+
+CALIBRATION_COLUMNS = ("decision", "calibrated_score")
+
+
+class Decisions(NamedTuple):
+    """Columns of a calibration.
+
+    Attributes:
+      fingerprint: Fingerprint of the calibration.
+      is_multilabel: Whether a row may have several decisions.
+    """
+
+    fingerprint: str
+    is_multilabel: bool
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """The columns, in the table's order."""
+        # A list where a row may have several decisions; it is empty and not null where nothing is decided.
+        decision, score = CALIBRATION_COLUMNS
+        kind = _LABELS if self.is_multilabel else pa.string()
+        return [pa.field(decision, kind, nullable=not self.is_multilabel), pa.field(score, pa.float32())]
+
+
+def decisions_of(calibration: Calibration) -> Decisions:
+    """Return the columns of a calibration."""
+    return Decisions(calibration.fingerprint, calibration.basis.is_multilabel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +63,7 @@ class RowMetadata:
       preprocessing_fingerprint: Fingerprint of the preprocessing.
       columns: Input columns, with their types.
       outputs: Column of the model's outputs, and their number; None for rows without.
+      decisions: Columns of the calibration; None for rows without.
     """
 
     run_id: str
@@ -40,6 +71,7 @@ class RowMetadata:
     preprocessing_fingerprint: str
     columns: tuple[tuple[str, pa.DataType], ...] = ()
     outputs: tuple[str, int] | None = None
+    decisions: Decisions | None = None
 
     @property
     def outputs_bytes(self) -> int:
@@ -69,12 +101,15 @@ def predictions_schema(metadata: RowMetadata) -> pa.Schema:
         pa.field("score", pa.float32()),
         pa.field("labels", _LABELS, nullable=False),
     ]
+    # In this table's files alone, because files of failures stay as they are when a calibration is applied.
+    calibration = {"labelbeam.calibration": metadata.decisions.fingerprint} if metadata.decisions else {}
     outputs = [pa.field(name, pa.list_(pa.float32(), n), nullable=False) for name, n in _outputs_of(metadata)]
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
             *(labels if metadata.labelled else []),
+            *(metadata.decisions.fields if metadata.decisions else []),
             *outputs,
             pa.field("width_px", pa.int32(), nullable=False),
             pa.field("height_px", pa.int32(), nullable=False),
@@ -86,7 +121,7 @@ def predictions_schema(metadata: RowMetadata) -> pa.Schema:
             pa.field("version", pa.string()),
             *_common_fields(metadata),
         ],
-        metadata.file_metadata,
+        metadata.file_metadata | calibration,
     )
 
 
@@ -128,9 +163,11 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     return {"compression": "zstd", "use_dictionary": dictionaries, "write_page_checksum": True}
 
 
-# Names that input columns can't have, because the tables have columns of these names.
+# Names that input columns can't have, because the tables have columns of these names, or may get them.
 RESERVED_COLUMNS = frozenset(
-    name for schema in (predictions_schema, failures_schema) for name in schema(RowMetadata("", "", "")).names
+    name
+    for schema in (predictions_schema, failures_schema)
+    for name in schema(RowMetadata("", "", "", decisions=Decisions("", False))).names
 ) | frozenset(get_args(Outputs))
 
 
@@ -180,6 +217,23 @@ def to_record_batch(rows: Sequence[tuple], schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(
         [_array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema
     )
+
+
+def to_predictions(
+    rows: Sequence[tuple], metadata: RowMetadata, calibration: Calibration | None
+) -> pa.RecordBatch:
+    """Turn rows of `prediction_row` into columns, and add those of the calibration, if there is one."""
+    batch = to_record_batch(rows, predictions_schema(replace(metadata, decisions=None)))
+    return with_decisions(batch, calibration, predictions_schema(metadata)) if calibration else batch
+
+
+def with_decisions(
+    predictions: pa.RecordBatch, calibration: Calibration, schema: pa.Schema
+) -> pa.RecordBatch:
+    """Return predictions with the columns of a calibration, in place of those of another one."""
+    columns = dict(zip(predictions.schema.names, predictions.columns, strict=True))
+    columns |= zip(CALIBRATION_COLUMNS, decide(predictions, calibration), strict=True)
+    return pa.record_batch([columns[name] for name in schema.names], schema)
 
 
 def _array(values: Sequence, kind: pa.DataType) -> pa.Array:
