@@ -37,6 +37,7 @@ REPORT = [
     "scipy>=1.13,<2",
     "vl-convert-python>=1.7,<2",
 ]
+DELTA = ["deltalake>=1.6,<2"]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TEST = [
     "axe-playwright-python>=0.1.5",
@@ -72,9 +73,10 @@ setup(
     extras_require={
         "sample": SAMPLE,
         "report": REPORT,
+        "delta": DELTA,
         "gpu": GPU,
-        "test": SAMPLE + REPORT + TEST,
-        "all": SAMPLE + REPORT + GPU + TEST,
+        "test": SAMPLE + REPORT + DELTA + TEST,
+        "all": SAMPLE + REPORT + DELTA + GPU + TEST,
     },
     entry_points={"console_scripts": ["labelbeam = labelbeam.__main__:main"]},
 )

@@ -20,6 +20,8 @@ from tests.tables import Settings, publish_files
 
 _CLASSES = imagenet_labels()
 _SETTINGS = Settings(_CLASSES, columns={"truth": "string", "camera": "string"})
+# Selected images, so many that they do not fit into DuckDB's memory with their labels.
+_MANY = 1_000_000
 _ROWS_OF_A_FILE = 2_500_000
 # Scores fall off by a random factor, so that the sums of five are below 1; four of five labels are right.
 _PREDICTIONS = """
@@ -81,6 +83,17 @@ def commands_over(a: Path, b: Path, folder: Path) -> dict[str, list[str]]:
         "report": ["report", str(a), *truth, f"--page={folder / 'report.html'}"],
         "calibrate": ["calibrate", str(a), *truth, "--risk=0.25", f"--calibration={folder}/calibration.json"],
         "apply": ["apply", str(b), f"--calibration={folder}/calibration.json"],
+        "select": ["select", str(a), "--by=margin", "--number=10000", "--format=csv", f"--to={folder}/s.csv"],
+        "select_balanced": [
+            *("select", str(a), "--by=entropy", f"--number={_MANY}", "--balanced"),
+            *("--format=labelstudio", f"--to={folder}/tasks"),
+        ],
+        "select_disagreement": [
+            *("select", str(a), "--by=disagreement", f"--other={b}", f"--number={_MANY}"),
+            *("--format=jsonl", f"--to={folder}/s.jsonl"),
+        ],
+        "export_csv": ["export", str(a), "--format=csv", f"--to={folder}/t.csv"],
+        "export_jsonl": ["export", str(a), "--format=jsonl", f"--to={folder}/t.jsonl"],
     }
 
 

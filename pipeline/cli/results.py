@@ -20,6 +20,8 @@ def add_commands(commands: Any) -> None:
     _add_report(commands)
     _add_calibrate(commands)
     _add_apply(commands)
+    _add_select(commands)
+    _add_export(commands)
 
 
 def _add_command(
@@ -215,4 +217,86 @@ def _apply(args: argparse.Namespace, rest: Sequence[str]) -> int:
         from labelbeam.pipeline.commands.apply import apply_calibration, describe_applied
 
     print(describe_applied(args.output, apply_calibration(args.output, _calibration_of(args))))
+    return OK
+
+
+def _add_select(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "select",
+        "list the images that people should look at",
+        "Select labelled images, and write them by rank: the least certain ones, those whose labels differ "
+        "in two outputs, or a random sample. A larger number begins with the images of a smaller one.",
+        _select,
+    )
+    parser.add_argument(
+        "--by",
+        default="",
+        metavar="CRITERION",
+        help="margin: least difference between the two best scores, or to the threshold of a multi-label "
+        "model; entropy: highest entropy of the scores; score: lowest best score; random; disagreement: best "
+        "label differs in --other, with the highest scores first",
+    )
+    parser.add_argument("--number", metavar="N", help="largest number of images")
+    parser.add_argument("--per_class", metavar="N", help="largest number of images of each best label")
+    parser.add_argument(
+        "--balanced",
+        action="store_true",
+        help="equal numbers of images of each best label, as far as they go",
+    )
+    parser.add_argument(
+        "--other", default="", metavar="OUTPUT", help="table folder that disagreement compares with"
+    )
+    parser.add_argument(
+        "--to",
+        default="",
+        metavar="PATH",
+        help="file, or folder for labelstudio and fiftyone; local or gs://",
+    )
+    parser.add_argument(
+        "--format", default="", metavar="FORMAT", help="uris, csv, jsonl, labelstudio or fiftyone"
+    )
+
+
+def _select(args: argparse.Namespace) -> int:
+    from labelbeam.pipeline.commands.select import select_images
+    from labelbeam.pipeline.results.select import SelectOptions
+
+    number, per_class = (
+        None if (value := getattr(args, name)) is None else _whole_number(name, value, 1, 10**12)
+        for name in ("number", "per_class")
+    )
+    options = SelectOptions(args.by, number, per_class, args.balanced, args.other)
+    select_images(args.output, options, args.to, args.format, args.show_sql)
+    return OK
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "export",
+        "write a table as CSV, JSON lines or a Delta table",
+        "Write a published table as CSV (nested values as JSON) or JSON lines, or add a Delta log to its "
+        "folder, which lists the same Parquet files: version n of the Delta table is generation n.",
+        _export,
+    )
+    parser.add_argument("--format", default="", metavar="FORMAT", help="csv, jsonl or delta")
+    parser.add_argument(
+        "--to",
+        default="",
+        metavar="FILE",
+        help="file for csv and jsonl, local or gs://; compressed if its name ends in .gz or .zst",
+    )
+    parser.add_argument(
+        "--table",
+        default="predictions",
+        metavar="TABLE",
+        help="predictions or failures (default: predictions)",
+    )
+
+
+def _export(args: argparse.Namespace) -> int:
+    from labelbeam.pipeline.commands.export import export_table
+
+    export_table(args.output, args.format, args.to, args.table, args.show_sql)
     return OK

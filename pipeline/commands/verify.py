@@ -22,7 +22,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.publish import top_labels
 from labelbeam.transforms.read import list_rows
 from labelbeam.transforms.select import id_of
-from labelbeam.transforms.table.folder import StoredFile, published_files
+from labelbeam.transforms.table.folder import DELTA_LOG, StoredFile, published_files
 from labelbeam.transforms.table.integrity import damage_of
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 from labelbeam.transforms.table.merge import Merged, count_rows, find_superseded, parts_of
@@ -102,7 +102,9 @@ def _check_strays(folder: str, manifest: Manifest) -> Iterator[str]:
     for table in TABLES:
         for file in list_files(join_path(folder, table)):
             name = file.path.removeprefix(folder).strip("/")
-            if name not in listed:
+            # A Delta log is none, unless it has Parquet files, which readers by a glob would read.
+            of_a_log = name.startswith(f"{table}/{DELTA_LOG}/") and not name.endswith(".parquet")
+            if name not in listed and not of_a_log:
                 yield f"{name}: is there and not listed. Delete it, because readers read it too"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pyarrow as pa
 from labelbeam.pipeline.manifest import published_manifest
 from labelbeam.pipeline.output import folder_of
 from labelbeam.pipeline.results.remote import register_buckets
+from labelbeam.pipeline.results.targets import new_file
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import MEND, escape_glob, exists, file_metadata, join_path
 from labelbeam.transforms.table.folder import TableFolder, read_generation
@@ -25,6 +28,7 @@ _T = TypeVar("_T")
 # Memory of DuckDB, from which on it writes to temporary files. Half of what a command may take, because
 # buffers of Parquet readers and Python come on top.
 _MEMORY = "1GB"
+_ROWS_AT_ONCE = 10_000
 # A generation in the name of an output, as in `labels@3`.
 _GENERATION = re.compile(r"(.+)@(\d{1,6})")
 
@@ -65,23 +69,61 @@ class Database:
         """Run a statement that returns one row."""
         return self.rows(sql)[0]
 
+    def texts(self, sql: str) -> Iterator[str]:
+        """Run a statement of one column of texts, and yield them; other statements must wait for the last."""
+        result = self._execute(sql)
+        while rows := result.fetchmany(_ROWS_AT_ONCE):
+            yield from (text for (text,) in rows)
+
+    def copy(self, query: str, path: str, options: str) -> None:
+        """Write a query's rows to a file, local or `gs://`; where statements are shown, print this one alone.
+
+        Args:
+          query: A SELECT.
+          path: The file, which appears as a whole.
+          options: Options of COPY.
+
+        Raises:
+          UserError: The file can't be written.
+        """
+        if self.shown:
+            self._print(_copy(query, path, options))
+            return
+        with new_file(path) as written:
+            # Without a temporary file of DuckDB's, because `written` is one.
+            self._execute(_copy(query, written, f"{options}, USE_TMP_FILE false"))
+
+    def columns(self, table: str) -> dict[str, str]:
+        """Return the types of a table's columns by name."""
+        return {row["column_name"]: row["column_type"] for row in self.rows(f"DESCRIBE {table}")}
+
+    def _print(self, sql: str) -> None:
+        print(f"{sql.strip()};\n", flush=True)
+
     def _execute(self, sql: str) -> duckdb.DuckDBPyConnection:
         return self._executed(sql, self._connection.execute)
 
     def _executed(self, sql: str, execute: Callable[[str], _T]) -> _T:
         if self.shown:
-            print(f"{sql.strip()};\n", flush=True)
+            self._print(sql)
         try:
             return execute(sql)
         except duckdb.OutOfMemoryException as e:
             raise RunError(f"DuckDB needs more memory or temporary disk: {_first_line(e)}.") from e
         except duckdb.Error as e:
             raise self._error_of(e) from e
+        except RuntimeError as e:
+            if "interrupted" not in str(e):
+                raise
+            # DuckDB raises this error in place of the one of an ending signal.
+            raise KeyboardInterrupt from e
 
     def _error_of(self, error: duckdb.Error) -> Exception:
         if self._reading:
             fault, remedy = self._reading
             return UserError(f"{fault} cannot be read: {_first_line(error)}. {remedy}.")
+        if os.strerror(errno.ENOSPC) in str(error):
+            return RunError(f"The disk is full: {_first_line(error)}. Free space there, or set TMPDIR.")
         if isinstance(error, (duckdb.IOException, duckdb.InvalidInputException)):
             return RunError(f"The tables can't be read: {_first_line(error)}. {MEND}")
         return error  # a mistake in a statement
@@ -143,11 +185,16 @@ class Generation(NamedTuple):
     path: str
     manifest: Manifest
 
+    @property
+    def is_current(self) -> bool:
+        """Whether readers of the table folder see this generation."""
+        return self.path == TableFolder(self.folder).manifest
+
     def paths_of(self, table: str) -> list[str]:
         """Return the paths of a table's files."""
         folder = TableFolder(self.folder)
         paths = [folder.join(file.path) for file in self.manifest.files_of(table)]
-        if self.path == folder.manifest:
+        if self.is_current:
             return paths
         # Files of older generations move to `_generations/`, unless the current one has them, too.
         return [path if exists(path) else join_path(folder.generations, folder.below(path)) for path in paths]
@@ -216,6 +263,10 @@ def path_literal(path: str) -> str:
 def name(column: str) -> str:
     """Return the name of a column as SQL."""
     return '"' + column.replace('"', '""') + '"'
+
+
+def _copy(query: str, path: str, options: str) -> str:
+    return f"COPY (\n{query.strip()}\n) TO {literal(path)} ({options})"
 
 
 def _first_line(error: Exception) -> str:

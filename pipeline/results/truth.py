@@ -194,8 +194,7 @@ def _attach_truth(db: Database, manifest: Manifest, options: TruthOptions) -> st
 
 def _text(db: Database, table: str, column: str, separator: str) -> str:
     """Return a column's value as text; lists are joined by the separator."""
-    kinds = {row["column_name"]: row["column_type"] for row in db.rows(f"DESCRIBE {table}")}
-    if kinds[column].endswith("]"):
+    if db.columns(table)[column].endswith("]"):
         return f"array_to_string({name(column)}, {literal(separator)})"
     return f"CAST({name(column)} AS VARCHAR)"
 
@@ -206,7 +205,7 @@ def _attach_file(db: Database, options: TruthOptions) -> str:
     reader = _READERS.get(suffixes[-1].lower() if suffixes else "", _CSV)
     with db.reading(f"truth_file={path!r}", "Give a CSV with a header, Parquet, or JSON"):
         db.run(f"CREATE VIEW truth_file AS FROM {reader.format(path_literal(path))}")
-        columns = [row["column_name"] for row in db.rows("DESCRIBE truth_file")]
+        columns = list(db.columns("truth_file"))
         key = next((key for key in _KEYS if key in columns), None)
         column = options.column or _only_other(columns, key)
         if key is None or column not in columns:

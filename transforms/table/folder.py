@@ -46,6 +46,8 @@ from labelbeam.transforms.table.manifest import (
 
 _T = TypeVar("_T")
 
+# Folder of a table's Delta log, which `labelbeam export` writes.
+DELTA_LOG = "_delta_log"
 _MEND_MANIFEST = "Put a whole copy in its place, or give another --output."
 _MEND_GENERATION = "Put a whole copy in its place, or delete it: only older generations need it."
 _RELABELLED = "its rows are then labelled again."
