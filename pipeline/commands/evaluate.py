@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from labelbeam.pipeline.results.database import open_database
-from labelbeam.pipeline.results.evaluate import ClassResult, Evaluation, evaluate
+from labelbeam.pipeline.results.evaluate import evaluate
+from labelbeam.pipeline.results.evaluation import ClassResult, Evaluation
 from labelbeam.pipeline.results.intervals import Estimate
 from labelbeam.pipeline.results.text import align, first_rows, write_json, write_parquet
 from labelbeam.pipeline.results.truth import Match, TruthOptions

@@ -20,7 +20,7 @@ from labelbeam.pipeline.pages.facts import (
 )
 from labelbeam.pipeline.pages.page import MAX_BYTES, count, counted, file_size, render, score, share
 from labelbeam.pipeline.report.record import RunRecord
-from labelbeam.pipeline.results.evaluate import Evaluation
+from labelbeam.pipeline.results.evaluation import Evaluation
 from labelbeam.pipeline.results.failures import Failures
 from labelbeam.pipeline.results.image_files import ImageFiles
 from labelbeam.pipeline.results.overview import TOP_CLASSES, Bin, LabelledImage, Labels

@@ -23,7 +23,8 @@ from labelbeam.pipeline.results.calibrate import (
     labels_needed,
 )
 from labelbeam.pipeline.results.database import open_database
-from labelbeam.pipeline.results.evaluate import CALIBRATION_ERROR, evaluate
+from labelbeam.pipeline.results.evaluate import evaluate
+from labelbeam.pipeline.results.evaluation import CALIBRATION_ERROR
 from labelbeam.pipeline.results.truth import TruthOptions
 from labelbeam.transforms.calibration import Basis, Calibration
 from labelbeam.transforms.errors import UserError

@@ -16,7 +16,8 @@ from sklearn import metrics
 from labelbeam.pipeline.cli import main
 from labelbeam.pipeline.commands.evaluate import describe_evaluation
 from labelbeam.pipeline.results.database import open_database
-from labelbeam.pipeline.results.evaluate import BINS, Evaluation, evaluate
+from labelbeam.pipeline.results.evaluate import BINS, evaluate
+from labelbeam.pipeline.results.evaluation import Evaluation
 from labelbeam.pipeline.results.truth import TruthOptions
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.labels import imagenet_labels
