@@ -94,6 +94,7 @@ def commands_over(a: Path, b: Path, folder: Path) -> dict[str, list[str]]:
         ],
         "export_csv": ["export", str(a), "--format=csv", f"--to={folder}/t.csv"],
         "export_jsonl": ["export", str(a), "--format=jsonl", f"--to={folder}/t.jsonl"],
+        "diff": ["diff", str(a), str(b), *truth, f"--json={folder / 'diff.json'}"],
     }
 
 

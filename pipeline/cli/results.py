@@ -22,6 +22,7 @@ def add_commands(commands: Any) -> None:
     _add_apply(commands)
     _add_select(commands)
     _add_export(commands)
+    _add_diff(commands)
 
 
 def _add_command(
@@ -31,10 +32,12 @@ def _add_command(
     description: str,
     command: Callable[..., int],
     options: Collection[str] = (),
+    outputs: Sequence[str] = ("OUTPUT",),
 ) -> Parser:
     """Add a command over published tables, and return its parser."""
     parser: Parser = commands.add_parser(name, help=help, description=description)
-    parser.add_positional("output", "OUTPUT", _OUTPUT)
+    for output in outputs:
+        parser.add_positional(output.lower(), output, _OUTPUT)
     parser.add_argument(
         "--show_sql", action="store_true", help="print the SQL, for DuckDB, in place of the result"
     )
@@ -299,4 +302,28 @@ def _export(args: argparse.Namespace) -> int:
     from labelbeam.pipeline.commands.export import export_table
 
     export_table(args.output, args.format, args.to, args.table, args.show_sql)
+    return OK
+
+
+def _add_diff(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "diff",
+        "compare the labels of two outputs",
+        "Compare two outputs, or two generations of one: settings, images in one of them alone, labels that "
+        "changed, shifts of scores, failures that came and went, the most changed images; with a truth also "
+        "which of them is right. Intervals are of 95 % confidence.",
+        _diff,
+        outputs=("A", "B"),
+    )
+    _add_truth(parser)
+    parser.add_argument("--json", default="", metavar="FILE", help="file for the whole result")
+    parser.add_argument("--page", default="", metavar="FILE", help="HTML file that opens without a network")
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from labelbeam.pipeline.commands.diff import diff_outputs
+
+    truth = _truth_of(args) if args.truth or args.truth_file else None
+    diff_outputs(args.a, args.b, truth, args.json, args.page, args.show_sql)
     return OK

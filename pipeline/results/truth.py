@@ -139,7 +139,7 @@ def match_truth(db: Database, manifest: Manifest, options: TruthOptions) -> Matc
     Raises:
       UserError: There is no such column or file, an image has several rows in the file, or no truth matches.
     """
-    _require_classes(manifest)
+    require_classes(manifest)
     source = _attach_truth(db, manifest, options)
     _attach_names(db, manifest)
     db.run(_PARTS.format(separator=literal(options.separator)))
@@ -157,7 +157,12 @@ def match_truth(db: Database, manifest: Manifest, options: TruthOptions) -> Matc
     return Match(source=source, unmatched=unmatched, **counts)
 
 
-def _require_classes(manifest: Manifest) -> None:
+def require_classes(manifest: Manifest) -> None:
+    """Refuse tables without a list of the model's classes.
+
+    Raises:
+      UserError: The manifest has none.
+    """
     if manifest.model.get("classes"):
         return
     if manifest.model.get("head") == EMBEDDING:
