@@ -60,6 +60,8 @@ def _settings_of(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "labels of a row", f"at most {rows.top_k:,}"
     if rows.threshold is not None:
         yield "least score of a label", f"{rows.threshold:g}"
+    if rows.calibration:
+        yield "decisions", f"of the calibration {rows.calibration}"
     yield "labelbeam", manifest.labelbeam
     for name, value in manifest.config.items():
         if name not in _LEFT_OUT:
