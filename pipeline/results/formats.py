@@ -42,13 +42,11 @@ FROM (
   FROM classes
 )
 """
+# A variable, because it is a constant of the statements, while a column would be copied for each label.
+_SET_CHOICES = "SET VARIABLE choices = (SELECT list(choice ORDER BY class_id) FROM choices)"
 _REMOTE = r"regexp_matches(predictions.uri, '^(?i)(https?|gs)://')"
 _PATH_IN_URI = r"regexp_extract(predictions.uri, '^(?i)file:(?://(?:localhost)?)?(/.*)$', 1)"
 _RANKED = [("ranks.rank", "rank"), ("ranks.value", "value")]
-# With the choice of the best label, and with all choices by class id.
-_JOINED = f"""{_FROM}
-LEFT JOIN choices ON choices.class_id = ranks.class_id,
-(SELECT list(choice ORDER BY class_id) AS choices FROM choices) AS by_id"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ SELECT {data} AS data, [{{
       'value': {{'choices': {choices}}}
     }}] END
   }}] AS predictions
-{joined} ORDER BY ranks.rank
+{ranked} ORDER BY ranks.rank
 """
 
 
@@ -150,8 +148,10 @@ def write_labelstudio(selected: Selected) -> list[str]:
     query = _TASKS.format(
         data=struct(selected.columns(as_json, first)),
         version=literal(f"{selected.manifest.model['handle']} {selected.manifest.labelled_with.model}"),
-        choices=_labels_as_choices("one") if selected.is_multilabel else "[choices.choice]",
-        joined=_JOINED,
+        choices=f"list_transform(predictions.labels, lambda one: {_choice('one.class_id')})"
+        if selected.is_multilabel
+        else f"[{_choice('ranks.class_id')}]",
+        ranked=_FROM,
     )
     selected.db.copy(query, join_path(selected.to, "tasks.json"), "FORMAT json, ARRAY true")
     if selected.db.shown:
@@ -185,7 +185,7 @@ SELECT line FROM (
   UNION ALL
   SELECT ranks.rank, CASE WHEN ranks.rank > 1 THEN ', ' ELSE '' END || to_json({key})::VARCHAR || ': ' ||
     to_json({value})::VARCHAR
-  {joined}
+  {ranked}
   UNION ALL
   SELECT (SELECT count(*) FROM ranks) + 1, {end}
 ) ORDER BY n
@@ -196,7 +196,7 @@ _KEY = "format('{:012d}', ranks.rank)"
 
 def write_fiftyone(selected: Selected) -> list[str]:
     """Write a dataset folder that FiftyOne imports as `FiftyOneImageClassificationDataset`."""
-    choices = _choices(selected, "FiftyOne")
+    _choices(selected, "FiftyOne")
     decoded = f"CASE WHEN {_PATH_IN_URI} <> '' THEN TRY(url_decode({_PATH_IN_URI})) ELSE predictions.uri END"
     path = f"CASE WHEN NOT {_REMOTE} THEN {_absolute(decoded)} END"
     _refuse_remote(selected, path)
@@ -204,16 +204,16 @@ def write_fiftyone(selected: Selected) -> list[str]:
     facts = struct([("predictions.id", "image_id"), *_RANKED, *((f"ranks.{c}", c) for c in selected.further)])
     entry = "{{'label': {}, 'confidence': {}, 'attributes': {}}}".format
     if selected.is_multilabel:
-        numbered = entry(_choice_of("one"), "one.score", facts)
+        numbered = entry(_choice("one.class_id"), "one.score", facts)
         value = f"list_transform(predictions.labels, lambda one: {numbered})"
     else:
-        value = entry("choices.choice", "predictions.score", facts)
-    classes = f"'{{\"classes\": ' || to_json({literal(choices)})::VARCHAR || ', \"labels\": {{'"
+        value = entry(_choice("ranks.class_id"), "predictions.score", facts)
+    classes = "'{\"classes\": ' || to_json(getvariable('choices'))::VARCHAR || ', \"labels\": {'"
     for file, beginning, end, content in (
         ("labels.json", classes, "'}}'", value),
         ("data.json", "'{'", "'}'", path),
     ):
-        query = _OBJECT.format(beginning=beginning, key=_KEY, value=content, end=end, joined=_JOINED)
+        query = _OBJECT.format(beginning=beginning, key=_KEY, value=content, end=end, ranked=_FROM)
         to = join_path(selected.to, file)
         selected.db.copy(query, to, lines_options(to))
     return [
@@ -223,16 +223,12 @@ def write_fiftyone(selected: Selected) -> list[str]:
     ]
 
 
-def _choice_of(label: str) -> str:
-    return f"by_id.choices[{label}.class_id + 1]"
-
-
-def _labels_as_choices(label: str) -> str:
-    return f"list_transform(predictions.labels, lambda {label}: {_choice_of(label)})"
+def _choice(class_id: str) -> str:
+    return f"getvariable('choices')[{class_id} + 1]"
 
 
 def _choices(selected: Selected, program: str) -> list[str]:
-    """Make the table `choices`, and return the choices by class id."""
+    """Make the table and the variable `choices`, and return the choices by class id."""
     if not selected.manifest.model.get("classes"):
         raise UserError(
             f"{program} needs the model's classes, and manifest.json has none. Give --format csv, jsonl or "
@@ -240,6 +236,7 @@ def _choices(selected: Selected, program: str) -> list[str]:
             "labels no image again."
         )
     selected.db.run(_CHOICES)
+    selected.db.run(_SET_CHOICES)
     return list(selected.db.texts("SELECT choice FROM choices ORDER BY class_id"))
 
 
