@@ -24,7 +24,7 @@ from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.table.manifest import Manifest
-from labelbeam.transforms.table.rows import RESERVED_COLUMNS
+from labelbeam.transforms.table.rows import CALIBRATION_COLUMNS, RESERVED_COLUMNS
 
 _FROM = "FROM ranks JOIN predictions USING (id)"
 # Choices of Label Studio and FiftyOne, which must differ, while labels need not (ImageNet has two cranes).
@@ -46,6 +46,8 @@ FROM (
 _SET_CHOICES = "SET VARIABLE choices = (SELECT list(choice ORDER BY class_id) FROM choices)"
 _REMOTE = r"regexp_matches(predictions.uri, '^(?i)(https?|gs)://')"
 _PATH_IN_URI = r"regexp_extract(predictions.uri, '^(?i)file:(?://(?:localhost)?)?(/.*)$', 1)"
+# Columns of a row that its reader needs, as far as the tables have them.
+_COLUMNS = ("id", "uri", "label", "score", "labels", *CALIBRATION_COLUMNS)
 _RANKED = [("ranks.rank", "rank"), ("ranks.value", "value")]
 
 
@@ -114,10 +116,10 @@ def write_jsonl(selected: Selected) -> list[str]:
 
 
 def _write_table(selected: Selected, convert: Callable[[str, str], str], options: str) -> None:
-    shown = [column for column in ("id", "uri", "label", "score", "labels") if column in selected.kinds]
-    first = [*_RANKED, *((convert(f"predictions.{c}", selected.kinds[c]), c) for c in shown)]
-    columns = select_list(selected.columns(convert, first))
-    selected.db.copy(f"SELECT {columns}\n{_FROM} ORDER BY ranks.rank", selected.to, options)
+    columns = [column for column in _COLUMNS if column in selected.kinds]
+    first = [*_RANKED, *((convert(f"predictions.{c}", selected.kinds[c]), c) for c in columns)]
+    cells = select_list(selected.columns(convert, first))
+    selected.db.copy(f"SELECT {cells}\n{_FROM} ORDER BY ranks.rank", selected.to, options)
 
 
 # A prediction's score and result are those of the model; people correct the choices.

@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from labelbeam.pipeline.cli import main
@@ -28,7 +30,8 @@ from labelbeam.pipeline.results.formats import FORMATS
 from labelbeam.pipeline.results.select import CRITERIA, DISAGREEMENT, RANDOM, Selection, SelectOptions, select
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.read import list_rows
-from tests.tables import Settings, publish_rows
+from labelbeam.transforms.table.rows import schema_of
+from tests.tables import _COMMON, _IMAGE, Settings, publish_files, publish_rows
 
 CLASSES = ("zero", "one", "two", "three")
 HEADS = ("single_label", "binary", "multilabel")
@@ -275,6 +278,17 @@ def test_csv_and_jsonl__hostile_texts_and_columns__are_read_back(tmp_path):
         assert str(float(cells["input_value"])) == str(row["value"])
 
 
+def test_csv__decisions_of_a_calibration__are_columns(tmp_path):
+    publish_rows(tmp_path / "out", Settings(CLASSES), [{"id": "a", "labels": [(2, 0.5)]}])
+    path = next((tmp_path / "out/predictions").iterdir())
+    table = pq.read_table(path).append_column("decision", pa.array(["two"]))
+    pq.write_table(table.append_column("calibrated_score", pa.array([0.75])), path)
+    publish_files(tmp_path / "out", Settings(CLASSES))
+    run_select(tmp_path / "out", tmp_path / "s.csv", "csv")
+    (row,) = csv.DictReader((tmp_path / "s.csv").open(newline=""))
+    assert (row["decision"], row["calibrated_score"]) == ("two", "0.75")
+
+
 def test_formats__selection_of_nothing__is_whole(tmp_path):
     publish_rows(tmp_path / "out", Settings(CLASSES), [])
     for form in FORMATS:
@@ -428,12 +442,6 @@ def test_select__embeddings__are_chosen_at_random_alone(tmp_path):
 
 
 def publish_embeddings(output: Path, settings: Settings) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from labelbeam.transforms.table.rows import schema_of
-    from tests.tables import _COMMON, _IMAGE, publish_files
-
     publish_rows(output, settings, [])
     rows = [
         {**_COMMON, **_IMAGE, "id": f"i{n}", "uri": f"/{n}.jpg", "embedding": [1.0, 2.0], "run_id": "r"}
