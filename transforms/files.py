@@ -52,10 +52,17 @@ def file_errors_as(error_type: type[LabelbeamError], fault: str, remedy: str) ->
 
 
 def _filesystems(path: str) -> type[FileSystems]:
-    """Return Beam's filesystems, for a path in a bucket only if Cloud Storage responds."""
+    """Return Beam's filesystems, for a path in a bucket only if Cloud Storage responds.
+
+    Raises:
+      ValueError: The path is neither local nor in Cloud Storage.
+    """
     # Checked first, because Beam's client tries for 120 s, without a word, where there is no network.
     if is_gcs(path):
         check_network()
+    elif not is_local(path):
+        # Here, because Beam's clients for other stores fail in their own ways where packages are missing.
+        raise ValueError(f"{remote_scheme(path)}:// is neither read nor written; use a local path or gs://")
     return FileSystems
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.files import FileSink, file_errors_as
+from labelbeam.transforms.files import file_errors_as, write_file
 
 # Rows of a table on a terminal.
 MOST_LINES = 20
@@ -75,6 +75,4 @@ def write_parquet(path: str, rows: Sequence[Any]) -> None:
 
 def _write(path: str, data: bytes) -> None:
     with file_errors_as(UserError, f"{path!r} cannot be written", "Check its folder and rights."):
-        sink = FileSink(path)
-        sink.write(data)
-        sink.close()
+        write_file(path, data)

@@ -147,8 +147,8 @@ def test_parse__any_key_edited_under_a_right_checksum__is_refused_or_fits_its_ty
         except UserError:
             assert_refused(document, edit, place)
             refused.add(place[0])
-    # Each key but the one that is None here, because the edits make texts of None, which it may be.
-    assert refused == content.keys() - {"partitioned_by"}
+    # Each key but those that are None here, because the edits make texts of None, which they may be.
+    assert refused == content.keys() - {"partitioned_by", "labelled_by"}
 
 
 def assert_refused(document, edit, place):
