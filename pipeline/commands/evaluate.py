@@ -66,13 +66,12 @@ def describe_match(match: Match) -> Iterator[str]:
     matched = " and ".join(f"{n:,} by {way}" for way, n in ways.items() if n)
     yield f"Truth: {match.source}, {match.judged:,} of {match.images:,} images; classes matched: {matched}."
     if match.failed:
-        yield f"{match.failed:,} further images with a truth failed and have no labels: labelbeam rerun."
+        yield f"Images with a truth that failed, and so have no label: {match.failed:,}. See labelbeam rerun."
     if match.unmatched:
         listed = ", ".join(f"{one.truth!r} ({one.images:,})" for one in match.unmatched)
-        yield (
-            f"Warning: truths that are no class of the model: {listed}. "
-            f"{match.unmatched_images:,} images are left out for that."
-        )
+        yield f"Warning: truths that are no class of the model, with their numbers of images: {listed}."
+    if match.unmatched_images:
+        yield f"Images that are left out because their truth is no class: {match.unmatched_images:,}."
 
 
 def _values(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:

@@ -45,7 +45,7 @@ FROM (
 GROUP BY ALL
 """
 _BEST = """
-  SELECT {part} AS part, labels[1].class_id AS class_id, CAST(score AS DOUBLE) AS score,
+  SELECT group_value AS part, labels[1].class_id AS class_id, CAST(score AS DOUBLE) AS score,
     coalesce(list_position(list_transform(labels, lambda l: list_contains(right_ids, l.class_id)), true), 0)
       AS place,
     -- An image of several right classes counts for the class of its label, if that is right.
@@ -54,7 +54,7 @@ _BEST = """
 _LABELS = """
   SELECT part, label.class_id AS class_id, CAST(label.score AS DOUBLE) AS score,
     CAST(list_contains(right_ids, class_id) AS INTEGER) AS place, NULL AS truth_id
-  FROM (SELECT {part} AS part, unnest(labels) AS label, right_ids FROM judged)"""
+  FROM (SELECT group_value AS part, unnest(labels) AS label, right_ids FROM judged)"""
 _SUPPORTS = """
 CREATE TABLE supports AS
 SELECT part, truth_id AS class_id, sum(labels) AS images FROM cells GROUP BY ALL
@@ -62,7 +62,7 @@ SELECT part, truth_id AS class_id, sum(labels) AS images FROM cells GROUP BY ALL
 _SUPPORTS_OF_LABELS = """
 CREATE TABLE supports AS
 SELECT part, class_id, count(*) AS images
-FROM (SELECT {part} AS part, unnest(right_ids) AS class_id FROM judged)
+FROM (SELECT group_value AS part, unnest(right_ids) AS class_id FROM judged)
 GROUP BY ALL
 """
 _BINS = """
@@ -106,12 +106,12 @@ def evaluate(db: Database, manifest: Manifest, truth: TruthOptions, by: str = ""
     Raises:
       UserError: There is no truth, or the column does not exist or has too many values.
     """
-    match = match_truth(db, manifest, truth)
+    match = match_truth(db, manifest, truth, _group_of(manifest, by))
+    _refuse_many_groups(db, by)
     head = manifest.model["head"]
-    part = _part_of(db, manifest, by)
-    labels = (_LABELS if head == MULTILABEL else _BEST).format(part=part)
+    labels = _LABELS if head == MULTILABEL else _BEST
     db.run(_CELLS.format(bins=BINS, labels=labels.strip("\n")))
-    db.run(_SUPPORTS_OF_LABELS.format(part=part) if head == MULTILABEL else _SUPPORTS)
+    db.run(_SUPPORTS_OF_LABELS if head == MULTILABEL else _SUPPORTS)
     classes = _class_results(db, average_precisions(db, manifest) if head == MULTILABEL else {})
     groups = list(_groups(db, _top_n(manifest)))
     everything = _Counts.sum(groups)
@@ -130,18 +130,21 @@ def evaluate(db: Database, manifest: Manifest, truth: TruthOptions, by: str = ""
     )
 
 
-def _part_of(db: Database, manifest: Manifest, by: str) -> str:
+def _group_of(manifest: Manifest, by: str) -> str:
     """Return the value of the column `by` as SQL."""
     if not by:
-        return "NULL::VARCHAR"
+        return "NULL"
     columns = manifest.labelled_with.columns
     if by not in columns and by not in _COLUMNS_TO_GROUP_BY:
         own = ", ".join(map(repr, (*columns, *_COLUMNS_TO_GROUP_BY)))
         raise UserError(f"by={by!r} is no column of the tables that groups images. Give one of {own}.")
-    groups = f"SELECT DISTINCT {name(by)} FROM judged LIMIT {_MOST_GROUPS + 1}"
-    if db.row(f"SELECT count(*) AS n FROM ({groups})")["n"] > _MOST_GROUPS:
+    return f"predictions.{name(by)}"
+
+
+def _refuse_many_groups(db: Database, by: str) -> None:
+    groups = f"SELECT DISTINCT group_value FROM judged LIMIT {_MOST_GROUPS + 1}"
+    if by and db.row(f"SELECT count(*) AS n FROM ({groups})")["n"] > _MOST_GROUPS:
         raise UserError(f"by={by!r} has over {_MOST_GROUPS:,} values. Give a column that groups images.")
-    return f"CAST({name(by)} AS VARCHAR)"
 
 
 # Columns of labelbeam's own that group images.
@@ -260,6 +263,6 @@ def _warnings(db: Database, manifest: Manifest) -> Iterator[str]:
     full = db.row(f"SELECT count(*) AS images FROM judged WHERE len(labels) = {top_k}")["images"]
     if full and top_k < len(manifest.model["classes"]):
         yield (
-            f"{full:,} images have {top_k} labels, the most that --top_k allows. Further labels over the "
-            "threshold are missing, so that recall may be too low."
+            f"Images with {top_k} labels, the most that --top_k allows: {full:,}. Their further labels over "
+            "the threshold are missing, so that recall may be too low."
         )

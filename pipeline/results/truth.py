@@ -7,8 +7,10 @@ from pathlib import PurePath
 
 from labelbeam.pipeline.results.database import Database, literal, name, path_literal
 from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.files import remote_scheme
 from labelbeam.transforms.models.heads import EMBEDDING, MULTILABEL
 from labelbeam.transforms.models.labels import synonyms_of
+from labelbeam.transforms.sources.addresses import GCS
 from labelbeam.transforms.table.manifest import Manifest
 
 # Value of --truth that stands for the name of an image's folder.
@@ -30,48 +32,56 @@ _READERS = {
 _CSV = "read_csv({}, all_varchar = true, header = true)"
 _MOST_LISTED = 20
 
+# Keys of a truth file that name several images, as file names in several folders do.
+_NAMESAKES = """
+SELECT truths.key AS key, count(*) AS images
+FROM predictions JOIN truths ON truths.key = {key}
+GROUP BY truths.key HAVING count(*) > 1 ORDER BY 1 LIMIT 1
+"""
 # Each class that a truth names, and the class ids of that name; null if there are none.
 _PARTS = """
 CREATE TABLE parts AS
 WITH named AS (
-  SELECT DISTINCT _truth, trim(unnest(string_split(_truth, {separator}))) AS part
-  FROM (SELECT DISTINCT _truth FROM known WHERE trim(_truth) <> '')
+  SELECT DISTINCT truth_text, trim(unnest({parts})) AS part
+  FROM (SELECT DISTINCT truth_text FROM known WHERE trim(truth_text) <> '')
 ), by_name AS (
   SELECT part, list(DISTINCT class_id) AS ids
   FROM (SELECT DISTINCT part FROM named) JOIN names ON names.name = lower(replace(part, '_', ' '))
   GROUP BY part
 )
-SELECT _truth, part, coalesce(by_name.ids, CASE WHEN class_id IS NOT NULL THEN [class_id] END) AS ids,
+SELECT truth_text, part, coalesce(by_name.ids, CASE WHEN class_id IS NOT NULL THEN [class_id] END) AS ids,
   by_name.ids IS NOT NULL AS by_name
 FROM named LEFT JOIN by_name USING (part)
-LEFT JOIN classes ON regexp_full_match(part, '\\d{{1,9}}') AND classes.class_id = try_cast(part AS INTEGER)
+LEFT JOIN classes
+  -- With a fraction of zeros, because pandas writes whole numbers so where some are missing.
+  ON regexp_full_match(part, '\\d{{1,9}}(\\.0+)?') AND classes.class_id = try_cast(part AS DOUBLE)
 """
 # A truth without parts is the separator alone, and stands for no class.
 _MEANINGS = """
 CREATE TABLE meanings AS
-SELECT _truth,
+SELECT truth_text,
   list_sort(list_distinct(flatten(coalesce(list(ids) FILTER (ids IS NOT NULL), [])))) AS right_ids,
   count(*) FILTER (part <> '') AS parts
-FROM parts GROUP BY _truth
+FROM parts GROUP BY truth_text
 """
 _JUDGED = """
 CREATE VIEW judged AS
-SELECT known.* EXCLUDE (_truth), right_ids
-FROM known JOIN meanings USING (_truth)
+SELECT known.* EXCLUDE (truth_text), right_ids
+FROM known JOIN meanings USING (truth_text)
 WHERE len(right_ids) >= {least} AND (len(right_ids) > 0 OR parts = 0)
 """
 _COUNTS = """
 SELECT count(*) AS images, (SELECT count(*) FROM judged) AS judged,
-  (SELECT count(*) FROM known JOIN meanings USING (_truth) WHERE parts > 0 AND right_ids = [])
+  (SELECT count(*) FROM known JOIN meanings USING (truth_text) WHERE parts > 0 AND right_ids = [])
     AS unmatched_images,
-  (SELECT count(*) FROM known_failures WHERE trim(_truth) <> '') AS failed,
+  (SELECT count(*) FROM known_failures WHERE trim(truth_text) <> '') AS failed,
   (SELECT count(DISTINCT part) FROM parts WHERE by_name) AS by_name,
   (SELECT count(DISTINCT part) FROM parts WHERE ids IS NOT NULL AND NOT by_name) AS by_id
 FROM known
 """
 _UNMATCHED = f"""
 SELECT part AS truth, count(*) AS images
-FROM known JOIN parts USING (_truth) WHERE ids IS NULL AND part <> ''
+FROM known JOIN parts USING (truth_text) WHERE ids IS NULL AND part <> ''
 GROUP BY part ORDER BY images DESC, part LIMIT {_MOST_LISTED}
 """
 
@@ -129,20 +139,30 @@ class Match:
         return self.images - self.judged - self.unmatched_images
 
 
-def match_truth(db: Database, manifest: Manifest, options: TruthOptions) -> Match:
+def match_truth(db: Database, manifest: Manifest, options: TruthOptions, group: str = "NULL") -> Match:
     """Match the truth of images with the model's classes.
 
-    Makes the view `judged`: predictions with the additional column `right_ids`, class ids in ascending order,
-    of images whose truth is known alone. Labels match by name (without regard to case, and with underscores
-    for spaces), else by class id.
+    Makes the view `judged` of predictions whose truth is a class: `id`, `uri`, `labels`, `score`, the column
+    of kept outputs, `group_value`, and `right_ids`, class ids in ascending order. Labels match by name
+    (without regard to case, and with underscores for spaces), else by class id.
+
+    Args:
+      db: Database with the tables.
+      manifest: Manifest of the tables.
+      options: Origin of the truth.
+      group: SQL of a value of the predictions that divides them into groups.
 
     Raises:
       UserError: There is no such column or file, an image has several rows in the file, or no truth matches.
     """
     require_classes(manifest)
-    source = _attach_truth(db, manifest, options)
+    # No star, because statements over `judged` have names of their own, which columns of users must not take.
+    columns = ("id", "uri", "labels", "score", *manifest.labelled_with.outputs)
+    selected = ", ".join(f"predictions.{column}" for column in columns)
+    source = _attach_truth(db, manifest, options, f"{selected}, CAST({group} AS VARCHAR) AS group_value")
     _attach_names(db, manifest)
-    db.run(_PARTS.format(separator=literal(options.separator)))
+    parts = f"string_split(truth_text, {literal(options.separator)})" if options.separator else "[truth_text]"
+    db.run(_PARTS.format(parts=parts))
     db.run(_MEANINGS)
     db.run(_JUDGED.format(least=0 if manifest.model["head"] == MULTILABEL else 1))
     counts = db.row(_COUNTS)
@@ -175,10 +195,17 @@ def require_classes(manifest: Manifest) -> None:
     )
 
 
-def _attach_truth(db: Database, manifest: Manifest, options: TruthOptions) -> str:
-    """Make the views `known` and `known_failures`, tables with the column `_truth`; return their origin."""
+def _attach_truth(db: Database, manifest: Manifest, options: TruthOptions, selected: str) -> str:
+    """Make the views `known` and `known_failures`, with the column `truth_text`; return its origin.
+
+    Args:
+      db: Database with the tables.
+      manifest: Manifest of the tables.
+      options: Origin of the truth.
+      selected: Further columns of `known`, as SQL.
+    """
     if options.file:
-        return _attach_file(db, options)
+        return _attach_file(db, options, selected)
     columns = manifest.labelled_with.columns
     # An own column of a name that the tables need themselves is stored under another one.
     column = next((c for c in (options.column, f"input_{options.column}") if c in columns), None)
@@ -192,20 +219,34 @@ def _attach_truth(db: Database, manifest: Manifest, options: TruthOptions) -> st
             f"truth={options.column!r} is no column of the input. Its columns: {own}. Give one of them, "
             f"{FOLDER!r} for the name of the image's folder, or a file with --truth_file."
         )
-    for view, table in (("known", "predictions"), ("known_failures", "failures")):
-        db.run(f"CREATE VIEW {view} AS\nSELECT *, {value} AS _truth FROM {table}")
+    db.run(f"CREATE VIEW known AS\nSELECT {selected}, {value} AS truth_text\nFROM predictions")
+    db.run(f"CREATE VIEW known_failures AS\nSELECT {value} AS truth_text FROM failures")
     return source
 
 
 def _text(db: Database, table: str, column: str, separator: str) -> str:
-    """Return a column's value as text; lists are joined by the separator."""
-    if db.columns(table)[column].endswith("]"):
+    """Return a column's value as text; lists are joined by the separator.
+
+    Raises:
+      UserError: DuckDB reads the column under another name.
+    """
+    kind = db.columns(table).get(column)
+    if kind is None:
+        raise UserError(
+            f"The column {column!r} of {table} differs from another one in its case alone. Label with "
+            "columns of distinct names."
+        )
+    if kind.endswith("]"):
         return f"array_to_string({name(column)}, {literal(separator)})"
     return f"CAST({name(column)} AS VARCHAR)"
 
 
-def _attach_file(db: Database, options: TruthOptions) -> str:
+def _attach_file(db: Database, options: TruthOptions, selected: str) -> str:
     path = options.file
+    if (scheme := remote_scheme(path)) not in (None, GCS):
+        raise UserError(
+            f"truth_file={path!r} is not allowed: a local file or gs://; {scheme}:// is not read."
+        )
     suffixes = [s for s in PurePath(path).suffixes if s not in (".gz", ".zst")]
     reader = _READERS.get(suffixes[-1].lower() if suffixes else "", _CSV)
     with db.reading(f"truth_file={path!r}", "Give a CSV with a header, Parquet, or JSON"):
@@ -220,8 +261,8 @@ def _attach_file(db: Database, options: TruthOptions) -> str:
             )
         value = _text(db, "truth_file", column, options.separator)
         db.run(
-            f"CREATE TABLE truths AS\nSELECT CAST({name(key)} AS VARCHAR) AS key, {value} AS _truth\n"
-            f"FROM truth_file WHERE {name(column)} IS NOT NULL"
+            f"CREATE TABLE truths AS\nSELECT CAST({name(key)} AS VARCHAR) AS key, {value} AS truth_text\n"
+            f"FROM truth_file WHERE {name(column)} IS NOT NULL AND {name(key)} IS NOT NULL"
         )
     if doubled := db.rows(
         "SELECT key, count(*) AS n FROM truths GROUP BY key HAVING n > 1 ORDER BY 1 LIMIT 1"
@@ -230,11 +271,19 @@ def _attach_file(db: Database, options: TruthOptions) -> str:
             f"truth_file={path!r} has {doubled[0]['n']:,} rows for {key} {doubled[0]['key']!r}. Join its "
             f"classes in one row, with {options.separator!r} between them."
         )
-    for view, table in (("known", "predictions"), ("known_failures", "failures")):
-        db.run(
-            f"CREATE VIEW {view} AS\nSELECT {table}.*, truths._truth\n"
-            f"FROM {table} LEFT JOIN truths ON truths.key = {_KEYS[key]}"
+    if namesakes := db.rows(_NAMESAKES.format(key=_KEYS[key])):
+        raise UserError(
+            f"truth_file={path!r}: the tables have {namesakes[0]['images']:,} images for {key} "
+            f"{namesakes[0]['key']!r}. Name images by id or uri."
         )
+    db.run(
+        f"CREATE VIEW known AS\nSELECT {selected}, truths.truth_text\n"
+        f"FROM predictions LEFT JOIN truths ON truths.key = {_KEYS[key]}"
+    )
+    db.run(
+        "CREATE VIEW known_failures AS\nSELECT truths.truth_text\n"
+        f"FROM failures JOIN truths ON truths.key = {_KEYS[key]}"
+    )
     return f"the column {column!r} of {path}"
 
 

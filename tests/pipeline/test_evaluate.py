@@ -183,9 +183,39 @@ def test_evaluate__column_of_many_values__forms_no_groups(tmp_path):
         evaluation_of(output, by="key")
 
 
+def test_evaluate__own_columns_of_any_name__change_nothing(tmp_path):
+    """Use every name of the statements as an own column, with values that would change the result."""
+    names = {
+        "group_value",
+        "truth_text",
+        "right_ids",
+        "part",
+        "parts",
+        "place",
+        "class_id",
+        "truth_id",
+        "key",
+    }
+    names |= {"l", "label_", "bin", "scores", "squares", "labels_", "hits", "images", "name", "ids", "value"}
+    rng = np.random.default_rng(3)
+    for head, settings in (("single_label", {}), ("binary", {}), ("multilabel", {"threshold": 0.0})):
+        classes = CLASSES[:2] if head == "binary" else CLASSES
+        _, labels = random_labels(rng, 60, len(classes), 3)
+        rows = [{"id": f"i{n}", "labels": row, "truth": classes[n % 2]} for n, row in enumerate(labels)]
+        plain = Settings(classes, head, columns={"truth": "string"}, **settings)
+        expected = evaluation_of(publish_rows(tmp_path / head, plain, rows), by="truth")
+        for kind, value in (("string", "fox"), ("int64", 1)):
+            hostile = Settings(
+                classes, head, columns={"truth": "string"} | dict.fromkeys(names, kind), **settings
+            )
+            more = [row | dict.fromkeys(names, value) for row in rows]
+            output = publish_rows(tmp_path / f"{head}-{kind}", hostile, more)
+            assert evaluation_of(output, by="truth") == expected
+
+
 # Forms of a truth whose class is 2, "two".
 @pytest.mark.parametrize(
-    "truth", ["two", "Two", " two ", "2", "TWO|five", "five|2", "two|unicorn"], ids=lambda t: t.strip()
+    "truth", ["two", "Two", " two ", "2", "2.0", "TWO|five", "five|2", "two|unicorn"], ids=lambda t: t.strip()
 )
 def test_truth__every_form__matches_its_class(tmp_path, truth):
     rows = [
@@ -265,6 +295,20 @@ def test_truth_file__every_format_and_key__joins_its_images(tmp_path, name, writ
     assert found.measures["top-1"].value == pytest.approx(1 / 3)
 
 
+def test_truth__without_a_separator__may_have_bars(tmp_path):
+    settings = Settings(("a|b", "c"), columns={"truth": "string"})
+    output = publish_rows(tmp_path, settings, [{"id": "a", "labels": [(0, 0.9)], "truth": "a|b"}])
+    with open_database() as db:
+        found = evaluate(db, db.attach(str(output)), TruthOptions("truth", separator=""))
+    assert found.measures["top-1"].value == 1
+
+
+def test_truth_file__rows_without_a_key__are_left_out(tmp_path):
+    output = publish_rows(tmp_path / "out", Settings(CLASSES), [{"id": "a", "labels": [(2, 0.9)]}])
+    (tmp_path / "t.csv").write_text("id,class\n,two\n,one\na,two\n")
+    assert evaluation_of(output, file=str(tmp_path / "t.csv"), column="").measures["top-1"].value == 1
+
+
 def test_truth_file__lists_of_classes__accept_each(tmp_path):
     output = publish_rows(tmp_path / "out", Settings(CLASSES), [{"id": "a", "labels": [(2, 0.9)]}])
     pq.write_table(pa.table({"id": ["a"], "class": [["five", "two"]]}), tmp_path / "t.parquet")
@@ -283,6 +327,11 @@ def test_truth_file__lists_of_classes__accept_each(tmp_path):
         (["--truth_file=none.csv"], "truth_file='none.csv' cannot be read: "),
         (["--truth_file={}/keys.csv"], "It needs one of 'id', 'uri', 'file', 'file_name' to name the image"),
         (["--truth_file={}/twice.csv"], "has 2 rows for id 'a'. Join its classes in one row, with '|'"),
+        (
+            ["--truth_file={}/namesakes.csv"],
+            "the tables have 2 images for file 'x.jpg'. Name images by id or uri.",
+        ),
+        (["--truth_file=s3://b/t.csv"], "truth_file='s3://b/t.csv' is not allowed: a local file or gs://"),
         (["--truth=truth", "--by=nothing"], "by='nothing' is no column of the tables that groups images."),
         (["--truth=truth", "--by=id"], "by='id' is no column of the tables that groups images."),
         (["--truth=truth", "--json=/proc/no/x.json"], "'/proc/no/x.json' cannot be written: "),
@@ -292,7 +341,9 @@ def test_truth_file__lists_of_classes__accept_each(tmp_path):
 )
 def test_command__mistakes_of_the_user__are_one_line(tmp_path, capsys, arguments, message):
     rows = [{"id": "a", "labels": [(2, 0.9)], "truth": "two"}]
+    rows += [{"id": uri, "uri": uri, "labels": [(2, 0.9)]} for uri in ("gs://b/u/x.jpg", "gs://b/v/x.jpg")]
     publish_rows(tmp_path, Settings(CLASSES, columns={"truth": "string"}), rows)
+    (tmp_path / "namesakes.csv").write_text("file,class\nx.jpg,two\n")
     (tmp_path / "keys.csv").write_text("name,class\na,two\n")
     (tmp_path / "twice.csv").write_text("id,class\na,two\na,one\n")
     assert main(["evaluate", str(tmp_path), *(a.format(tmp_path) for a in arguments)]) == 2
