@@ -322,7 +322,7 @@ def test_truth_file__lists_of_classes__accept_each(tmp_path):
         (["--truth=class"], "truth='class' is no column of the input. Its columns: 'truth'. Give one of"),
         (
             ["--truth=folder"],
-            "No truth in the names of folders matches a class of the model, such as 'bucket'.",
+            "No truth in the names of folders matches a class of the model, such as 'bucket'",
         ),
         (["--truth_file=none.csv"], "truth_file='none.csv' cannot be read: "),
         (["--truth_file={}/keys.csv"], "It needs one of 'id', 'uri', 'file', 'file_name' to name the image"),
