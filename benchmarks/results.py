@@ -110,7 +110,7 @@ def main() -> None:
         for name, seed in (("a", 1), ("b", 2)):
             if not (folder / name).exists():
                 make_table(folder / name, args.rows, seed)
-        commands = commands_over(folder / "a", folder / "b", folder)
+        commands = commands_over(folder / "a", folder / "b", Path(temporary))
         for name in args.commands or commands:
             seconds, peak_mb = _measure(commands[name])
             print(f"{name}: {args.rows:,} rows, {seconds:.1f} s, {peak_mb:,.0f} MB at peak", flush=True)

@@ -56,7 +56,8 @@ def published_manifest(folder: str) -> Manifest:
             f"its last run broke off, or is still at work, with {staged:,} rows finished. Run the same "
             "command again to continue it"
             if staged
-            else f"there is no {TableFolder(folder).manifest}"
+            else f"there is no {TableFolder(folder).manifest}. Check the folder's name: it is the --output "
+            "of a run that has ended"
         )
         raise UserError(f"{folder!r} holds no published results: {why}.")
     return manifest

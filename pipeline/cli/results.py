@@ -48,10 +48,26 @@ def _add_command(
         # After Beam, because tables are read by its filesystems.
         with loading(args, "Beam"):
             require_report(f"labelbeam {name}")
+            _refuse_places_of_tables(args, [getattr(args, output.lower()) for output in outputs])
         return command(args)
 
     parser.set_defaults(command=check_and_run, parser=parser)
     return parser
+
+
+# Options with files that commands write.
+_WRITTEN = ("json", "parquet", "page", "to", "calibration")
+
+
+def _refuse_places_of_tables(args: argparse.Namespace, outputs: Sequence[str]) -> None:
+    """Refuse to write a file among those of the tables, before the work."""
+    from labelbeam.pipeline.results.database import find_generation
+    from labelbeam.pipeline.results.targets import check_target
+
+    for option in _WRITTEN:
+        if path := getattr(args, option, ""):
+            for output in outputs:
+                check_target(f"--{option}", path, find_generation(output).folder)
 
 
 def _add_truth(parser: Parser) -> None:

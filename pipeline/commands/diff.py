@@ -42,12 +42,13 @@ def diff_outputs(
         check_page(page_path)
     with open_database(show_sql) as db:
         difference = compare(db, a, b, truth)
+    if show_sql:
+        return
     if json_path:
         write_json(json_path, difference)
     if page_path:
         write_page(page_path, render_diff(difference))
-    if not show_sql:
-        print("\n".join(describe_difference(difference)))
+    print("\n".join(describe_difference(difference)))
 
 
 def describe_difference(difference: Difference) -> Iterator[str]:

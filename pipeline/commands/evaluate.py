@@ -30,12 +30,13 @@ def evaluate_output(
     """
     with open_database(show_sql) as db:
         evaluation = evaluate(db, db.attach(output), truth, by)
+    if show_sql:
+        return
     if json_path:
         write_json(json_path, evaluation)
     if parquet_path:
-        write_parquet(parquet_path, evaluation.classes)
-    if not show_sql:
-        print("\n".join(describe_evaluation(evaluation, by)))
+        write_parquet(parquet_path, ClassResult, evaluation.classes)
+    print("\n".join(describe_evaluation(evaluation, by)))
 
 
 def describe_evaluation(evaluation: Evaluation, by: str = "") -> Iterator[str]:

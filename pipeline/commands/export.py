@@ -5,7 +5,7 @@ from __future__ import annotations
 from labelbeam.pipeline.extras import require
 from labelbeam.pipeline.results.database import find_generation, open_database
 from labelbeam.pipeline.results.export import ROW_FORMATS, export_rows
-from labelbeam.pipeline.results.targets import check_target
+from labelbeam.pipeline.results.targets import require_target
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.table.manifest import TABLES
@@ -34,7 +34,7 @@ def export_table(output: str, form: str, to: str, table: str, show_sql: bool) ->
     if form == DELTA:
         print(_export_delta(output, to, table, show_sql))
         return
-    check_target(to, find_generation(output).folder)
+    require_target(to)
     with open_database(show_sql) as db:
         lines = list(export_rows(db, db.attach(output), table, form, to))
     if not show_sql:

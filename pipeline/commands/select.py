@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labelbeam.pipeline.results.database import find_generation, open_database
+from labelbeam.pipeline.results.database import open_database
 from labelbeam.pipeline.results.formats import FORMATS, Selected
 from labelbeam.pipeline.results.select import DISAGREEMENT, Selection, SelectOptions, select
-from labelbeam.pipeline.results.targets import check_target
+from labelbeam.pipeline.results.targets import require_target
 from labelbeam.transforms.errors import UserError
 
 
@@ -26,7 +26,7 @@ def select_images(output: str, options: SelectOptions, to: str, form: str, show_
     """
     if form not in FORMATS:
         raise UserError(f"format={form!r} is not allowed: give --format {', '.join(FORMATS)}.")
-    check_target(to, find_generation(output).folder)
+    require_target(to)
     with open_database(show_sql) as db:
         manifest = db.attach(output)
         selection = select(db, manifest, options)

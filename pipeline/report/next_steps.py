@@ -50,7 +50,9 @@ def next_steps(manifest: Manifest, output: str) -> str:
     width = min(_LONGEST_ALIGNED, max(len(command) for command, _ in commands))
     lines = ["", "Next steps"]
     lines += [f"  {command:<{width}}  # {purpose}" for command, purpose in commands]
-    lines += ["", "Rows, with pandas and DuckDB", f"  import pandas; pandas.read_parquet({predictions!r})"]
+    # PyArrow and not pandas, because labelbeam installs it.
+    first_rows = f"  import pyarrow.dataset; pyarrow.dataset.dataset({predictions!r}).head(5).to_pylist()"
+    lines += ["", "Rows, with PyArrow and in DuckDB", first_rows]
     lines.append(f"  {_most_similar(files, embedding) if embedding else by_label}")
     if manifest.failures_by_reason:
         lines.append(f"  SELECT reason, uri, message FROM '{failures}/**/*.parquet'")

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labelbeam.pipeline.results.database import Database
-from labelbeam.pipeline.results.truth import require_classes
+from labelbeam.pipeline.results.truth import plain_name, require_classes
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.table.manifest import Manifest
 
 # Classes of both models by name. A class of A keeps its class id. One of B alone gets a negative number,
 # because a truth that is a number must not match it.
-_CLASSES = """
+_CLASSES = f"""
 CREATE TABLE classes AS
 WITH named AS (
   SELECT class_id, label FROM a_classes
   UNION ALL SELECT -1 - class_id, label FROM b_classes
 )
 SELECT first(class_id ORDER BY class_id < 0, abs(class_id)) AS class_id,
-  first(label ORDER BY class_id < 0, abs(class_id)) AS label, lower(replace(trim(label), '_', ' ')) AS name,
+  first(label ORDER BY class_id < 0, abs(class_id)) AS label, {plain_name("label")} AS name,
   count(*) FILTER (class_id >= 0) AS of_a, count(*) FILTER (class_id < 0) AS of_b
 FROM named GROUP BY name
 """
@@ -27,7 +27,7 @@ FROM named GROUP BY name
 _NUMBERS = """
 SET VARIABLE {side}_numbers = (
   SELECT list(classes.class_id ORDER BY own.class_id)
-  FROM {side}_classes AS own JOIN classes ON name = lower(replace(trim(own.label), '_', ' '))
+  FROM {side}_classes AS own JOIN classes ON name = {plain}
 )
 """
 _COUNTS = """
@@ -89,7 +89,7 @@ def _match_names(db: Database, lists: Mapping[str, list[str]]) -> CommonClasses:
         )
     db.run(_CLASSES)
     for side in lists:
-        db.run(_NUMBERS.format(side=side))
+        db.run(_NUMBERS.format(side=side, plain=plain_name("own.label")))
     counts = db.row(_COUNTS)
     if not counts["common"]:
         examples = [", ".join(map(repr, classes[:_MOST_LISTED])) for classes in lists.values()]

@@ -69,7 +69,7 @@ def jsonl_options(path: str) -> str:
 
 def lines_options(path: str) -> str:
     """Return the options of COPY for lines of text, compressed by the file's name."""
-    # Without quotes, because a list of lines has none: URIs and JSON have no line breaks.
+    # Without quotes, because a list of lines has none. The caller sees to it that no line has a line break.
     return f"FORMAT csv, HEADER false, QUOTE '', ESCAPE '', COMPRESSION {_compression(path)}"
 
 

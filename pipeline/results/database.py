@@ -260,6 +260,10 @@ def path_literal(path: str) -> str:
     return literal(escape_glob(path))
 
 
+# Parameter of lambdas, because DuckDB would take `one.score` for a field of a user's own column `one`.
+ELEMENT = '"element of a list"'
+
+
 def name(column: str) -> str:
     """Return the name of a column as SQL."""
     return '"' + column.replace('"', '""') + '"'

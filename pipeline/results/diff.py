@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from labelbeam.pipeline.results.churn import Change, Labels, compare_labels
 from labelbeam.pipeline.results.classes import BY_LABEL, CommonClasses, match_classes
-from labelbeam.pipeline.results.database import Database
+from labelbeam.pipeline.results.database import ELEMENT, Database
 from labelbeam.pipeline.results.distances import measure_distances
 from labelbeam.pipeline.results.fates import LABELLED_TWICE, Fate, count_images, find_fates
 from labelbeam.pipeline.results.settings import Setting, find_differences
@@ -106,7 +106,7 @@ def compare(db: Database, a: str, b: str, truth: TruthOptions | None = None) -> 
         shifts, distant, warnings = measure_distances(db, images[LABELLED_TWICE], length)
         if left.labelled_with.model != right.labelled_with.model:
             warnings += ("The embeddings are of different models, so that distances may mean nothing.",)
-    verdict = judge(db, left, right, truth) if truth else None
+    verdict = judge(db, left, right, truth, classes) if truth else None
     if verdict and verdict.match.by_id and classes and classes.by == BY_LABEL:
         warnings += ("Truths that are numbers are taken for class ids of A, because the models differ.",)
     return Difference(
@@ -160,10 +160,10 @@ def _values_of(side: str, manifest: Manifest, classes: CommonClasses | None) -> 
         return EMBEDDING
     if manifest.model["head"] != MULTILABEL:
         return f"[{classes.number_of(side, 'labels[1].class_id')}] AS ids, CAST(score AS DOUBLE) AS score"
-    number = classes.number_of(side, "l.class_id")
+    number = classes.number_of(side, f"{ELEMENT}.class_id")
     return (
-        f"list_sort(list_distinct(list_transform(labels, lambda l: {number}))) AS ids, "
-        "list_avg(list_transform(labels, lambda l: CAST(l.score AS DOUBLE))) AS score"
+        f"list_sort(list_distinct(list_transform(labels, lambda {ELEMENT}: {number}))) AS ids, "
+        f"list_avg(list_transform(labels, lambda {ELEMENT}: CAST({ELEMENT}.score AS DOUBLE))) AS score"
     )
 
 

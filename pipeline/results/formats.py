@@ -18,7 +18,7 @@ from labelbeam.pipeline.results.columns import (
     select_list,
     struct,
 )
-from labelbeam.pipeline.results.database import Database, literal, name
+from labelbeam.pipeline.results.database import ELEMENT, Database, literal, name
 from labelbeam.pipeline.results.targets import new_file
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.files import join_path
@@ -45,6 +45,8 @@ FROM (
 # A variable, because it is a constant of the statements, while a column would be copied for each label.
 _SET_CHOICES = "SET VARIABLE choices = (SELECT list(choice ORDER BY class_id) FROM choices)"
 _REMOTE = r"regexp_matches(predictions.uri, '^(?i)(https?|gs)://')"
+# Names of local files may have some.
+_HAS_LINE_BREAK = r"regexp_matches(predictions.uri, '[\n\r]')"
 _PATH_IN_URI = r"regexp_extract(predictions.uri, '^(?i)file:(?://(?:localhost)?)?(/.*)$', 1)"
 # Columns of a row that its reader needs, as far as the tables have them.
 _COLUMNS = ("id", "uri", "label", "score", "labels", *CALIBRATION_COLUMNS)
@@ -98,6 +100,11 @@ class Selected:
 
 def write_uris(selected: Selected) -> list[str]:
     """Write a list of URIs, one a line."""
+    if example := selected.db.rows(f"SELECT predictions.uri {_FROM} WHERE {_HAS_LINE_BREAK} LIMIT 1"):
+        raise UserError(
+            f"format='uris' has one URI a line, and {example[0]['uri']!r:.300} has a line break. Give "
+            "--format csv or jsonl."
+        )
     query = f"SELECT predictions.uri {_FROM} ORDER BY ranks.rank"
     selected.db.copy(query, selected.to, lines_options(selected.to))
     return []
@@ -150,7 +157,7 @@ def write_labelstudio(selected: Selected) -> list[str]:
     query = _TASKS.format(
         data=struct(selected.columns(as_json, first)),
         version=literal(f"{selected.manifest.model['handle']} {selected.manifest.labelled_with.model}"),
-        choices=f"list_transform(predictions.labels, lambda one: {_choice('one.class_id')})"
+        choices=f"list_transform(predictions.labels, lambda {ELEMENT}: {_choice(f'{ELEMENT}.class_id')})"
         if selected.is_multilabel
         else f"[{_choice('ranks.class_id')}]",
         ranked=_FROM,
@@ -206,8 +213,8 @@ def write_fiftyone(selected: Selected) -> list[str]:
     facts = struct([("predictions.id", "image_id"), *_RANKED, *((f"ranks.{c}", c) for c in selected.further)])
     entry = "{{'label': {}, 'confidence': {}, 'attributes': {}}}".format
     if selected.is_multilabel:
-        numbered = entry(_choice("one.class_id"), "one.score", facts)
-        value = f"list_transform(predictions.labels, lambda one: {numbered})"
+        numbered = entry(_choice(f"{ELEMENT}.class_id"), f"{ELEMENT}.score", facts)
+        value = f"list_transform(predictions.labels, lambda {ELEMENT}: {numbered})"
     else:
         value = entry(_choice("ranks.class_id"), "predictions.score", facts)
     classes = "'{\"classes\": ' || to_json(getvariable('choices'))::VARCHAR || ', \"labels\": {'"

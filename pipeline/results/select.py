@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from labelbeam.pipeline.config import did_you_mean
 from labelbeam.pipeline.results.curves import kept_outputs
-from labelbeam.pipeline.results.database import Database
+from labelbeam.pipeline.results.database import ELEMENT, Database
+from labelbeam.pipeline.results.truth import plain_name
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import BINARY, EMBEDDING, MULTILABEL
 from labelbeam.transforms.sources.secrets import HIDDEN, lacks_secrets
@@ -76,7 +77,7 @@ _DIFFERING = """
     CAST(least(predictions.score, other_predictions.score) AS DOUBLE) AS value,
     other_predictions.label AS other_label, other_predictions.score AS other_score
   FROM predictions JOIN other_predictions USING (id)
-  WHERE predictions.{same} IS DISTINCT FROM other_predictions.{same}"""
+  WHERE {mine} IS DISTINCT FROM {theirs}"""
 # Ties are ordered by a hash of the id. DuckDB's own hash may change with its version, MD5 never does.
 _ORDER = "key, hash, id"
 _RANKS = """
@@ -100,7 +101,7 @@ _HIDDEN_URIS = f"""
 SELECT predictions.uri FROM ranks JOIN predictions USING (id)
 WHERE contains(predictions.uri, '{HIDDEN}') ORDER BY ranks.rank
 """
-_SCORES = "list_transform(labels, lambda one: CAST(one.score AS DOUBLE))"
+_SCORES = f"list_transform(labels, lambda {ELEMENT}: CAST({ELEMENT}.score AS DOUBLE))"
 
 
 def select(db: Database, manifest: Manifest, options: SelectOptions) -> Selection:
@@ -212,8 +213,12 @@ def _differences(db: Database, manifest: Manifest, other: str) -> str:
         )
     # By name for other models, because their class ids count other classes.
     classes = manifest.model.get("classes")
-    same = "labels[1].class_id" if classes and classes == theirs.model.get("classes") else "label"
-    return _DIFFERING.format(same=same)
+    is_same = bool(classes) and classes == theirs.model.get("classes")
+    mine, other_label = (
+        f"{table}.labels[1].class_id" if is_same else plain_name(f"{table}.label")
+        for table in ("predictions", "other_predictions")
+    )
+    return _DIFFERING.format(mine=mine, theirs=other_label)
 
 
 def _warnings(db: Database, manifest: Manifest, options: SelectOptions) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from labelbeam.pipeline.config import OPTIONS_BY_HEADING
 from labelbeam.pipeline.report.model import describe_crop
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.heads import Head
@@ -17,7 +18,7 @@ _LEFT_OUT = frozenset(
     {
         "output",
         "replace",
-        "no_wait",
+        *OPTIONS_BY_HEADING["launching"],
         "model",
         "precision",
         "xla",

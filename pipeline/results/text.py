@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.files import file_errors_as, write_file
+from labelbeam.transforms.files import file_errors_as, is_folder, write_file
 
 # Rows of a table on a terminal.
 MOST_LINES = 20
@@ -62,17 +63,32 @@ def write_json(path: str, result: Any) -> None:
     _write(path, text.encode() + b"\n")
 
 
-def write_parquet(path: str, rows: Sequence[Any]) -> None:
-    """Write dataclasses of one class as the rows of a Parquet file, local or `gs://`.
+def write_parquet(path: str, kind: type, rows: Sequence[Any]) -> None:
+    """Write dataclasses of a kind as the rows of a Parquet file, local or `gs://`.
 
     Raises:
       UserError: The file can't be written.
     """
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(row) for row in rows]), sink)
+    schema = pa.schema([(name, arrow_type) for name, arrow_type in _fields_of(kind)])
+    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema), sink)
     _write(path, sink.getvalue().to_pybytes())
+
+
+def _fields_of(kind: type) -> Iterator[tuple[str, pa.DataType]]:
+    """Yield names and Arrow types of a dataclass's fields."""
+    # Not from the values, because a column of nulls alone would have no type.
+    for name, hint in get_type_hints(kind).items():
+        (plain,) = set(get_args(hint) or (hint,)) - {NoneType}
+        nested = dataclasses.is_dataclass(plain)
+        yield name, pa.struct(list(_fields_of(plain))) if nested else _ARROW_TYPES[plain]
+
+
+_ARROW_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 def _write(path: str, data: bytes) -> None:
     with file_errors_as(UserError, f"{path!r} cannot be written", "Check its folder and rights."):
+        if is_folder(path):
+            raise IsADirectoryError("there is a folder of this name")
         write_file(path, data)

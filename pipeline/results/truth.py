@@ -7,11 +7,12 @@ from pathlib import PurePath
 
 from labelbeam.pipeline.results.database import Database, literal, name, path_literal
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.files import remote_scheme
+from labelbeam.transforms.files import exists, file_errors_as, remote_scheme
 from labelbeam.transforms.models.heads import EMBEDDING, MULTILABEL
 from labelbeam.transforms.models.labels import synonyms_of
 from labelbeam.transforms.sources.addresses import GCS
 from labelbeam.transforms.table.manifest import Manifest
+from labelbeam.transforms.table.rows import PREDICTIONS
 
 # Value of --truth that stands for the name of an image's folder.
 FOLDER = "folder"
@@ -32,6 +33,10 @@ _READERS = {
 _CSV = "read_csv({}, all_varchar = true, header = true)"
 _MOST_LISTED = 20
 
+_MATCHES = """
+SELECT (SELECT count(*) FROM predictions JOIN truths ON truths.key = {key})
+  + (SELECT count(*) FROM failures JOIN truths ON truths.key = {key}) AS images
+"""
 # Keys of a truth file that name several images, as file names in several folders do.
 _NAMESAKES = """
 SELECT truths.key AS key, count(*) AS images
@@ -46,15 +51,16 @@ WITH named AS (
   FROM (SELECT DISTINCT truth_text FROM known WHERE trim(truth_text) <> '')
 ), by_name AS (
   SELECT part, list(DISTINCT class_id) AS ids
-  FROM (SELECT DISTINCT part FROM named) JOIN names ON names.name = lower(replace(part, '_', ' '))
+  FROM (SELECT DISTINCT part FROM named) JOIN names ON names.name = {plain_part}
   GROUP BY part
 )
-SELECT truth_text, part, coalesce(by_name.ids, CASE WHEN class_id IS NOT NULL THEN [class_id] END) AS ids,
+SELECT truth_text, part,
+  coalesce(by_name.ids, CASE WHEN own_ids.class_id IS NOT NULL THEN [own_ids.class_id] END) AS ids,
   by_name.ids IS NOT NULL AS by_name
 FROM named LEFT JOIN by_name USING (part)
-LEFT JOIN classes
+LEFT JOIN own_ids
   -- With a fraction of zeros, because pandas writes whole numbers so where some are missing.
-  ON regexp_full_match(part, '\\d{{1,9}}(\\.0+)?') AND classes.class_id = try_cast(part AS DOUBLE)
+  ON regexp_full_match(part, '\\d{{1,9}}(\\.0+)?') AND own_id = try_cast(part AS DOUBLE)
 """
 # A truth without parts is the separator alone, and stands for no class.
 _MEANINGS = """
@@ -139,7 +145,9 @@ class Match:
         return self.images - self.judged - self.unmatched_images
 
 
-def match_truth(db: Database, manifest: Manifest, options: TruthOptions, group: str = "NULL") -> Match:
+def match_truth(
+    db: Database, manifest: Manifest, options: TruthOptions, group: str = "NULL", own_classes: str = "classes"
+) -> Match:
     """Match the truth of images with the model's classes.
 
     Makes the view `judged` of predictions whose truth is a class: `id`, `uri`, `labels`, `score`, the column
@@ -151,18 +159,21 @@ def match_truth(db: Database, manifest: Manifest, options: TruthOptions, group: 
       manifest: Manifest of the tables.
       options: Origin of the truth.
       group: SQL of a value of the predictions that divides them into groups.
+      own_classes: Table of the model's own classes, where `classes` has those of two models by name.
 
     Raises:
       UserError: There is no such column or file, an image has several rows in the file, or no truth matches.
     """
     require_classes(manifest)
+    if not manifest.rows[PREDICTIONS]:
+        raise UserError("The tables have no labelled image, so there is nothing to compare with a truth.")
     # No star, because statements over `judged` have names of their own, which columns of users must not take.
     columns = ("id", "uri", "labels", "score", *manifest.labelled_with.outputs)
     selected = ", ".join(f"predictions.{column}" for column in columns)
     source = _attach_truth(db, manifest, options, f"{selected}, CAST({group} AS VARCHAR) AS group_value")
-    _attach_names(db, manifest)
+    _attach_names(db, manifest, own_classes)
     parts = f"string_split(truth_text, {literal(options.separator)})" if options.separator else "[truth_text]"
-    db.run(_PARTS.format(parts=parts))
+    db.run(_PARTS.format(parts=parts, plain_part=plain_name("part")))
     db.run(_MEANINGS)
     db.run(_JUDGED.format(least=0 if manifest.model["head"] == MULTILABEL else 1))
     counts = db.row(_COUNTS)
@@ -247,6 +258,9 @@ def _attach_file(db: Database, options: TruthOptions, selected: str) -> str:
         raise UserError(
             f"truth_file={path!r} is not allowed: a local file or gs://; {scheme}:// is not read."
         )
+    with file_errors_as(UserError, f"truth_file={path!r} cannot be read", "Check its name and rights."):
+        if not exists(path):
+            raise UserError(f"truth_file={path!r} does not exist. Check its name.")
     suffixes = [s for s in PurePath(path).suffixes if s not in (".gz", ".zst")]
     reader = _READERS.get(suffixes[-1].lower() if suffixes else "", _CSV)
     with db.reading(f"truth_file={path!r}", "Give a CSV with a header, Parquet, or JSON"):
@@ -254,11 +268,14 @@ def _attach_file(db: Database, options: TruthOptions, selected: str) -> str:
         columns = list(db.columns("truth_file"))
         key = next((key for key in _KEYS if key in columns), None)
         column = options.column or _only_other(columns, key)
-        if key is None or column not in columns:
+        listed = f"truth_file={path!r} has the columns {', '.join(map(repr, columns))}"
+        if key is None:
             raise UserError(
-                f"truth_file={path!r} has the columns {', '.join(map(repr, columns))}. It needs one of "
-                f"{', '.join(map(repr, _KEYS))} to name the image, and one with its class, named by --truth."
+                f"{listed}. It needs one of {', '.join(map(repr, _KEYS))}, which names the image."
             )
+        if column not in columns:
+            what = f"no column {column!r}" if column else "more than one of them beside the image's name"
+            raise UserError(f"{listed}, and {what}. Name the one with the right class with --truth.")
         value = _text(db, "truth_file", column, options.separator)
         db.run(
             f"CREATE TABLE truths AS\nSELECT CAST({name(key)} AS VARCHAR) AS key, {value} AS truth_text\n"
@@ -271,6 +288,10 @@ def _attach_file(db: Database, options: TruthOptions, selected: str) -> str:
             f"truth_file={path!r} has {doubled[0]['n']:,} rows for {key} {doubled[0]['key']!r}. Join its "
             f"classes in one row, with {options.separator!r} between them."
         )
+    if not db.row(_MATCHES.format(key=_KEYS[key]))["images"]:
+        example = next((row["key"] for row in db.rows("SELECT key FROM truths LIMIT 1")), None)
+        some = f"no {key} of it is one of the tables, such as {example!r}" if example else "it has no rows"
+        raise UserError(f"truth_file={path!r} has the truth of no image: {some}.")
     if namesakes := db.rows(_NAMESAKES.format(key=_KEYS[key])):
         raise UserError(
             f"truth_file={path!r}: the tables have {namesakes[0]['images']:,} images for {key} "
@@ -292,12 +313,24 @@ def _only_other(columns: list[str], key: str | None) -> str:
     return others[0] if len(others) == 1 else ""
 
 
-def _attach_names(db: Database, manifest: Manifest) -> None:
-    """Make the table `names`: names of each class, in lower case; several classes may have one name."""
+def plain_name(column: str) -> str:
+    """Return the SQL of a class's name as names are compared."""
+    return f"lower(replace(trim({column}), '_', ' '))"
+
+
+def _attach_names(db: Database, manifest: Manifest, own_classes: str) -> None:
+    """Make the table `names`, in which several classes may have one name, and `own_ids`, the model's ids."""
+    db.run(f"CREATE TABLE names AS\nSELECT class_id, {plain_name('label')} AS name FROM classes")
+    same = "class_id" if own_classes == "classes" else "name"
     db.run(
-        "CREATE TABLE names AS\nSELECT class_id, lower(replace(trim(label), '_', ' ')) AS name FROM classes"
+        "CREATE TABLE own_ids AS\nSELECT own.class_id AS own_id, names.class_id\n"
+        f"FROM (SELECT class_id, {plain_name('label')} AS name FROM {own_classes}) AS own "
+        f"JOIN names USING ({same})"
     )
     if synonyms := list(synonyms_of(manifest.model["classes"])):
         rows = ", ".join(f"({class_id}, {literal(name)})" for class_id, name in synonyms)
         # ImageNet's other names, because folders and columns of ImageNet's users have synsets and synonyms.
-        db.run(f"INSERT INTO names SELECT * FROM (VALUES {rows}) EXCEPT FROM names")
+        db.run(
+            "INSERT INTO names\nSELECT own_ids.class_id, synonyms.name\n"
+            f"FROM (VALUES {rows}) AS synonyms(own_id, name) JOIN own_ids USING (own_id)\nEXCEPT FROM names"
+        )

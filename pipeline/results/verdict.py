@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
+from labelbeam.pipeline.results.classes import BY_LABEL, CommonClasses
 from labelbeam.pipeline.results.database import Database
 from labelbeam.pipeline.results.intervals import Estimate, proportion
 from labelbeam.pipeline.results.truth import FOLDER, Match, TruthOptions, match_truth
@@ -52,7 +53,9 @@ class Verdict:
     p_value: float
 
 
-def judge(db: Database, a: Manifest, b: Manifest, truth: TruthOptions) -> Verdict:
+def judge(
+    db: Database, a: Manifest, b: Manifest, truth: TruthOptions, classes: CommonClasses | None
+) -> Verdict:
     """Judge two outputs whose images are in the view `labelled_twice` and whose classes are in `classes`.
 
     Raises:
@@ -65,7 +68,8 @@ def judge(db: Database, a: Manifest, b: Manifest, truth: TruthOptions) -> Verdic
     model = {**a.model, "classes": a.model.get("classes") or b.model.get("classes")}
     if MULTILABEL in (a.model["head"], b.model["head"]):
         model["head"] = MULTILABEL
-    match = match_truth(db, dataclasses.replace(manifest, model=model), truth)
+    own_classes = "a_classes" if classes and classes.by == BY_LABEL else "classes"
+    match = match_truth(db, dataclasses.replace(manifest, model=model), truth, own_classes=own_classes)
     is_right = {"a": _is_right("a", a), "b": _is_right("b", b)}
     images = {
         (row["a_right"], row["b_right"]): row["images"] for row in db.rows(_VERDICTS.format(**is_right))

@@ -61,7 +61,7 @@ def publish_embedding(output: Path, length: int) -> Path:
         (["{}", "{}", "--truth=class"], "truth='class' is no column of the input."),
         (["{}", "{}", "--json=/proc/no/x.json"], "'/proc/no/x.json' cannot be written: "),
         (["{}", "{}", "--page=/proc/no/x.html"], "'/proc/no/x.html' cannot be written: "),
-        (["{}", "{}", "--page={}/manifest.json"], "is there already and is no page of labelbeam."),
+        (["{}", "{}", "--page={}/manifest.json"], "is a place of the tables' own files."),
         (["{}", "{}", "--by=class"], "Unknown argument --by=class."),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) and value else None,

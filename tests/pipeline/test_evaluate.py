@@ -324,8 +324,19 @@ def test_truth_file__lists_of_classes__accept_each(tmp_path):
             ["--truth=folder"],
             "No truth in the names of folders matches a class of the model, such as 'bucket'",
         ),
-        (["--truth_file=none.csv"], "truth_file='none.csv' cannot be read: "),
-        (["--truth_file={}/keys.csv"], "It needs one of 'id', 'uri', 'file', 'file_name' to name the image"),
+        (["--truth_file=none.csv"], "truth_file='none.csv' does not exist. Check its name."),
+        (
+            ["--truth_file={}/keys.csv"],
+            "It needs one of 'id', 'uri', 'file', 'file_name', which names the image.",
+        ),
+        (
+            ["--truth_file={}/twice.csv", "--truth=klass"],
+            "and no column 'klass'. Name the one with the right class",
+        ),
+        (
+            ["--truth_file={}/absent.csv"],
+            "has the truth of no image: no id of it is one of the tables, such as 'z'.",
+        ),
         (["--truth_file={}/twice.csv"], "has 2 rows for id 'a'. Join its classes in one row, with '|'"),
         (
             ["--truth_file={}/namesakes.csv"],
@@ -344,6 +355,7 @@ def test_command__mistakes_of_the_user__are_one_line(tmp_path, capsys, arguments
     rows += [{"id": uri, "uri": uri, "labels": [(2, 0.9)]} for uri in ("gs://b/u/x.jpg", "gs://b/v/x.jpg")]
     publish_rows(tmp_path, Settings(CLASSES, columns={"truth": "string"}), rows)
     (tmp_path / "namesakes.csv").write_text("file,class\nx.jpg,two\n")
+    (tmp_path / "absent.csv").write_text("id,class\nz,two\n")
     (tmp_path / "keys.csv").write_text("name,class\na,two\n")
     (tmp_path / "twice.csv").write_text("id,class\na,two\na,one\n")
     assert main(["evaluate", str(tmp_path), *(a.format(tmp_path) for a in arguments)]) == 2
@@ -367,7 +379,7 @@ def test_command__tables_without_classes__are_refused(tmp_path, capsys, settings
 def test_command__table_without_rows__is_no_success(tmp_path, capsys):
     settings = Settings(CLASSES, columns={"truth": "string"})
     assert main(["evaluate", str(publish_rows(tmp_path, settings, [])), "--truth=truth"]) == 2
-    assert "No truth in the column 'truth' is there." in capsys.readouterr().err
+    assert "The tables have no labelled image" in capsys.readouterr().err
 
 
 def test_command__files_and_sql__hold_the_result(tmp_path, capsys):

@@ -101,6 +101,7 @@ def test_command__columns_that_differ_in_case__are_reported_by_their_new_name(tm
     with duckdb.connect() as connection:
         connection.execute(script)
     by_script = (tmp_path / "t.csv").read_bytes()
+    (tmp_path / "t.csv").unlink()
     assert main(arguments) == 0
     assert (tmp_path / "t.csv").read_bytes() == by_script
     printed = capsys.readouterr().out

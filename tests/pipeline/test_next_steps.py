@@ -168,6 +168,9 @@ def test_next_steps__embeddings__a_query_finds_similar_images(tmp_path):
     settings = dataclasses.replace(LABELLED_WITH, outputs={"embedding": 2})
     manifest = manifest_of(labelled_with=settings, listed=3, labelled=3)
     steps = next_steps(manifest, str(tmp_path)).split("\n")
-    assert f"  import pandas; pandas.read_parquet('{tmp_path}/predictions')" in steps
+    assert (
+        f"  import pyarrow.dataset; pyarrow.dataset.dataset('{tmp_path}/predictions').head(5).to_pylist()"
+        in steps
+    )
     (query,) = [line for line in steps if line.startswith("  WITH ")]
     assert [uri for uri, _ in duckdb.sql(query).fetchall()] == ["a", "c", "b"]

@@ -563,6 +563,8 @@ def test_command__shown_sql__writes_the_same_file_in_duckdb(tmp_path, capsys, mo
     with duckdb.connect() as connection:
         connection.execute(script)
     by_script = contents(to)
+    for path in to.iterdir() if to.is_dir() else [to]:
+        path.unlink()
     assert main(arguments) == 0
     assert "7 of 20 images by random, of " in capsys.readouterr().out
     assert by_script == {name: data for name, data in contents(to).items() if name != "config.xml"}
