@@ -37,7 +37,7 @@ from labelbeam.transforms.table.rows import (
 )
 
 
-class Applied(NamedTuple):
+class ApplyResult(NamedTuple):
     """Result of the command.
 
     Attributes:
@@ -49,7 +49,7 @@ class Applied(NamedTuple):
     decided: int | None
 
 
-def apply_calibration(output: str, path: str) -> Applied:
+def apply_calibration(output: str, path: str) -> ApplyResult:
     """Publish a generation whose predictions have the columns of a calibration.
 
     Rows are the same otherwise, files of failures too. Readers see the old generation or the new one, and a
@@ -60,7 +60,7 @@ def apply_calibration(output: str, path: str) -> Applied:
       path: The calibration file.
 
     Raises:
-      UserError: Nothing was published, an unfinished run has rows, or the calibration does not fit.
+      UserError: Nothing was published, a run is unfinished, or the calibration does not fit.
       RunError: A published file is damaged, or the folder can't be written.
     """
     folder = folder_of(output)
@@ -70,12 +70,12 @@ def apply_calibration(output: str, path: str) -> Applied:
         manifest = _manifest_to_change(folder)
         calibration = read_fitting(path, basis_of_table(manifest, folder), folder)
         if manifest.labelled_with.calibration == calibration.fingerprint:
-            return Applied(manifest, None)
+            return ApplyResult(manifest, None)
         with file_errors_as(RunError, f"output={folder!r} cannot be written", "Check its rights."):
             return _publish(folder, manifest, calibration, path)
 
 
-def describe_applied(output: str, applied: Applied) -> str:
+def describe_applied(output: str, applied: ApplyResult) -> str:
     """Describe the result."""
     manifest, decided = applied.manifest, applied.decided
     if decided is None:
@@ -90,11 +90,17 @@ def describe_applied(output: str, applied: Applied) -> str:
 def _manifest_to_change(folder: str) -> Manifest:
     contents = look_into(folder)
     manifest = contents.manifest or published_manifest(folder)
-    if staged := sum(contents.staged_rows.values()):
-        # Refused, because staged rows lack the columns, so that no run could publish them afterwards.
+    if contents.unfinished:
+        # Refused also without staged rows, because a run that has just started has none yet. Its rows will
+        # lack the columns, so that it could not publish them after a change of the calibration.
+        run_id, *others = contents.unfinished
+        more = f" (and {len(others):,} more)" if others else ""
+        staged = sum(contents.staged_rows.values())
+        rows = f"with {staged:,} row{'' if staged == 1 else 's'}"
         raise UserError(
-            f"{folder!r} holds {staged:,} rows of a run that is unfinished or still at work. Run the command "
-            "of that run again to publish them, then apply the calibration."
+            f"{folder!r} holds the run {run_id}{more}, {rows}, which is unfinished or still at work. Run its "
+            "command again to finish it, then apply the calibration. If it will never be finished, delete "
+            f"{TableFolder(folder).run(run_id)}."
         )
     refuse_losses(folder, manifest)
     for column in manifest.labelled_with.columns:
@@ -106,7 +112,7 @@ def _manifest_to_change(folder: str) -> Manifest:
     return manifest
 
 
-def _publish(folder: str, manifest: Manifest, calibration: Calibration, path: str) -> Applied:
+def _publish(folder: str, manifest: Manifest, calibration: Calibration, path: str) -> ApplyResult:
     keep = recorded_config(manifest, {}).write.keep_generations
     # Before anything is written, because an earlier command that was killed has left files.
     tidy(folder, keep)
@@ -134,7 +140,7 @@ def _publish(folder: str, manifest: Manifest, calibration: Calibration, path: st
     )
     switch(folder, changed, moves, (manifest.run_id,), keep)
     delete_folder(rewriting.folder.run(rows.run_id))
-    return Applied(changed, rewriting.decided)
+    return ApplyResult(changed, rewriting.decided)
 
 
 class _Rewriting:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import shutil
 import warnings
 from pathlib import Path
 
@@ -23,13 +24,13 @@ from labelbeam.transforms.calibration import Calibration
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import write_file
 from labelbeam.transforms.table.documents import write_document
-from labelbeam.transforms.table.folder import read_manifest
+from labelbeam.transforms.table.folder import announce, read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 from labelbeam.transforms.table.merge import Partitioning
 from tests.calibrations import SINGLE_LABEL, calibration, publish_rows, random_rows
 from tests.damage import DISK, Death, files_below, flip
 from tests.graphs import assert_sound, make_mixed_corpus, read_tables, run_pipeline
-from tests.results import prediction, stage
+from tests.results import add_staged, prediction
 
 MULTILABEL = calibration(head="multilabel", top_k=4, threshold=0.4, temperature=1.5, default_threshold=0.92)
 BINARY = calibration(head="binary", classes=2, temperature=3.0, default_threshold=0.7, thresholds=())
@@ -135,13 +136,26 @@ def test_apply__killed_before_any_change__readers_see_a_whole_generation_and_it_
     assert change > 10
 
 
-def test_apply__staged_rows__are_refused_with_the_remedy(tmp_path):
-    publish_rows(tmp_path, [[(1, 0.5)]])
-    stage(tmp_path, "20260101T000001-00000001", [prediction(1), prediction(2)])
-    with pytest.raises(
-        UserError, match=r"holds 2 rows of a run that is unfinished .* Run the command of that"
-    ):
-        apply_calibration(str(tmp_path), write(tmp_path / "cal.json", SINGLE_LABEL))
+@pytest.mark.parametrize("rows", [0, 1, 2])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_apply__unfinished_runs__are_refused_with_the_remedy_until_they_are_deleted(tmp_path, rows, runs):
+    before = publish_rows(tmp_path, [[(1, 0.5)]])
+    run_ids = [f"20260101T00000{n}-00000001" for n in range(runs)]
+    for run_id in run_ids:
+        announce(str(tmp_path), run_id, before.labelled_with)
+        if rows:
+            add_staged(tmp_path, run_id, [prediction(n) for n in range(rows)])
+    file = write(tmp_path / "cal.json", SINGLE_LABEL)
+    more = r" \(and 1 more\)" if runs == 2 else ""
+    staged = f"with {rows * runs} row{'' if rows * runs == 1 else 's'}"
+    with pytest.raises(UserError, match=f"holds the run {run_ids[0]}{more}, {staged}, .* command again"):
+        apply_calibration(str(tmp_path), file)
+    assert read_manifest(str(tmp_path)) == before
+    for run_id in run_ids:
+        with pytest.raises(UserError, match=f"never be finished, delete {tmp_path}/_staging/{run_id}"):
+            apply_calibration(str(tmp_path), file)
+        shutil.rmtree(tmp_path / "_staging" / run_id)
+    assert apply_calibration(str(tmp_path), file).manifest.generation == 2
 
 
 @pytest.mark.parametrize(
