@@ -25,7 +25,7 @@ from tests.results import LABELLED_WITH, failure, publish
 
 METADATA = ImageMetadata(640, 480, "JPEG", 1, 1, 1234, "f" * 64, "v1")
 ROWS = RowMetadata("run", "model-1", "pre-1", (("price", pa.float64()),))
-_HALF = Estimate(0.5, 0.4, 0.6)
+_HALF = Estimate(0.5, 0.4, 0.6, 300)
 SINGLE_LABEL = Calibration(
     labelbeam="1.2.3",
     basis=Basis("model-1", "pre-1", "single_label", classes=10, top_k=2),

@@ -87,11 +87,22 @@ class ClassThreshold:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number measured on a sample, with its 95 % confidence interval."""
+    """A value with its 95 % confidence interval.
+
+    Attributes:
+      low: Lower bound.
+      high: Upper bound.
+      images: Number of images, or of labels of multi-label models, that the value is about.
+    """
 
     value: float
     low: float
     high: float
+    images: int
+
+    def __str__(self) -> str:
+        """Describe the estimate, such as `0.963 (0.817 to 0.993)`."""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,7 @@ class Calibration:
       temperature: Temperature T.
       default_threshold: Least score of classes that `thresholds` does not list; None if they are never
         decided.
-      default_labels: Number of labels that the default threshold was found on.
+      default_labels: Number of labels that decided the default threshold.
       thresholds: Classes with a threshold of their own.
       wanted_risk: Largest wanted share of wrong decisions; None if all labels are decided.
       images: Images that it was made from.
@@ -241,9 +252,9 @@ def decide(predictions: pa.RecordBatch, calibration: Calibration) -> list[pa.Arr
         abstains[rows] = ~is_decided[firsts]
         label = predictions["label"]
         return [pc.if_else(pa.array(abstains), pa.scalar(None, label.type), label), best]
-    kept = np.zeros(scores.listed.shape, bool)
-    kept[scores.are_listed] = is_decided
-    ends = np.cumsum(np.concatenate([[0], kept.sum(axis=1)]), dtype=np.int32)
+    is_kept = np.zeros(scores.listed.shape, bool)
+    is_kept[scores.are_listed] = is_decided
+    ends = np.cumsum(np.concatenate([[0], is_kept.sum(axis=1)]), dtype=np.int32)
     chosen = flat.filter(pa.array(is_decided))
     children = [chosen.field("class_id"), chosen.field("label"), pa.array(flat_scores[is_decided])]
     values = pa.StructArray.from_arrays(children, fields=list(labels.type.value_type))

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from labelbeam.pipeline.calibration import read_calibration
 from labelbeam.pipeline.commands.evaluate import describe_match
-from labelbeam.pipeline.results.calibrate import Made, calibrate, labels_needed
+from labelbeam.pipeline.results.calibrate import CalibrationResult, calibrate, labels_needed
 from labelbeam.pipeline.results.database import find_generation, open_database
-from labelbeam.pipeline.results.text import align
+from labelbeam.pipeline.results.targets import new_file
+from labelbeam.pipeline.results.text import align, counted
 from labelbeam.pipeline.results.truth import TruthOptions
 from labelbeam.transforms.calibration import Calibration, Estimate
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.files import exists, file_errors_as, write_file
+from labelbeam.transforms.files import exists, file_errors_as
 from labelbeam.transforms.table.documents import write_document
 
 # Classes that a line lists.
 _MOST_LISTED = 10
 # Fewer images have intervals that are too wide to compare two errors.
 _FEW_IMAGES = 500
+# Temperatures closer to 1 change no score by more than 0.003.
+_HARDLY = 0.01
 
 
 def calibrate_output(
@@ -39,17 +43,15 @@ def calibrate_output(
     """
     _refuse_other_file(path)
     with open_database(show_sql) as db:
-        made = calibrate(db, db.attach(output), output, truth, wanted_risk)
+        result = calibrate(db, db.attach(output), output, truth, wanted_risk)
     if show_sql:
         return
-    with file_errors_as(
-        UserError, f"--calibration={path!r} cannot be written", "Check its folder and rights."
-    ):
-        write_file(path, write_document(made.calibration))
-    print("\n".join(describe_calibration(made)))
+    with new_file(path) as part:
+        Path(part).write_bytes(write_document(result.calibration))
+    print("\n".join(describe_calibration(result)))
     # Without the generation that `output` may name, because only the current one can be changed.
     folder = find_generation(output).folder
-    print(f"\nWritten to {path}, fingerprint {made.calibration.fingerprint}. Use it with")
+    print(f"\nWritten to {path}, fingerprint {result.calibration.fingerprint}. Use it with")
     print(f"  labelbeam apply {shlex.quote(folder)} --calibration {shlex.quote(path)}")
     print(f"or in a new output, with labelbeam run --calibration {shlex.quote(path)}")
 
@@ -66,18 +68,18 @@ def _refuse_other_file(path: str) -> None:
             ) from e
 
 
-def describe_calibration(made: Made) -> Iterator[str]:
+def describe_calibration(result: CalibrationResult) -> Iterator[str]:
     """Yield the lines that describe a calibration."""
-    calibration, judgement = made.calibration, made.calibration.judgement
-    yield from describe_match(made.match)
-    if made.left_out:
+    calibration, judgement = result.calibration, result.calibration.judgement
+    yield from describe_match(result.match)
+    if result.left_out:
         yield (
-            f"{made.left_out:,} of these images are left out, because memory is bounded; the others are a "
+            f"Left out, because memory is bounded: {counted(result.left_out, 'image')}. The others are a "
             "fixed sample."
         )
-    yield f"Made from {calibration.images:,} images, and judged on {judgement.images:,} others."
-    way = "above" if calibration.temperature > 1 else "below"
-    yield f"Temperature {calibration.temperature:g}: raw scores are mostly {way} the share of right labels."
+    others = counted(judgement.images, "other")
+    yield f"Made from {counted(calibration.images, 'image')}, and judged on {others}."
+    yield f"Temperature {calibration.temperature:g}: {_describe_temperature(calibration.temperature)}."
     yield ""
     rows = [
         ("calibration error of raw scores", *_values(judgement.error_before)),
@@ -91,6 +93,12 @@ def describe_calibration(made: Made) -> Iterator[str]:
     yield from (f"Warning: {warning}" for warning in _warnings(calibration))
 
 
+def _describe_temperature(temperature: float) -> str:
+    if abs(temperature - 1) < _HARDLY:
+        return "raw scores hardly change"
+    return f"raw scores are mostly {'above' if temperature > 1 else 'below'} the share of right labels"
+
+
 def _values(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
     return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
 
@@ -102,9 +110,9 @@ def _describe_thresholds(calibration: Calibration) -> Iterator[str]:
         return
     own = [one for one in calibration.thresholds if one.threshold is not None]
     shared = "none" if default is None else f"{default:.3f}"
-    least = 2 * labels_needed(risk)
+    least = counted(2 * labels_needed(risk), "label")
     yield (
-        f"Classes with a threshold of their own (of {least:,} labels or more): {len(own):,}; threshold of "
+        f"Classes with a threshold of their own (of {least} or more): {len(own):,}; threshold of "
         f"all others: {shared}."
     )
     others = calibration.basis.classes - len(calibration.thresholds)
@@ -115,7 +123,8 @@ def _describe_thresholds(calibration: Calibration) -> Iterator[str]:
 def _warnings(calibration: Calibration) -> Iterator[str]:
     risk, judgement = calibration.wanted_risk, calibration.judgement
     if judgement.images < _FEW_IMAGES:
-        yield f"only {judgement.images:,} images judge this calibration, so that the intervals are wide."
+        images = counted(judgement.images, "image")
+        yield f"this calibration is judged on {images} alone, so that the intervals are wide."
     if judgement.error_after.low > judgement.error_before.value:
         yield (
             "on the other images, calibrated scores are further from the share of right labels than raw "
@@ -131,10 +140,11 @@ def _warnings(calibration: Calibration) -> Iterator[str]:
             f"{', '.join(map(repr, never[:_MOST_LISTED]))}{more}."
         )
     if calibration.default_threshold is None and calibration.default_labels:
+        labels = counted(calibration.default_labels, "label")
         yield (
-            f"the {calibration.default_labels:,} labels of all other classes together have no score with at "
-            f"most {risk:g} wrong ones, so that these classes are never decided. More images with a truth, "
-            "or a higher risk, may help."
+            f"no score of all other classes together ({labels}) has at most {risk:g} wrong "
+            "labels, so that these classes are never decided. More images with a truth, or a higher risk, "
+            "may help."
         )
     if judgement.risk and judgement.risk.low > risk:
         yield f"on the other images the risk is above the wanted {risk:g}, and not by chance."

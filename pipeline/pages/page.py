@@ -10,6 +10,7 @@ from urllib.parse import quote
 import jinja2
 
 from labelbeam import __version__
+from labelbeam.pipeline.results.text import counted
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.files import exists, file_errors_as, is_folder, open_file, write_file
 from labelbeam.transforms.sources.secrets import HIDDEN
@@ -82,11 +83,6 @@ def _environment() -> jinja2.Environment:
 def count(number: float) -> str:
     """Return a whole number with commas."""
     return f"{number:,.0f}"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun: `1 image`, `2 images`."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def share(part: float, whole: float) -> str:

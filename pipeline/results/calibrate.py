@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,9 @@ from scipy.optimize import minimize_scalar
 
 from labelbeam import __version__
 from labelbeam.pipeline.calibration import basis_of_table
-from labelbeam.pipeline.results import intervals
-from labelbeam.pipeline.results.database import Database
+from labelbeam.pipeline.results.database import Database, sample_of
 from labelbeam.pipeline.results.evaluate import BINS
+from labelbeam.pipeline.results.intervals import error_of_bins, proportion, wilson_bounds
 from labelbeam.pipeline.results.truth import Match, TruthOptions, match_truth
 from labelbeam.transforms.calibration import (
     RESOLUTION,
@@ -35,18 +35,16 @@ from labelbeam.transforms.table.manifest import Manifest
 
 # Most images, and most scores of them all, because both are held in memory.
 MOST_IMAGES, _MOST_SCORES = 1_000_000, 10_000_000
-# Standard deviations of a normal distribution that 95 % lie below.
-_ONE_SIDED_95 = NormalDist().inv_cdf(0.95)
+# A two-sided interval of 90 % has bounds of 95 % confidence each.
+_TWO_SIDED = 0.9
 # Range of the temperature's logarithm: 0.05 to 20.
 _LOG_RANGE = (-3.0, 3.0)
-# Hashes have 64 bits.
-_HASHES = 1 << 64
 
 _SAMPLE = """
 SELECT md5_number_lower(id) AS hash,
   list_transform(labels, lambda l: {{'class_id': l.class_id, 'score': l.score}}) AS labels,
   list_transform(labels, lambda l: list_contains(right_ids, l.class_id)) AS is_right
-FROM judged{where}
+FROM judged {where}
 ORDER BY hash
 """
 
@@ -86,7 +84,7 @@ class Labels(NamedTuple):
     is_right: np.ndarray
 
 
-class Made(NamedTuple):
+class CalibrationResult(NamedTuple):
     """A calibration, and the images that it was made from.
 
     Attributes:
@@ -101,7 +99,7 @@ class Made(NamedTuple):
 
 def calibrate(
     db: Database, manifest: Manifest, output: str, truth: TruthOptions, wanted_risk: float | None
-) -> Made:
+) -> CalibrationResult:
     """Make a calibration from attached tables.
 
     Args:
@@ -134,25 +132,22 @@ def calibrate(
         judgement=_NOT_JUDGED,
     )
     calibration = dataclasses.replace(calibration, judgement=judge(judging, calibration))
-    return Made(calibration, match, match.judged - fitting.images - judging.images)
+    return CalibrationResult(calibration, match, match.judged - fitting.images - judging.images)
 
 
-_UNKNOWN = Estimate(0.0, 0.0, 1.0)
+_UNKNOWN = Estimate(0.0, 0.0, 1.0, 0)
 _NOT_JUDGED = Judgement(0, _UNKNOWN, _UNKNOWN, _UNKNOWN, None)
 
 
 def _read_halves(db: Database, basis: Basis, judged: int) -> tuple[Sample, Sample]:
     most = min(MOST_IMAGES, _MOST_SCORES // min(basis.top_k, basis.classes))
-    # A bound for the hash and no LIMIT, because DuckDB would sort all rows for that. Hashes are spread
-    # evenly, so that the number of images is `most`, give or take some hundreds.
-    where = f"\nWHERE md5_number_lower(id) < {_HASHES * most // judged}" if judged > most else ""
-    table = db.arrow(_SAMPLE.format(where=where))
-    # By the lowest bit, because the bound above has chosen images by their highest bits.
+    table = db.arrow(_SAMPLE.format(where=sample_of(judged, most)))
+    # By the lowest bit, because the sample has chosen images by the highest bits of the hash.
     half = table["hash"].to_numpy() % 2
     fitting, judging = (_sample_of(table.filter(pa.array(half == n)), basis) for n in (0, 1))
     if not fitting.images or not judging.images:
         raise UserError(
-            f"{judged:,} images with a truth are too few for two halves. Some hundreds are needed for "
+            f"Images with a truth: {judged:,}, which is too few for two halves. Some hundreds are needed for "
             "scores, and some hundreds of each label for thresholds."
         )
     return fitting, judging
@@ -182,9 +177,9 @@ def fit_temperature(sample: Sample, basis: Basis) -> float:
         # weight of about one label.
         return float(surprise) + log_temperature**2 / 2
 
-    found = minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-5})
+    minimum = minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded", options={"xatol": 1e-5})
     # Rounded, because the last digits differ between processors, and the fingerprint with them.
-    return float(f"{math.exp(found.x):.5g}")
+    return float(f"{math.exp(minimum.x):.5g}")
 
 
 def labels_of(sample: Sample, basis: Basis, temperature: float | None = None) -> Labels:
@@ -235,38 +230,34 @@ def _take(labels: Labels, rows: np.ndarray) -> Labels:
 
 
 def _is_hopeless(labels: Labels, risk: float) -> bool:
-    """Return whether surely more than `risk` of the most certain labels are wrong."""
+    """Return whether, with 95 % confidence, more than `risk` of the most certain labels are wrong."""
     needed = labels_needed(risk)
     best = np.argsort(-labels.scores, kind="stable")[:needed]
-    return bool(_bounds((~labels.is_right[best]).sum(), needed)[0] > risk)
+    return bool(wilson_bounds((~labels.is_right[best]).sum(), needed, _TWO_SIDED)[0] > risk)
 
 
 def labels_needed(risk: float) -> int:
     """Return the least number of labels that prove a risk, if none of them is wrong."""
-    return math.ceil(_ONE_SIDED_95**2 * (1 - risk) / risk)
+    # From Wilson's upper bound of no wrong label: z² / (labels + z²) <= risk.
+    return math.ceil(NormalDist().inv_cdf((1 + _TWO_SIDED) / 2) ** 2 * (1 - risk) / risk)
 
 
 def find_threshold(labels: Labels, risk: float) -> float | None:
-    """Return the least score from which on the share of wrong labels is surely at most `risk`.
+    """Return the least score from which on the share of wrong labels is most likely at most `risk`.
 
     The largest set of most certain labels is taken whose upper bound, of 95 % confidence, is at most `risk`.
     """
+    # The bound holds for one set, and the best of many is taken. In simulations of 200 to 5,000 labels, the
+    # risk on new images was above the wanted one in up to 6 % of cases, and in up to 9 % where scores do not
+    # order the labels. Tests of sets in sequence, up to the first failure, would keep to 5 %, but would find
+    # no threshold in 45 % of cases of 1,000 labels instead of 14 %.
     order = np.argsort(-labels.scores, kind="stable")
     scores, wrong = labels.scores[order], np.cumsum(~labels.is_right[order])
     # Only where the score changes, because a threshold can't part labels of equal scores.
     is_end = np.append(scores[1:] != scores[:-1], True)[: len(scores)]
-    bounds = _bounds(wrong, np.arange(1, len(scores) + 1))[1]
+    bounds = wilson_bounds(wrong, np.arange(1, len(scores) + 1), _TWO_SIDED)[1]
     fits = np.flatnonzero(is_end & (bounds <= risk))
     return float(scores[fits[-1]]) if len(fits) else None
-
-
-def _bounds(wrong: Any, numbers: Any) -> tuple[Any, Any]:
-    """Return the lower and the upper bound of shares, each of 95 % confidence: Wilson's interval of 90 %."""
-    # Not by scipy, because it takes no arrays, and a bound is needed for each label.
-    share, z2 = wrong / numbers, _ONE_SIDED_95**2
-    centre = share + z2 / (2 * numbers)
-    half = _ONE_SIDED_95 * np.sqrt(share * (1 - share) / numbers + z2 / (4 * numbers**2))
-    return (centre - half) / (1 + z2 / numbers), (centre + half) / (1 + z2 / numbers)
 
 
 def judge(sample: Sample, calibration: Calibration) -> Judgement:
@@ -276,30 +267,21 @@ def judge(sample: Sample, calibration: Calibration) -> Judgement:
     calibrated = _as_decided(labels_of(sample, basis, calibration.temperature))
     is_decided = calibrated.scores >= limits_of(calibration)[calibrated.class_ids]
     decided, wrong = int(is_decided.sum()), int((is_decided & ~calibrated.is_right).sum())
-    coverage = intervals.proportion(decided, len(is_decided))
-    risk = intervals.proportion(wrong, decided)
     return Judgement(
         images=sample.images,
         error_before=calibration_error(raw),
         error_after=calibration_error(calibrated),
-        coverage=_plain(coverage) if coverage else Estimate(0.0, 0.0, 1.0),
-        risk=_plain(risk) if risk else None,
+        coverage=proportion(decided, len(is_decided)) or _UNKNOWN,
+        risk=proportion(wrong, decided),
     )
 
 
 def calibration_error(labels: Labels) -> Estimate:
-    """Return the expected calibration error: mean difference of score and share of right labels, in bins."""
+    """Return the expected calibration error of labels."""
     number = len(labels.scores)
     if not number:
         return _UNKNOWN
     scores = labels.scores.astype(np.float64)
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     gaps = labels.is_right - scores
-    error = float(np.abs(np.bincount(bins, gaps)).sum() / number)
-    # Once the sign of each bin is taken as given, the error is a mean of signed gaps.
-    variance = float(np.square(gaps).mean()) - error**2
-    return _plain(intervals.interval(error, variance / number, number))
-
-
-def _plain(estimate: intervals.Estimate) -> Estimate:
-    return Estimate(estimate.value, estimate.low, estimate.high)
+    return error_of_bins(np.bincount(bins, gaps), float(np.square(gaps).sum()), number)

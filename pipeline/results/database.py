@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 # buffers of Parquet readers and Python come on top.
 _MEMORY = "1GB"
 _ROWS_AT_ONCE = 10_000
+# Number of different hashes of an id, which have 64 bits.
+_HASHES = 1 << 64
 # A generation in the name of an output, as in `labels@3`.
 _GENERATION = re.compile(r"(.+)@(\d{1,6})")
 
@@ -267,6 +269,13 @@ ELEMENT = '"element of a list"'
 def name(column: str) -> str:
     """Return the name of a column as SQL."""
     return '"' + column.replace('"', '""') + '"'
+
+
+def sample_of(images: int, most: int) -> str:
+    """Return the WHERE clause of a fixed sample of about `most` images; "" if there are no more."""
+    # A bound for the hash and no LIMIT, because DuckDB would sort all rows for that. Hashes are spread
+    # evenly, so that the number of images is `most`, give or take some hundreds.
+    return f"WHERE md5_number_lower(id) < {_HASHES * most // images}" if images > most else ""
 
 
 def _copy(query: str, path: str, options: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from labelbeam.pipeline.results.churn import MOST_IMAGES, Change, find_changes
-from labelbeam.pipeline.results.database import Database
+from labelbeam.pipeline.results.database import Database, sample_of
 from labelbeam.pipeline.results.shifts import Shifts, measure_shifts
 
 # Bytes of the embeddings of one output that are joined. DuckDB can't join more of such wide rows within its
 # memory, although it spills (1.5 GB failed).
 _MOST_BYTES = 200_000_000
-_HASHES = 1 << 64
 # In double precision, because distances of nearly equal embeddings would be rounding errors. Null if an
 # embedding is zero, because the distance is then undefined.
 _DISTANCES = """
@@ -17,10 +16,9 @@ CREATE TABLE distances AS
 SELECT id, nullif(
     greatest(0, list_cosine_distance(a.embedding::DOUBLE[], b.embedding::DOUBLE[])), 'nan'
   ) AS distance
-FROM (SELECT id, embedding FROM a_predictions{condition}) AS a
-JOIN (SELECT id, embedding FROM b_predictions{condition}) AS b USING (id)
+FROM (SELECT id, embedding FROM a_predictions {where}) AS a
+JOIN (SELECT id, embedding FROM b_predictions {where}) AS b USING (id)
 """
-_CONDITION = " WHERE md5_number_lower(id) < {limit}"
 _DISTANT = f"""
 SELECT id, distance FROM distances WHERE distance > 0 ORDER BY distance DESC, id LIMIT {MOST_IMAGES}
 """
@@ -40,12 +38,11 @@ def measure_distances(
       The distribution, or None without distances; the images with the largest ones; and reservations.
     """
     most = _MOST_BYTES // (4 * length)
-    # By the id's hash, because the same images are then compared every time.
-    condition = _CONDITION.format(limit=_HASHES * most // images) if images > most else ""
-    db.run(_DISTANCES.format(condition=condition))
+    where = sample_of(images, most)
+    db.run(_DISTANCES.format(where=where))
     compared = db.row("SELECT count(*) AS images, count(*) - count(distance) AS undefined FROM distances")
     warnings = []
-    if condition:
+    if where:
         warnings.append(
             f"Distances are of {compared['images']:,} of {images:,} images, chosen by a hash of the id, "
             "because the embeddings of all would need too much memory."

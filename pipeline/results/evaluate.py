@@ -21,7 +21,7 @@ from labelbeam.pipeline.results.evaluation import (
     Evaluation,
     Group,
 )
-from labelbeam.pipeline.results.intervals import Estimate, interval, proportion
+from labelbeam.pipeline.results.intervals import Estimate, error_of_bins, proportion
 from labelbeam.pipeline.results.truth import TruthOptions, match_truth
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import BINARY, MULTILABEL
@@ -192,11 +192,8 @@ class _Counts:
     def _calibration_error(self, labels: int) -> dict[str, Estimate]:
         if not labels:
             return {}
-        # The error is the mean of signed gaps between hit and score, once the sign of each bin is taken as
-        # given, so that it has the variance of a mean.
-        error = float(np.abs(self.bins[:, 1] - self.bins[:, 3]).sum() / labels)
-        variance = float(self.bins[:, 4].sum() / labels) - error**2
-        return {CALIBRATION_ERROR: interval(error, variance / labels, labels)}
+        gaps, squared_gaps = self.bins[:, 1] - self.bins[:, 3], float(self.bins[:, 4].sum())
+        return {CALIBRATION_ERROR: error_of_bins(gaps, squared_gaps, labels)}
 
     @property
     def calibration(self) -> tuple[Bin, ...]:

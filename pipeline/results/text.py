@@ -18,6 +18,11 @@ from labelbeam.transforms.files import file_errors_as, is_folder, write_file
 MOST_LINES = 20
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 image`, `2 images`."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def align(header: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = "  ") -> list[str]:
     """Align cells in columns: text to the left, numbers to the right; None is a dash."""
     values = list(rows)

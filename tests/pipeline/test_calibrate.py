@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import duckdb
@@ -14,8 +15,8 @@ from labelbeam.pipeline.commands.apply import apply_calibration
 from labelbeam.pipeline.commands.calibrate import describe_calibration
 from labelbeam.pipeline.results import calibrate as module
 from labelbeam.pipeline.results.calibrate import (
+    CalibrationResult,
     Labels,
-    Made,
     calibrate,
     calibration_error,
     find_threshold,
@@ -25,6 +26,7 @@ from labelbeam.pipeline.results.calibrate import (
 from labelbeam.pipeline.results.database import open_database
 from labelbeam.pipeline.results.evaluate import evaluate
 from labelbeam.pipeline.results.evaluation import CALIBRATION_ERROR
+from labelbeam.pipeline.results.intervals import wilson_bounds
 from labelbeam.pipeline.results.truth import TruthOptions
 from labelbeam.transforms.calibration import Basis, Calibration
 from labelbeam.transforms.errors import UserError
@@ -62,7 +64,7 @@ def make_table(
     return publish_rows(output, rows, basis, draw_truths(logits / gain, basis, seed))
 
 
-def make(output: Path | str, risk: float | None = None) -> Made:
+def make(output: Path | str, risk: float | None = None) -> CalibrationResult:
     with open_database() as db:
         return calibrate(db, db.attach(str(output)), str(output), TRUTH, risk)
 
@@ -133,7 +135,7 @@ def test_calibrate__labels_by_chance__decides_none_and_describes_it(tmp_path):
     assert made.calibration.judgement.risk is None and made.calibration.judgement.coverage.value == 0
     text = "\n".join(describe_calibration(made))
     assert "so that they are never decided: 'class " in text
-    assert "labels of all other classes together have no score with at most 0.05 wrong ones" in text
+    assert "labels) has at most 0.05 wrong labels, so that these classes are never decided" in text
     file = tmp_path / "cal.json"
     file.write_bytes(write_document(made.calibration))
     assert apply_calibration(str(tmp_path), str(file)).decided == 0
@@ -148,7 +150,7 @@ def test_calibrate__more_images_than_memory_allows__takes_a_fixed_sample(tmp_pat
     assert abs(used - most) < 150 and first.left_out == 3000 - used
     assert abs(first.calibration.images - used / 2) < 100
     assert first == again
-    assert "images are left out, because memory is bounded" in "\n".join(describe_calibration(first))
+    assert "Left out, because memory is bounded: " in "\n".join(describe_calibration(first))
 
 
 def test_describe_calibration__every_class_has_a_threshold__does_not_warn_of_others(tmp_path):
@@ -167,9 +169,9 @@ def test_describe_calibration__every_class_has_a_threshold__does_not_warn_of_oth
 def test_calibrate__few_images__has_warnings(tmp_path):
     make_table(tmp_path / "few", BASES["binary"], images=20)
     text = "\n".join(describe_calibration(make(tmp_path / "few", 0.05)))
-    assert "images judge this calibration" in text and "never decided" in text
+    assert "this calibration is judged on " in text and "never decided" in text
     publish_rows(tmp_path / "one", [[(1, 0.9)]], BASES["binary"], ["class 1"])
-    with pytest.raises(UserError, match="1 images with a truth are too few for two halves"):
+    with pytest.raises(UserError, match="Images with a truth: 1, which is too few for two halves"):
         make(tmp_path / "one")
 
 
@@ -204,6 +206,59 @@ def test_find_threshold__random_labels__is_the_least_score_whose_bound_fits(seed
 def equal_labels(number: int) -> Labels:
     """Return labels of score 1 that are all right."""
     return Labels(np.ones(number, np.float32), np.zeros(number, np.int32), np.ones(number, bool))
+
+
+@pytest.mark.parametrize(("slope", "most"), [(0.0, 0.14), (1.0, 0.08)])
+def test_find_threshold__random_labels__misses_the_risk_of_new_images_as_rarely_as_described(slope, most):
+    # With a slope of 0 scores do not order the labels, and each threshold is a wrong one.
+    risk, number, draws, random = 0.05, 1000, 400, np.random.default_rng(4)
+    misses = 0
+    for _ in range(draws):
+        scores = random.random(number)
+        wrong = random.random(number) < (1 - scores if slope else 0.06)
+        threshold = find_threshold(Labels(scores, np.zeros(number, np.int32), ~wrong), risk)
+        misses += threshold is not None and (slope == 0 or (1 - threshold) / 2 > risk)
+    assert misses / draws < most
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize("images", [1, 7, 1000, 10**7])
+def test_wilson_bounds__numbers_and_arrays__are_those_of_scipy(images, confidence):
+    hits = np.unique([0, images // 3, images // 2, images - 1, images])
+    lows, highs = wilson_bounds(hits, np.full(len(hits), images), confidence)
+    for n, low, high in zip(hits.tolist(), lows, highs, strict=True):
+        expected = binomtest(n, images).proportion_ci(confidence, "wilson")
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert wilson_bounds(n, images, confidence) == (low, high)
+    assert lows[0] == 0 and highs[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("temperature", "text"),
+    [
+        (1.0, "Temperature 1: raw scores hardly change."),
+        (1.005, "raw scores hardly change."),
+        (0.995, "raw scores hardly change."),
+        (1.02, "raw scores are mostly above the share"),
+        (0.5, "raw scores are mostly below the share"),
+    ],
+)
+def test_describe_calibration__any_temperature__names_its_effect(tmp_path, temperature, text):
+    make_table(tmp_path, BASES["binary"], images=50)
+    made = make(tmp_path)
+    changed = dataclasses.replace(made.calibration, temperature=temperature)
+    assert text in "\n".join(describe_calibration(made._replace(calibration=changed)))
+
+
+def test_describe_calibration__one_of_everything__has_no_plural(tmp_path):
+    make_table(tmp_path, BASES["binary"], images=50)
+    made = make(tmp_path, 0.2)
+    judgement = dataclasses.replace(made.calibration.judgement, images=1)
+    changes = {"images": 1, "default_labels": 1, "default_threshold": None, "judgement": judgement}
+    made = made._replace(calibration=dataclasses.replace(made.calibration, **changes), left_out=1)
+    text = "\n".join(describe_calibration(made))
+    assert not re.findall(r"\b1 (?:further )?(?:images|others|labels|classes|rows)", text)
+    assert "Made from 1 image, and judged on 1 other." in text and "together (1 label)" in text
 
 
 def test_find_threshold__no_labels__is_none():
