@@ -22,8 +22,9 @@ from labelbeam.pipeline.pages.page import MAX_BYTES, count, counted, file_size, 
 from labelbeam.pipeline.report.record import RunRecord
 from labelbeam.pipeline.results.evaluation import Evaluation
 from labelbeam.pipeline.results.failures import Failures
+from labelbeam.pipeline.results.histogram import Bin
 from labelbeam.pipeline.results.image_files import ImageFiles
-from labelbeam.pipeline.results.overview import TOP_CLASSES, Bin, LabelledImage, Labels
+from labelbeam.pipeline.results.overview import TOP_CLASSES, LabelledImage, Labels
 from labelbeam.pipeline.results.thumbnails import Thumbnail
 from labelbeam.transforms.models.heads import BINARY, MULTILABEL
 from labelbeam.transforms.table.manifest import Manifest

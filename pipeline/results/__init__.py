@@ -1,6 +1,6 @@
 """Commands over published tables: SQL of DuckDB, in bounded memory.
 
-    common      database, remote, truth, intervals, targets, text
+    common      database, remote, truth, intervals, histogram, targets, text
     evaluate    evaluate, evaluation, curves
     report      overview, image_files, failures, thumbnails
     diff        diff, settings, classes, fates, churn, shifts, distances, verdict

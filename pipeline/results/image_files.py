@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labelbeam.pipeline.results.database import Database
-from labelbeam.pipeline.results.overview import Bin
+from labelbeam.pipeline.results.histogram import Bin
 
 
 @dataclass(frozen=True, slots=True)

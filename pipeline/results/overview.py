@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labelbeam.pipeline.results.database import Database, name
+from labelbeam.pipeline.results.histogram import Bin
 from labelbeam.transforms.models.heads import BINARY, MULTILABEL
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.table.manifest import Manifest
@@ -21,15 +22,6 @@ _IMAGES = 6
 _MOST_EXTREMES = 100
 _SCORE_BINS = 20
 _NORM_BINS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """A bar of a histogram: images from `low` to below `high`."""
-
-    low: float
-    high: float
-    images: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labelbeam.pipeline.results.database import Database
+from labelbeam.pipeline.results.histogram import Bin
 
 # Values are counted in steps, because sorting as many values as there are images needs memory or disk.
 _STEPS_PER_UNIT = 1_000_000
@@ -36,15 +37,6 @@ SELECT greatest(0, least({last}, CAST(floor((step - {low}) / {width}) AS INTEGER
   sum(images)::BIGINT AS images
 FROM steps GROUP BY bin
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Images whose values lie from `low` to below `high`."""
-
-    low: float
-    high: float
-    images: int
 
 
 @dataclass(frozen=True, slots=True)

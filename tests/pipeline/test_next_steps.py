@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+import shlex
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labelbeam.pipeline.cli import _parser
 from labelbeam.pipeline.report.next_steps import _FOLDER, are_classes, find_truth_column, next_steps
 from labelbeam.pipeline.results.truth import FOLDER
 from labelbeam.transforms.models.labels import imagenet_labels
@@ -174,3 +176,12 @@ def test_next_steps__embeddings__a_query_finds_similar_images(tmp_path):
     )
     (query,) = [line for line in steps if line.startswith("  WITH ")]
     assert [uri for uri, _ in duckdb.sql(query).fetchall()] == ["a", "c", "b"]
+
+
+def test_next_steps__any_run__name_commands_that_exist():
+    settings = dataclasses.replace(LABELLED_WITH, columns={"label": "string"})
+    commands = commands_of(manifest_of(FAILURES, labelled_with=settings, listed=7, labelled=1, failed=6))
+    assert {command.split()[1] for command in commands} == {"evaluate", "report", "rerun", "verify"}
+    for command in commands:
+        _, unknown = _parser().parse_known_args(shlex.split(command)[1:])
+        assert not unknown

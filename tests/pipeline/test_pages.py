@@ -10,7 +10,7 @@ pytest.importorskip("jinja2")
 
 from labelbeam.pipeline.pages import page
 from labelbeam.pipeline.pages.charts import histogram
-from labelbeam.pipeline.results.overview import Bin
+from labelbeam.pipeline.results.histogram import Bin
 
 
 @pytest.mark.parametrize(
