@@ -60,7 +60,7 @@ def _values_of_shifts(shifts: Shifts | None, is_score: bool) -> dict[str, Any]:
         if is_score
         else ("Distances", "cosine distance")
     )
-    # The digits that tell the edges of bins apart.
+    # Enough digits for the edges of bins to differ.
     digits = len(f"{shifts.bins[-1].high - shifts.bins[-1].low:.6f}".rstrip("0").partition(".")[2])
     return {
         "chart": histogram(title, shifts.bins, axis, digits=digits),

@@ -260,7 +260,7 @@ def _note_relative_paths(selected: Selected) -> list[str]:
     n = selected.db.row(f"SELECT count(*) AS n {_FROM} WHERE {where}")["n"]
     if not n:
         return []
-    return [f"Warning: {n:,} paths are relative, and are taken from this folder, {os.getcwd()}."]
+    return [f"Warning: paths that are relative, and are taken from the folder {os.getcwd()}: {n:,}."]
 
 
 def _refuse_remote(selected: Selected, path: str) -> None:

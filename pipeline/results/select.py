@@ -239,6 +239,6 @@ def _warn_of_missing_scores(db: Database, manifest: Manifest, options: SelectOpt
     n = db.row("SELECT count(*) - count(key) AS images FROM scored")["images"]
     yield (
         f"Only scores from the threshold of {manifest.labelled_with.threshold:g} on count, because the "
-        f"tables have no others. {n:,} images without a label are left out. Label with --keep_outputs for "
-        "all scores."
+        f"tables have no others. Images without a label that are left out: {n:,}. Label with "
+        "--keep_outputs for all scores."
     )

@@ -67,7 +67,7 @@ def new_file(path: str) -> Iterator[str]:
             raise IsADirectoryError("there is a folder of this name")
         part = f"{path}.{secrets.token_hex(4)}.tmp"
         make_folder(os.path.dirname(path) or ".")
-        # Tried here, because an error of DuckDB would not tell this file from those that it reads.
+        # Tried here, because errors of DuckDB do not distinguish this file from those that it reads.
         open(part, "wb").close()
         try:
             yield part

@@ -126,7 +126,7 @@ def test_select__every_criterion__is_computed_by_its_definition(tmp_path, by, he
     values = [-1.0 if value is None else value for _, _, value in found]
     assert values == sorted(values, reverse=by == "entropy")
     left_out = head == "multilabel" and by != "score" and not outputs
-    assert any("images without a label are left out" in w for w in selection.warnings) == left_out
+    assert any("Images without a label that are left out: " in w for w in selection.warnings) == left_out
     labels = {i: row["labels"][0][0] if row["labels"] else None for i, row in rows.items()}
     assert all(class_id == labels[i] for i, class_id, _ in found)
 
