@@ -11,9 +11,9 @@ from labelbeam.pipeline.commands.evaluate import describe_match
 from labelbeam.pipeline.results.calibrate import CalibrationResult, calibrate, labels_needed
 from labelbeam.pipeline.results.database import find_generation, open_database
 from labelbeam.pipeline.results.targets import new_file
-from labelbeam.pipeline.results.text import align, counted
+from labelbeam.pipeline.results.text import align, counted, values_of
 from labelbeam.pipeline.results.truth import TruthOptions
-from labelbeam.transforms.calibration import Calibration, Estimate
+from labelbeam.transforms.calibration import Calibration
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.files import exists, file_errors_as
 from labelbeam.transforms.table.documents import write_document
@@ -82,10 +82,10 @@ def describe_calibration(result: CalibrationResult) -> Iterator[str]:
     yield f"Temperature {calibration.temperature:g}: {_describe_temperature(calibration.temperature)}."
     yield ""
     rows = [
-        ("calibration error of raw scores", *_values(judgement.error_before)),
-        ("calibration error of calibrated scores", *_values(judgement.error_after)),
-        ("share of labels that are decided", *_values(judgement.coverage)),
-        ("share of wrong ones among these", *_values(judgement.risk)),
+        ("calibration error of raw scores", *values_of(judgement.error_before)),
+        ("calibration error of calibrated scores", *values_of(judgement.error_after)),
+        ("share of labels that are decided", *values_of(judgement.coverage)),
+        ("share of wrong ones among these", *values_of(judgement.risk)),
     ]
     yield from align(("on the other images", "value", "95 % from", "to"), rows)
     yield ""
@@ -97,10 +97,6 @@ def _describe_temperature(temperature: float) -> str:
     if abs(temperature - 1) < _HARDLY:
         return "raw scores hardly change"
     return f"raw scores are mostly {'above' if temperature > 1 else 'below'} the share of right labels"
-
-
-def _values(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
-    return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
 
 
 def _describe_thresholds(calibration: Calibration) -> Iterator[str]:

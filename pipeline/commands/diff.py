@@ -12,7 +12,7 @@ from labelbeam.pipeline.results.database import open_database
 from labelbeam.pipeline.results.diff import Difference, compare
 from labelbeam.pipeline.results.fates import Fate
 from labelbeam.pipeline.results.shifts import Shifts
-from labelbeam.pipeline.results.text import MOST_LINES, align, first_rows, write_json
+from labelbeam.pipeline.results.text import MOST_LINES, align, first_rows, values_of, write_json
 from labelbeam.pipeline.results.truth import TruthOptions
 from labelbeam.pipeline.results.verdict import Verdict, explain_test
 
@@ -83,7 +83,7 @@ def _describe_sides(difference: Difference) -> Iterator[str]:
 
 def _describe_labels(labels: Labels) -> Iterator[str]:
     measures = {"same labels" if labels.multilabel else "same label": labels.same, "Jaccard": labels.jaccard}
-    rows = [(name, one.value, one.low, one.high, one.images) for name, one in measures.items() if one]
+    rows = [(name, *values_of(one), one.images) for name, one in measures.items() if one]
     title = f"Agreement of labels, matched by {labels.matched_by}"
     yield from first_rows(title, ("measure", "value", "95 % from", "to", "of"), rows)
     churn = [(pair.a, pair.b, pair.images) for pair in labels.churn[:MOST_LINES]]
@@ -144,7 +144,7 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
         yield "No image with a truth is labelled in both outputs."
         return
     sides = {"A": verdict.a, "B": verdict.b}
-    rows = [(name, one.value, one.low, one.high, one.images) for name, one in sides.items()]
+    rows = [(name, *values_of(one), one.images) for name, one in sides.items()]
     yield from align(("output", "right", "95 % from", "to", "of"), rows)
     counts = (("both", verdict.both), ("only A", verdict.only_a), ("only B", verdict.only_b))
     yield from align(("right", "images"), [*counts, ("neither", verdict.neither)])

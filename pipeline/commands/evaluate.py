@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from labelbeam.pipeline.results.database import open_database
 from labelbeam.pipeline.results.evaluate import evaluate
 from labelbeam.pipeline.results.evaluation import ClassResult, Evaluation
-from labelbeam.pipeline.results.intervals import Estimate
-from labelbeam.pipeline.results.text import align, first_rows, write_json, write_parquet
+from labelbeam.pipeline.results.text import align, first_rows, values_of, write_json, write_parquet
 from labelbeam.pipeline.results.truth import Match, TruthOptions
 
 
@@ -44,7 +43,7 @@ def describe_evaluation(evaluation: Evaluation, by: str = "") -> Iterator[str]:
     yield from describe_match(evaluation.match)
     yield from (f"Warning: {warning}" for warning in evaluation.warnings)
     yield ""
-    rows = [(name, *_values(estimate), estimate.images) for name, estimate in evaluation.measures.items()]
+    rows = [(name, *values_of(estimate), estimate.images) for name, estimate in evaluation.measures.items()]
     yield from align(("measure", "value", "95 % from", "to", "of"), rows)
     if evaluation.means:
         yield ""
@@ -54,7 +53,7 @@ def describe_evaluation(evaluation: Evaluation, by: str = "") -> Iterator[str]:
     yield from first_rows("Largest confusions", ("truth", "label", "images"), confusions, 10)
     if by:
         groups = [
-            (group.value or "(none)", name, *_values(estimate), estimate.images)
+            (group.value or "(none)", name, *values_of(estimate), estimate.images)
             for group in evaluation.groups
             for name, estimate in group.measures.items()
         ]
@@ -73,10 +72,6 @@ def describe_match(match: Match) -> Iterator[str]:
         yield f"Warning: truths that are no class of the model, with their numbers of images: {listed}."
     if match.unmatched_images:
         yield f"Images that are left out because their truth is no class: {match.unmatched_images:,}."
-
-
-def _values(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
-    return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
 
 
 def _describe_classes(classes: tuple[ClassResult, ...]) -> Iterator[str]:
@@ -100,8 +95,8 @@ def _describe_classes(classes: tuple[ClassResult, ...]) -> Iterator[str]:
             one.label,
             one.support,
             one.labelled,
-            *_values(one.precision),
-            *_values(one.recall),
+            *values_of(one.precision),
+            *values_of(one.recall),
             one.f1,
             *((one.average_precision,) if has_areas else ()),
         )

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from labelbeam.transforms.calibration import Estimate
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.files import file_errors_as, is_folder, write_file
 
@@ -46,6 +47,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return value if isinstance(value, str) else f"{value:,}"
+
+
+def values_of(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    """Return the cells of an estimate: value, lower and upper bound."""
+    return (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
 
 
 def first_rows(
