@@ -18,6 +18,7 @@ from labelbeam.pipeline.results.evaluate import evaluate
 from labelbeam.pipeline.results.failures import read_failures
 from labelbeam.pipeline.results.image_files import read_image_files
 from labelbeam.pipeline.results.overview import read_labels, read_norms
+from labelbeam.pipeline.results.targets import check_target
 from labelbeam.pipeline.results.thumbnails import Thumbnail, fetch_thumbnails
 from labelbeam.pipeline.results.truth import TruthOptions
 from labelbeam.transforms.errors import UserError
@@ -50,7 +51,9 @@ def report_output(
     """
     page = page or default_page(output)
     if not show_sql:
-        # Before the work, because it takes minutes for large tables.
+        # Before the work, because it takes minutes for large tables. Here, too, because the working folder of
+        # the default may be one of the tables' own.
+        check_target("--page", page, find_generation(output).folder)
         check_page(page)
     with open_database(show_sql) as db:
         report = _read(db, output, truth, thumbnails)

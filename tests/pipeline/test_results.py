@@ -72,6 +72,13 @@ def test_written_file__among_those_of_the_tables__is_refused_before_the_work(
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
+def test_report__working_folder_of_the_tables__is_refused(output, capsys, monkeypatch):
+    monkeypatch.chdir(output / "predictions")
+    assert main(["report", str(output)]) == 2
+    assert "--page='out-report.html' is a place of the tables' own files." in capsys.readouterr().err
+    assert not list(output.rglob("*.html"))
+
+
 @pytest.mark.parametrize("command", WRITTEN, ids=lambda command: f"{command[0]} {command[-1]}")
 def test_show_sql__any_command__writes_no_file(output, tmp_path, capsys, command):
     before = sorted(tmp_path.rglob("*"))
