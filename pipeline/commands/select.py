@@ -8,6 +8,7 @@ from labelbeam.pipeline.results.database import open_database
 from labelbeam.pipeline.results.formats import FORMATS, Selected
 from labelbeam.pipeline.results.select import DISAGREEMENT, Selection, SelectOptions, select
 from labelbeam.pipeline.results.targets import require_target
+from labelbeam.pipeline.results.text import counted
 from labelbeam.transforms.errors import UserError
 
 
@@ -37,12 +38,8 @@ def select_images(output: str, options: SelectOptions, to: str, form: str, show_
 
 def describe_selection(selection: Selection, options: SelectOptions, to: str) -> Iterator[str]:
     """Yield the lines that describe a selection."""
-    images = "image" if selection.images == 1 else "images"
     how = "whose labels differ" if options.by == DISAGREEMENT else f"by {options.by}"
     values = "" if selection.first is None else f" from {selection.first:.4f} to {selection.last:.4f},"
-    classes = "class" if selection.classes == 1 else "classes"
-    yield (
-        f"{selection.selected:,} of {selection.images:,} {images} {how},{values} of {selection.classes:,} "
-        f"{classes}: {to}"
-    )
+    images, classes = counted(selection.images, "image"), counted(selection.classes, "class", "classes")
+    yield f"{selection.selected:,} of {images} {how},{values} of {classes}: {to}"
     yield from (f"Warning: {warning}" for warning in selection.warnings)

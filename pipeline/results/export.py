@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from labelbeam.pipeline.results.columns import as_cell, as_json, csv_options, jsonl_options, select_list
 from labelbeam.pipeline.results.database import Database, name
+from labelbeam.pipeline.results.text import counted
 from labelbeam.transforms.table.manifest import Manifest
 
 # Formats of rows: the conversion of a column, and the options of COPY by the file's name.
@@ -31,8 +32,7 @@ def export_rows(db: Database, manifest: Manifest, table: str, form: str, to: str
     columns = db.columns(table)
     cells = select_list((convert(name(column), kind), column) for column, kind in columns.items())
     db.copy(f"SELECT {cells}\nFROM {table}", to, options(to))
-    rows = manifest.rows[table]
-    yield f"{rows:,} {'row' if rows == 1 else 'rows'} of {table}: {to}"
+    yield f"{counted(manifest.rows[table], 'row')} of {table}: {to}"
     # DuckDB's names have no case.
     for column in manifest.labelled_with.columns.keys() - columns.keys():
         renamed = next(c for c in columns if c.lower().startswith(f"{column.lower()}_"))
