@@ -6,10 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import vl_convert
 from markupsafe import Markup
+
+from labelbeam.pipeline.results import evaluation
+from labelbeam.pipeline.results.histogram import Bin
 
 # Size of a chart, px. A phone of 380 px shows it in full size, because small letters would shrink with it.
 WIDTH, HEIGHT = 320, 190
@@ -44,17 +47,6 @@ class Chart:
     svg: Markup
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, ...], ...]
-
-
-class Bin(Protocol):
-    """A bar of a histogram: images from `low` to below `high`."""
-
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def images(self) -> int: ...
 
 
 def draw(spec: Mapping[str, Any], summary: str) -> Markup:
@@ -153,22 +145,7 @@ def numbers(*headings: str) -> tuple[tuple[str, str], ...]:
     return tuple((heading, "number") for heading in headings)
 
 
-class CalibrationBin(Protocol):
-    """Labels with similar scores: their mean score, and the share of them that is right."""
-
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def labels(self) -> int: ...
-    @property
-    def score(self) -> float: ...
-    @property
-    def accuracy(self) -> float: ...
-
-
-def reliability(bins: Sequence[CalibrationBin], title: str = "Reliability") -> Chart:
+def reliability(bins: Sequence[evaluation.Bin], title: str = "Reliability") -> Chart:
     """Return a reliability diagram: scores against the share of labels that are right."""
     values = [{"score": b.score, "accuracy": b.accuracy, "labels": b.labels} for b in bins]
     unit = {"domain": [0, 1], "nice": False}
