@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from labelbeam.pipeline.results.targets import new_file
 from labelbeam.transforms.calibration import Estimate
-from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.files import file_errors_as, is_folder, write_file
 
 # Rows of a table on a terminal.
 MOST_LINES = 20
@@ -99,7 +99,5 @@ _ARROW_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 def _write(path: str, data: bytes) -> None:
-    with file_errors_as(UserError, f"{path!r} cannot be written", "Check its folder and rights."):
-        if is_folder(path):
-            raise IsADirectoryError("there is a folder of this name")
-        write_file(path, data)
+    with new_file(path) as written:
+        Path(written).write_bytes(data)
