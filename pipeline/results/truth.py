@@ -33,15 +33,17 @@ _READERS = {
 _CSV = "read_csv({}, all_varchar = true, header = true)"
 _MOST_LISTED = 20
 
+# Number of keys of a truth file that are in the tables, and the first one that names several labelled images,
+# as file names in several folders do.
 _MATCHES = """
-SELECT (SELECT count(*) FROM predictions JOIN truths ON truths.key = {key})
-  + (SELECT count(*) FROM failures JOIN truths ON truths.key = {key}) AS images
-"""
-# Keys of a truth file that name several images, as file names in several folders do.
-_NAMESAKES = """
-SELECT truths.key AS key, count(*) AS images
-FROM predictions JOIN truths ON truths.key = {key}
-GROUP BY truths.key HAVING count(*) > 1 ORDER BY 1 LIMIT 1
+WITH images AS (
+  SELECT {key} AS key, TRUE AS is_labelled FROM predictions UNION ALL SELECT {key}, FALSE FROM failures
+), hits AS (
+  SELECT key, count(*) FILTER (is_labelled) AS images FROM images JOIN truths USING (key) GROUP BY key
+)
+SELECT count(*) AS keys, min(key) FILTER (images > 1) AS namesake,
+  arg_min(images, key) FILTER (images > 1) AS images
+FROM hits
 """
 # Each class that a truth names, and the class ids of that name; null if there are none.
 _PARTS = """
@@ -281,22 +283,7 @@ def _attach_file(db: Database, options: TruthOptions, selected: str) -> str:
             f"CREATE TABLE truths AS\nSELECT CAST({name(key)} AS VARCHAR) AS key, {value} AS truth_text\n"
             f"FROM truth_file WHERE {name(column)} IS NOT NULL AND {name(key)} IS NOT NULL"
         )
-    if doubled := db.rows(
-        "SELECT key, count(*) AS n FROM truths GROUP BY key HAVING n > 1 ORDER BY 1 LIMIT 1"
-    ):
-        raise UserError(
-            f"truth_file={path!r} has {doubled[0]['n']:,} rows for {key} {doubled[0]['key']!r}. Join its "
-            f"classes in one row, with {options.separator!r} between them."
-        )
-    if not db.row(_MATCHES.format(key=_KEYS[key]))["images"]:
-        example = next((row["key"] for row in db.rows("SELECT key FROM truths LIMIT 1")), None)
-        some = f"no {key} of it is one of the tables, such as {example!r}" if example else "it has no rows"
-        raise UserError(f"truth_file={path!r} has the truth of no image: {some}.")
-    if namesakes := db.rows(_NAMESAKES.format(key=_KEYS[key])):
-        raise UserError(
-            f"truth_file={path!r}: the tables have {namesakes[0]['images']:,} images for {key} "
-            f"{namesakes[0]['key']!r}. Name images by id or uri."
-        )
+    _check_keys(db, options, key)
     db.run(
         f"CREATE VIEW known AS\nSELECT {selected}, truths.truth_text\n"
         f"FROM predictions LEFT JOIN truths ON truths.key = {_KEYS[key]}"
@@ -306,6 +293,28 @@ def _attach_file(db: Database, options: TruthOptions, selected: str) -> str:
         f"FROM failures JOIN truths ON truths.key = {_KEYS[key]}"
     )
     return f"the column {column!r} of {path}"
+
+
+def _check_keys(db: Database, options: TruthOptions, key: str) -> None:
+    """Refuse a truth file whose keys do not name images one by one."""
+    path = options.file
+    if doubled := db.rows(
+        "SELECT key, count(*) AS n FROM truths GROUP BY key HAVING n > 1 ORDER BY 1 LIMIT 1"
+    ):
+        raise UserError(
+            f"truth_file={path!r} has {doubled[0]['n']:,} rows for {key} {doubled[0]['key']!r}. Join its "
+            f"classes in one row, with {options.separator!r} between them."
+        )
+    matches = db.row(_MATCHES.format(key=_KEYS[key]))
+    if not matches["keys"]:
+        example = next((row["key"] for row in db.rows("SELECT key FROM truths LIMIT 1")), None)
+        some = f"no {key} of it is one of the tables, such as {example!r}" if example else "it has no rows"
+        raise UserError(f"truth_file={path!r} has the truth of no image: {some}.")
+    if matches["namesake"] is not None:
+        raise UserError(
+            f"truth_file={path!r}: the tables have {matches['images']:,} images for {key} "
+            f"{matches['namesake']!r}. Name images by id or uri."
+        )
 
 
 def _only_other(columns: list[str], key: str | None) -> str:
