@@ -61,13 +61,13 @@ _WRITTEN = ("json", "parquet", "page", "to", "calibration")
 
 def _refuse_places_of_tables(args: argparse.Namespace, outputs: Sequence[str]) -> None:
     """Refuse to write a file among those of the tables, before the work."""
-    from labelbeam.pipeline.results.database import find_generation
+    from labelbeam.pipeline.results.database import split_generation
     from labelbeam.pipeline.results.targets import check_target
 
     for option in _WRITTEN:
         if path := getattr(args, option, ""):
             for output in outputs:
-                check_target(f"--{option}", path, find_generation(output).folder)
+                check_target(f"--{option}", path, split_generation(output)[0])
 
 
 def _add_truth(parser: Parser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from labelbeam.pipeline.calibration import read_calibration
 from labelbeam.pipeline.commands.evaluate import describe_match
 from labelbeam.pipeline.results.calibrate import CalibrationResult, calibrate, labels_needed
-from labelbeam.pipeline.results.database import find_generation, open_database
+from labelbeam.pipeline.results.database import open_database, split_generation
 from labelbeam.pipeline.results.targets import new_file
 from labelbeam.pipeline.results.text import align, counted, values_of
 from labelbeam.pipeline.results.truth import TruthOptions
@@ -50,7 +50,7 @@ def calibrate_output(
         Path(part).write_bytes(write_document(result.calibration))
     print("\n".join(describe_calibration(result)))
     # Without the generation that `output` may name, because only the current one can be changed.
-    folder = find_generation(output).folder
+    folder, _ = split_generation(output)
     print(f"\nWritten to {path}, fingerprint {result.calibration.fingerprint}. Use it with")
     print(f"  labelbeam apply {shlex.quote(folder)} --calibration {shlex.quote(path)}")
     print(f"or in a new output, with labelbeam run --calibration {shlex.quote(path)}")

@@ -13,7 +13,7 @@ from labelbeam.pipeline.manifest import recorded_config
 from labelbeam.pipeline.pages.page import check_page, counted, write_page
 from labelbeam.pipeline.pages.report import Page, Report, images_in_order, render_report
 from labelbeam.pipeline.report.record import read_run_record
-from labelbeam.pipeline.results.database import Database, find_generation, open_database
+from labelbeam.pipeline.results.database import Database, open_database, split_generation
 from labelbeam.pipeline.results.evaluate import evaluate
 from labelbeam.pipeline.results.failures import read_failures
 from labelbeam.pipeline.results.image_files import read_image_files
@@ -53,7 +53,7 @@ def report_output(
     if not show_sql:
         # Before the work, because it takes minutes for large tables. Here, too, because the working folder of
         # the default may be one of the tables' own.
-        check_target("--page", page, find_generation(output).folder)
+        check_target("--page", page, split_generation(output)[0])
         check_page(page)
     with open_database(show_sql) as db:
         report = _read(db, output, truth, thumbnails)
@@ -81,7 +81,7 @@ def _read(db: Database, output: str, truth: TruthOptions | None, thumbnails: int
     return Report(
         output=output,
         manifest=manifest,
-        record=read_run_record(find_generation(output).folder, manifest.labelling_run),
+        record=read_run_record(split_generation(output)[0], manifest.labelling_run),
         labels=None if is_embedding else read_labels(db, manifest, thumbnails),
         norms=read_norms(db) if is_embedding else (),
         files=read_image_files(db, manifest.preprocessing["resize"]["size_px"]),

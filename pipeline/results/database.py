@@ -222,20 +222,24 @@ def open_database(shown: bool = False) -> Iterator[Database]:
         yield Database(connection, shown)
 
 
+def split_generation(output: str) -> tuple[str, int | None]:
+    """Return the table folder that `FOLDER` or `FOLDER@N` names, and N, or None."""
+    named = _GENERATION.fullmatch(output)
+    # A folder whose own name ends so wins, because it is there.
+    if not named or exists(TableFolder(folder_of(output)).manifest):
+        return folder_of(output), None
+    return folder_of(named[1]), int(named[2])
+
+
 def find_generation(output: str) -> Generation:
     """Find the tables of an output, or of the older generation that `FOLDER@N` names.
 
     Raises:
       UserError: Nothing was published there, or the generation was deleted.
     """
-    named = _GENERATION.fullmatch(output)
-    # A folder whose own name ends so wins, because it is there.
-    if not named or exists(TableFolder(folder_of(output)).manifest):
-        folder = folder_of(output)
-        return Generation(folder, TableFolder(folder).manifest, published_manifest(folder))
-    folder, number = folder_of(named[1]), int(named[2])
+    folder, number = split_generation(output)
     current = published_manifest(folder)
-    if current.generation == number:
+    if number is None or number == current.generation:
         return Generation(folder, TableFolder(folder).manifest, current)
     older = read_generation(folder, number)
     if older is None:
