@@ -25,6 +25,18 @@ def id_of_uri(uri: str, secret_params: Collection[str] = ()) -> str:
     return hashlib.sha256(uri.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
+def id_of_member(file_uri: str, member: str, secret_params: Collection[str] = ()) -> str:
+    """Return the id of an image inside a file: half of the id of the file, and half of that of the member.
+
+    All ids of a file begin alike, because done ids are brought to their file by this half.
+    """
+    return id_of_uri(file_uri, secret_params)[:FILE_ID_CHARS] + id_of_uri(member)[:FILE_ID_CHARS]
+
+
+# Characters of an id that all images inside one file share. 64 bits, because a million files collide with a
+# probability of 3e-8.
+FILE_ID_CHARS = 16
+
 # Length of `digest_of_uri`. 8 bytes, because of a billion changed URIs only some 5e-11 are missed.
 URI_DIGEST_BYTES = 8
 
@@ -95,6 +107,19 @@ class EncodedImage:
     ref: ImageRef
     data: bytes
     sha256: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InlineImage:
+    """An image inside a file, whose bytes were read with its reference.
+
+    Attributes:
+      version: Version of the file: GCS generation, or mtime and size.
+    """
+
+    ref: ImageRef
+    data: bytes
     version: str | None = None
 
 

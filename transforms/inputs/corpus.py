@@ -25,6 +25,7 @@ class Corpus:
       reasons: Reasons whose failed images are tried again; of `failures`, those to take.
       files: The files of a list as they were when the run was planned.
       secret_params: Names of query parameters that are secret, beside those that always are.
+      holds_images: Whether the files have images inside, so that the format is a `ShardFormat`.
       most_files: Largest number of objects to list in a bucket; None for all. Of `images` alone.
     """
 
@@ -39,6 +40,7 @@ class Corpus:
     # Part of the plan, because workers compare each file with it, and new files must not slip in.
     files: tuple[ListFile, ...] = ()
     secret_params: tuple[str, ...] = ()
+    holds_images: bool = False
     most_files: int | None = None
 
     @property

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import importlib
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from labelbeam.transforms.elements import Failure, ImageRef
+    from labelbeam.transforms.elements import Failure, ImageRef, InlineImage
     from labelbeam.transforms.inputs.corpus import Corpus
+    from labelbeam.transforms.inputs.files import ListFile
     from labelbeam.transforms.notes import Notes
 
 _PACKAGE = "labelbeam.transforms.inputs"
@@ -86,6 +87,38 @@ class CorpusFormat(Protocol):
         Raises:
           RunError: A file is not the one that was planned, or is cut or damaged. Rows up to there have been
             yielded.
+        """
+
+
+class Shard(NamedTuple):
+    """Images of a file that are read in one go: those from number `start` up to `end`, None for all."""
+
+    file: ListFile
+    start: int = 0
+    end: int | None = None
+
+
+class ShardFormat(Protocol):
+    """A format of files with images inside, such as tar."""
+
+    def split(self, corpus: Corpus) -> Iterator[Shard]:
+        """Split files into parts that workers read independently, where the format allows."""
+
+    def read(
+        self, shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, is_done: Callable[[str], bool]
+    ) -> Iterator[InlineImage | ImageRef | Failure]:
+        """Read the images of a shard, in one pass over the file.
+
+        Args:
+          shard: A value of `split`.
+          corpus: The corpus, without its files.
+          notes: Counts of files and values that are left out.
+          max_bytes: Largest image; a larger one is a failure `too_large`.
+          is_done: Whether the image of an id needs no bytes.
+
+        Yields:
+          One value an image: the image, its reference alone if it needs no bytes, or a failure. Of a damaged
+          file, one failure more, behind those that could be read.
         """
 
 
