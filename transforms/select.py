@@ -22,6 +22,12 @@ from labelbeam.transforms.outcomes import Outcomes, par_do, to_output
 
 Row = ImageRef | Failure
 
+# Most references that travel as one element to the workers that label them.
+UNIT_ROWS = 512
+# References from which a pack leaves at the end of a bucket: few, because the images of a small corpus must
+# spread over workers, too.
+_LEAST_ROWS = 16
+
 
 class SelectOutcomes(NamedTuple):
     """The outputs of `SelectUnlabelled`.
@@ -146,11 +152,12 @@ def merge_uris(parts: Iterable[DoneIds]) -> dict[str, bytes]:
 
 @dataclass
 class SelectUnlabelled(beam.PTransform):
-    """The step that selects references to label, in the pipeline's one shuffle of references.
+    """The step that selects references to label.
 
     Input: `Outcomes` of `ReadImageRefs` and `DoneIds` of `ReadDoneIds`. Output: `ImageRef`.
     Failures: `select`, and failures of the input, each once.
-    Guarantees: an id leaves once, from one of the outputs, or is counted as kept; fusion is broken here.
+    Guarantees: an id leaves once, from one of the outputs, or is counted as kept; fusion is broken here, and
+    a runner can move every `UNIT_ROWS` references to another worker.
     """
 
     def expand(self, inputs: tuple[Outcomes, beam.PCollection]) -> SelectOutcomes:
@@ -163,7 +170,12 @@ class SelectUnlabelled(beam.PTransform):
             for name, rows in (("Refs", listed.ok), ("BadRows", listed.failures), ("Done", done))
         )
         buckets = packed | "Meet" >> beam.Flatten() | "GroupByBucket" >> beam.GroupByKey()
-        return SelectOutcomes(**par_do("Select", buckets, _SelectFn(), ImageRef, Failure, tuple[str, int]))
+        selected = par_do("Select", buckets, _SelectFn(), bytes, Failure, tuple[str, int])
+        # A second shuffle, because a runner can neither split an element nor continue one that a lost worker
+        # had: of a billion images, a bucket holds 244,000, which take hours.
+        units = selected.pop("ok") | "Spread" >> beam.Reshuffle()
+        refs = units | "Unpack" >> beam.FlatMap(unpack).with_output_types(ImageRef)
+        return SelectOutcomes(refs, **selected)
 
 
 class _PackFn(beam.DoFn):
@@ -205,6 +217,31 @@ def unpack(packed: bytes) -> Iterator[Row | DoneIds]:
 
 
 class _SelectFn(beam.DoFn):
+    """A DoFn that selects from a bucket, and yields references in packs."""
+
+    def start_bundle(self) -> None:
+        # Kept from bucket to bucket, because in a small corpus a bucket has a few rows, and a pack of each
+        # would cost more than the rows.
+        self._refs: list[bytes] = []
+
     def process(self, bucket: tuple[int, Iterable[bytes]]) -> Iterator:
         rows, counts = select_unlabelled(itertools.chain.from_iterable(map(unpack, bucket[1])))
-        yield from map(to_output, [*rows, *counts.items()])
+        yield from map(to_output, counts.items())
+        for row in rows:
+            if isinstance(row, Failure):
+                yield to_output(row)
+                continue
+            self._refs.append(encode_row(row))
+            if len(self._refs) >= UNIT_ROWS:
+                yield to_output(self._pack())
+        if len(self._refs) >= _LEAST_ROWS:
+            yield to_output(self._pack())
+
+    def finish_bundle(self) -> Iterator:
+        if self._refs:
+            yield to_output(self._pack(), is_last=True)
+
+    def _pack(self) -> bytes:
+        packed = pack(self._refs)
+        self._refs = []
+        return packed

@@ -122,7 +122,7 @@ HINT = "type:nvidia-l4;count:1;install-nvidia-driver"
 def test_graph__split_layout__is_one_stage_on_each_side_of_one_shuffle(tmp_path, tiny, options):
     stages = stages_of(tmp_path, tiny, **options)
     decoding, labelling = (
-        ("GroupByBucket/Read", "LoadImages", "HandOverImages/Deal"),
+        ("SelectUnlabelled/Unpack", "LoadImages", "HandOverImages/Deal"),
         (
             *("HandOverImages/GroupByKey/Read", "HandOverImages/Unpack", "PredictLabels"),
             *("StageResults/Write0", "StageResults/Write1", "CountResults/Count0", "CountResults/Count1"),
@@ -135,7 +135,7 @@ def test_graph__split_layout__is_one_stage_on_each_side_of_one_shuffle(tmp_path,
 
 
 def test_graph__fused_layout__is_one_stage_from_references_to_staged_rows(tmp_path, tiny):
-    steps = ("LoadImages", "PredictLabels", "StageEarly/Write1", "StageResults/Write0")
+    steps = ("Unpack", "LoadImages", "PredictLabels", "StageEarly/Write1", "StageResults/Write0")
     stages = stages_of(tmp_path, tiny)
     assert [h for names, h in stages if has_all(names, steps)] == [None]
     assert not any(has_all(names, ("HandOverImages",)) for names, _ in stages)

@@ -3,6 +3,8 @@ import itertools
 
 import apache_beam as beam
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labelbeam.transforms import select
 from labelbeam.transforms.buckets import BUCKETS, bucket_of
@@ -127,6 +129,20 @@ def test_select_unlabelled__rows_and_done_ids__each_leaves_once_or_is_counted(ru
     counts = {kind: sum(n for k, n in selected.counts if k == kind) for kind, _ in selected.counts}
     assert counts == {"duplicate": 22, "kept": 2, "other": 1}
     assert len(selected.ok) + len(selected.failures) + counts["duplicate"] + counts["kept"] == len(rows)
+
+
+@given(st.lists(st.integers(0, 3 * select.UNIT_ROWS), max_size=40))
+def test_select_fn__buckets_of_any_size__leave_in_units_that_a_runner_can_spread(sizes):
+    fn = select._SelectFn()
+    fn.start_bundle()
+    buckets = [[ImageRef(f"{n}-{k}", "a") for k in range(size)] for n, size in enumerate(sizes)]
+    packed = [fn.process((n, [pack(list(map(encode_row, refs)))])) for n, refs in enumerate(buckets)]
+    outputs = [*itertools.chain.from_iterable(packed), *(one.value for one in fn.finish_bundle())]
+    units = [list(unpack(pack)) for pack in outputs if isinstance(pack, bytes)]
+    assert [ref for unit in units for ref in unit] == [ref for refs in buckets for ref in refs]
+    assert all(len(unit) <= select.UNIT_ROWS for unit in units)
+    # A unit spans buckets only while these are small.
+    assert all(len(unit) >= 16 for unit in units[:-1])
 
 
 def test_bucket_of__ids__are_spread_and_the_same_everywhere():
