@@ -12,7 +12,7 @@ from labelbeam.pipeline.config import ReadConfig
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local, remote_scheme
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.formats import INPUT_FORMATS, InputFormat, Location, input_format
+from labelbeam.transforms.inputs.formats import INPUT_FORMATS, FoundFormat, Location, input_format
 from labelbeam.transforms.inputs.lists import list_suffixes
 from labelbeam.transforms.sources.addresses import GCS
 
@@ -20,7 +20,7 @@ from labelbeam.transforms.sources.addresses import GCS
 # their first bytes then names the format, where a glob of other names stands for images.
 _UNREAD = list_suffixes(
     *(".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".feather", ".arrow", ".avro", ".orc"),
-    *(".tar", ".tgz", ".zip", ".xlsx", ".xls", ".tfrecord", ".tfrecords"),
+    *(".zip", ".xlsx", ".xls", ".tfrecord", ".tfrecords"),
 )
 
 
@@ -69,7 +69,7 @@ def _locate(name: str) -> Location:
     return Location(name, path, path if is_glob else escape_glob(path), is_folder=False)
 
 
-def _format_of(config: ReadConfig, location: Location) -> InputFormat:
+def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
     declared, name = config.input_format, config.input.lower()
     if location.is_folder:
         if declared not in ("auto", "images"):

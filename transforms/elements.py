@@ -30,7 +30,9 @@ def id_of_member(file_uri: str, member: str, secret_params: Collection[str] = ()
 
     All ids of a file begin alike, because done ids are brought to their file by this half.
     """
-    return id_of_uri(file_uri, secret_params)[:FILE_ID_CHARS] + id_of_uri(member)[:FILE_ID_CHARS]
+    # Of the member as it is, because a name such as `a.jpg?sig=1.jpg` is no URI with secrets.
+    digest = hashlib.sha256(member.encode("utf-8", "surrogateescape")).hexdigest()
+    return id_of_uri(file_uri, secret_params)[:FILE_ID_CHARS] + digest[:FILE_ID_CHARS]
 
 
 # Characters of an id that all images inside one file share. 64 bits, because a million files collide with a

@@ -19,6 +19,7 @@ from labelbeam.transforms.inputs.formats import INPUT_FORMATS, input_format
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
 from tests.eager import eagerly
+from tests.shards import images_of, read_all, tar_of
 
 NAMES = ["a.jpg", "b ä.png", "deep/c.webp"]
 BAD = b"\xff.jpg"
@@ -28,13 +29,15 @@ EXAMPLES = {
     "csv": ("list.csv", lambda uris: "\n".join(["uri", *uris]).encode() + b"\n" + BAD),
     "images": ("", None),
 }
+# Name and content of a file with images inside for each format, and whether the file may be compressed.
+SHARDS = {"tar": ("a.tar", tar_of, True)}
 
 
 def test_input_formats__each_row__has_a_file_and_an_example():
     modules = [f"{inputs.__name__}.{module.name}" for module in pkgutil.iter_modules(inputs.__path__)]
     with_format = {name for name in modules if hasattr(importlib.import_module(name), "FORMAT")}
     assert with_format - {f"{inputs.__name__}.failures"} == set(INPUT_FORMATS.values())
-    assert INPUT_FORMATS.keys() == EXAMPLES.keys()
+    assert INPUT_FORMATS.keys() == EXAMPLES.keys() | SHARDS.keys()
 
 
 def test_input_formats__endings_of_names__are_of_one_format_each():
@@ -44,9 +47,24 @@ def test_input_formats__endings_of_names__are_of_one_format_each():
 
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("declared", [False, True])
-@pytest.mark.parametrize("form", INPUT_FORMATS)
+@pytest.mark.parametrize("form", EXAMPLES)
 def test_input_formats__each_row__is_found_and_read_end_to_end(tmp_path, form, declared, is_packed):
     check_format(tmp_path, form, *EXAMPLES[form], declared, is_packed)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize(
+    ("form", "is_packed"), [(form, packed) for form in SHARDS for packed in {False, SHARDS[form][2]}]
+)
+def test_input_formats__files_with_images_inside__are_found_and_read(tmp_path, form, is_packed, declared):
+    name, write, _ = SHARDS[form]
+    data = write({name: name.encode() for name in NAMES})
+    source = tmp_path / (f"{name}.gz" if is_packed else name)
+    source.write_bytes(gzip.compress(data) if is_packed else data)
+    corpus = find_corpus(ReadConfig(input=str(source), input_format=form if declared else "auto"))
+    assert (corpus.format, corpus.holds_images) == (form, True)
+    rows, _ = read_all(input_format(form), corpus)
+    assert [data.decode() for _, data in images_of(rows)] == NAMES
 
 
 def check_format(folder, form, name, write, declared=False, is_packed=False):

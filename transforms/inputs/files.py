@@ -92,7 +92,7 @@ def split_files(files: Iterable[ListFile]) -> Iterator[Piece]:
 
 
 def _is_compressed(file: ListFile) -> bool:
-    with _read_errors_explained(file.path), open_file(file.path) as f:
+    with read_errors_explained(file.path), open_file(file.path) as f:
         return compression_of(f.read(MAGIC_BYTES), file.path) is not None
 
 
@@ -105,7 +105,7 @@ def read_piece(piece: Piece) -> Iterator[bytes | LongLine]:
     """
     file, start, end = piece
     check_planned(file)
-    with _read_errors_explained(file.path), open_file(file.path) as f:
+    with read_errors_explained(file.path), open_file(file.path) as f:
         compression = compression_of(f.read(MAGIC_BYTES), file.path)
         # From the byte before `start`, because a line begins at `start` only if a line end lies before it.
         position = max(start - 1, 0)
@@ -185,7 +185,7 @@ def check_planned(file: ListFile) -> None:
     Raises:
       RunError: The file was changed or deleted, so that the run would read another list than was checked.
     """
-    with _read_errors_explained(file.path):
+    with read_errors_explained(file.path):
         now = file_metadata(file.path)
     if (now.size_in_bytes, now.last_updated_in_seconds) != (file.size_bytes, file.updated_sec):
         raise _change_error(file)
@@ -198,7 +198,8 @@ def _change_error(file: ListFile) -> RunError:
     )
 
 
-def _read_errors_explained(path: str) -> AbstractContextManager[None]:
+def read_errors_explained(path: str) -> AbstractContextManager[None]:
+    """Return a context that maps errors of a planned file to `RunError`."""
     remedy = "Check it, and run the same command again."
     return file_errors_as(RunError, f"{path} cannot be read any more", remedy)
 

@@ -25,6 +25,7 @@ INPUT_FORMATS: Final = {
     "lines": f"{_PACKAGE}.lines",
     "csv": f"{_PACKAGE}.csv",
     "images": f"{_PACKAGE}.images",
+    "tar": f"{_PACKAGE}.tar",
 }
 # With the format that only `labelbeam rerun` reads.
 _FORMATS: Final = ChainMap(INPUT_FORMATS, {"failures": f"{_PACKAGE}.failures"})
@@ -91,39 +92,21 @@ class CorpusFormat(Protocol):
 
 
 class Shard(NamedTuple):
-    """Images of a file that are read in one go: those from number `start` up to `end`, None for all."""
+    """Images of a file that are read in one go.
+
+    Attributes:
+      file: The file.
+      start: Beginning of a part, in a unit of the format, such as rows or bytes.
+      end: End of the part; None for the whole file.
+    """
 
     file: ListFile
     start: int = 0
     end: int | None = None
 
 
-class ShardFormat(Protocol):
-    """A format of files with images inside, such as tar."""
-
-    def split(self, corpus: Corpus) -> Iterator[Shard]:
-        """Split files into parts that workers read independently, where the format allows."""
-
-    def read(
-        self, shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, is_done: Callable[[str], bool]
-    ) -> Iterator[InlineImage | ImageRef | Failure]:
-        """Read the images of a shard, in one pass over the file.
-
-        Args:
-          shard: A value of `split`.
-          corpus: The corpus, without its files.
-          notes: Counts of files and values that are left out.
-          max_bytes: Largest image; a larger one is a failure `too_large`.
-          is_done: Whether the image of an id needs no bytes.
-
-        Yields:
-          One value an image: the image, its reference alone if it needs no bytes, or a failure. Of a damaged
-          file, one failure more, behind those that could be read.
-        """
-
-
-class InputFormat(CorpusFormat, Protocol):
-    """A format of `--input`."""
+class FoundFormat(Protocol):
+    """The common part of formats of `--input`."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -149,11 +132,39 @@ class InputFormat(CorpusFormat, Protocol):
         """
 
 
+class ShardFormat(FoundFormat, Protocol):
+    """A format of files with images inside, such as tar."""
+
+    def split(self, corpus: Corpus) -> Iterator[Shard]:
+        """Split files into parts that workers read independently, where the format allows."""
+
+    def read(
+        self, shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, is_done: Callable[[str], bool]
+    ) -> Iterator[InlineImage | ImageRef | Failure]:
+        """Read the images of a shard, in one pass over the file.
+
+        Args:
+          shard: A value of `split`.
+          corpus: The corpus, without its files.
+          notes: Counts of files and values that are left out.
+          max_bytes: Largest image; a larger one is a failure `too_large`.
+          is_done: Whether the image of an id needs no bytes.
+
+        Yields:
+          One value an image: the image, its reference alone if it needs no bytes, or a failure. Of a damaged
+          file, one failure more, behind those that could be read.
+        """
+
+
+class InputFormat(CorpusFormat, FoundFormat, Protocol):
+    """A format of `--input` whose rows are references."""
+
+
 def format_of(corpus: Corpus) -> CorpusFormat:
     """Return the format of a corpus."""
     return importlib.import_module(_FORMATS[corpus.format]).FORMAT
 
 
-def input_format(name: str) -> InputFormat:
+def input_format(name: str) -> FoundFormat:
     """Return a format of `--input`."""
     return importlib.import_module(INPUT_FORMATS[name]).FORMAT

@@ -72,7 +72,7 @@ def name_file(path: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
     Yields:
       One row; none for a file that is hidden in a folder or has no suffix of the corpus.
     """
-    left_out = _why_left_out(path.rpartition("/")[2], corpus.suffixes) if corpus.suffixes else None
+    left_out = why_left_out(path.rpartition("/")[2], corpus.suffixes) if corpus.suffixes else None
     if left_out:
         notes.add(LEFT_OUT, left_out)
         return
@@ -80,7 +80,8 @@ def name_file(path: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
     yield ImageRef(id_of_uri(uri), uri)
 
 
-def _why_left_out(name: str, suffixes: tuple[str, ...]) -> str | None:
+def why_left_out(name: str, suffixes: tuple[str, ...]) -> str | None:
+    """Return the name, in the notes, of files that are left out as this one; None for an image."""
     if name.startswith("."):
         return HIDDEN
     suffix = os.path.splitext(name)[1].lower()

@@ -60,12 +60,8 @@ class ListFormat(abc.ABC):
         files = match_files(location.pattern)
         if not files:
             raise matches_nothing(location)
-        if len(files) > MOST_FILES:
-            raise UserError(
-                f"input={location.name!r} matches {len(files):,} lists, more than a job can be planned with "
-                f"({MOST_FILES:,}). Join them into fewer files."
-            )
-        starts = _read_starts(files)
+        check_number(files, location)
+        starts = read_starts(files)
         for path, start in starts.items():
             if why := self.explain(start, is_declared=options.input_format != "auto"):
                 raise UserError(f"{path} {why}.")
@@ -180,7 +176,16 @@ def matches_nothing(location: Location) -> UserError:
     return UserError(f"input={location.name!r} matches nothing. Check the name.")
 
 
-def _read_starts(files: tuple[ListFile, ...]) -> dict[str, bytes]:
+def check_number(files: tuple[ListFile, ...], location: Location) -> None:
+    """Check that a job can be planned with all files."""
+    if len(files) > MOST_FILES:
+        raise UserError(
+            f"input={location.name!r} matches {len(files):,} files, more than a job can be planned with "
+            f"({MOST_FILES:,}). Join them into fewer files."
+        )
+
+
+def read_starts(files: tuple[ListFile, ...]) -> dict[str, bytes]:
     """Read the first bytes of lists, by path; of very many lists, those of the first."""
     paths = [file.path for file in files[:_STARTS_LOOKED_AT]]
     with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:

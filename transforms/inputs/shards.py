@@ -1,0 +1,189 @@
+"""Shards: the common part of formats of files with images inside."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote_from_bytes
+
+import pyarrow as pa
+
+from labelbeam.transforms.attempts import failure_of
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, id_of_member
+from labelbeam.transforms.errors import ImageError, Reason, UserError
+from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import check_planned, match_files
+from labelbeam.transforms.inputs.formats import Location, ReadOptions, Shard
+from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
+from labelbeam.transforms.inputs.lists import check_number, matches_nothing, read_starts
+from labelbeam.transforms.inputs.streams import RestError
+from labelbeam.transforms.notes import LEFT_OUT, Notes
+
+# The types of what a format reads: an image, its reference alone if it needs no bytes, or a failure.
+Row = InlineImage | ImageRef | Failure
+
+# Characters of a member's name that are percent-encoded: those that no text or URI may have, and # and %,
+# because the last # of the URI must be the one in front of the name.
+_ENCODED = re.compile(r"[#%\x00-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass
+class Reading:
+    """The reading of one shard: what its format needs to make rows.
+
+    Attributes:
+      uri: URI of the file.
+      corpus: The corpus.
+      notes: Counts of members and values that are left out.
+      max_bytes: Largest image.
+      is_done: Whether the image of an id needs no bytes.
+      version: Version of the file.
+      last: URI of the last row, for messages.
+    """
+
+    uri: str
+    corpus: Corpus
+    notes: Notes
+    max_bytes: int
+    is_done: Callable[[str], bool]
+    version: str | None = None
+    last: str | None = None
+    _names: set[str] = field(default_factory=set)
+
+    def is_image(self, name: str) -> bool:
+        """Return whether a member is an image by its name; others are counted as left out."""
+        left_out = why_left_out(name.rpartition("/")[2], IMAGE_SUFFIXES)
+        if left_out:
+            self.notes.add(LEFT_OUT, left_out)
+        return not left_out
+
+    def name_image(self, name: str) -> ImageRef | Failure:
+        """Return the reference of the next image; a failure if its name has occurred before."""
+        ref = self.ref(name)
+        # By the half of the id that differs, because whole names of a million members take more memory.
+        if (member_id := ref.id[16:]) not in self._names:
+            self._names.add(member_id)
+            return ref
+        # Under an id of its own, because the first image of the name has a row already.
+        number = len(self._names)
+        twin = dataclasses.replace(ref, id=id_of_member(self.uri, f"{name}\0{number}"))
+        self._names.add(twin.id[16:])
+        fault = "is a name that occurs again in the file, and only the first image of the name is labelled"
+        return self.failure(twin, ImageError(Reason.AMBIGUOUS_ID, f"{name!r:.300} {fault}"))
+
+    def ref(self, name: str) -> ImageRef:
+        """Return the reference of an image, without columns."""
+        return ImageRef(id_of_member(self.uri, name), f"{self.uri}#{encode_name(name)}", self.nothing)
+
+    @property
+    def nothing(self) -> tuple[None, ...]:
+        """Values of a row without columns."""
+        return (None,) * len(self.corpus.columns)
+
+    def image(self, ref: ImageRef, data: bytes) -> InlineImage:
+        """Return an image with its bytes."""
+        return InlineImage(ref, data, self.version)
+
+    def failure(self, ref: ImageRef, error: ImageError) -> Failure:
+        """Return the row of an image that can't be read."""
+        return failure_of(ref, "read", error)
+
+    def too_large(self, size_bytes: int) -> ImageError:
+        """Return the error for an image of too many bytes."""
+        most = f"max_image_mb={self.max_bytes / 1e6:g}"
+        return ImageError(Reason.TOO_LARGE_BYTES, f"{size_bytes / 1e6:,.1f} MB is more than {most} allows")
+
+    def rest(self, path: str, error: RestError) -> Failure:
+        """Return the row that stands for the images behind the last one that could be read."""
+        fault = str(error).removesuffix(".")
+        if not fault.startswith(path):
+            fault = f"{path}: {fault}"
+        rest = f"The images behind {self.last} are not" if self.last else "None of its images is"
+        message = f"{fault}. {rest} read."
+        # No member has this name.
+        ref = ImageRef(id_of_member(self.uri, ""), self.uri, self.nothing)
+        return self.failure(ref, ImageError(error.reason, message))
+
+
+def encode_name(name: str) -> str:
+    """Return the name of a member as the fragment of a URI."""
+    return _ENCODED.sub(lambda m: quote_from_bytes(m[0].encode("utf-8", "surrogateescape"), safe=""), name)
+
+
+class ShardFiles(abc.ABC):
+    """A format of files with images inside; `explain` and `read_images` at least differ between formats.
+
+    Attributes:
+      name: Name in the table of formats.
+      suffixes: As in `InputFormat`.
+      has_columns: As in `InputFormat`.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    has_columns = False
+
+    def find(
+        self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
+    ) -> Corpus:
+        """Describe the files of a location, after a look at their first bytes."""
+        files = match_files(location.pattern)
+        if not files:
+            raise matches_nothing(location)
+        check_number(files, location)
+        for path, start in read_starts(files).items():
+            if why := self.explain(start):
+                raise UserError(f"{path} {why}.")
+        corpus = Corpus(location.pattern, self.name, files=files, holds_images=True)
+        return self.describe(corpus, options, known_types)
+
+    def split(self, corpus: Corpus) -> Iterator[Shard]:
+        """Yield each file as one shard."""
+        yield from map(Shard, corpus.files)
+
+    def read(
+        self, shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, is_done: Callable[[str], bool]
+    ) -> Iterator[Row]:
+        """Read the images of a shard, as `ShardFormat.read` describes."""
+        reading = Reading(uri_of_path(shard.file.path), corpus, notes, max_bytes, is_done)
+        error = None
+        try:
+            for row in self.read_images(shard, reading):
+                yield row
+                # Behind the row, because rows of a sample that is not whole are not yielded.
+                reading.last = row.uri if isinstance(row, ImageRef) else row.ref.uri
+        except RestError as e:
+            error = e
+        # Before the failure, because a file that was replaced meanwhile looks damaged.
+        check_planned(shard.file)
+        if error:
+            yield reading.rest(shard.file.path, error)
+
+    @abc.abstractmethod
+    def explain(self, start: bytes) -> str | None:
+        """Explain why a file cannot be read in this format.
+
+        Args:
+          start: First bytes of the file, decompressed.
+
+        Returns:
+          A sentence without subject and final stop, to follow the file's name; None if the file can be read.
+        """
+
+    def describe(
+        self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]
+    ) -> Corpus:
+        """Return the corpus with its columns."""
+        return corpus
+
+    @abc.abstractmethod
+    def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
+        """Read the images of a shard.
+
+        Raises:
+          RestError: The rest can't be read. Images up to there have been yielded.
+        """
