@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # The level is set first, because TensorFlow reads the variable at its import, here and in worker processes.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -23,6 +24,12 @@ from tests.engines.flink import FlinkCluster
 from tests.engines.gcs import GcsEmulator
 from tests.engines.http_server import WebServer
 from tests.sources.fault_server import FaultServer
+
+# Without limits of time, because tests pass on a busy machine, and without files of failed examples.
+settings.register_profile(
+    "labelbeam", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("labelbeam")
 
 DATA = Path(__file__).parent / "data"
 

@@ -26,6 +26,7 @@ INPUT_FORMATS: Final = {
     "csv": f"{_PACKAGE}.csv",
     "images": f"{_PACKAGE}.images",
     "tar": f"{_PACKAGE}.tar",
+    "zip": f"{_PACKAGE}.zip",
 }
 # With the format that only `labelbeam rerun` reads.
 _FORMATS: Final = ChainMap(INPUT_FORMATS, {"failures": f"{_PACKAGE}.failures"})

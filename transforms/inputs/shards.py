@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -25,6 +26,9 @@ from labelbeam.transforms.notes import LEFT_OUT, Notes
 
 # The types of what a format reads: an image, its reference alone if it needs no bytes, or a failure.
 Row = InlineImage | ImageRef | Failure
+
+# Name, in the notes, of links, whose images are other members.
+LINK: Final = "(link)"
 
 # Characters of a member's name that are percent-encoded: those that no text or URI may have, and # and %,
 # because the last # of the URI must be the one in front of the name.

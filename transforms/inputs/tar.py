@@ -22,12 +22,10 @@ from labelbeam.transforms.inputs.columns import output_name, parse_value
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
-from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles
+from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
 
-# Name, in the notes, of links, whose images are other members.
-LINK: Final = "(link)"
 # Endings of WebDataset's files beside an image that become columns.
 SIDECARS: Final = ("cls", "json", "txt")
 KEY: Final = "key"

@@ -1,0 +1,357 @@
+"""ZIP archives: the directory first, then images in one pass over a part of the file.
+
+`zipfile` is not used, because it reads the whole directory into memory for each part, and seeks to each
+member, which would be a request per image in a bucket.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from labelbeam.transforms.elements import Failure
+from labelbeam.transforms.errors import ImageError, Reason
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile
+from labelbeam.transforms.inputs.formats import Shard, ShardFormat
+from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
+from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
+from labelbeam.transforms.notes import LEFT_OUT
+
+# Bytes of images that one worker reads. Larger parts would leave workers idle, smaller ones cost requests.
+PART_BYTES: Final = 256 << 20
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_LOCATOR_64 = struct.Struct("<4sLQL")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_LOCAL_MAGIC, _ENTRY_MAGIC, _END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+_LOCATOR_64_MAGIC, _END_64_MAGIC = b"PK\x06\x07", b"PK\x06\x06"
+# The end of an archive, with the longest comment.
+_TAIL_BYTES = _LOCATOR_64.size + _END.size + 0xFFFF
+_FULL_32, _FULL_16 = 0xFFFFFFFF, 0xFFFF
+_STORED, _DEFLATED = 0, 8
+_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES encryption"}
+_ENCRYPTED, _IS_UTF_8 = 0x1, 0x800
+# Deflate makes incompressible data larger by 5 bytes in 16 KB.
+_MOST_OVERHEAD = 1.01
+
+
+class Directory(NamedTuple):
+    """The place of an archive's directory.
+
+    Attributes:
+      start: First byte in the file.
+      end: Byte behind the last one.
+      entries: Number of entries.
+      shift: Bytes in front of the archive, such as a program that unpacks it.
+    """
+
+    start: int
+    end: int
+    entries: int
+    shift: int
+
+
+class Entry(NamedTuple):
+    """An entry of the directory.
+
+    Attributes:
+      name: Name of the member.
+      flags: Bits for encryption and the encoding of names.
+      method: Number of the compression.
+      crc: CRC-32 of the data.
+      packed_bytes: Length of the compressed data.
+      size_bytes: Length of the data.
+      offset: First byte of the member in the file.
+      at: First byte of the entry in the file.
+      is_link: Whether the data is the path of another file.
+    """
+
+    name: str
+    flags: int
+    method: int
+    crc: int
+    packed_bytes: int
+    size_bytes: int
+    offset: int
+    at: int
+    is_link: bool
+
+
+def find_directory(tail: bytes, size_bytes: int, read: Callable[[int, int], bytes]) -> Directory:
+    """Find the directory of an archive.
+
+    Args:
+      tail: Last bytes of the file, up to `_TAIL_BYTES`.
+      size_bytes: Length of the file.
+      read: Function that reads a range of the file.
+
+    Raises:
+      RestError: There is none.
+    """
+    at = tail.rfind(_END_MAGIC)
+    if at < 0 or len(tail) - at < _END.size:
+        raise RestError("the archive's directory, which stands at the end, is missing: the file is cut")
+    _, disk, first_disk, _, entries, length, offset, _ = _END.unpack_from(tail, at)
+    end = size_bytes - len(tail) + at
+    locator = at - _LOCATOR_64.size
+    if locator >= 0 and tail.startswith(_LOCATOR_64_MAGIC, locator):
+        _, disk, _position, _ = _LOCATOR_64.unpack_from(tail, locator)
+        # Directly in front of the locator, because the position is wrong behind a program that unpacks.
+        end = end - _LOCATOR_64.size - _END_64.size
+        record = read(end, end + _END_64.size) if end >= 0 else b""
+        if not record.startswith(_END_64_MAGIC):
+            raise RestError(f"the end of the archive's directory at byte {end:,} is damaged")
+        *_, first_disk, _, entries, length, offset = _END_64.unpack(record)
+    start = end - length
+    if disk or first_disk:
+        raise RestError(
+            "the archive is one part of several. Join them first: zip -s 0 a.zip --out joined.zip"
+        )
+    if start < 0 or offset > start:
+        raise RestError(
+            f"the archive's directory has {length:,} bytes and starts at {offset:,}: the file is cut"
+        )
+    return Directory(start, end, entries, start - offset)
+
+
+def read_entries(stream: Stream, directory: Directory, start: int) -> Iterator[Entry]:
+    """Read the entries of a directory, or of a part of it.
+
+    Args:
+      stream: The bytes of the part.
+      directory: The directory.
+      start: Position of the part in the file.
+
+    Raises:
+      RestError: An entry is damaged.
+    """
+    while fixed := stream.read_some(_ENTRY.size):
+        at = start + stream.position - len(fixed)
+        if len(fixed) < _ENTRY.size or not fixed.startswith(_ENTRY_MAGIC):
+            raise RestError(f"the archive's directory is damaged at byte {at:,}")
+        values = _ENTRY.unpack(fixed)
+        flags, method, crc, packed_bytes, size_bytes = *values[3:5], *values[7:10]
+        name_length, extra_length, comment_length, *_, attributes, offset = values[10:]
+        name = _decode(stream.read(name_length), flags)
+        extra = stream.read(extra_length)
+        stream.skip(comment_length)
+        size_bytes, packed_bytes, offset = _wide(extra, (size_bytes, packed_bytes, offset))
+        offset += directory.shift
+        is_link = stat.S_ISLNK(attributes >> 16)
+        yield Entry(name, flags, method, crc, packed_bytes, size_bytes, offset, at, is_link)
+
+
+def _decode(name: bytes, flags: int) -> str:
+    return name.decode("utf-8", "surrogateescape") if flags & _IS_UTF_8 else name.decode("cp437")
+
+
+def _wide(extra: bytes, values: Sequence[int]) -> list[int]:
+    """Return sizes and the offset of an entry, from its field for large files where they are too large."""
+    missing = values.count(_FULL_32)
+    while missing and len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == 1 and len(field) >= 8 * missing:
+            wide = iter(struct.unpack_from(f"<{missing}Q", field))
+            return [next(wide) if value == _FULL_32 else value for value in values]
+    return list(values)
+
+
+def read_members(
+    stream: Stream, start: int, end: int, entries: Sequence[Entry], reading: Reading
+) -> Iterator[Row]:
+    """Read the images of entries, in the order of their data, in one pass.
+
+    Args:
+      stream: The bytes of the file behind `start`.
+      start: Position of the first byte of `stream`.
+      end: Byte behind the last one that can be data.
+      entries: Entries of images, by offset.
+      reading: The reading.
+    """
+    for entry in entries:
+        ref = reading.name_image(entry.name)
+        if isinstance(ref, Failure) or reading.is_done(ref.id):
+            yield ref
+            continue
+        try:
+            _check(entry, end, reading)
+            yield reading.image(ref, _read_member(stream, start, entry))
+        except RestError:
+            raise
+        except ImageError as e:
+            yield reading.failure(ref, e)
+
+
+def _check(entry: Entry, end: int, reading: Reading) -> None:
+    """Refuse members that can't be read, before they are read."""
+    if entry.flags & _ENCRYPTED:
+        raise ImageError(Reason.UNSUPPORTED, f"{entry.name!r:.300} is encrypted")
+    if entry.method not in (_STORED, _DEFLATED):
+        method = _METHODS.get(entry.method, f"method {entry.method}")
+        raise ImageError(
+            Reason.UNSUPPORTED, f"{entry.name!r:.300} is compressed by {method}, which is not read"
+        )
+    if entry.size_bytes > reading.max_bytes:
+        raise reading.too_large(entry.size_bytes)
+    if entry.packed_bytes > entry.size_bytes * _MOST_OVERHEAD + 1000:
+        fault = f"has {entry.size_bytes:,} bytes, and {entry.packed_bytes:,} when it is compressed"
+        raise _damaged(entry, fault)
+    # Here, because the stream would end in the middle of a member whose length or place is damaged.
+    if entry.offset + _LOCAL.size + entry.packed_bytes > end:
+        raise _damaged(entry, f"reaches into the directory from byte {entry.offset:,}")
+
+
+def _read_member(stream: Stream, start: int, entry: Entry) -> bytes:
+    gap = entry.offset - start - stream.position
+    if gap < 0:
+        raise _damaged(entry, f"overlaps the member in front of it, at byte {entry.offset:,}")
+    stream.skip(gap)
+    header = stream.read(_LOCAL.size)
+    magic, *_, name_length, extra_length = _LOCAL.unpack(header)
+    if magic != _LOCAL_MAGIC:
+        raise _damaged(entry, f"has no header at byte {entry.offset:,}")
+    name = _decode(stream.read(name_length), entry.flags)
+    if name != entry.name:
+        raise _damaged(entry, f"has another name at byte {entry.offset:,}: {name!r:.300}")
+    stream.skip(extra_length)
+    packed = stream.read(entry.packed_bytes)
+    data = packed if entry.method == _STORED else _inflate(packed, entry)
+    if len(data) != entry.size_bytes or zlib.crc32(data) != entry.crc:
+        raise _damaged(entry, f"has {len(data):,} bytes of {entry.size_bytes:,}, or its checksum is wrong")
+    return data
+
+
+def _inflate(packed: bytes, entry: Entry) -> bytes:
+    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        # One byte more than expected, because damage shows in it, and a bomb is not unpacked.
+        return decoder.decompress(packed, entry.size_bytes + 1)
+    except zlib.error as e:
+        raise _damaged(entry, f"can't be decompressed: {e}") from e
+
+
+def _damaged(entry: Entry, fault: str) -> ImageError:
+    return ImageError(Reason.TRUNCATED, f"{entry.name!r:.300} is damaged: it {fault}")
+
+
+class _Zip(ShardFiles):
+    name = "zip"
+    suffixes = (".zip",)
+
+    def recognises(self, start: bytes) -> bool:
+        """Return whether the first bytes of a file are an archive's."""
+        return start.startswith((_LOCAL_MAGIC, _END_MAGIC))
+
+    def explain(self, start: bytes) -> str | None:
+        if self.recognises(start):
+            return None
+        return f"is no ZIP archive: it begins with {start[:20]!r}. Check the file"
+
+    def split(self, corpus: Corpus) -> Iterator[Shard]:
+        """Split large archives into parts; `start` and `end` are places in the directory."""
+        large = [file for file in corpus.files if file.size_bytes > PART_BYTES]
+        # Only large files are opened here, because a small one is one part in any case.
+        yield from (Shard(file) for file in corpus.files if file.size_bytes <= PART_BYTES)
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            for file, parts in zip(large, pool.map(_split, large), strict=True):
+                yield from (Shard(file, *part) for part in parts)
+
+    def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
+        file, start, end = shard
+        directory = _directory_of(file)
+        is_whole = end is None
+        start, end = (directory.start, directory.end) if end is None else (start, end)
+        entries: list[Entry] = []
+        error = None
+        try:
+            with open_stream(file, start, end) as stream:
+                entries.extend(read_entries(stream, directory, start))
+            if is_whole:
+                _check_number(len(entries), directory)
+        except RestError as e:
+            error = e
+        yield from _read_part(file, directory, entries, reading)
+        # Behind the images, because members that the directory names up to the damage can be read.
+        if error:
+            raise error
+
+
+def _read_part(
+    file: ListFile, directory: Directory, entries: Sequence[Entry], reading: Reading
+) -> Iterator[Row]:
+    images = sorted((entry for entry in entries if _takes(entry, reading)), key=attrgetter("offset"))
+    if images:
+        start, end = images[0].offset, directory.start
+        with open_stream(file, min(start, end), end) as stream:
+            reading.version = stream.version
+            yield from read_members(stream, start, end, images, reading)
+
+
+def _takes(entry: Entry, reading: Reading) -> bool:
+    """Return whether an entry is an image; others are counted."""
+    if entry.name.endswith("/"):
+        return False
+    if entry.is_link:
+        reading.notes.add(LEFT_OUT, LINK)
+        return False
+    return reading.is_image(entry.name)
+
+
+def _directory_of(file: ListFile) -> Directory:
+    start = max(0, file.size_bytes - _TAIL_BYTES)
+    directory = find_directory(_read(file, start, file.size_bytes), file.size_bytes, partial(_read, file))
+    # Because tools that unpack would take the last of several archives in one file, and lose the others.
+    if directory.shift and _read(file, 0, len(_LOCAL_MAGIC)) == _LOCAL_MAGIC:
+        raise RestError(
+            f"another archive stands in front of byte {directory.shift:,}. Keep each in its own file"
+        )
+    return directory
+
+
+def _read(file: ListFile, start: int, end: int) -> bytes:
+    with open_stream(file, start, end) as stream:
+        return stream.read(end - start)
+
+
+def _check_number(entries: int, directory: Directory) -> None:
+    # The number has 16 bits, and some programs write larger archives nevertheless.
+    if (entries - directory.entries) % (_FULL_16 + 1):
+        raise RestError(f"the archive's directory has {entries:,} entries of {directory.entries:,}")
+
+
+def _split(file: ListFile) -> list[tuple[int, int | None]]:
+    """Split an archive into parts of its directory; one part if it is damaged or has no simple order."""
+    whole: list[tuple[int, int | None]] = [(0, None)]
+    names, number, offset = set(), 0, -1
+    try:
+        directory = _directory_of(file)
+        bounds, begin = [directory.start], 0
+        with open_stream(file, directory.start, directory.end) as stream:
+            for number, entry in enumerate(read_entries(stream, directory, directory.start), 1):
+                # By hash, because whole names take more memory.
+                names.add(hash(entry.name))
+                # Parts are read in one pass each, and know only their own names.
+                if entry.offset <= offset or len(names) < number:
+                    return whole
+                offset = entry.offset
+                if offset - begin >= PART_BYTES and entry.at > bounds[-1]:
+                    bounds.append(entry.at)
+                    begin = offset
+        _check_number(number, directory)
+    except RestError:
+        return whole  # reported when the file is read
+    return list(pairwise([*bounds, directory.end]))
+
+
+FORMAT: Final[ShardFormat] = _Zip()
