@@ -20,6 +20,7 @@ REQUIRES = [
     "pillow>=12.0,<14",
     "platformdirs>=4.2,<5",
     "prometheus-client>=0.20,<1",
+    "protobuf>=5.26",  # TensorFlow and Beam bound it above
     "psutil>=5.9,<8",
     "pyarrow>=18",
     "pycurl>=7.45,<8",

@@ -218,6 +218,11 @@ class ReadConfig:
         (),
         "types of the CSV's other columns, which are text otherwise, such as price=float64,day=date",
     )
+    image_feature: str | None = _option(
+        None,
+        "feature of TFRecord files, or column of Parquet files, with the bytes of images; by default the one "
+        "with a usual name, such as image/encoded",
+    )
     secret_params: tuple[str, ...] = _option(
         (),
         "query parameters of URIs whose values are secret and don't name an image, beside signatures, keys "

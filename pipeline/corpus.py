@@ -20,7 +20,7 @@ from labelbeam.transforms.sources.addresses import GCS
 # their first bytes then names the format, where a glob of other names stands for images.
 _UNREAD = list_suffixes(
     *(".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".feather", ".arrow", ".avro", ".orc"),
-    *(".xlsx", ".xls", ".tfrecord", ".tfrecords"),
+    *(".xlsx", ".xls"),
 )
 
 

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import zstandard
 from hypothesis import strategies as st
 
@@ -79,6 +81,49 @@ def zip_of(members: dict[str, bytes]) -> bytes:
         for name, data in members.items():
             archive.writestr(name, data)
     return f.getvalue()
+
+
+def varint(value: int) -> bytes:
+    """Return a number as protocol buffers have it."""
+    value &= (1 << 64) - 1
+    data = b""
+    while value > 0x7F:
+        data += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return data + bytes([value])
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def example(**features: Any) -> bytes:
+    """Return a `tf.train.Example` of features: bytes or whole numbers, one or a list of them."""
+    entries = b""
+    for name, values in features.items():
+        values = values if isinstance(values, list) else [values]
+        if isinstance(values[0], bytes):
+            feature = _field(1, b"".join(_field(1, value) for value in values))
+        else:
+            feature = _field(3, _field(1, b"".join(map(varint, values))))
+        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
+    return _field(1, entries)
+
+
+def record(data: bytes) -> bytes:
+    """Return a record of a TFRecord file."""
+    length = struct.pack("<Q", len(data))
+    return length + _masked_crc(length) + data + _masked_crc(data)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<L", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def tfrecord_of(members: dict[str, bytes]) -> bytes:
+    """Return a file of examples."""
+    return b"".join(record(example(image=data)) for data in members.values())
 
 
 def summary(rows: list) -> list[tuple[str, Any]]:

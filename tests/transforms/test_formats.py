@@ -19,7 +19,7 @@ from labelbeam.transforms.inputs.formats import INPUT_FORMATS, input_format
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
 from tests.eager import eagerly
-from tests.shards import images_of, read_all, tar_of, zip_of
+from tests.shards import images_of, read_all, tar_of, tfrecord_of, zip_of
 
 NAMES = ["a.jpg", "b ä.png", "deep/c.webp"]
 BAD = b"\xff.jpg"
@@ -30,7 +30,11 @@ EXAMPLES = {
     "images": ("", None),
 }
 # Name and content of a file with images inside for each format, and whether the file may be compressed.
-SHARDS = {"tar": ("a.tar", tar_of, True), "zip": ("a.zip", zip_of, False)}
+SHARDS = {
+    "tar": ("a.tar", tar_of, True),
+    "zip": ("a.zip", zip_of, False),
+    "tfrecord": ("a.tfrecord", tfrecord_of, True),
+}
 
 
 def test_input_formats__each_row__has_a_file_and_an_example():

@@ -31,7 +31,7 @@ def _decode_by_output(decoder: Any, chunk: bytes) -> Generator[bytes, None, byte
     return decoder.unused_data if decoder.eof else b""
 
 
-def _decode_by_input(decoder: Any, chunk: bytes) -> Generator[bytes, None, bytes]:
+def decode_by_input(decoder: Any, chunk: bytes) -> Generator[bytes, None, bytes]:
     """Decode by a decoder that cannot limit its output."""
     for end in range(_SLICE_BYTES, len(chunk) + _SLICE_BYTES, _SLICE_BYTES):
         yield decoder.decompress(chunk[end - _SLICE_BYTES : end])
@@ -62,9 +62,9 @@ FORMATS: Final = (
     Compression(
         "gzip",
         ".gz",
-        re.compile(rb"\x1f\x8b"),
+        re.compile(rb"\x1f\x8b\x08"),
         lambda: zlib.decompressobj(_GZIP_WBITS),
-        _decode_by_input,
+        decode_by_input,
     ),
     # Followed by a block or by the end of an empty file, because text may begin with BZh too.
     Compression(
@@ -80,7 +80,7 @@ FORMATS: Final = (
         ".zst",
         re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
         lambda: zstandard.ZstdDecompressor().decompressobj(),
-        _decode_by_input,
+        decode_by_input,
     ),
 )
 # Of the longest beginning, bzip2's.

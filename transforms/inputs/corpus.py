@@ -26,6 +26,7 @@ class Corpus:
       files: The files of a list as they were when the run was planned.
       secret_params: Names of query parameters that are secret, beside those that always are.
       holds_images: Whether the files have images inside, so that the format is a `ShardFormat`.
+      image_feature: Name of the feature or column with the bytes of an image, of formats that have names.
       most_files: Largest number of objects to list in a bucket; None for all. Of `images` alone.
     """
 
@@ -41,6 +42,7 @@ class Corpus:
     files: tuple[ListFile, ...] = ()
     secret_params: tuple[str, ...] = ()
     holds_images: bool = False
+    image_feature: str = ""
     most_files: int | None = None
 
     @property

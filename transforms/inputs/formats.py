@@ -27,6 +27,7 @@ INPUT_FORMATS: Final = {
     "images": f"{_PACKAGE}.images",
     "tar": f"{_PACKAGE}.tar",
     "zip": f"{_PACKAGE}.zip",
+    "tfrecord": f"{_PACKAGE}.tfrecord",
 }
 # With the format that only `labelbeam rerun` reads.
 _FORMATS: Final = ChainMap(INPUT_FORMATS, {"failures": f"{_PACKAGE}.failures"})
@@ -66,6 +67,10 @@ class ReadOptions(Protocol):
     @property
     def column_types(self) -> tuple[tuple[str, str], ...]:
         """Names of columns and of their types."""
+
+    @property
+    def image_feature(self) -> str | None:
+        """Name of the feature or column with the bytes of images."""
 
 
 class CorpusFormat(Protocol):

@@ -37,7 +37,7 @@ Line = bytes | LongLine
 # Lists of a corpus. Their names, sizes and times are part of the job, which Dataflow limits to 10 MB.
 MOST_FILES: Final = 50_000
 # Lists whose first bytes are read before a run starts. Workers compare the headers of all.
-_STARTS_LOOKED_AT = 1000
+STARTS_LOOKED_AT: Final = 1000
 
 
 class ListFormat(abc.ABC):
@@ -61,7 +61,7 @@ class ListFormat(abc.ABC):
         if not files:
             raise matches_nothing(location)
         check_number(files, location)
-        starts = read_starts(files)
+        starts = _read_starts(files)
         for path, start in starts.items():
             if why := self.explain(start, is_declared=options.input_format != "auto"):
                 raise UserError(f"{path} {why}.")
@@ -185,8 +185,8 @@ def check_number(files: tuple[ListFile, ...], location: Location) -> None:
         )
 
 
-def read_starts(files: tuple[ListFile, ...]) -> dict[str, bytes]:
+def _read_starts(files: tuple[ListFile, ...]) -> dict[str, bytes]:
     """Read the first bytes of lists, by path; of very many lists, those of the first."""
-    paths = [file.path for file in files[:_STARTS_LOOKED_AT]]
+    paths = [file.path for file in files[:STARTS_LOOKED_AT]]
     with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
         return dict(zip(paths, pool.map(read_start, paths, [START_BYTES] * len(paths)), strict=True))

@@ -6,6 +6,8 @@ import abc
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote_from_bytes
@@ -17,11 +19,12 @@ from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, id_of_
 from labelbeam.transforms.errors import ImageError, Reason, UserError
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import check_planned, match_files
+from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile, check_planned, match_files
+from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import Location, ReadOptions, Shard
 from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
-from labelbeam.transforms.inputs.lists import check_number, matches_nothing, read_starts
-from labelbeam.transforms.inputs.streams import RestError
+from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT, check_number, matches_nothing
+from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import LEFT_OUT, Notes
 
 # The types of what a format reads: an image, its reference alone if it needs no bytes, or a failure.
@@ -103,11 +106,8 @@ class Reading:
 
     def rest(self, path: str, error: RestError) -> Failure:
         """Return the row that stands for the images behind the last one that could be read."""
-        fault = str(error).removesuffix(".")
-        if not fault.startswith(path):
-            fault = f"{path}: {fault}"
         rest = f"The images behind {self.last} are not" if self.last else "None of its images is"
-        message = f"{fault}. {rest} read."
+        message = f"{describe_rest(path, error)} {rest} read."
         # No member has this name.
         ref = ImageRef(id_of_member(self.uri, ""), self.uri, self.nothing)
         return self.failure(ref, ImageError(error.reason, message))
@@ -116,6 +116,12 @@ class Reading:
 def encode_name(name: str) -> str:
     """Return the name of a member as the fragment of a URI."""
     return _ENCODED.sub(lambda m: quote_from_bytes(m[0].encode("utf-8", "surrogateescape"), safe=""), name)
+
+
+def describe_rest(path: str, error: RestError) -> str:
+    """Return a sentence with the file's name and the error."""
+    fault = str(error).removesuffix(".")
+    return f"{fault}." if fault.startswith(path) else f"{path}: {fault}."
 
 
 class ShardFiles(abc.ABC):
@@ -139,9 +145,11 @@ class ShardFiles(abc.ABC):
         if not files:
             raise matches_nothing(location)
         check_number(files, location)
-        for path, start in read_starts(files).items():
-            if why := self.explain(start):
-                raise UserError(f"{path} {why}.")
+        looked_at = files[:STARTS_LOOKED_AT]
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            for file, start in zip(looked_at, pool.map(self._read_start, looked_at), strict=True):
+                if why := self.explain(start):
+                    raise UserError(f"{file.path} {why}.")
         corpus = Corpus(location.pattern, self.name, files=files, holds_images=True)
         return self.describe(corpus, options, known_types)
 
@@ -166,6 +174,17 @@ class ShardFiles(abc.ABC):
         check_planned(shard.file)
         if error:
             yield reading.rest(shard.file.path, error)
+
+    def open(self, file: ListFile) -> AbstractContextManager[Stream]:
+        """Open a file, decompressed."""
+        return open_stream(file)
+
+    def _read_start(self, file: ListFile) -> bytes:
+        try:
+            with self.open(file) as stream:
+                return stream.read_some(START_BYTES)
+        except RestError as e:
+            raise UserError(describe_rest(file.path, e)) from e
 
     @abc.abstractmethod
     def explain(self, start: bytes) -> str | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
 from labelbeam.transforms.errors import ImageError, Reason, RunError, describe_error
 from labelbeam.transforms.files import is_local
-from labelbeam.transforms.inputs.compression import MAGIC_BYTES, Compression, compression_of, decompress
+from labelbeam.transforms.inputs.compression import Compression, compression_of, decompress
 from labelbeam.transforms.inputs.files import ListFile, check_planned, read_errors_explained
 from labelbeam.transforms.sources.gcs_stream import ObjectReader
 
 _CHUNK_BYTES: Final = 1 << 20
+# Bytes that show the compression.
+_FIRST_BYTES: Final = 64
 
 
 class RestError(ImageError):
@@ -94,7 +96,10 @@ class Stream:
 
 @contextmanager
 def open_stream(
-    file: ListFile, start: int = 0, end: int | None = None, packing: Compression | None = None
+    file: ListFile,
+    start: int = 0,
+    end: int | None = None,
+    compression_of: Callable[[bytes, str], Compression | None] = compression_of,
 ) -> Iterator[Stream]:
     """Open a range of a planned file.
 
@@ -102,7 +107,7 @@ def open_stream(
       file: The file.
       start: First byte.
       end: Byte behind the last one; by default the end of the file.
-      packing: Compression of a whole file, beside those that its first bytes show.
+      compression_of: Function from the first bytes of a whole file, and its name, to its compression.
 
     Raises:
       RunError: The file can't be opened, or is not the one that was planned.
@@ -114,13 +119,13 @@ def open_stream(
         raw = _open(file, start, end)
     with io.BufferedReader(raw, _CHUNK_BYTES) as f:
         with _errors_explained(file.path):
-            magic = f.peek(MAGIC_BYTES)[:MAGIC_BYTES]
+            first_bytes = f.peek(_FIRST_BYTES)[:_FIRST_BYTES]
             version = raw.generation if isinstance(raw, ObjectReader) else _version_of(raw)
         # Behind the first byte, because an object that was replaced before has another generation.
         check_planned(file)
-        packing = packing or (_compression_of(magic, file.path) if is_whole else None)
-        if packing:
-            pieces = decompress(iter(lambda: f.read(_CHUNK_BYTES), b""), packing, file.path)
+        compression = _detect(compression_of, first_bytes, file.path) if is_whole else None
+        if compression:
+            pieces = decompress(iter(lambda: f.read(_CHUNK_BYTES), b""), compression, file.path)
             with io.BufferedReader(_Pieces(pieces), _CHUNK_BYTES) as content:
                 yield Stream(content, file.path, None, version)
         else:
@@ -152,9 +157,11 @@ def _version_of(raw: io.FileIO) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}"  # as of images
 
 
-def _compression_of(magic: bytes, path: str) -> Compression | None:
+def _detect(
+    compression_of: Callable[[bytes, str], Compression | None], first_bytes: bytes, path: str
+) -> Compression | None:
     try:
-        return compression_of(magic, path)
+        return compression_of(first_bytes, path)
     except RunError as e:
         raise RestError(str(e)) from e
 
