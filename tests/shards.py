@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zstandard
 from hypothesis import strategies as st
 
@@ -124,6 +126,13 @@ def _masked_crc(data: bytes) -> bytes:
 def tfrecord_of(members: dict[str, bytes]) -> bytes:
     """Return a file of examples."""
     return b"".join(record(example(image=data)) for data in members.values())
+
+
+def parquet_of(members: dict[str, bytes]) -> bytes:
+    """Return a file with a column of bytes."""
+    f = io.BytesIO()
+    pq.write_table(pa.table({"image": list(members.values())}), f)
+    return f.getvalue()
 
 
 def summary(rows: list) -> list[tuple[str, Any]]:

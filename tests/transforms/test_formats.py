@@ -19,7 +19,7 @@ from labelbeam.transforms.inputs.formats import INPUT_FORMATS, input_format
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
 from tests.eager import eagerly
-from tests.shards import images_of, read_all, tar_of, tfrecord_of, zip_of
+from tests.shards import images_of, parquet_of, read_all, tar_of, tfrecord_of, zip_of
 
 NAMES = ["a.jpg", "b ä.png", "deep/c.webp"]
 BAD = b"\xff.jpg"
@@ -29,12 +29,16 @@ EXAMPLES = {
     "csv": ("list.csv", lambda uris: "\n".join(["uri", *uris]).encode() + b"\n" + BAD),
     "images": ("", None),
 }
-# Name and content of a file with images inside for each format, and whether the file may be compressed.
+# Name and content of a file with images inside for each format.
 SHARDS = {
-    "tar": ("a.tar", tar_of, True),
-    "zip": ("a.zip", zip_of, False),
-    "tfrecord": ("a.tfrecord", tfrecord_of, True),
+    "tar": ("a.tar", tar_of),
+    "zip": ("a.zip", zip_of),
+    "tfrecord": ("a.tfrecord", tfrecord_of),
+    "parquet_images": ("a.parquet", parquet_of),
 }
+# Formats of SHARDS whose files may be compressed, and those that are recognised by the name.
+PACKABLE = {"tar", "tfrecord"}
+NAMED = SHARDS.keys() - {"parquet_images"}
 
 
 def test_input_formats__each_row__has_a_file_and_an_example():
@@ -56,12 +60,16 @@ def test_input_formats__each_row__is_found_and_read_end_to_end(tmp_path, form, d
     check_format(tmp_path, form, *EXAMPLES[form], declared, is_packed)
 
 
-@pytest.mark.parametrize("declared", [False, True])
 @pytest.mark.parametrize(
-    ("form", "is_packed"), [(form, packed) for form in SHARDS for packed in {False, SHARDS[form][2]}]
+    ("form", "is_packed", "declared"),
+    [
+        *((form, False, True) for form in SHARDS),
+        *((form, False, False) for form in sorted(NAMED)),
+        *((form, True, declared) for form in sorted(PACKABLE) for declared in (False, True)),
+    ],
 )
 def test_input_formats__files_with_images_inside__are_found_and_read(tmp_path, form, is_packed, declared):
-    name, write, _ = SHARDS[form]
+    name, write = SHARDS[form]
     data = write({name: name.encode() for name in NAMES})
     source = tmp_path / (f"{name}.gz" if is_packed else name)
     source.write_bytes(gzip.compress(data) if is_packed else data)

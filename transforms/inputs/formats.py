@@ -28,6 +28,7 @@ INPUT_FORMATS: Final = {
     "tar": f"{_PACKAGE}.tar",
     "zip": f"{_PACKAGE}.zip",
     "tfrecord": f"{_PACKAGE}.tfrecord",
+    "parquet_images": f"{_PACKAGE}.parquet_images",
 }
 # With the format that only `labelbeam rerun` reads.
 _FORMATS: Final = ChainMap(INPUT_FORMATS, {"failures": f"{_PACKAGE}.failures"})

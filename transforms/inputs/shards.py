@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from labelbeam.transforms.inputs.formats import Location, ReadOptions, Shard
 from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
 from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT, check_number, matches_nothing
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
-from labelbeam.transforms.notes import LEFT_OUT, Notes
+from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
 
 # The types of what a format reads: an image, its reference alone if it needs no bytes, or a failure.
 Row = InlineImage | ImageRef | Failure
@@ -104,13 +104,25 @@ class Reading:
         most = f"max_image_mb={self.max_bytes / 1e6:g}"
         return ImageError(Reason.TOO_LARGE_BYTES, f"{size_bytes / 1e6:,.1f} MB is more than {most} allows")
 
-    def rest(self, path: str, error: RestError) -> Failure:
+    def rest(self, shard: Shard, error: RestError) -> Failure:
         """Return the row that stands for the images behind the last one that could be read."""
         rest = f"The images behind {self.last} are not" if self.last else "None of its images is"
-        message = f"{describe_rest(path, error)} {rest} read."
-        # No member has this name.
-        ref = ImageRef(id_of_member(self.uri, ""), self.uri, self.nothing)
+        return self.gap(shard.start, f"{describe_rest(shard.file.path, error)} {rest} read.", error)
+
+    def gap(self, place: int, message: str, error: ImageError) -> Failure:
+        """Return the row that stands for the images of a place, whose number is not known."""
+        # No image has this name. By place, because several parts of a file may be damaged.
+        ref = ImageRef(id_of_member(self.uri, f"\0{place}"), self.uri, self.nothing)
         return self.failure(ref, ImageError(error.reason, message))
+
+
+def as_type(value: Any, column: str, kind: pa.DataType, notes: Notes) -> Any:
+    """Return a value as one of its column's type; None, and a note, if it can't be one."""
+    try:
+        return pa.scalar(value).cast(kind).as_py()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError):
+        notes.add(UNPARSED, column, repr(value))
+        return None
 
 
 def encode_name(name: str) -> str:
@@ -173,7 +185,7 @@ class ShardFiles(abc.ABC):
         # Before the failure, because a file that was replaced meanwhile looks damaged.
         check_planned(shard.file)
         if error:
-            yield reading.rest(shard.file.path, error)
+            yield reading.rest(shard, error)
 
     def open(self, file: ListFile) -> AbstractContextManager[Stream]:
         """Open a file, decompressed."""

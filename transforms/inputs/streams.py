@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from labelbeam.transforms.errors import ImageError, Reason, RunError, describe_e
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.inputs.compression import Compression, compression_of, decompress
 from labelbeam.transforms.inputs.files import ListFile, check_planned, read_errors_explained
-from labelbeam.transforms.sources.gcs_stream import ObjectReader
+from labelbeam.transforms.sources.gcs_stream import ObjectFile, ObjectReader
 
 _CHUNK_BYTES: Final = 1 << 20
 # Bytes that show the compression.
@@ -50,7 +51,7 @@ class Stream:
         """Read bytes, fewer than `size` only at the end."""
         if self.size_bytes is not None:
             size = min(size, self.size_bytes - self.position)
-        with _errors_explained(self._path):
+        with errors_explained(self._path):
             data = self._f.read(size)
         self.position += len(data)
         return data
@@ -115,14 +116,13 @@ def open_stream(
     """
     end = file.size_bytes if end is None else end
     is_whole = (start, end) == (0, file.size_bytes)
+    check_planned(file)
     with read_errors_explained(file.path):
         raw = _open(file, start, end)
     with io.BufferedReader(raw, _CHUNK_BYTES) as f:
-        with _errors_explained(file.path):
+        with errors_explained(file.path):
             first_bytes = f.peek(_FIRST_BYTES)[:_FIRST_BYTES]
             version = raw.generation if isinstance(raw, ObjectReader) else _version_of(raw)
-        # Behind the first byte, because an object that was replaced before has another generation.
-        check_planned(file)
         compression = _detect(compression_of, first_bytes, file.path) if is_whole else None
         if compression:
             pieces = decompress(iter(lambda: f.read(_CHUNK_BYTES), b""), compression, file.path)
@@ -133,7 +133,24 @@ def open_stream(
 
 
 @contextmanager
-def _errors_explained(path: str) -> Iterator[None]:
+def open_seekable(file: ListFile) -> Iterator[tuple[Any, Callable[[], str | None]]]:
+    """Open a planned file for a reader that seeks.
+
+    Returns:
+      The file, and a function that returns its version, which is known behind the first byte.
+
+    Raises:
+      RunError: The file can't be opened, or is not the one that was planned.
+    """
+    check_planned(file)
+    with read_errors_explained(file.path):
+        f = io.FileIO(file.path) if is_local(file.path) else ObjectFile(file.path, file.size_bytes)
+    with contextlib.closing(f):
+        yield f, lambda: f.generation if isinstance(f, ObjectFile) else _version_of(f)
+
+
+@contextmanager
+def errors_explained(path: str) -> Iterator[None]:
     """Map errors of connections and disks to `RestError`, and those of a file that is gone to `RunError`."""
     with read_errors_explained(path):
         try:

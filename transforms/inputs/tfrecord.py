@@ -23,7 +23,7 @@ from labelbeam.transforms.inputs.examples import Feature, parse_example
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
-from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles
+from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, as_type
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import UNPARSED, Notes
 
@@ -149,14 +149,11 @@ def _value(feature: Feature, name: str, kind: pa.DataType, notes: Notes) -> Any:
     if not feature.values:
         return None
     value = feature.values[0]
-    try:
-        if len(feature.values) == 1:
-            text = value.decode("utf-8") if isinstance(value, bytes) else value
-            return pa.scalar(text).cast(kind).as_py()
-    except (UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    notes.add(UNPARSED, name, repr(feature.values[:2]))
-    return None
+    is_one = len(feature.values) == 1 and (not isinstance(value, bytes) or _is_text(value))
+    if not is_one:
+        notes.add(UNPARSED, name, repr(feature.values[:2]))
+        return None
+    return as_type(value.decode() if isinstance(value, bytes) else value, name, kind, notes)
 
 
 class _TFRecord(ShardFiles):

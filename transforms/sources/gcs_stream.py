@@ -36,6 +36,8 @@ _PAUSE_SEC = 1.0
 _PROGRESS_BYTES = 16 << 20
 # Longest wait for a connection, and for the next bytes.
 _TIMEOUTS_SEC = (10.0, 60.0)
+# Places of one object that are read at the same time.
+_PLACES = 16
 
 
 class ObjectReader(io.RawIOBase):
@@ -52,9 +54,9 @@ class ObjectReader(io.RawIOBase):
       GoogleAPICallError: The server refuses.
     """
 
-    def __init__(self, uri: str, start: int, end: int) -> None:
-        """Make a reader of the bytes from `start` up to `end`."""
-        self.generation: str | None = None
+    def __init__(self, uri: str, start: int, end: int, generation: str | None = None) -> None:
+        """Make a reader of the bytes from `start` up to `end`, of any generation by default."""
+        self.generation = generation
         self._uri = uri
         self._position = start
         self._end = end
@@ -131,6 +133,83 @@ class ObjectReader(io.RawIOBase):
         if self._response is not None:
             self._response.close()
             self._response = None
+
+
+class ObjectFile:
+    """An object as a file for readers that seek, such as Arrow's. All bytes are of one generation.
+
+    A reader that goes on where it has read before gets one request for all further bytes, up to its next
+    seek. Several places are read at the same time, because Parquet keeps each column in its own place.
+
+    Attributes:
+      generation: As of `ObjectReader`.
+    """
+
+    def __init__(self, uri: str, size_bytes: int) -> None:
+        self.generation: str | None = None
+        self.closed = False
+        self._uri = uri
+        self._size_bytes = size_bytes
+        self._position = 0
+        # Places where a read has ended, and the streams that go on there.
+        self._streams: dict[int, ObjectReader | None] = {}
+
+    def read(self, size: int = -1) -> bytes:
+        """Read exactly `size` bytes, fewer only at the end of the file."""
+        start = self._position
+        end = min(start + size, self._size_bytes) if size >= 0 else self._size_bytes
+        if end <= start:
+            return b""
+        is_next = start in self._streams
+        # Only these bytes at first, because most places are read once.
+        last = self._size_bytes if is_next else end
+        reader = self._streams.pop(start, None) or ObjectReader(self._uri, start, last, self.generation)
+        try:
+            data = _read(reader, end - start)
+        except BaseException:
+            reader.close()
+            raise
+        self.generation = reader.generation
+        self._position = end
+        self._keep(end, reader if is_next else None)
+        if not is_next:
+            reader.close()
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._size_bytes)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Close all connections."""
+        for reader in self._streams.values():
+            if reader:
+                reader.close()
+        self.closed = True
+
+    def _keep(self, place: int, reader: ObjectReader | None) -> None:
+        self._streams[place] = reader
+        if len(self._streams) > _PLACES:
+            oldest = self._streams.pop(next(iter(self._streams)))
+            if oldest:
+                oldest.close()
+
+
+def _read(reader: ObjectReader, size: int) -> bytes:
+    chunks = []
+    while size:
+        chunks.append(reader.read(size))
+        size -= len(chunks[-1])
+    return b"".join(chunks)
 
 
 # Cached, because a session keeps connections and the token. By server, because tests have several.

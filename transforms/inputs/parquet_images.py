@@ -1,0 +1,300 @@
+"""Parquet files with the bytes of images: a column of bytes, or Hugging Face's structs of bytes and path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate, pairwise, starmap
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from labelbeam.transforms.errors import ImageError, Reason, RunError, UserError, describe_error
+from labelbeam.transforms.inputs.columns import output_name
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile
+from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
+from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT
+from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, as_type, describe_rest
+from labelbeam.transforms.inputs.streams import RestError, errors_explained, open_seekable
+
+# Usual names of the column with the bytes of images.
+IMAGE_NAMES: Final = (
+    *("image", "image_bytes", "image_data", "image_encoded", "encoded_image", "image_raw", "img", "picture"),
+    *("photo", "jpg", "jpeg", "png", "bytes", "content", "data"),
+)
+# Bytes of images that one worker reads, at least one row group.
+PART_BYTES: Final = 256 << 20
+# Bytes that are read of each column at once, because whole chunks of columns can be larger than the memory.
+_BUFFER_BYTES = 4 << 20
+# Bytes and rows of images in memory.
+_BATCH_BYTES = 32 << 20
+_MOST_ROWS = 512
+_MAGIC = b"PAR1"
+
+
+def is_image_type(kind: pa.DataType) -> bool:
+    """Return whether a column of a type can hold images: bytes, or a struct with bytes."""
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return (
+            place >= 0
+            and is_image_type(kind.field(place).type)
+            and not pa.types.is_struct(kind.field(place).type)
+        )
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def find_image_column(schema: pa.Schema) -> str | None:
+    """Return the column that holds images without doubt: the only one of its kind.
+
+    Structs of bytes come first, then bytes under a usual name, then any bytes.
+    """
+    names = [field.name for field in schema if is_image_type(field.type)]
+    structs = [name for name in names if pa.types.is_struct(schema.field(name).type)]
+    usual = [name for name in names if name.lower() in IMAGE_NAMES]
+    return next((some[0] for some in (structs, usual, names) if len(some) == 1), None)
+
+
+class _ParquetImages(ShardFiles):
+    name = "parquet_images"
+    # None, because files of this ending can be lists, too.
+    suffixes = ()
+
+    def explain(self, start: bytes) -> str | None:
+        if start.startswith(_MAGIC):
+            return None
+        return f"is no Parquet file: it begins with {start[:20]!r}. Check the file"
+
+    def describe(
+        self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]
+    ) -> Corpus:
+        """Return the corpus with the columns of the files, which must be the same in all."""
+        files = corpus.files[:STARTS_LOOKED_AT]
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            schemas = list(pool.map(_schema_of, files))
+        for file, schema in zip(files, schemas, strict=True):
+            if not schema.equals(schemas[0]):
+                raise UserError(
+                    f"{file.path} has other columns than {files[0].path}: {_difference(schema, schemas[0])}."
+                )
+        name = _choose(schemas[0], options.image_feature, files[0].path)
+        types = {
+            column: known_types.get(output_name(column), kind) for column, kind in _columns(schemas[0], name)
+        }
+        return replace(corpus, image_feature=name, columns=tuple(types.items()))
+
+    def split(self, corpus: Corpus) -> Iterator[Shard]:
+        """Split large files into parts; `start` and `end` are numbers of row groups."""
+        large = [file for file in corpus.files if file.size_bytes > PART_BYTES]
+        yield from (Shard(file) for file in corpus.files if file.size_bytes <= PART_BYTES)
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            for file, bounds in zip(large, pool.map(_split, large), strict=True):
+                yield from (
+                    Shard(file, start, end) for start, end in zip(bounds, [*bounds[1:], None], strict=True)
+                )
+
+    def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
+        with _open(shard.file) as (parquet, version):
+            reading.version = version
+            _check_columns(parquet.schema_arrow, shard.file, reading.corpus)
+            with _errors_explained(shard.file.path):
+                groups = _rows_of_groups(parquet.metadata)
+            for group, rows in list(enumerate(groups))[shard.start : shard.end]:
+                yield from _read_group(parquet, group, rows, shard.file.path, reading)
+
+
+def _rows_of_groups(metadata: pq.FileMetaData) -> list[range]:
+    """Return the rows of each row group.
+
+    Raises:
+      RestError: The numbers contradict each other. Nothing else shows damage of them.
+    """
+    sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
+        raise RestError(
+            f"the file is damaged: it has {metadata.num_rows:,} rows, its row groups {sum(sizes):,}"
+        )
+    ends = list(accumulate(sizes, initial=0))
+    return list(starmap(range, pairwise(ends)))
+
+
+def _read_group(
+    parquet: pq.ParquetFile, group: int, rows: range, path: str, reading: Reading
+) -> Iterator[Row]:
+    """Read a row group; one failure stands for the rows from damage on."""
+    if all(reading.is_done(reading.ref(str(row)).id) for row in rows):
+        yield from (reading.ref(str(row)) for row in rows)
+        return
+    row = rows.start
+    try:
+        for batch in _batches(parquet, group, path, reading.corpus):
+            if row + batch.num_rows > rows.stop:
+                raise RestError("the file is damaged: a row group has more rows than the metadata")
+            yield from _read_batch(batch, row, reading)
+            row += batch.num_rows
+        if row < rows.stop:
+            raise RestError("the file is damaged: a row group has fewer rows than the metadata")
+    except RestError as e:
+        rest = f"{describe_rest(path, e)} {rows.stop - row:,} rows from {row:,} on are not read."
+        yield reading.gap(row, rest, e)
+
+
+def _batches(parquet: pq.ParquetFile, group: int, path: str, corpus: Corpus) -> Iterator[pa.RecordBatch]:
+    """Read a row group in batches of bounded memory."""
+    names = [
+        corpus.image_feature,
+        *(name for name, _ in corpus.columns if name in parquet.schema_arrow.names),
+    ]
+    with _errors_explained(path):
+        yield from parquet.iter_batches(
+            batch_size=_rows_of_batches(parquet.metadata.row_group(group)),
+            row_groups=[group],
+            columns=names,
+            use_threads=False,
+        )
+
+
+def _rows_of_batches(group: pq.RowGroupMetaData) -> int:
+    # Of all columns, because Arrow ends the process where the metadata of a single column is damaged.
+    row_bytes = group.total_byte_size // max(group.num_rows, 1)
+    return max(1, min(_BATCH_BYTES // max(row_bytes, 1), _MOST_ROWS))
+
+
+def _read_batch(batch: pa.RecordBatch, first: int, reading: Reading) -> Iterator[Row]:
+    images = batch.column(reading.corpus.image_feature)
+    columns = [_values(batch, name, kind, reading) for name, kind in reading.corpus.columns]
+    for number, values in enumerate(zip(*columns, strict=True) if columns else [()] * batch.num_rows):
+        ref = replace(reading.ref(str(first + number)), columns=values)
+        if reading.is_done(ref.id):
+            yield ref
+            continue
+        try:
+            yield reading.image(ref, _image_of(images[number].as_py(), reading))
+        except ImageError as e:
+            yield reading.failure(ref, e)
+
+
+def _image_of(value: Any, reading: Reading) -> bytes:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if data is None:
+        path = value.get("path") if isinstance(value, dict) else None
+        fault = f", only the path {path!r:.300}. List the paths in a file of their own" if path else ""
+        raise ImageError(Reason.BAD_ROW, f"the row has no bytes in {reading.corpus.image_feature!r}{fault}")
+    if len(data) > reading.max_bytes:
+        raise reading.too_large(len(data))
+    return data
+
+
+def _values(batch: pa.RecordBatch, name: str, kind: pa.DataType, reading: Reading) -> list[Any]:
+    """Return a column's values, of the type that the corpus has."""
+    image = reading.corpus.image_feature
+    if name not in batch.schema.names:  # the path within the image's structs
+        return pc.struct_field(batch.column(image), "path").to_pylist()
+    column = batch.column(name)
+    values = column.to_pylist()
+    if _plain_type(column.type) == kind:
+        return values
+    return [None if value is None else as_type(value, name, kind, reading.notes) for value in values]
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column has in the tables."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_null(kind) else kind
+
+
+def _columns(schema: pa.Schema, image: str) -> Iterator[tuple[str, pa.DataType]]:
+    """Yield the columns that pass through: all but those with bytes, and the path beside the bytes."""
+    for field in schema:
+        if not is_image_type(field.type):
+            yield field.name, _plain_type(field.type)
+    kind, path = schema.field(image).type, f"{image}_path"
+    has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    if has_path and path not in schema.names:
+        yield path, pa.string()
+
+
+def _choose(schema: pa.Schema, wanted: str | None, path: str) -> str:
+    names = [field.name for field in schema if is_image_type(field.type)]
+    name = wanted or find_image_column(schema)
+    if name is not None and name in names:
+        return name
+    fault = (
+        f"image_feature={wanted!r} is no column of bytes in {path}"
+        if wanted
+        else f"{path} has {len(names)} columns that can hold images"
+    )
+    remedy = f"Give one with --image_feature: {', '.join(names)}" if names else "There is none"
+    raise UserError(f"{fault}. {remedy}.")
+
+
+def _difference(schema: pa.Schema, first: pa.Schema) -> str:
+    fields = [f"{field.name} ({field.type})" for field in schema if field not in list(first)]
+    missing = [field.name for field in first if field.name not in schema.names]
+    return f"{', '.join([*fields, *(f'no {name}' for name in missing)]) or 'their order'}"
+
+
+def _check_columns(schema: pa.Schema, file: ListFile, corpus: Corpus) -> None:
+    image, path = corpus.image_feature, f"{corpus.image_feature}_path"
+    missing = [name for name in (image, *dict(corpus.columns)) if name not in schema.names and name != path]
+    if missing or not is_image_type(schema.field(image).type):
+        raise RunError(
+            f"{file.path} has no column {', '.join(missing or [image])}, and the first file has. Give all "
+            "files the same columns."
+        )
+
+
+@contextmanager
+def _open(file: ListFile) -> Iterator[tuple[pq.ParquetFile, str | None]]:
+    with open_seekable(file) as (f, version_of):
+        with _errors_explained(file.path):
+            # In small reads, because a row group can be larger than the memory.
+            parquet = pq.ParquetFile(
+                f, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+            )
+        yield parquet, version_of()
+
+
+@contextmanager
+def _errors_explained(path: str) -> Iterator[None]:
+    with errors_explained(path):
+        try:
+            yield
+        # ValueError is for names that are no text.
+        except (pa.ArrowException, OSError, ValueError) as e:
+            # Arrow raises OSError for damaged bytes, too, but without a number. A disk's errors have one.
+            if isinstance(e, ConnectionError) or getattr(e, "errno", None) is not None:
+                raise
+            raise RestError(f"the file is damaged: {describe_error(e)}") from e
+
+
+def _schema_of(file: ListFile) -> pa.Schema:
+    try:
+        with _open(file) as (parquet, _):
+            return parquet.schema_arrow.remove_metadata()
+    except RestError as e:
+        raise UserError(describe_rest(file.path, e)) from e
+
+
+def _split(file: ListFile) -> list[int]:
+    """Return the first row group of each part of a file."""
+    bounds, size = [0], 0
+    try:
+        with _open(file) as (parquet, _):
+            for group in range(parquet.num_row_groups):
+                if size >= PART_BYTES:
+                    bounds.append(group)
+                    size = 0
+                size += parquet.metadata.row_group(group).total_byte_size
+    except RestError:
+        pass  # reported when the file is read
+    return bounds
+
+
+FORMAT: Final[ShardFormat] = _ParquetImages()
