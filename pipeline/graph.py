@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import apache_beam as beam
 
 from labelbeam.pipeline.plan import Plan, optimisation_of
@@ -13,6 +15,7 @@ from labelbeam.transforms.predict import PredictLabels
 from labelbeam.transforms.publish import PublishResults
 from labelbeam.transforms.read import ReadImageRefs
 from labelbeam.transforms.select import SelectUnlabelled
+from labelbeam.transforms.shards import ReadShards
 from labelbeam.transforms.stage import StageResults
 from labelbeam.transforms.table.manifest import Manifest
 
@@ -21,9 +24,7 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
     """Build the graph from a corpus to published tables, and return its manifest."""
     load, predict = plan.config.load, plan.config.predict
 
-    rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
-    done = pipeline | "ReadDoneIds" >> plan.done
-    images = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
+    images = _find_images(pipeline, plan)
     loaded = images.ok | "LoadImages" >> LoadImages(
         plan.limits,
         plan.model.resize,
@@ -62,10 +63,38 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
         results | "StageResults" >> StageResults(plan.staging).with_resource_hints(**plan.hints),
     ) | "Staged" >> beam.Flatten()
     counts = (
-        (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener),
-        (images.counts,) | "CountSelection" >> CountRows(count_as_is, plan.listener),
+        *images.counts,
         (*early, loaded.unchanged) | "CountEarly" >> CountRows(count_result, plan.listener),
         results | "CountResults" >> CountRows(count_result, plan.listener).with_resource_hints(**plan.hints),
     ) | "SumCounts" >> SumCounts()
-    notes = rows.notes | "SumNotes" >> SumNotes()
+    notes = images.notes | "SumNotes" >> SumNotes()
     return (staged, counts, notes) | "PublishResults" >> PublishResults(plan.publication)
+
+
+class _Found(NamedTuple):
+    """The images of a corpus that need labels.
+
+    Attributes:
+      ok: `ImageRef`, or `InlineImage` of files with images inside.
+      failures: `Failure`, one per row that can't be read or selected.
+      counts: Outputs of `CountRows`.
+      notes: `Notes` about the input.
+    """
+
+    ok: beam.PCollection
+    failures: beam.PCollection
+    counts: tuple[beam.PCollection, ...]
+    notes: beam.PCollection
+
+
+def _find_images(pipeline: beam.Pipeline, plan: Plan) -> _Found:
+    done = pipeline | "ReadDoneIds" >> plan.done
+    count_selection = "CountSelection" >> CountRows(count_as_is, plan.listener)
+    if plan.corpus.holds_images:
+        images = done | "ReadShards" >> ReadShards(plan.corpus, plan.limits.max_bytes)
+        return _Found(images.ok, images.failures, ((images.counts,) | count_selection,), images.notes)
+    rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
+    listed = (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener)
+    selected = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
+    counts = (listed, (selected.counts,) | count_selection)
+    return _Found(selected.ok, selected.failures, counts, rows.notes)

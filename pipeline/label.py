@@ -15,7 +15,7 @@ from labelbeam.pipeline.calibration import calibration_of
 from labelbeam.pipeline.config import LoadConfig, PredictConfig, ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.calibration import Calibration
-from labelbeam.transforms.elements import Failure, ImageRef, Prediction, id_of_uri
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, Prediction, id_of_uri
 from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.label import label_images
@@ -28,7 +28,7 @@ from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
-from labelbeam.transforms.read import hide_in_row, list_rows
+from labelbeam.transforms.read import hide_in_row, list_images
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.table.rows import (
     RowMetadata,
@@ -92,7 +92,7 @@ def label(
     }
     values, options = check_arguments(arguments, limits, options)
     model, top_k, threshold, keep_outputs, batch_size, calibration_file, max_megapixels, names = values
-    rows, columns = _rows_of(check_images(images), names)
+    rows, columns = _rows_of(check_images(images), names, limits.max_bytes)
     spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
     predict = PredictConfig(top_k=top_k, threshold=threshold, calibration=calibration_file)
     decide_with = calibration_of(predict, spec)
@@ -130,11 +130,11 @@ def _assumed_range(spec: ModelSpec) -> Iterator[str]:
 
 
 def _rows_of(
-    images: StrPath | Iterable[StrPath], secret_params: tuple[str, ...]
-) -> tuple[Iterable[ImageRef | Failure], tuple[tuple[str, pa.DataType], ...]]:
+    images: StrPath | Iterable[StrPath], secret_params: tuple[str, ...], max_bytes: int
+) -> tuple[Iterable[ImageRef | InlineImage | Failure], tuple[tuple[str, pa.DataType], ...]]:
     if isinstance(images, str | os.PathLike):
         corpus = find_corpus(ReadConfig(input=os.fspath(images), secret_params=secret_params))
-        return list_rows(corpus), output_columns(corpus)
+        return list_images(corpus, max_bytes), output_columns(corpus)
     corpus = Corpus("", "lines", secret_params=secret_params)
     uris = (os.fspath(image) for image in images)
     return (hide_in_row(ImageRef(id_of_uri(uri), uri), corpus) for uri in uris), ()

@@ -179,6 +179,7 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
         # URIs are compared only for ids of the user's, because an id that is made from a URI stands for no
         # other.
         uris=corpus.id_column is not None,
+        by_file=corpus.holds_images,
     )
 
 

@@ -10,7 +10,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
+from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of, bucket_of_file
 from labelbeam.transforms.elements import DIGEST, DoneIds, digest_of_uri
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT
 from labelbeam.transforms.table.folder import StoredFile, published_files, read_manifest, staged_files
@@ -19,7 +19,7 @@ from labelbeam.transforms.table.rows import FAILURES
 
 
 def read_done_ids(
-    stored: StoredFile, redo: frozenset[str], versions: bool, uris: bool = False
+    stored: StoredFile, redo: frozenset[str], versions: bool, uris: bool = False, by_file: bool = False
 ) -> Iterator[DoneIds]:
     """Read the ids of one file, and of the other columns only requested ones; yield one bucket at a time.
 
@@ -36,20 +36,25 @@ def read_done_ids(
     # line. Staged failures of other kinds are not, because the run that resumes has just tried them.
     redo = FAULTS_OF_THE_INPUT | (redo if stored.published else frozenset())
     columns = ["id", *(["uri"] if uris else [])]
-    columns += ["reason"] if failures else ["version", "sha256"] if versions else []
+    # Digests alone by file, because the version of a file shows nothing about a single image inside.
+    compared = ["sha256"] if by_file else ["version", "sha256"]
+    columns += ["reason"] if failures else compared if versions else []
     for batch in read_batches(stored, GATHERED_ROWS, columns):
-        yield from _by_bucket(batch, stored.published, redo)
+        yield from _by_bucket(batch, stored.published, redo, by_file)
 
 
-def _by_bucket(batch: pa.RecordBatch, published: bool, redo: frozenset[str]) -> Iterator[DoneIds]:
+def _by_bucket(
+    batch: pa.RecordBatch, published: bool, redo: frozenset[str], by_file: bool
+) -> Iterator[DoneIds]:
     ids = batch["id"].to_pylist()
     names = batch.schema.names
     reasons = batch["reason"].to_pylist() if "reason" in names else [""] * len(ids)
-    versions = _versions_of(batch) if "version" in names else []
+    versions = _versions_of(batch) if "sha256" in names else []
+    bucket = bucket_of_file if by_file else bucket_of
     uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if "uri" in names else []
     rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for n, (image_id, reason) in enumerate(zip(ids, reasons, strict=True)):
-        rows[bucket_of(image_id), reason in redo].append(n)
+        rows[bucket(image_id), reason in redo].append(n)
     for (_, retry), numbers in rows.items():
         yield DoneIds(
             ids=tuple(ids[n] for n in numbers),
@@ -63,7 +68,9 @@ def _by_bucket(batch: pa.RecordBatch, published: bool, redo: frozenset[str]) -> 
 def _versions_of(batch: pa.RecordBatch) -> list[str]:
     # A digest in place of a missing version, because the image's bytes can then be compared.
     digests = pc.binary_join_element_wise(DIGEST, batch["sha256"], "")
-    return pc.coalesce(batch["version"], digests).to_pylist()
+    if "version" in batch.schema.names:
+        digests = pc.coalesce(batch["version"], digests)
+    return digests.to_pylist()
 
 
 @dataclass
@@ -79,6 +86,7 @@ class ReadDoneIds(beam.PTransform):
       redo: Reasons for which published failures are tried again.
       versions: Whether to read the versions of images, or digests of images without a version.
       uris: Whether to read digests of the URIs, which only ids of the user's own need.
+      by_file: Whether ids are of images inside files: they share a bucket with the other ids of their file.
     """
 
     output: str
@@ -87,6 +95,7 @@ class ReadDoneIds(beam.PTransform):
     redo: frozenset[str] = frozenset()
     versions: bool = False
     uris: bool = False
+    by_file: bool = False
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[DoneIds]:
         return (
@@ -96,7 +105,7 @@ class ReadDoneIds(beam.PTransform):
             >> beam.FlatMap(_list_files, self.resumes, self.published).with_output_types(StoredFile)
             # A reshuffle, because one worker would read every file if listing and reading were fused.
             | "Spread" >> beam.Reshuffle()
-            | "ReadIds" >> beam.FlatMap(read_done_ids, self.redo, self.versions, self.uris)
+            | "ReadIds" >> beam.FlatMap(read_done_ids, self.redo, self.versions, self.uris, self.by_file)
         )
 
 

@@ -215,6 +215,11 @@ class Failure:
     host: str
 
 
+def ref_of(row: ImageRef | InlineImage | Failure) -> ImageRef:
+    """Return the reference of a row."""
+    return row if isinstance(row, ImageRef) else row.ref
+
+
 @dataclass(frozen=True, slots=True)
 class TableFile:
     """A finished Parquet file of a table, staged or published.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, Prediction
+from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, InlineImage, Prediction
 from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded
 from labelbeam.transforms.models.classifier import Classifier
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def label_images(
-    rows: Iterable[ImageRef | Failure],
+    rows: Iterable[ImageRef | InlineImage | Failure],
     classifier: Classifier,
     loaders: Loaders,
     ahead: int,
@@ -71,8 +71,8 @@ def _in_order(futures: Iterable[Future[T]], ahead: int) -> Iterator[T]:
             future.cancel()
 
 
-def _load(row: ImageRef | Failure, loaders: Loaders) -> Future[Any]:
-    if isinstance(row, ImageRef):
+def _load(row: ImageRef | InlineImage | Failure, loaders: Loaders) -> Future[Any]:
+    if not isinstance(row, Failure):
         return loaders.submit(row)
     passed_on: Future[Loaded] = Future()
     passed_on.set_result(Loaded(row, 0))

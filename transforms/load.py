@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, PackedImage, Unchanged
+from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, InlineImage, PackedImage, Unchanged
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.loaders.crew import Loaders
@@ -21,7 +21,8 @@ from labelbeam.transforms.outcomes import par_do
 from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.window import OverlappedFn, Window
 
-# Most bytes of pixels in flight in one bundle: 1,700 images of 224 px, 240 of 600 px.
+# Most bytes in flight in one bundle, of pixels and of images inside files: 1,700 images of 224 px, 240 of
+# 600 px.
 _MAX_WINDOW_BYTES = 256 << 20
 
 
@@ -37,8 +38,8 @@ class LoadOutcomes(NamedTuple):
 class LoadImages(beam.PTransform):
     """The step that loads images to `[size, size, 3] uint8`, with many requests at once.
 
-    Input: `ImageRef`. Output: `DecodedImage`, `PackedImage` if they are to be packed, or `Unchanged` for an
-    image that keeps its labels. Failures: `fetch`, `decode`.
+    Input: `ImageRef` or `InlineImage`. Output: `DecodedImage`, `PackedImage` if they are to be packed, or
+    `Unchanged` for an image that keeps its labels. Failures: `fetch`, `decode`.
     Metrics: `fetch_usec`, `decode_usec`, `image_bytes`.
     Guarantees: an image that crashes its decoder, or holds it too long, costs itself only.
 
@@ -59,12 +60,12 @@ class LoadImages(beam.PTransform):
     threads: int | None = None
     packed: bool = False
 
-    def expand(self, refs: beam.PCollection[ImageRef]) -> LoadOutcomes:
+    def expand(self, images: beam.PCollection[ImageRef | InlineImage]) -> LoadOutcomes:
         ok = PackedImage if self.packed else DecodedImage
-        return LoadOutcomes(**par_do("Load", refs, _LoadImagesFn(self), ok, Failure, Unchanged))
+        return LoadOutcomes(**par_do("Load", images, _LoadImagesFn(self), ok, Failure, Unchanged))
 
 
-class _LoadImagesFn(OverlappedFn[ImageRef, Loaded]):
+class _LoadImagesFn(OverlappedFn[ImageRef | InlineImage, Loaded]):
     def __init__(self, step: LoadImages) -> None:
         self._window_items = 4 * step.limits.connections
         self._pixel_bytes = 3 * step.rule.size_px**2
@@ -88,8 +89,9 @@ class _LoadImagesFn(OverlappedFn[ImageRef, Loaded]):
         self._loaders.watch(window)
         return window
 
-    def submit(self, ref: ImageRef) -> tuple[Future[Loaded], int]:
-        return self._loaders.submit(ref), self._pixel_bytes
+    def submit(self, image: ImageRef | InlineImage) -> tuple[Future[Loaded], int]:
+        inline_bytes = len(image.data) if isinstance(image, InlineImage) else 0
+        return self._loaders.submit(image), self._pixel_bytes + inline_bytes
 
     def is_hungry(self) -> bool:
         return self._loaders.is_hungry()

@@ -11,12 +11,13 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import Failure, ImageRef, host_of_uri, id_of_uri
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, host_of_uri, id_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import format_of
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import par_do, to_output
+from labelbeam.transforms.shards import list_members, read_members
 from labelbeam.transforms.sources.secrets import hide_in_message, hide_secrets, lacks_secrets, public_uri
 
 
@@ -34,12 +35,20 @@ class ReadOutcomes(NamedTuple):
     notes: beam.PCollection
 
 
+def list_images(corpus: Corpus, max_bytes: int) -> Iterator[ImageRef | InlineImage | Failure]:
+    """List a corpus as `list_rows` does, with the bytes of images inside files, `max_bytes` at most."""
+    yield from read_members(corpus, max_bytes) if corpus.holds_images else list_rows(corpus)
+
+
 def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
     """List a corpus in one process, as `ReadImageRefs` does on many workers.
 
     Raises:
       RunError: A file is not the one that was planned, or is cut or damaged.
     """
+    if corpus.holds_images:
+        yield from list_members(corpus)
+        return
     notes = Notes()
     for piece in format_of(corpus).split(corpus):
         yield from read_rows(piece, corpus, notes)

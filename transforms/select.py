@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,7 +16,14 @@ from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
 from labelbeam.transforms.coders import decode_row, encode_row
 from labelbeam.transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
-from labelbeam.transforms.elements import URI_DIGEST_BYTES, DoneIds, Failure, ImageRef, digest_of_uri
+from labelbeam.transforms.elements import (
+    URI_DIGEST_BYTES,
+    DoneIds,
+    Failure,
+    ImageRef,
+    digest_of_uri,
+    ref_of,
+)
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.outcomes import Outcomes, par_do, to_output
 
@@ -46,7 +53,7 @@ class SelectOutcomes(NamedTuple):
 
 def id_of(row: Row) -> str:
     """Return the id of a row."""
-    return row.ref.id if isinstance(row, Failure) else row.id
+    return ref_of(row).id
 
 
 def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Counter[str]]:
@@ -99,7 +106,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Count
 # order, which a shuffle does not keep. Rows that cannot be read come last from either end, because any other
 # row is better.
 def _rank(row: Row) -> tuple[bool, str, str, str]:
-    ref = row.ref if isinstance(row, Failure) else row
+    ref = ref_of(row)
     return isinstance(row, Failure), ref.uri, repr(ref.columns), ref.address
 
 
@@ -166,7 +173,7 @@ class SelectUnlabelled(beam.PTransform):
         # worker's memory. The shuffle also deals references anew, because a list's lines start on few
         # workers.
         packed = tuple(
-            rows | f"Pack{name}" >> beam.ParDo(_PackFn()).with_output_types(tuple[int, bytes])
+            rows | f"Pack{name}" >> beam.ParDo(PackRows(bucket_of)).with_output_types(tuple[int, bytes])
             for name, rows in (("Refs", listed.ok), ("BadRows", listed.failures), ("Done", done))
         )
         buckets = packed | "Meet" >> beam.Flatten() | "GroupByBucket" >> beam.GroupByKey()
@@ -178,8 +185,11 @@ class SelectUnlabelled(beam.PTransform):
         return SelectOutcomes(refs, **selected)
 
 
-class _PackFn(beam.DoFn):
+class PackRows(beam.DoFn):
     """A DoFn that packs gathered rows by bucket, because packs are a tenth of the elements and bytes."""
+
+    def __init__(self, bucket: Callable[[str], int]) -> None:
+        self._bucket = bucket
 
     def start_bundle(self) -> None:
         self._rows: dict[int, list[bytes]] = defaultdict(list)
@@ -187,7 +197,7 @@ class _PackFn(beam.DoFn):
 
     def process(self, row: Row | DoneIds) -> Iterator[tuple[int, bytes]]:
         image_id = row.ids[0] if isinstance(row, DoneIds) else id_of(row)
-        self._rows[bucket_of(image_id)].append(encode_row(row))
+        self._rows[self._bucket(image_id)].append(encode_row(row))
         self._gathered += 1
         if self._gathered >= GATHERED_ROWS:
             yield from self._pack()

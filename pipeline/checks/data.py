@@ -36,7 +36,7 @@ from labelbeam.pipeline.plan import (
 from labelbeam.pipeline.prepare import prepare_model
 from labelbeam.pipeline.report.model import describe_head, describe_photos, describe_scaling
 from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
-from labelbeam.transforms.elements import Failure, ImageRef, Prediction
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, Prediction, ref_of
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.label import label_images
 from labelbeam.transforms.loaders.image import Loading
@@ -48,7 +48,7 @@ from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.runtime import has_gpu
-from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.read import list_images
 from labelbeam.transforms.sources import Manners
 from labelbeam.transforms.sources.addresses import is_gcs
 
@@ -81,7 +81,8 @@ def _check_input(case: Case) -> Iterator[Finding]:
     read = case.config.read
     manifest = case.contents.manifest if case.contents else None
     corpus = find_corpus(read, column_types_of(case.config, manifest))
-    listed = list_rows(dataclasses.replace(corpus, most_files=_MOST_FILES))
+    max_bytes = limits_of(case.config).max_bytes
+    listed = list_images(dataclasses.replace(corpus, most_files=_MOST_FILES), max_bytes)
     case.rows = list(itertools.islice(listed, _IMAGES))
     if not case.rows:
         yield error(f"{read.input} lists no images.", "Check --input and --input_format.")
@@ -93,11 +94,12 @@ def _check_input(case: Case) -> Iterator[Finding]:
     partitioning_of(case.config, corpus)
 
 
-def _format_row(row: ImageRef | Failure, names: list[str]) -> str:
+def _format_row(row: ImageRef | InlineImage | Failure, names: list[str]) -> str:
     if isinstance(row, Failure):
         return f"{row.reason}: {row.message}"
-    columns = "".join(f", {name}={_format_value(v)}" for name, v in zip(names, row.columns, strict=True))
-    return f"{row.uri}{columns}"
+    ref = ref_of(row)
+    columns = "".join(f", {name}={_format_value(v)}" for name, v in zip(names, ref.columns, strict=True))
+    return f"{ref.uri}{columns}"
 
 
 def _format_value(value: Any) -> str:

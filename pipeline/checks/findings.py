@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.output import Contents
 from labelbeam.pipeline.runners.options import is_dataflow, runner_of
-from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage
 from labelbeam.transforms.errors import LabelbeamError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.classifier import Classifier
@@ -106,7 +106,7 @@ class Case:
     contents: Contents | None = None
     corpus: Corpus | None = None
     # Bounded by the check `input`, because a list may have billions of rows.
-    rows: list[ImageRef | Failure] = field(default_factory=list)
+    rows: list[ImageRef | InlineImage | Failure] = field(default_factory=list)
     spec: ModelSpec | None = None
     classifier: Classifier | None = None
 

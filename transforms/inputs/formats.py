@@ -168,7 +168,12 @@ class InputFormat(CorpusFormat, FoundFormat, Protocol):
 
 
 def format_of(corpus: Corpus) -> CorpusFormat:
-    """Return the format of a corpus."""
+    """Return the format of a corpus of references."""
+    return importlib.import_module(_FORMATS[corpus.format]).FORMAT
+
+
+def shard_format(corpus: Corpus) -> ShardFormat:
+    """Return the format of a corpus of files with images inside."""
     return importlib.import_module(_FORMATS[corpus.format]).FORMAT
 
 

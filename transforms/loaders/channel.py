@@ -27,13 +27,18 @@ CHUNK = 8
 
 
 class Task(NamedTuple):
-    """An image to load."""
+    """An image to load.
+
+    Attributes:
+      inline: Bytes of an image inside a file, and the file's version; None for an image to fetch.
+    """
 
     number: int
     uri: str
     known_version: str | None
     signed: str | None
     is_bounded: bool
+    inline: tuple[pickle.PickleBuffer, str | None] | None = None
 
 
 class Result(NamedTuple):

@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.elements import ImageRef, InlineImage
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.loaders.board import Board, Stage
 from labelbeam.transforms.loaders.channel import CHUNK, Channel, Result, Task, result_of
@@ -96,11 +96,12 @@ class _Worker:
 
     def _load(self, task: Task) -> None:
         ref = ImageRef("", task.uri, (), task.known_version, task.signed)
+        image = InlineImage(ref, bytes(task.inline[0]), task.inline[1]) if task.inline else ref
         send = functools.partial(self._send, task.number)
         report = functools.partial(self._report, task.number)
         # Only where the parent waits for it.
         fetched = functools.partial(self._outbox.announce, task.number) if task.is_bounded else None
-        self._loader.load(ref, send, report, fetched)
+        self._loader.load(image, send, report, fetched)
 
     def _send(self, number: int, loaded: Loaded | Exception) -> None:
         if isinstance(loaded, Exception):  # a defect, which must end the run and not a thread alone

@@ -20,8 +20,10 @@ from labelbeam.transforms.elements import (
     Failure,
     ImageMetadata,
     ImageRef,
+    InlineImage,
     PackedImage,
     Unchanged,
+    ref_of,
 )
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.decode import Room, decode_image, no_wait, too_little_memory
@@ -114,10 +116,15 @@ def _fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     response = sources.fetch(ref.address, None if version.startswith(DIGEST) else ref.known_version)
     if response is None:
         return Unchanged(ref)
-    sha256 = hashlib.sha256(response.data).hexdigest()
-    if version == DIGEST + sha256:
+    return _digest(ref, response.data, response.version)
+
+
+def _digest(ref: ImageRef, data: bytes, version: str | None) -> EncodedImage | Unchanged:
+    """Return an image with the digest of its bytes, unless it is the known one."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    if ref.known_version == DIGEST + sha256:
         return Unchanged(ref)
-    return EncodedImage(ref, response.data, sha256, response.version)
+    return EncodedImage(ref, data, sha256, version)
 
 
 def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int, room: Room = no_wait) -> DecodedImage:
@@ -201,7 +208,7 @@ class Loader:
 
     def load(
         self,
-        ref: ImageRef,
+        image: ImageRef | InlineImage,
         done: Done,
         report: Report = _no_report,
         fetched: Callable[[], None] | None = None,
@@ -211,7 +218,7 @@ class Loader:
         Whatever is wrong with an image becomes a `Failure`.
 
         Args:
-          ref: The image.
+          image: The image, to fetch unless it has its bytes.
           done: Receives the outcome, perhaps on another thread.
           report: Notes what is done to the image.
           fetched: Called if the image was fetched by a request that took long.
@@ -222,18 +229,18 @@ class Loader:
             self._changed.wait_for(lambda: self._encoded_bytes < MAX_ENCODED_BYTES)
         start = time.monotonic_ns()
         report("fetch", 0)
-        image = _try_to_fetch(ref, self._sources)
+        encoded = _try_to_fetch(image, self._sources)
         spent_ns = time.monotonic_ns() - start
-        if not isinstance(image, EncodedImage):
-            done(_not_fetched(ref, image, spent_ns // 1000))
+        if not isinstance(encoded, EncodedImage):
+            done(_not_fetched(ref_of(image), encoded, spent_ns // 1000))
             report(None, spent_ns)
             return
         report(None, spent_ns)
         if fetched and spent_ns > _ANNOUNCED_NS:
             fetched()
         with self._changed:
-            self._encoded_bytes += len(image.data)
-            self._fetched.append(_Fetched(image, spent_ns, report, done))
+            self._encoded_bytes += len(encoded.data)
+            self._fetched.append(_Fetched(encoded, spent_ns, report, done))
             if self._decoders == 0:
                 return
             self._decoders -= 1
@@ -290,9 +297,11 @@ class Loader:
             yield
 
 
-def _try_to_fetch(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged | Exception:
+def _try_to_fetch(image: ImageRef | InlineImage, sources: Sources) -> EncodedImage | Unchanged | Exception:
     try:
-        return _fetch_image(ref, sources)
+        if isinstance(image, InlineImage):
+            return _digest(image.ref, image.data, image.version)
+        return _fetch_image(image, sources)
     except MemoryError as e:
         # Without its frames, because these hold memory.
         return e.with_traceback(None)

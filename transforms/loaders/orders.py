@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import Failure, ImageRef, host_of_uri
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, host_of_uri
 from labelbeam.transforms.errors import ImageError, Reason, may_heal
 from labelbeam.transforms.loaders.image import Loaded, Loading, keeps_labels, unchecked
 from labelbeam.transforms.loaders.schedule import DOWN_AFTER, DOWN_SEC, Order, Schedule, Verdict
@@ -50,12 +50,15 @@ class Orders:
         """Return the number of images that wait for a request."""
         return len(self._schedule)
 
-    def add(self, ref: ImageRef) -> Future[Loaded]:
+    def add(self, image: ImageRef | InlineImage) -> Future[Loaded]:
         """Order an image, for as long as somebody holds its future."""
         future: Future[Loaded] = Future()
         # Running from now on, because a future that somebody cancels takes no outcome.
         future.set_running_or_notify_cancel()
-        self._schedule.add(Order(ref, *_host_of(ref.address), weakref.ref(future)))
+        if isinstance(image, InlineImage):
+            self._schedule.add(Order(image.ref, "", False, weakref.ref(future), inline=image))
+        else:
+            self._schedule.add(Order(image, *_host_of(image.address), weakref.ref(future)))
         return future
 
     def take(self, most: int, in_reserve: bool = False) -> list[Order]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import pickle
 import selectors
 import signal
 import socket
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Final
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.elements import ImageRef, InlineImage
 from labelbeam.transforms.errors import ImageError, Reason, RunError, describe_error
 from labelbeam.transforms.loaders.board import Board, Row, nameless_file
 from labelbeam.transforms.loaders.channel import CHUNK, Channel, Task, loaded_of
@@ -145,11 +146,11 @@ class _Crew:
         self._large_fd = nameless_file()
         threading.Thread(target=self._run, name="loaders", daemon=True).start()
 
-    def submit(self, ref: ImageRef) -> Future[Loaded]:
+    def submit(self, image: ImageRef | InlineImage) -> Future[Loaded]:
         with self._lock:
             if self._broken:
                 raise self._broken
-            future = self._orders.add(ref)
+            future = self._orders.add(image)
             self._deal()
         return future
 
@@ -400,8 +401,10 @@ class _Crew:
 
 
 def _task_of(number: int, image: Order) -> Task:
-    ref = image.ref
-    return Task(number, ref.uri, ref.known_version, ref.signed, image.is_bounded)
+    ref, inline = image.ref, image.inline
+    # As a buffer, because the channel does not copy these.
+    data = (pickle.PickleBuffer(inline.data), inline.version) if inline else None
+    return Task(number, ref.uri, ref.known_version, ref.signed, image.is_bounded, data)
 
 
 def _describe(status: int) -> str:

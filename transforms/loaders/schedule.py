@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.elements import ImageRef, InlineImage
 from labelbeam.transforms.loaders.image import Loaded
 from labelbeam.transforms.sources import Manners
 
@@ -87,6 +87,7 @@ class Order:
       crashes: Number of loaders that died of it.
       is_request: Whether it counts among its host's requests.
       attempts: Number of requests that were started.
+      inline: The image, if its bytes were read with its reference.
       first: Time of the first one.
       started: Time of the latest one.
       last: Outcome of the latest one; None before the first outcome.
@@ -99,6 +100,7 @@ class Order:
     crashes: int = 0
     is_request: bool = False
     attempts: int = 0
+    inline: InlineImage | None = None
     first: float = 0.0
     started: float = 0.0
     last: Loaded | None = None

@@ -6,7 +6,7 @@ import functools
 import threading
 from concurrent.futures import Future
 
-from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.elements import ImageRef, InlineImage
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded, Loader, Loading
@@ -41,9 +41,9 @@ class _Crew:
         for n in range(loading.limits.connections):
             threading.Thread(target=self._run, name=f"load-{n}", daemon=True).start()
 
-    def submit(self, ref: ImageRef) -> Future[Loaded]:
+    def submit(self, image: ImageRef | InlineImage) -> Future[Loaded]:
         with self._changed:
-            future = self._orders.add(ref)
+            future = self._orders.add(image)
             self._changed.notify()
         return future
 
@@ -68,7 +68,8 @@ class _Crew:
     def _run(self) -> None:
         while (order := self._next()) is not None:
             fetched = functools.partial(self._release, order) if order.is_bounded else None
-            self._loader.load(order.ref, functools.partial(self._settle, order), fetched=fetched)
+            settle = functools.partial(self._settle, order)
+            self._loader.load(order.inline or order.ref, settle, fetched=fetched)
 
     def _next(self) -> Order | None:
         with self._changed:

@@ -1,0 +1,230 @@
+"""Reading files with images inside: each in one pass, but for images that are done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from labelbeam.transforms.buckets import bucket_of_file
+from labelbeam.transforms.coders import encode_row
+from labelbeam.transforms.count import KEPT, LISTED, OTHER, UNCHECKED
+from labelbeam.transforms.elements import (
+    FILE_ID_CHARS,
+    DoneIds,
+    Failure,
+    ImageRef,
+    InlineImage,
+    id_of_uri,
+    ref_of,
+)
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.formats import Shard, shard_format
+from labelbeam.transforms.inputs.images import uri_of_path
+from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.outcomes import par_do, to_output
+from labelbeam.transforms.select import PackRows, merge_done, pack, unpack
+
+
+class ShardOutcomes(NamedTuple):
+    """The outputs of `ReadShards`.
+
+    Attributes:
+      ok: `InlineImage`, one per image without a row.
+      failures: `Failure`, one per image that can't be read, and one per file that is damaged.
+      counts: `(kind, rows)`, as of `CountRows`: `listed`, `kept`, `unchecked` and `other`, which is counted
+        down for each image that is found.
+      notes: `Notes` about the input.
+    """
+
+    ok: beam.PCollection
+    failures: beam.PCollection
+    counts: beam.PCollection
+    notes: beam.PCollection
+
+
+class Work(NamedTuple):
+    """A shard to read, and the packed ids of its file that the tables have."""
+
+    shard: Shard
+    packed: bytes
+
+
+class Done(NamedTuple):
+    """Rows that the tables have of the images inside one file.
+
+    Attributes:
+      versions: Digest of each finished image, by id; None if images are not compared.
+      retry: Ids of rows that are replaced.
+    """
+
+    versions: dict[str, str | None]
+    retry: set[str]
+
+    def is_done(self, image_id: str) -> bool:
+        """Return whether an image needs no bytes."""
+        return self.versions.get(image_id, "") is None
+
+    def has(self, image_id: str) -> bool:
+        """Return whether the tables have a row of an image."""
+        return image_id in self.versions or image_id in self.retry
+
+
+@dataclass
+class ReadShards(beam.PTransform):
+    """The step that reads the images inside files.
+
+    Input: `DoneIds` of `ReadDoneIds`, by file. Output: `InlineImage`. Failures: `read`.
+    Guarantees: a file, or each of the parts that its format allows, is read in one pass and on one worker. A
+    worker holds the finished ids of one file at a time.
+
+    Attributes:
+      corpus: The corpus.
+      max_bytes: Largest image.
+    """
+
+    corpus: Corpus
+    max_bytes: int
+
+    def expand(self, done: beam.PCollection[DoneIds]) -> ShardOutcomes:
+        shards = (
+            done.pipeline
+            | "Once" >> beam.Create([None], reshuffle=False)
+            | "Split" >> beam.ParDo(_SplitFn(self.corpus)).with_output_types(tuple[int, Any])
+        )
+        pack_done = beam.ParDo(PackRows(bucket_of_file)).with_output_types(tuple[int, bytes])
+        # Not by one shuffle as in `SelectUnlabelled`, because shards are few.
+        buckets = {"shards": shards, "done": done | "PackDone" >> pack_done} | beam.CoGroupByKey()
+        matched = par_do("Match", buckets, _MatchFn(), Work, tuple[str, int])
+        # A second shuffle, because the shards of a bucket would otherwise be read by one worker, one after
+        # another, and fused with the model.
+        spread = matched["ok"] | "Spread" >> beam.Reshuffle()
+        reader = _ReadFn(self.corpus, self.max_bytes)
+        read = par_do("Read", spread, reader, InlineImage, Failure, tuple[str, int], Notes)
+        counts = (matched["counts"], read.pop("counts")) | "Counts" >> beam.Flatten()
+        return ShardOutcomes(counts=counts, **read)
+
+
+class _SplitFn(beam.DoFn):
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+
+    def process(self, _: None) -> Iterator[tuple[int, Shard]]:
+        for shard in shard_format(self._corpus).split(self._corpus):
+            yield bucket_of_file(_file_id(shard)), shard
+
+
+def _file_id(shard: Shard) -> str:
+    """Return the beginning of the ids of all images of a shard's file."""
+    return id_of_uri(uri_of_path(shard.file.path))[:FILE_ID_CHARS]
+
+
+class _MatchFn(beam.DoFn):
+    """A DoFn that brings finished ids to the shards of their file."""
+
+    def process(self, bucket: tuple[int, dict[str, Iterable[Any]]]) -> Iterator:
+        parts: dict[str, list[DoneIds]] = defaultdict(list)
+        everything: set[str] = set()
+        for packed in bucket[1]["done"]:
+            for part in unpack(packed):
+                assert isinstance(part, DoneIds)
+                everything.update(part.ids)
+                for file_id, its_part in _by_file(part).items():
+                    parts[file_id].append(its_part)
+        # Counted down again by each image that is found, because only a reader of the file finds them.
+        yield to_output((OTHER, len(everything)))
+        # Each once, because several inputs may have one file.
+        for shard in dict.fromkeys(bucket[1]["shards"]):
+            yield to_output(Work(shard, pack(list(map(encode_row, parts[_file_id(shard)])))))
+
+
+def _by_file(part: DoneIds) -> dict[str, DoneIds]:
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for n, image_id in enumerate(part.ids):
+        numbers[image_id[:FILE_ID_CHARS]].append(n)
+    return {
+        file_id: dataclasses.replace(
+            part,
+            ids=tuple(part.ids[n] for n in its),
+            versions=tuple(part.versions[n] for n in its) if part.versions else (),
+        )
+        for file_id, its in numbers.items()
+    }
+
+
+def done_of(packed: bytes) -> Done:
+    """Return the finished ids of a file."""
+    parts = [part for part in unpack(packed) if isinstance(part, DoneIds)]
+    # Published parts first, because staged rows are newer and must win.
+    finished = sorted((part for part in parts if not part.retry), key=lambda part: not part.published)
+    return Done(merge_done(finished), {image_id for part in parts if part.retry for image_id in part.ids})
+
+
+def read_shard(
+    shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, done: Done, counts: Counter[str]
+) -> Iterator[InlineImage | Failure]:
+    """Read the images of a shard that need labels, and count all of them."""
+    for row in shard_format(corpus).read(shard, corpus, notes, max_bytes, done.is_done):
+        ref = ref_of(row)
+        counts[LISTED] += 1
+        if done.has(ref.id):
+            counts[OTHER] -= 1
+        version = done.versions.get(ref.id)
+        if isinstance(row, ImageRef):
+            counts[KEPT] += 1
+        elif version is None:
+            yield row
+        elif isinstance(row, InlineImage):
+            yield dataclasses.replace(row, ref=dataclasses.replace(ref, known_version=version))
+        else:
+            # Labels are kept, because damage to the file doesn't make them wrong.
+            counts.update((KEPT, UNCHECKED))
+
+
+class _ReadFn(beam.DoFn):
+    """A DoFn that reads shards, and yields one `Notes` for a bundle."""
+
+    def __init__(self, corpus: Corpus, max_bytes: int) -> None:
+        # Without the files, because a job's size is limited and `_SplitFn` carries them already.
+        self._corpus = dataclasses.replace(corpus, files=())
+        self._max_bytes = max_bytes
+
+    def start_bundle(self) -> None:
+        self._notes = Notes()
+
+    def process(self, work: Work) -> Iterator:
+        counts: Counter[str] = Counter()
+        done = done_of(work.packed)
+        rows = read_shard(work.shard, self._corpus, self._notes, self._max_bytes, done, counts)
+        yield from map(to_output, rows)
+        yield from map(to_output, counts.items())
+
+    def finish_bundle(self) -> Iterator:
+        if self._notes:
+            yield to_output(self._notes, is_last=True)
+
+
+def list_members(corpus: Corpus) -> Iterator[ImageRef | Failure]:
+    """List the images of a corpus in one process, without their bytes."""
+    for row in _read_all(corpus, 0, lambda _: True):
+        assert not isinstance(row, InlineImage)
+        yield row
+
+
+def read_members(corpus: Corpus, max_bytes: int) -> Iterator[InlineImage | Failure]:
+    """Read the images of a corpus in one process, as `ReadShards` does on many workers."""
+    for row in _read_all(corpus, max_bytes, lambda _: False):
+        assert not isinstance(row, ImageRef)
+        yield row
+
+
+def _read_all(
+    corpus: Corpus, max_bytes: int, is_done: Callable[[str], bool]
+) -> Iterator[InlineImage | ImageRef | Failure]:
+    form, notes = shard_format(corpus), Notes()
+    for shard in form.split(corpus):
+        yield from form.read(shard, corpus, notes, max_bytes, is_done)
