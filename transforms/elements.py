@@ -35,6 +35,12 @@ def id_of_member(file_uri: str, member: str, secret_params: Collection[str] = ()
     return id_of_uri(file_uri, secret_params)[:FILE_ID_CHARS] + digest[:FILE_ID_CHARS]
 
 
+def is_member(image_id: str, uri: str) -> bool:
+    """Return whether a row is of an image inside a file, or of the rest of a damaged file."""
+    file_uri = uri.rpartition("#")[0] or uri
+    return image_id.startswith(id_of_uri(file_uri)[:FILE_ID_CHARS]) and image_id != id_of_uri(uri)
+
+
 # Characters of an id that all images inside one file share. 64 bits, because a million files collide with a
 # probability of 3e-8.
 FILE_ID_CHARS = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from labelbeam.pipeline.report.metrics import failures_measured, write_metrics
 from labelbeam.pipeline.report.record import Stopwatch, make_attempt
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT, Reason, UserError
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.failures import find_without_secrets
+from labelbeam.transforms.inputs.failures import LeftOut, find_left_out
 from labelbeam.transforms.table.folder import read_manifest
 from labelbeam.transforms.table.manifest import Manifest
 
@@ -51,7 +52,7 @@ def rerun(output: str, only: str | None, flags: Mapping[str, Any], beam_flags: S
     with failures_measured(config, watch):
         corpus = _corpus_of(config, manifest, reasons, of_input="input" in flags)
         if corpus.only_failed:
-            _report_lost_secrets(corpus, sum(failed.get(reason, 0) for reason in reasons), output, config)
+            _report_left_out(corpus, sum(failed.get(reason, 0) for reason in reasons), output, config)
     return run_and_report(config, corpus)
 
 
@@ -70,24 +71,34 @@ def _corpus_of(config: RunConfig, manifest: Manifest, reasons: frozenset[str], o
     return dataclasses.replace(find_input(config), reasons=reasons)
 
 
-def _report_lost_secrets(corpus: Corpus, failures: int, output: str, config: RunConfig) -> None:
-    """Report failures that can't be fetched again, because the table has their addresses without secrets.
+# Descriptions of failures that can't be tried again without the input.
+_LEFT_OUT = {
+    LeftOut.SECRETS: "without the secrets of their addresses, which are in no table",
+    LeftOut.INSIDE: "by themselves, because they are inside files",
+}
+
+
+def _report_left_out(corpus: Corpus, failures: int, output: str, config: RunConfig) -> None:
+    """Report failures that can't be tried again without the input.
 
     Raises:
       UserError: No other failures are left.
     """
-    first = next(uris := find_without_secrets(corpus), None)
-    if first is None:
-        return
-    lost = 1 + sum(1 for _ in uris)
-    message = (
-        f"{lost:,} of {failures:,} failed images can't be fetched again without the secrets of their "
-        f"addresses, which are in no table, such as {first!r:.300}. Give a list that has them: "
+    lost: Counter[LeftOut] = Counter()
+    examples: dict[LeftOut, str] = {}
+    for uri, why in find_left_out(corpus):
+        lost[why] += 1
+        examples.setdefault(why, uri)
+    messages = [
+        f"{number:,} of {failures:,} failed images can't be fetched again {_LEFT_OUT[why]}, such as "
+        f"{examples[why]!r:.300}. Give the input: "
         f"labelbeam rerun {shlex.quote(output)} --input {shlex.quote(config.read.input)}"
-    )
-    if lost >= failures:
-        raise UserError(message)
-    print(f"labelbeam: warning: {message}", file=sys.stderr, flush=True)
+        for why, number in lost.items()
+    ]
+    if messages and lost.total() >= failures:
+        raise UserError(messages[0])
+    for message in messages:
+        print(f"labelbeam: warning: {message}", file=sys.stderr, flush=True)
 
 
 # Reasons that a retry of the same input may remove.

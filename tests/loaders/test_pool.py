@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import signal
 import socket
@@ -18,7 +19,15 @@ import psutil
 import pytest
 from PIL import Image
 
-from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, PackedImage, Unchanged
+from labelbeam.transforms.elements import (
+    DIGEST,
+    DecodedImage,
+    Failure,
+    ImageRef,
+    InlineImage,
+    PackedImage,
+    Unchanged,
+)
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.images.packing import unpack_pixels
 from labelbeam.transforms.images.resize import ResizeRule
@@ -93,6 +102,24 @@ def test_load__version_is_known__is_unchanged(tmp_path, start):
     status = os.stat(ref.uri)
     known = ImageRef(ref.id, ref.uri, (), f"{status.st_mtime_ns}-{status.st_size}")
     assert [one.value for one in load(start(), [known])] == [Unchanged(known)]
+
+
+def test_load__image_with_its_bytes__gives_what_its_file_gives(tmp_path, start):
+    refs = write_images(tmp_path, 20)
+    inline = [
+        InlineImage(replace(ref, uri=f"a.tar#{ref.id}"), Path(ref.uri).read_bytes(), "v") for ref in refs
+    ]
+    known = replace(inline[0].ref, known_version=DIGEST + hashlib.sha256(inline[0].data).hexdigest())
+    images = [*inline, replace(inline[0], ref=known), replace(inline[0], data=b"no image")]
+    of_files = load(LoaderThreads(LOADING, 2), refs)
+    for outcomes in (load(start(), images), load(LoaderThreads(LOADING, 2), images)):
+        *labelled, unchanged, failure = outcomes
+        for one, other, image in zip(labelled, of_files, inline, strict=True):
+            assert (one.value.ref, one.size_bytes) == (image.ref, other.size_bytes)
+            assert (one.value.pixels == other.value.pixels).all()
+            assert one.value.metadata == replace(other.value.metadata, version="v")
+        assert unchanged.value == Unchanged(known)
+        assert (failure.value.ref, failure.value.reason) == (inline[0].ref, "not_an_image")
 
 
 def test_load__packed__restores_every_pixel(tmp_path, start):

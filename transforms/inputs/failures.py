@@ -1,17 +1,19 @@
 """Failures: the images of an output folder that have no labels yet.
 
-Images whose addresses have lost their secrets are left out, because they can't be fetched.
+Images whose addresses have lost their secrets are left out, because they can't be fetched, and images inside
+files, because the file is read in one pass.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labelbeam.transforms.elements import ImageRef
+from labelbeam.transforms.elements import ImageRef, is_member
 from labelbeam.transforms.files import open_parquet
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import CorpusFormat
@@ -19,6 +21,13 @@ from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sources.secrets import HIDDEN, lacks_secrets
 from labelbeam.transforms.table.folder import published_files, read_manifest
 from labelbeam.transforms.table.rows import FAILURES
+
+
+class LeftOut(enum.Enum):
+    """The reason why a failure is left out: the secrets of its address are gone, or it is inside a file."""
+
+    SECRETS = enum.auto()
+    INSIDE = enum.auto()
 
 
 class _Failures:
@@ -35,21 +44,26 @@ class _Failures:
             for batch in parquet.iter_batches(columns=[*names, "reason"]):
                 taken = batch.filter(pc.is_in(batch["reason"], reasons))
                 for image_id, uri, *values in zip(*(taken[name].to_pylist() for name in names), strict=True):
-                    if not lacks_secrets(uri, corpus.secret_params):
+                    if not _why_left_out(image_id, uri, corpus):
                         yield ImageRef(image_id, uri, tuple(values))
 
 
-def find_without_secrets(corpus: Corpus) -> Iterator[str]:
-    """Find the URIs of failures that are left out, because their secrets are gone."""
+def find_left_out(corpus: Corpus) -> Iterator[tuple[str, LeftOut]]:
+    """Find the URIs of failures that are left out, and why."""
     reasons = pa.array(corpus.reasons, pa.string())
     for path in _Failures().split(corpus):
         with open_parquet(path) as parquet:
-            for batch in parquet.iter_batches(columns=["uri", "reason"]):
-                # By Arrow first, because a table may have millions of failures.
-                taken = pc.and_(pc.is_in(batch["reason"], reasons), pc.match_substring(batch["uri"], HIDDEN))
-                for uri in batch["uri"].filter(taken).to_pylist():
-                    if lacks_secrets(uri, corpus.secret_params):
-                        yield uri
+            for batch in parquet.iter_batches(columns=["id", "uri", "reason"]):
+                taken = batch.filter(pc.is_in(batch["reason"], reasons))
+                for image_id, uri in zip(taken["id"].to_pylist(), taken["uri"].to_pylist(), strict=True):
+                    if why := _why_left_out(image_id, uri, corpus):
+                        yield uri, why
+
+
+def _why_left_out(image_id: str, uri: str, corpus: Corpus) -> LeftOut | None:
+    if is_member(image_id, uri):
+        return LeftOut.INSIDE
+    return LeftOut.SECRETS if HIDDEN in uri and lacks_secrets(uri, corpus.secret_params) else None
 
 
 FORMAT: Final[CorpusFormat] = _Failures()

@@ -1,0 +1,100 @@
+"""Reading files with images inside: every image once, those with rows without their bytes."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labelbeam.transforms.buckets import bucket_of_file
+from labelbeam.transforms.elements import DIGEST, DoneIds, Failure, id_of_member
+from labelbeam.transforms.inputs.tar import FORMAT
+from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.shards import Done, ReadShards, list_members, read_members, read_shard
+from tests.eager import RUNNERS, eagerly
+from tests.shards import find, tar_of
+
+IMAGES = {f"{n}.jpg": b"image %d" % n for n in range(8)}
+MAX_BYTES = 1000
+
+
+def done_of_file(path, names, **fields) -> DoneIds:
+    ids = tuple(id_of_member(str(path), name) for name in names)
+    return DoneIds(**{"ids": ids, "versions": (), "published": True} | fields)
+
+
+def total(counts: list[tuple[str, int]]) -> dict[str, int]:
+    summed: Counter[str] = Counter()
+    for kind, n in counts:
+        summed[kind] += n
+    return {kind: n for kind, n in summed.items() if n}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_read_shards__done_ids__each_image_leaves_once_or_is_counted(tmp_path, runner):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tar").write_bytes(tar_of(IMAGES))
+    (tmp_path / "c.tar").write_bytes(tar_of({"x.jpg": b"x" * (MAX_BYTES + 1)}))
+    corpus = replace(find(FORMAT, tmp_path / "*.tar"), pattern="")
+    a, b = tmp_path / "a.tar", tmp_path / "b.tar"
+    done = [
+        done_of_file(a, ["0.jpg", "1.jpg", "gone.jpg"]),
+        done_of_file(a, ["2.jpg"], published=False),
+        done_of_file(b, ["3.jpg", "gone.jpg"], retry=True),
+        DoneIds(("own id",), (), True),
+    ]
+    read = eagerly(ReadShards(corpus, MAX_BYTES), done, runner)
+    names = {image.ref.uri.rpartition("/")[2]: image.data for image in read.ok}
+    expected = {f"{f}.tar#{name}": data for f in "ab" for name, data in IMAGES.items()}
+    for name in ("0.jpg", "1.jpg", "2.jpg"):
+        del expected[f"a.tar#{name}"]
+    assert names == expected and len(read.ok) == len(expected)
+    assert [(f.ref.uri[-11:], f.reason) for f in read.failures] == [("c.tar#x.jpg", "too_large_bytes")]
+    # Rows of images that are not found any more, and rows of another input.
+    assert total(read.counts) == {"listed": 17, "kept": 3, "other": 3}
+
+
+@given(
+    st.lists(st.sampled_from(["new", "kept", "retried", "same", "changed", "broken"]), min_size=1, max_size=8)
+)
+def test_read_shard__images_of_every_state__are_counted_as_what_they_are(tmp_path_factory, states):
+    """Test that counts balance: listed = read + failed + kept, and rows of the table that are found."""
+    folder = tmp_path_factory.mktemp("shard")
+    path = folder / "a.tar"
+    members = {f"{n}.jpg": b"x" * (2000 if state == "broken" else 10) for n, state in enumerate(states)}
+    path.write_bytes(tar_of(members))
+    corpus = find(FORMAT, path)
+    ids = {n: id_of_member(str(path), f"{n}.jpg") for n in range(len(states))}
+    digests = {"same": DIGEST + "0", "changed": DIGEST + "1", "broken": DIGEST + "2", "kept": None}
+    done = Done(
+        {ids[n]: digests[state] for n, state in enumerate(states) if state in digests},
+        {ids[n] for n, state in enumerate(states) if state == "retried"},
+    )
+    counts: Counter[str] = Counter()
+    (shard,) = FORMAT.split(corpus)
+
+    rows = list(read_shard(shard, corpus, Notes(), MAX_BYTES, done, counts))
+    assert [row.ref.known_version for row in rows] == [
+        digests.get(state) for state in states if state not in ("kept", "broken")
+    ]
+    have_rows = sum(state != "new" for state in states)
+    kept = sum(state in ("kept", "broken") for state in states)
+    expected = {"listed": len(states), "other": -have_rows, "kept": kept}
+    assert counts == Counter(expected | {"unchecked": states.count("broken")})
+
+
+def test_read_shards__ids_of_one_file__share_a_bucket(tmp_path):
+    corpus = find(FORMAT, tmp_path / "a.tar", tar_of(IMAGES))
+    rows = list(list_members(corpus))
+    assert len({bucket_of_file(ref.id) for ref in rows}) == 1
+    images = list(read_members(corpus, MAX_BYTES))
+    assert [(image.ref, image.data) for image in images] == list(zip(rows, IMAGES.values(), strict=True))
+
+
+def test_read_shards__damaged_file__one_failure_stands_for_the_rest(tmp_path):
+    whole = tar_of(IMAGES)
+    corpus = find(FORMAT, tmp_path / "a.tar", whole[: len(whole) // 4])
+    read = eagerly(ReadShards(corpus, MAX_BYTES), [DoneIds(("x",), (), True)])
+    assert read.ok and [type(f) for f in read.failures] == [Failure]
+    assert total(read.counts) == {"listed": len(read.ok) + 1, "other": 1}
