@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.graphs import (
     run_pipeline,
     wait_until,
 )
+from tests.shards import tar_of
 from tests.synthetic import encoded
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,15 +65,15 @@ class Run:
 
     def __init__(self, tmp_path: Path, photos: Path, output: str, *flags: str) -> None:
         self.output = output
-        self._scratch = tmp_path / "scratch"
-        self._scratch.mkdir(exist_ok=True)
+        self.scratch = tmp_path / "scratch"
+        self.scratch.mkdir(exist_ok=True)
         arguments = [f"--input={photos}", f"--output={output}", "--model=efficientnet-lite0"]
         arguments += [f"--stage_rows={STAGE_ROWS}", *flags]
         self._command = [sys.executable, "-m", "labelbeam", "run", *arguments]
 
     def kill_when(self, reached) -> int:
         """Start the command and kill it once `reached()`; return the number of images done until then."""
-        before = set(self._scratch.iterdir())
+        before = set(self.scratch.iterdir())
         process = self._start()
         wait_until(reached, process)
         workers = psutil.Process(process.pid).children(recursive=True)
@@ -86,7 +88,7 @@ class Run:
 
     def worked(self, before: Collection[Path] = ()) -> int:
         """Return the number of images that the latest run has labelled or failed."""
-        folders = [p for p in set(self._scratch.iterdir()) - set(before) if p.name.startswith("labelbeam-")]
+        folders = [p for p in set(self.scratch.iterdir()) - set(before) if p.name.startswith("labelbeam-")]
         counts = Tally(folders[0]).read() if folders else {}
         return counts.get("labelled", 0) + counts.get("failed", 0)
 
@@ -96,11 +98,11 @@ class Run:
         stdout, stderr = process.communicate(timeout=PATIENCE_SEC)
         assert (process.returncode, besides_progress(stderr)) == (0, []), stderr
         # Nothing of this run, and nothing of earlier runs that were killed.
-        assert list(self._scratch.iterdir()) == []
+        assert list(self.scratch.iterdir()) == []
         return stdout
 
     def _start(self) -> subprocess.Popen:
-        environment = {**os.environ, "TMPDIR": str(self._scratch)}
+        environment = {**os.environ, "TMPDIR": str(self.scratch)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(self._command, cwd=ROOT, env=environment, **pipes)
 
@@ -166,6 +168,31 @@ def test_run__killed_at_several_moments__goes_on_and_ends_as_if_nothing_had_been
     assert kept < IMAGES
     assert_sound(output)
     assert_same(read_tables(output), uninterrupted)
+
+
+@pytest.mark.slow
+def test_run__killed_inside_an_archive_at_random_moments__goes_on_and_decodes_no_image_twice(
+    tmp_path, photos, uninterrupted
+):
+    uris = photos.read_text("utf-8").splitlines()[:IMAGES]
+    (tmp_path / "a.tar").write_bytes(tar_of({Path(uri).name: Path(uri).read_bytes() for uri in uris}))
+    run, chance = Run(tmp_path, tmp_path / "a.tar", str(tmp_path / "out")), random.Random(time.time_ns())
+    done = 0
+    for n in range(10):
+        # Somewhere within the images that the file of the archive has left, perhaps while one is staged.
+        rows = chance.randint(1, (IMAGES - done) // (10 - n))
+        before = set(run.scratch.iterdir())
+        worked = run.kill_when(lambda rows=rows, before=before: run.worked(before) >= rows)
+        assert done + worked - run.staged_rows() <= STAGE_ROWS + 1
+        done = run.staged_rows()
+    assert f"{done:,} were done before" in run.finish()
+    assert_sound(tmp_path / "out")
+    by_name = [sorted(map(_by_name, rows)) for rows in read_tables(tmp_path / "out")]
+    assert by_name == [sorted(map(_by_name, rows)) for rows in uninterrupted]
+
+
+def _by_name(row: dict) -> tuple[str, str]:
+    return row["uri"].replace("#", "/").rpartition("/")[2], row.get("reason") or row["label"]
 
 
 def test_run__killed_with_its_output_on_gcs__goes_on(tmp_path, photos, uninterrupted, gcs):
