@@ -7,23 +7,23 @@ from labelbeam.pipeline.commands.verify import verify
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.photos import PHOTOS
 from tests.graphs import TWO_PROCESSES, assert_sound, read_tables, run_pipeline
-from tests.shards import tar_of, zip_of
+from tests.shards import tar_of, tfrecord_of, zip_of
 from tests.synthetic import jpeg_bytes
 
 FILES = {path.name: path.read_bytes() for path in sorted(PHOTOS.iterdir())}
 # Forms of files with images inside, by the ending of the name.
-WRITERS = {".tar": tar_of, ".zip": zip_of}
+WRITERS = {".tar": tar_of, ".zip": zip_of, ".tfrecord": tfrecord_of}
 
 
 def labels_of(output) -> dict[str, tuple]:
-    """Return labels, sizes and digests of a table, by the last part of the URI."""
+    """Return scores, labels and facts of a table's images, by the digest of their bytes."""
     predictions, failures = read_tables(output)
     assert not failures
     return {
-        row["uri"].replace("#", "/").rpartition("/")[2]: (
+        row["sha256"]: (
             [one["score"] for one in row["labels"]],
             [one["label"] for one in row["labels"]],
-            *(row[name] for name in ("width_px", "height_px", "format", "size_bytes", "sha256")),
+            *(row[name] for name in ("width_px", "height_px", "format", "size_bytes")),
         )
         for row in predictions
     }
