@@ -78,6 +78,9 @@ class ImageRef:
       known_version: Version of the image that the table has labels of, or `DIGEST` and the SHA-256 of its
         bytes; None if it has none. The image is labelled only if its version differs.
       signed: The URI with its secrets, for the client that fetches it; None if it has none.
+      listed_version: Version of the image in the list or listing, in the form that its source gives the
+        image: an object's generation, an ETag in its quotes. None if the list has none. An image whose
+        listed version is its `known_version` keeps its labels without a request.
     """
 
     id: str
@@ -86,6 +89,7 @@ class ImageRef:
     known_version: str | None = None
     # Not in `repr`, because that ends up in logs.
     signed: str | None = field(default=None, repr=False)
+    listed_version: str | None = None
 
     @property
     def address(self) -> str:

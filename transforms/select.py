@@ -59,8 +59,9 @@ def id_of(row: Row) -> str:
 def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Counter[str]]:
     """Merge rows of the same id, and remove ids that are done.
 
-    A done id with a version is selected with that version as its `known_version`. A done id with another URI
-    is selected without, because its labels are labels of another image.
+    A done id with a version is selected with that version as its `known_version`, unless the list has the
+    same version. A done id with another URI is selected without, because its labels are labels of another
+    image.
 
     Args:
       bucket: Rows of the input and done ids, in any order.
@@ -93,8 +94,8 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Count
         elif _is_of_another_uri(row, uris.get(image_id)):
             counts[OTHER_URI] += 1
             selected.append(row)
-        elif isinstance(row, ImageRef) and (version := done[image_id]) is not None:
-            selected.append(replace(row, known_version=version))
+        elif isinstance(row, ImageRef) and done[image_id] not in (None, row.listed_version):
+            selected.append(replace(row, known_version=done[image_id]))
         else:
             counts[KEPT] += 1
     # Ids that are retried count as well, because their rows stay in the tables if the input lacks them.
@@ -105,19 +106,22 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Count
 # The smallest and the largest URI stand for all rows of an id, because the choice must not depend on the
 # order, which a shuffle does not keep. Rows that cannot be read come last from either end, because any other
 # row is better.
-def _rank(row: Row) -> tuple[bool, str, str, str]:
+def _rank(row: Row) -> tuple[bool, str, str, str, str]:
     ref = ref_of(row)
-    return isinstance(row, Failure), ref.uri, repr(ref.columns), ref.address
+    return isinstance(row, Failure), ref.uri, ref.listed_version or "", repr(ref.columns), ref.address
 
 
-def _rank_from_behind(row: Row) -> tuple[bool, str, str, str]:
-    failed, uri, columns, address = _rank(row)
-    return not failed, uri, columns, address
+def _rank_from_behind(row: Row) -> tuple[bool, str, str, str, str]:
+    failed, uri, version, columns, address = _rank(row)
+    return not failed, uri, version, columns, address
 
 
 def _merge(first: Row, last: Row) -> Row:
-    if isinstance(first, Failure) or isinstance(last, Failure) or first.uri == last.uri:
+    if isinstance(first, Failure) or isinstance(last, Failure):
         return first  # of several rows that cannot be read, one stands for all
+    if first.uri == last.uri:
+        # Without a version if the rows differ in it, because only a request shows the present one.
+        return first if first.listed_version == last.listed_version else replace(first, listed_version=None)
     message = f"id {first.id!r} stands for several URIs, such as {first.uri!r} and {last.uri!r}"
     return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
 

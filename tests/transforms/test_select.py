@@ -88,6 +88,41 @@ def test_select_unlabelled__done_with_a_version__is_selected_to_be_compared():
     )
 
 
+def listed(*versions):
+    return [ImageRef("1", "gs://b/a", ("c",), listed_version=version) for version in versions]
+
+
+@pytest.mark.parametrize(
+    ("rows", "in_table", "requested"),
+    [
+        (listed("7"), "7", None),
+        (listed("7", "7"), "7", None),
+        (listed("8"), "7", ImageRef("1", "gs://b/a", ("c",), "7", listed_version="8")),
+        # Another kind of version, or none, shows nothing.
+        (listed("7"), "sha256:7", ImageRef("1", "gs://b/a", ("c",), "sha256:7", listed_version="7")),
+        (listed("7"), '"7"', ImageRef("1", "gs://b/a", ("c",), '"7"', listed_version="7")),
+        (listed(None), "7", ImageRef("1", "gs://b/a", ("c",), "7")),
+        (listed(None), "", ImageRef("1", "gs://b/a", ("c",), "")),
+        # Rows of one image that differ, such as an old version beside the present one.
+        (listed("7", "8"), "7", ImageRef("1", "gs://b/a", ("c",), "7")),
+        (listed("7", None), "7", ImageRef("1", "gs://b/a", ("c",), "7")),
+        (listed("6", "7", "8"), "7", ImageRef("1", "gs://b/a", ("c",), "7")),
+    ],
+)
+def test_select_unlabelled__listed_version__keeps_an_image_only_if_it_is_that_of_the_table(
+    rows, in_table, requested
+):
+    selected, counts = selected_in_any_order([*rows, DoneIds(("1",), (in_table,), True)])
+    assert selected == ([requested] if requested else [])
+    assert counts.get("kept", 0) == (requested is None)
+
+
+def test_select_unlabelled__listed_version_of_an_id_with_another_uri__is_not_compared():
+    moved = ImageRef("1", "b", (), listed_version="7")
+    done = DoneIds(("1",), ("7",), True, uris=digest_of_uri("a"))
+    assert selected_in_any_order([moved, done]) == ([moved], {"other_uri": 1})
+
+
 @pytest.mark.parametrize(
     ("staged", "version"),
     [(DoneIds(("1",), ("new",), False), "new"), (DoneIds(("1",), (), False), None)],
@@ -158,7 +193,7 @@ REF = ImageRef(
 )
 ELEMENTS = [
     ImageRef("1", "a"),
-    ImageRef("1", "a", (None,), '"v1"'),
+    ImageRef("1", "a", (None,), '"v1"', listed_version="7"),
     REF,
     Failure(REF, "fetch", "timeout", "too slow\n", 3, "b"),
     DoneIds(("1", "2"), ("v", None), False),
