@@ -11,6 +11,7 @@ from typing import Any
 
 from labelbeam.pipeline.config import (
     RUN_OPTIONS,
+    Columns,
     Divisors,
     Headers,
     Hosts,
@@ -43,6 +44,7 @@ _PATTERNS: dict[Any, str] = {
     Line: r"^[^\r\n]+$",
     Hosts: r"^[^,\s]+(,[^,\s]+)*$",
     Names: r"^[^\s?&=#;/,]+(,[^\s?&=#;/,]+)*$",
+    Columns: r"^[^\r\n]+$",
     str: r"^[^\r\n]+$",
 }
 

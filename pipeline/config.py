@@ -6,6 +6,7 @@ own pipeline options.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
 import math
@@ -130,6 +131,18 @@ def _parse_names(raw: Any) -> tuple[str, ...] | None:
     return tuple(names) if all(isinstance(name, str) and _NAME.fullmatch(name) for name in names) else None
 
 
+def _parse_columns(raw: Any) -> tuple[str, ...] | None:
+    """Parse names of columns, distinct without case, because readers of the tables ignore the case."""
+    try:
+        names = [
+            name.strip() for name in (next(csv.reader([raw], strict=True)) if isinstance(raw, str) else raw)
+        ]
+    except (csv.Error, StopIteration):
+        return None
+    are_distinct = len({name.casefold() for name in names}) == len(names)
+    return tuple(names) if names and all(names) and are_distinct else None
+
+
 def _parse_rates(raw: Any) -> tuple[tuple[str, float], ...] | None:
     pairs = _parse_mapping(raw)
     rates = tuple((reason, float(rate)) for reason, rate in pairs or ())
@@ -159,6 +172,7 @@ Headers = Annotated[Pairs, "of requests"]
 Line = Annotated[str, "one line"]
 Hosts = Annotated[tuple[str, ...], "hosts"]
 Names = tuple[str, ...]
+Columns = Annotated[tuple[str, ...], "columns"]
 
 # Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
 _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -170,6 +184,7 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     Triple: ("three numbers, for red, green and blue", _parse_triple),
     Divisors: ("three numbers above zero, for red, green and blue", _parse_divisors),
     Names: ("names of query parameters, such as ticket,s, without = and ?", _parse_names),
+    Columns: ("distinct names of columns, separated by commas", _parse_columns),
     Pairs: ("NAME=VALUE pairs, separated by commas", _parse_mapping),
     Rates: (
         "REASON=RATE pairs, separated by commas, with rates from 0 to 1, and with the reasons "
@@ -211,6 +226,12 @@ class ReadConfig:
         words=("auto", *INPUT_FORMATS),
     )
     uri_column: str = _option("uri", "column of the CSV with the URIs")
+    uri_template: str | None = _option(
+        None, "URI made from columns, such as gs://{bucket}/{name}, in place of a column with URIs"
+    )
+    header: Annotated[tuple[str, ...], "columns"] = _option(
+        (), "names of the columns of CSV files without a line of names, such as bucket,key,size"
+    )
     id_column: str | None = _option(
         None, "column of the CSV with unique ids; by default ids are made from the URIs"
     )

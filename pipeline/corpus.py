@@ -86,6 +86,6 @@ def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
 
 
 def _refuse_options_of_columns(config: ReadConfig) -> None:
-    for option in ("id_column", "column_types"):
+    for option in ("uri_template", "header", "id_column", "column_types"):
         if getattr(config, option):
             raise UserError(f"{option}: input={config.input!r} is no CSV and has no columns. Leave it out.")

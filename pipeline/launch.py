@@ -100,6 +100,8 @@ def run(config: RunConfig, corpus: Corpus | None = None) -> Finished | None:
         # Made before the model is fetched, because Beam checks its options here.
         pipeline = new_pipeline(options)
         with prepared(config, options, tally, corpus) as plan:
+            for remark in plan.corpus.remarks:
+                print(f"Input: {remark}", flush=True)
             _announce(plan.model)
             build_graph(pipeline, plan)
             try:

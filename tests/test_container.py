@@ -95,6 +95,8 @@ VALUES = {
     "allow_hosts": "img.lan,*.corp.example,10.1.0.0/16,::1",
     "require_accelerator": "true",
     "stage_sec": "2.5",
+    "uri_template": "gs://{bucket}/{name}",
+    "header": "bucket,key,size",
     "model": "efficientnet-b7",
 }
 NOT_ALLOWED = {

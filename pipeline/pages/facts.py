@@ -137,7 +137,7 @@ def warnings_of(manifest: Manifest) -> Iterator[str]:
         yield f"{column}: {values['count']:,} values are not of the column's type, and null in the tables."
     if manifest.left_out:
         files = ", ".join(f"{n:,} {suffix}" for suffix, n in manifest.left_out.items())
-        yield f"Files of the folder that are no images were left out: {files}."
+        yield f"Files or rows of the input that are no images were left out: {files}."
 
 
 def started_at(manifest: Manifest) -> str:

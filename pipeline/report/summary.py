@@ -52,7 +52,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     if not counts[LISTED]:
         lines.append("Warning: the input has no rows. Check its content.")
     if manifest.left_out:
-        lines.append(f"Left out of the folder: {_by_name(manifest.left_out)}.")
+        lines.append(f"Left out of the input: {_by_name(manifest.left_out)}.")
     for column, values in (manifest.unparsed or {}).items():
         verb = "value is" if values["count"] == 1 else "values are"
         lines.append(

@@ -42,6 +42,8 @@ def test_load_config__beam_mapping__becomes_flags(tmp_path):
 
 EVERY_KIND = {
     "column_types": "a=string,b=int64",
+    "uri_template": "gs://{bucket}/{name}",
+    "header": 'bucket,name,"a,b"',
     "allow_hosts": "img.lan,*.corp.example,10.1.0.0/16",
     "input_range": "-1,1",
     "image_size": "224",
@@ -201,6 +203,11 @@ def test_load_config__number_at_the_edge_of_its_range__is_allowed_and_the_next_i
         ("max_failure_rates", "timeout=0,empty=1", {"timeout": 0, "empty": 1}),
         ("column_types", "a=b=c", {"a": "b=c"}),
         ("column_types", "a", None),
+        ("header", 'bucket, key,"a,b"', ["bucket", "key", "a,b"]),
+        ("header", "a,,b", None),
+        ("header", "a,A", None),
+        ("header", '"a', None),
+        ("header", "", None),
         ("allow_hosts", "img.lan, 10.0.0.0/8", ["img.lan", "10.0.0.0/8"]),
         ("allow_hosts", "img.lan,10.0.0.1/8", None),
         ("allow_hosts", "img.lan,", None),

@@ -77,7 +77,7 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ("n,m\n", r"its columns are n, m\. Give one of them with --uri_column"),
         (
             "many/m0.jpg,1\n",
-            r"its columns are many/m0.jpg, 1\. .*; if these are values, put a line with names",
+            r"its columns are many/m0.jpg, 1\. .*; if these are values, give the names with --header",
         ),
         ("https://h/a.jpg,1\n", "is no header .*--input_format=lines"),
         ("uri\tn\na\t1\n", "has columns separated by tabs"),

@@ -39,7 +39,7 @@ def test_graph__folder_of_odd_files__every_one_is_labelled_fails_or_is_counted(t
         **{"raw.dng": "unsupported", "phone.heic": "unsupported", "gone.png": "not_found"},
     }
     assert manifest["left_out"] == {".txt": 2, "(hidden)": 1, "(none)": 1}
-    assert "Left out of the folder: 2 .txt, 1 (hidden), 1 (none)." in summarise(
+    assert "Left out of the input: 2 .txt, 1 (hidden), 1 (none)." in summarise(
         published_manifest(str(output)), str(output), 1
     )
     again = run_pipeline(**options, refresh="changed")["counts"]

@@ -69,7 +69,7 @@ def test_summarise__long_lists__are_cut_after_five(entries):
         f"          9  {name}" for name in names[:5]
     ]
     left_out = ", ".join(f"1,000 {name}" for name in names[:5]) + ", ..." * (entries > 5)
-    assert (f"Left out of the folder: {left_out}." in lines) == (entries > 0)
+    assert (f"Left out of the input: {left_out}." in lines) == (entries > 0)
 
 
 @pytest.mark.parametrize(("count", "verb"), [(1, "1 value is"), (2, "2 values are"), (1000, "1,000 values")])

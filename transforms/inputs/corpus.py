@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from labelbeam.transforms.inputs.files import ListFile
+from labelbeam.transforms.inputs.known_columns import KnownColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Corpus:
       format: Name of the format, as `labelbeam.transforms.inputs.formats` has it: `lines` (one URI a line),
         `csv` (with a header), `images` (the files themselves) or `failures` (images that failed).
       header: Column names of the files.
-      uri_column: Column with the URI.
+      uri_column: Column with the URI; "" if `uri_template` makes it.
       id_column: Column with the id; by default ids are made from URIs.
       columns: The columns that pass through, with their types.
       suffixes: Endings of file names to take, lower case; all if empty.
@@ -28,6 +29,11 @@ class Corpus:
       holds_images: Whether the files have images inside, so that the format is a `ShardFormat`.
       image_feature: Name of the feature or column with the bytes of an image, of formats that have names.
       most_files: Largest number of objects to list in a bucket; None for all. Of `images` alone.
+      has_header_line: Whether each file begins with the names of `header`.
+      uri_template: Template of the URI, as `labelbeam.transforms.inputs.templates` parses it.
+      encoded_columns: Columns whose values are form-encoded; the template takes them decoded.
+      known: Columns whose meaning their names show.
+      remarks: Sentences about the choices that were made for the user, for the run's output.
     """
 
     pattern: str
@@ -44,6 +50,11 @@ class Corpus:
     holds_images: bool = False
     image_feature: str = ""
     most_files: int | None = None
+    has_header_line: bool = True
+    uri_template: str = ""
+    encoded_columns: tuple[str, ...] = ()
+    known: KnownColumns = KnownColumns()  # noqa: RUF009  (frozen)
+    remarks: tuple[str, ...] = ()
 
     @property
     def only_failed(self) -> bool:

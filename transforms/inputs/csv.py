@@ -10,9 +10,9 @@ from typing import Final
 
 import pyarrow as pa
 
-from labelbeam.transforms.elements import ImageRef, id_of_uri
+from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.inputs.columns import add_columns, parse_value
+from labelbeam.transforms.inputs.columns import add_columns, make_ref, parse_value
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES
 from labelbeam.transforms.inputs.first_bytes import (
@@ -23,7 +23,9 @@ from labelbeam.transforms.inputs.first_bytes import (
     first_line,
 )
 from labelbeam.transforms.inputs.formats import InputFormat, ReadOptions
+from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.lists import Line, ListFormat, bad_row, list_suffixes
+from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import Notes
 
 # The reader's own limit of a field is 128 KiB, and its error would not name the line's length.
@@ -46,6 +48,10 @@ class _Csv(ListFormat):
         known_types: Mapping[str, pa.DataType],
     ) -> Corpus:
         """Return the corpus with the columns of the header, which must be the same in all files."""
+        if options.header:
+            _check_first_lines(starts, options.header)
+            corpus = dataclasses.replace(corpus, header=options.header, has_header_line=False)
+            return add_columns(corpus, options.header, next(iter(starts)), options, known_types)
         headers = {path: _checked_header(path, start) for path, start in starts.items()}
         path, header = next(iter(headers.items()))
         for other, its_header in headers.items():
@@ -60,6 +66,10 @@ class _Csv(ListFormat):
     def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
         """Check the header of a file, and leave it out."""
         first = next(lines, b"")
+        if not corpus.has_header_line:
+            yield first.removeprefix(codecs.BOM_UTF8) if isinstance(first, bytes) else first
+            yield from lines
+            return
         if (header := _parse_header(first if isinstance(first, bytes) else first.head)) != corpus.header:
             its, planned = ", ".join(header), ", ".join(corpus.header)
             raise RunError(
@@ -67,14 +77,14 @@ class _Csv(ListFormat):
             )
         yield from lines
 
-    def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef:
+    def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef | None:
         """Parse one line.
 
         A value that is not of its column's declared type becomes null and is noted, because the image can be
         labelled all the same.
 
         Raises:
-          ImageError: `bad_row`: fields are missing or too many, or the URI or id is empty.
+          ImageError: `bad_row`: fields are missing or too many, or there is no URI or id.
         """
         try:
             fields = next(csv.reader([line], strict=True))
@@ -83,12 +93,13 @@ class _Csv(ListFormat):
         if len(fields) != len(corpus.header):
             raise bad_row(line, f"has {len(fields)} fields where the header has {len(corpus.header)}")
         row = dict(zip(corpus.header, fields, strict=True))
-        uri = row[corpus.uri_column].strip()
-        image_id = row[corpus.id_column].strip() if corpus.id_column else id_of_uri(uri)
-        if not uri or not image_id:
-            raise bad_row(line, f"has no {corpus.id_column if uri else corpus.uri_column}")
+        if is_left_out(row, corpus.known, notes):
+            return None
         values = tuple(parse_value(row[name], name, kind, notes) for name, kind in corpus.columns)
-        return ImageRef(image_id, uri, values)
+        try:
+            return make_ref(row, values, corpus)
+        except RowFault as e:
+            raise bad_row(line, str(e)) from e
 
     def readable_id(self, line: bytes, corpus: Corpus) -> str | None:
         if corpus.id_column is None:
@@ -119,6 +130,20 @@ def _parse_header(start: bytes) -> tuple[str, ...]:
         return ()
 
 
+def _check_first_lines(starts: Mapping[str, bytes], header: tuple[str, ...]) -> None:
+    """Check that the files fit the names of `--header`."""
+    for path, start in starts.items():
+        first = _parse_header(start)
+        shown = f"--header={','.join(header)!r}"
+        if first == header:
+            raise UserError(f"{path} begins with a line of the names in {shown}. Remove --header.")
+        if first and len(first) != len(header):
+            raise UserError(
+                f"{path} has {len(first)} columns in its first line, and {shown} has {len(header)} names. "
+                "Name each column."
+            )
+
+
 def _checked_header(path: str, start: bytes) -> tuple[str, ...]:
     if len(start) >= START_BYTES and b"\n" not in start:
         raise UserError(f"{path} has a header of more than {START_BYTES:,} bytes. Remove columns.")
@@ -132,7 +157,8 @@ def _checked_header(path: str, start: bytes) -> tuple[str, ...]:
     if not are_distinct or any("://" in name or name.startswith("/") for name in header):
         raise UserError(
             f"{path} begins with {first_line(start)[:200]!r}, which is no header of distinct column names. "
-            "Put a line with the columns' names first, or add --input_format=lines if each line is one URI."
+            "Put a line with the columns' names first, give the names with --header, or add "
+            "--input_format=lines if each line is one URI."
         )
     return header
 

@@ -62,6 +62,14 @@ class ReadOptions(Protocol):
         """Column with the URI."""
 
     @property
+    def uri_template(self) -> str | None:
+        """Template of the URI, if columns make it."""
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Column names of files without a line of names; empty if files have one."""
+
+    @property
     def id_column(self) -> str | None:
         """Column with the id, if there is one."""
 

@@ -87,8 +87,11 @@ def why_left_out(name: str, suffixes: tuple[str, ...]) -> str | None:
     suffix = os.path.splitext(name)[1].lower()
     if suffix in suffixes:
         return None
-    if len(suffix) <= 1:
-        return NO_SUFFIX
+    return NO_SUFFIX if len(suffix) <= 1 else note_of_suffix(suffix)
+
+
+def note_of_suffix(suffix: str) -> str:
+    """Return the name, in the notes, of files with a suffix."""
     return suffix if suffix.isprintable() and len(suffix) <= _MOST_SUFFIX_CHARS else OTHER
 
 

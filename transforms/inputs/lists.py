@@ -112,8 +112,11 @@ class ListFormat(abc.ABC):
         return lines
 
     @abc.abstractmethod
-    def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef:
+    def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef | None:
         """Parse one line.
+
+        Returns:
+          The image; None if the line stands for something else, which is counted in the notes.
 
         Raises:
           ImageError: `bad_row`: the line cannot be read.
@@ -131,7 +134,7 @@ class ListFormat(abc.ABC):
         """Parse a line; one that cannot be read fails under an id and URI made from the line.
 
         Yields:
-          One row; none for an empty line.
+          One row; none for a line that is empty or stands for no image.
         """
         if isinstance(line, LongLine):
             fault = f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}"
@@ -140,10 +143,13 @@ class ListFormat(abc.ABC):
         if not line.strip():
             return
         try:
-            yield self.parse(line.decode("utf-8"), corpus, notes)
+            row = self.parse(line.decode("utf-8"), corpus, notes)
         except (UnicodeDecodeError, ImageError) as e:
             error = e if isinstance(e, ImageError) else bad_row(line, f"is not UTF-8: {e}")
             yield self._failure(line, corpus, error)
+        else:
+            if row:
+                yield row
 
     def _failure(
         self, line: bytes, corpus: Corpus, error: ImageError, identity: str | None = None
