@@ -10,7 +10,10 @@ from labelbeam.transforms.inputs.formats import format_of
 from labelbeam.transforms.inputs.known_columns import KnownColumns, find_known_columns, listed_version
 from labelbeam.transforms.notes import Notes
 
-GOOGLE = "project,bucket,name,location,size,timeCreated,timeDeleted,updated,etag,crc32c,md5Hash,generation,contentType"
+GOOGLE = (
+    "project,bucket,name,location,size,timeCreated,timeDeleted,updated,etag,crc32c,md5Hash,"
+    "generation,contentType"
+)
 S3 = "bucket,key,version_id,is_latest,is_delete_marker,size,last_modified_date,e_tag,storage_class"
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
