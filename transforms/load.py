@@ -80,9 +80,9 @@ class _LoadImagesFn(OverlappedFn[ImageRef | InlineImage, Loaded]):
     def setup(self) -> None:
         # Here, too, because this process receives the pixels and makes batches of them.
         tune_malloc()
-        self._loaders: Loaders = self._shared.acquire(self._start)
 
     def open_window(self) -> Window[Loaded]:
+        self._loaders: Loaders = self._shared.acquire(self._start)
         # Four times the images that are loaded at once, because a slow image would otherwise leave loaders
         # idle: images behind it wait in the window, too.
         window = Window[Loaded](self._window_items, _MAX_WINDOW_BYTES)

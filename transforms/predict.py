@@ -196,18 +196,17 @@ class _PredictLabelsFn(OverlappedFn[DecodedImage, Prediction | Failure]):
         self._shared = Shared()
         self._counters = {name: Metrics.counter(PredictLabels, name) for name in COUNTS}
 
-    def setup(self) -> None:
-        self._labeler: _Labeler = self._shared.acquire(self._make)
-
     def open_window(self) -> Window[Prediction | Failure]:
+        self._labeler: _Labeler = self._shared.acquire(self._make)
         return Window(self._labeler.window_items, self._labeler.window_bytes)
 
     def submit(self, image: DecodedImage) -> tuple[Future[Prediction | Failure], int]:
         return self._labeler.submit(image), image.pixels.nbytes
 
     def finish_bundle(self) -> Iterator:
+        is_used = self._window is not None
         yield from super().finish_bundle()
-        for name, count in self._labeler.take_counts().items():
+        for name, count in self._labeler.take_counts().items() if is_used else ():
             self._counters[name].inc(count)
 
     def flush(self) -> None:

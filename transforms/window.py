@@ -150,8 +150,10 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
     `take`, which runs on the bundle's thread.
     """
 
+    _window: Window[T] | None = None
+
     def open_window(self) -> Window[T]:
-        """Return a new window, for one bundle."""
+        """Return a new window, for one bundle that has elements."""
         raise NotImplementedError
 
     def submit(self, element: E) -> tuple[Future[T], int]:
@@ -170,24 +172,32 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
         return result
 
     def start_bundle(self) -> None:
-        self._window = self.open_window()
-        # Set, not added, because a bundle that failed closed nothing: Beam skips its `finish_bundle`, and
-        # uses the DoFn for another bundle or tears it down.
-        _slots[id(self)] = self._window.max_items
+        # Here, too, because a bundle that failed closed nothing: Beam skips its `finish_bundle`, and uses the
+        # DoFn for another bundle or tears it down.
+        self._close()
 
     def teardown(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
         _slots.pop(id(self), None)
-        self.__dict__.pop("_window", None)
+        self._window = None
 
     def process(self, element: E) -> Iterator:
+        if self._window is None:
+            # With the first element, because a bundle without elements, as of images that are all done,
+            # should start no loaders and load no model.
+            self._window = self.open_window()
+            _slots[id(self)] = self._window.max_items
         for result in self._window.add(*self.submit(element), self.is_hungry):
             yield to_output(self.take(result))
 
     def finish_bundle(self) -> Iterator:
-        self.flush()
-        for result in self._window.drain():
-            yield to_output(self.take(result), is_last=True)
-        _slots.pop(id(self))
+        if self._window is not None:
+            self.flush()
+            for result in self._window.drain():
+                yield to_output(self.take(result), is_last=True)
+        self._close()
 
 
 class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):

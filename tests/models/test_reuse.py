@@ -143,8 +143,9 @@ def test_predict_labels__reuse__infers_the_same_bytes_once_and_gives_each_its_ro
 
 def test_predict_labels__gpu_required_and_there_is_none__ends_the_run(tiny):
     fn = _PredictLabelsFn(PredictLabels(tiny, 1, require_gpu=True))
+    fn.start_bundle()
     with pytest.raises(RunError, match=r"TensorFlow sees no GPU .* on the worker .*--require_accelerator"):
-        fn.setup()
+        list(fn.process(image(0, RED)))
 
 
 def test_predict_labels__no_reuse__infers_each(tiny, inferred):
@@ -168,7 +169,9 @@ def test_predict_labels_fn__later_bundle__knows_the_labels_of_an_earlier_one(tin
 def test_predict_labels_fn__more_of_the_same_bytes_than_its_window_holds__goes_on(tiny):
     fn = _PredictLabelsFn(PredictLabels(tiny, 1, batch_size=8, threads=1, reuse=True))
     fn.setup()
-    rows = []
+    fn.start_bundle()
+    rows = list(fn.process(image(0, RED)))
+    rows += [windowed.value for windowed in fn.finish_bundle()]
 
     def run_bundle() -> None:
         fn.start_bundle()
@@ -179,7 +182,7 @@ def test_predict_labels_fn__more_of_the_same_bytes_than_its_window_holds__goes_o
     bundle = threading.Thread(target=run_bundle, daemon=True)
     bundle.start()
     bundle.join(timeout=30)
-    assert len(rows) == 2 * fn._labeler.window_items
+    assert len(rows) == 1 + 2 * fn._labeler.window_items
 
 
 def test_recent__adapt_raises__is_raised_where_it_is_taken():

@@ -107,6 +107,9 @@ def test_window__thousands_of_tasks_on_many_threads__all_come_out_once():
 
 
 class _WaitingFn(OverlappedFn[int, int]):
+    def submit(self, element: int) -> tuple[Future[int], int]:
+        return done(element), 0
+
     def open_window(self) -> Window[Timed[int]]:
         return Window(max_items=5, max_bytes=100)
 
@@ -115,10 +118,16 @@ def test_images_in_flight__windows_of_bundles__are_counted_while_they_are_open()
     before, fns = images_in_flight(), [_WaitingFn(), _WaitingFn()]
     for fn in fns:
         fn.start_bundle()
+        assert images_in_flight() == before  # without elements, a bundle has no window
+        assert list(fn.finish_bundle()) == []
+    for fn in fns:
+        fn.start_bundle()
+        list(fn.process(1))
     assert images_in_flight() == before + 10
     fns[0].start_bundle()  # the one before failed
+    list(fns[0].process(1))
     assert images_in_flight() == before + 10
-    assert list(fns[0].finish_bundle()) == []
+    list(fns[0].finish_bundle())
     assert images_in_flight() == before + 5
     fns[1].teardown()
     fns[1].teardown()
@@ -130,7 +139,9 @@ def test_images_in_flight__pixels_fn__grow_with_its_threads(threads):
     def slots(number):
         fn, before = PixelsFn(number, 100), images_in_flight()
         fn.setup()
+        fn.submit = lambda element: (done(Timed(element, 0)), 0)
         fn.start_bundle()
+        list(fn.process(1))
         in_flight = images_in_flight() - before
         fn.teardown()
         return in_flight
