@@ -71,7 +71,7 @@ def publish(plan: Plan, rows: int) -> None:
     """Publish what is staged, as a run does."""
     publication = plan.publication
     listing = list_stored(publication)
-    tasks = plan_merge(listing.sources, {}, listing.name, publication.target_bytes)
+    tasks = plan_merge(listing.stored_files, {}, listing.name, publication.target_bytes)
     folder = TableFolder(plan.output).merged(publication.run_id)
     merged = [merge_files(task, publication.row_metadata, folder, publication.partitioning) for task in tasks]
     commit(publication, listing.name, merged, {LISTED: rows, LABELLED: rows}, {})
