@@ -8,10 +8,11 @@ import apache_beam as beam
 
 from labelbeam.pipeline.plan import Plan, optimisation_of
 from labelbeam.transforms.count import CountRows, SumCounts, count_as_is, count_listed, count_result
+from labelbeam.transforms.listed_labels import LabelsInCommon, RememberLabels, ReuseLabels
 from labelbeam.transforms.load import LoadImages
 from labelbeam.transforms.notes import SumNotes
 from labelbeam.transforms.pack import HandOverImages
-from labelbeam.transforms.predict import PredictLabels
+from labelbeam.transforms.predict import PredictLabels, most_recent
 from labelbeam.transforms.publish import PublishResults
 from labelbeam.transforms.read import ReadImageRefs
 from labelbeam.transforms.select import SelectUnlabelled
@@ -25,7 +26,11 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
     load, predict = plan.config.load, plan.config.predict
 
     images = _find_images(pipeline, plan)
-    loaded = images.ok | "LoadImages" >> LoadImages(
+    refs, reused, labels = images.ok, (), None
+    if plan.reuses_listed:
+        labels = LabelsInCommon(most_recent(plan.model.length if plan.keeps_outputs else 0))
+        refs, *reused = refs | "ReuseLabels" >> ReuseLabels(labels)
+    loaded = refs | "LoadImages" >> LoadImages(
         plan.limits,
         plan.model.resize,
         round(load.max_megapixels * 1e6),
@@ -49,10 +54,12 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
         threshold=predict.least_score,
         timeout_sec=predict.predict_timeout_sec,
     ).with_resource_hints(**plan.hints)
+    if labels:
+        _ = predictions.ok | "RememberLabels" >> RememberLabels(labels)
 
     # Consumers of predictions get the same resource hints, because Beam only fuses steps whose hints are
     # equal.
-    early = (images.failures, loaded.failures)
+    early = (images.failures, loaded.failures, *reused)
     results = (predictions.ok, predictions.failures)
     passed_on = (loaded.ok,) if plan.is_split else ()
     # Two steps that stage, because only the second may have hints (without hints both share one stager in a

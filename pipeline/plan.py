@@ -72,6 +72,11 @@ class Plan:
         return self.config.predict.layout == "split"
 
     @property
+    def reuses_listed(self) -> bool:
+        """Whether images of the same listed digest share one request."""
+        return bool(self.corpus.known.md5)
+
+    @property
     def keeps_outputs(self) -> bool:
         """Whether rows have the model's outputs."""
         return self.staging.row_metadata.outputs is not None
@@ -110,11 +115,16 @@ def make_plan(
       UserError: The table folder is damaged or has rows with other settings, or an option does not fit the
         input or the model.
     """
+    predict = config.predict
+    if predict.dedupe != "content" or predict.layout == "split":
+        # Without digests, because they would make each row longer. The split layout has no use for them,
+        # because its processes that request images have no labels.
+        corpus = dataclasses.replace(corpus, known=dataclasses.replace(corpus.known, md5=""))
     # The run's id is made here, once, because staged files, manifest and job name must have the same one.
-    calibration = calibration_of(config.predict, model)
+    calibration = calibration_of(predict, model)
     rows = row_metadata_of(config, model, corpus, calibration)
     state = read_output(config.write, labelled_with(model, rows, config))
-    hint = config.predict.accelerator_hint
+    hint = predict.accelerator_hint
     return Plan(
         config=config,
         corpus=corpus,

@@ -81,6 +81,8 @@ class ImageRef:
       listed_version: Version of the image in the list or listing, in the form that its source gives the
         image: an object's generation, an ETag in its quotes. None if the list has none. An image whose
         listed version is its `known_version` keeps its labels without a request.
+      listed_digest: MD5, hexadecimal, and length of the stored object of `listed_version`, with `/` between;
+        None if the list has none.
     """
 
     id: str
@@ -90,6 +92,7 @@ class ImageRef:
     # Not in `repr`, because that ends up in logs.
     signed: str | None = field(default=None, repr=False)
     listed_version: str | None = None
+    listed_digest: str | None = None
 
     @property
     def address(self) -> str:

@@ -133,8 +133,9 @@ class _Labeler:
         self.batcher: Batcher[DecodedImage, Prediction | Failure] = Batcher(
             callers, batch_size, None if self.models.on_gpu else compute_pool(self._threads)
         )
+        most = most_recent(step.model.length if step.keep_outputs else 0)
         self._recent: Recent[Prediction | Failure] | None = (
-            Recent(_most_recent(step), self.batcher.flush) if step.reuse else None
+            Recent(most, self.batcher.flush) if step.reuse else None
         )
         _watch_calls(self.batcher, step)
 
@@ -176,9 +177,9 @@ def _watch_calls(batcher: Batcher, step: PredictLabels) -> None:
     threading.Thread(target=watch, name="watch-model", daemon=True).start()
 
 
-def _most_recent(step: PredictLabels) -> int:
-    outputs = 4 * step.model.length if step.keep_outputs else 0
-    return _MAX_RECENT * _RECENT_BYTES // (_RECENT_BYTES + outputs)
+def most_recent(outputs: int) -> int:
+    """Return how many predictions with a number of outputs a process keeps for images of the same bytes."""
+    return _MAX_RECENT * _RECENT_BYTES // (_RECENT_BYTES + 4 * outputs)
 
 
 def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Failure:

@@ -106,14 +106,18 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Count
 # The smallest and the largest URI stand for all rows of an id, because the choice must not depend on the
 # order, which a shuffle does not keep. Rows that cannot be read come last from either end, because any other
 # row is better.
-def _rank(row: Row) -> tuple[bool, str, str, str, str]:
+def _rank(row: Row) -> tuple[bool, str, tuple[str, str], str, str]:
     ref = ref_of(row)
-    return isinstance(row, Failure), ref.uri, ref.listed_version or "", repr(ref.columns), ref.address
+    return isinstance(row, Failure), ref.uri, _listed(ref), repr(ref.columns), ref.address
 
 
-def _rank_from_behind(row: Row) -> tuple[bool, str, str, str, str]:
-    failed, uri, version, columns, address = _rank(row)
-    return not failed, uri, version, columns, address
+def _rank_from_behind(row: Row) -> tuple[bool, str, tuple[str, str], str, str]:
+    failed, uri, listed, columns, address = _rank(row)
+    return not failed, uri, listed, columns, address
+
+
+def _listed(ref: ImageRef) -> tuple[str, str]:
+    return ref.listed_version or "", ref.listed_digest or ""
 
 
 def _merge(first: Row, last: Row) -> Row:
@@ -121,7 +125,8 @@ def _merge(first: Row, last: Row) -> Row:
         return first  # of several rows that cannot be read, one stands for all
     if first.uri == last.uri:
         # Without a version if the rows differ in it, because only a request shows the present one.
-        return first if first.listed_version == last.listed_version else replace(first, listed_version=None)
+        is_one = _listed(first) == _listed(last)
+        return first if is_one else replace(first, listed_version=None, listed_digest=None)
     message = f"id {first.id!r} stands for several URIs, such as {first.uri!r} and {last.uri!r}"
     return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
 

@@ -1,5 +1,6 @@
 """Refreshes from inventories: versions in the list in place of requests."""
 
+import hashlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,6 +61,32 @@ def test_refresh__inventory__requests_only_images_whose_version_is_another(
     assert refresh(7, 8) == ([], 2, 0, 0)
     versions = {row["uri"][-5]: (row["version"], row["width_px"]) for row in read_tables(tmp_path / "out")[0]}
     assert versions["a"][0] == form.format(7) and versions["b"] == (form.format(8), 99)
+
+
+# Many images, because windows hold some for each core before the first is labelled.
+@pytest.mark.parametrize(("layout", "rows"), [("fused", 800), ("split", 8)])
+def test_dedupe__images_of_the_same_listed_digest__share_a_request(
+    tmp_path, tiny, web, monkeypatch, layout, rows
+):
+    data, path = {"a": jpeg_bytes(), "b": jpeg_bytes(99, 99)}, KINDS["google"][0]
+    lines = ["bucket,name,size,md5Hash,generation"]
+    for n in range(rows):
+        image = data["ab"[n % 2]]
+        web.files[f"{path}{n}.jpg"], web.versions[f"{path}{n}.jpg"] = image, {"X-Goog-Generation": str(n)}
+        lines.append(f"photos,{n}.jpg,{len(image)},{hashlib.md5(image).hexdigest()},{n}")
+    (tmp_path / "list.csv").write_text("\n".join(lines), "utf-8")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.uri(""))
+    options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny, "batch_size": 1}
+    counts = run_pipeline(**options, fetch_threads=1, dedupe="content", layout=layout)["counts"]
+    assert_sound(tmp_path / "out")
+    assert (counts["labelled"], counts["reused"]) == (rows, rows - 2)
+    requests = web.requests.total()
+    assert requests == rows if layout == "split" else requests < rows
+    predictions, _ = read_tables(tmp_path / "out")
+    for row in predictions:
+        n = int(row["name"].removesuffix(".jpg"))
+        assert (row["version"], row["width_px"]) == (str(n), 99 if n % 2 else 64)
+    assert len({str(row["labels"]) for row in predictions}) == 2
 
 
 def test_refresh__hundreds_of_rows_of_which_none_changed__make_no_request_and_load_no_model(

@@ -7,7 +7,12 @@ from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.elements import Failure
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.formats import format_of
-from labelbeam.transforms.inputs.known_columns import KnownColumns, find_known_columns, listed_version
+from labelbeam.transforms.inputs.known_columns import (
+    KnownColumns,
+    find_known_columns,
+    listed_digest,
+    listed_version,
+)
 from labelbeam.transforms.notes import Notes
 
 GOOGLE = (
@@ -50,12 +55,13 @@ def test_google_inventory__csv__is_recognised_with_its_uris_and_versions(tmp_pat
     ]
     assert isinstance(failure, Failure) and "has no name" in failure.message
     assert left_out == {"(folder)": 1, "(noncurrent version)": 1, ".txt": 1}
-    assert refs[0].columns[:3] == ("p", "b", "a b#1.jpg")
+    assert refs[0].columns[:3] == ("p", "b", "a b#1.jpg") and refs[0].listed_digest == f"{MD5}/5"
     assert list(corpus.remarks) == [
         "The input is an inventory of Cloud Storage; the URIs are gs://{bucket}/{name}.",
         "Left out of it are old versions and deletions (timeDeleted), folders, and files whose names end "
         "otherwise than images' names.",
         "The column generation has the versions of gs:// images.",
+        "With --dedupe content, images of equal md5Hash and size share one request.",
     ]
 
 
@@ -158,3 +164,33 @@ def test_find_known_columns__names__show_the_meaning(names, known):
 )
 def test_listed_version__value__is_a_version_only_in_the_form_of_the_source(uri, row, version):
     assert listed_version(uri, row, KnownColumns(generation="g", etag="e")) == version
+
+
+@pytest.mark.parametrize(
+    ("md5", "size", "digest"),
+    [
+        ("1B2M2Y8AsgTpgAmY7PhCfg==", "5", f"{MD5}/5"),
+        (MD5.upper(), 5, f"{MD5}/5"),
+        (MD5, "05", f"{MD5}/5"),
+        (MD5, "", None),
+        (MD5, None, None),
+        (MD5, "-5", None),
+        (MD5, 5.0, None),
+        (MD5[:-1], 5, None),
+        ("AAAAAA==", 5, None),
+        ("", 5, None),
+        (None, 5, None),
+        ("of the name", 5, None),
+    ],
+)
+def test_listed_digest__value__is_a_digest_only_if_it_is_an_md5_with_a_length(md5, size, digest):
+    assert listed_digest({"m": md5, "s": size}, KnownColumns(md5="m", size="s")) == digest
+    assert listed_digest({"m": md5, "s": size}, KnownColumns()) is None
+
+
+@pytest.mark.parametrize("missing", ["generation", "size", "md5Hash"])
+def test_find_known_columns__digest__needs_generation_and_size(missing):
+    names = [
+        name for name in ("bucket", "name", "crc32c", "md5Hash", "size", "generation") if name != missing
+    ]
+    assert find_known_columns(names).md5 == ""

@@ -17,6 +17,7 @@ from labelbeam.transforms.inputs.formats import ReadOptions
 from labelbeam.transforms.inputs.known_columns import (
     describe_known_columns,
     find_known_columns,
+    listed_digest,
     listed_version,
     text_of,
 )
@@ -59,7 +60,7 @@ def add_columns(
     types = dict.fromkeys(own, pa.string()) | in_table | _declared_types(options, own, path)
     known = find_known_columns(names)
     if known.inventory and not (template and known.name in parse_template(template).columns):
-        known = dataclasses.replace(known, inventory="")  # the user has chosen rows and URIs
+        known = dataclasses.replace(known, inventory="", md5="")  # the user has chosen rows and URIs
     is_encoded = known.inventory == "s3" and not corpus.has_header_line
     return dataclasses.replace(
         corpus,
@@ -144,7 +145,10 @@ def make_ref(row: Mapping[str, Any], values: tuple[Any, ...], corpus: Corpus) ->
     image_id = text_of(row[corpus.id_column]) if corpus.id_column else id_of_uri(uri)
     if not image_id:
         raise RowFault(f"has no {corpus.id_column}")
-    return ImageRef(image_id, uri, values, listed_version=listed_version(uri, row, corpus.known))
+    version = listed_version(uri, row, corpus.known)
+    # Only of a known version, because the digest is that of the version.
+    digest = listed_digest(row, corpus.known) if version and corpus.known.md5 else None
+    return ImageRef(image_id, uri, values, listed_version=version, listed_digest=digest)
 
 
 def suggest_uri_column(names: Sequence[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class KnownColumns:
       name: Name of the object.
       generation: Generation of the object.
       etag: ETag of the object.
+      md5: MD5 of the object of `generation`; "" if the list lacks its generation or its length.
+      size: Length of the object.
       deleted: Time from which the version of the object is not the current one.
       latest: Whether the version of the object is the current one.
       delete_marker: Whether the row stands for a deletion, and there is no object.
@@ -50,6 +53,8 @@ class KnownColumns:
     name: str = ""
     generation: str = ""
     etag: str = ""
+    md5: str = ""
+    size: str = ""
     deleted: str = ""
     latest: str = ""
     delete_marker: str = ""
@@ -69,6 +74,8 @@ def find_known_columns(names: Sequence[str]) -> KnownColumns:
             deleted=by_name.get("timedeleted", ""),
             # Not the ETag, because the reports have another one than servers send.
             generation=generation,
+            md5=by_name.get("md5hash", "") if generation and "size" in by_name else "",
+            size=by_name.get("size", ""),
             content_type=by_name.get("contenttype", ""),
         )
     if {"bucket", "key"} <= by_name.keys() and _OF_S3 & by_name.keys():
@@ -104,6 +111,19 @@ def listed_version(uri: str, row: Mapping[str, Any], known: KnownColumns) -> str
     return None
 
 
+def listed_digest(row: Mapping[str, Any], known: KnownColumns) -> str | None:
+    """Return the digest of an object in a list, as `ImageRef.listed_digest` has it."""
+    size = text_of(row.get(known.size))
+    if not known.md5 or not size.isdecimal():
+        return None
+    text = text_of(row.get(known.md5))
+    try:
+        md5 = bytes.fromhex(text) if len(text) == 32 else base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return f"{md5.hex()}/{int(size)}" if len(md5) == 16 else None
+
+
 def text_of(value: Any) -> str:
     """Return a value as text without space around it; "" for a missing one."""
     return "" if value is None else str(value).strip()
@@ -120,3 +140,5 @@ def describe_known_columns(known: KnownColumns, template: str) -> Iterator[str]:
     for column, scheme in ((known.generation, "gs://"), (known.etag, "http(s)://")):
         if column and (not template or template.lower().startswith(scheme[:4])):
             yield f"The column {column} has the versions of {scheme} images."
+    if known.md5:
+        yield f"With --dedupe content, images of equal {known.md5} and {known.size} share one request."
