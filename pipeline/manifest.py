@@ -98,6 +98,7 @@ def recorded_config(
 
 def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> dict[str, Any]:
     """Return the keys of the manifest that do not depend on counts."""
+    template = config.read.uri_template
     return {
         "format": FORMAT,
         "labelbeam": __version__,
@@ -123,5 +124,9 @@ def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> d
             "fingerprint": model.preprocessing_fingerprint,
         },
         "partitioned_by": config.write.partition_by,
-        "config": {**config.as_dict(), "model": public_uri(config.model.model)},
+        "config": {
+            **config.as_dict(),
+            "model": public_uri(config.model.model),
+            "uri_template": template and public_uri(template, config.read.secret_params),
+        },
     }

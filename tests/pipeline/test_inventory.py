@@ -31,12 +31,12 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_refresh__inventory__requests_only_images_whose_version_is_another(
-    tmp_path, tiny, web, monkeypatch, no_model, kind
+    tmp_path, tiny, web, monkeypatch, no_model, kind, capsys
 ):
     path, names, header, form = KINDS[kind]
     options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
     if kind == "s3":
-        options["uri_template"] = web.uri("/{key}")
+        options["uri_template"] = web.uri("/{key}?sig=SECRET")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.uri(""))
 
     def refresh(a, b):
@@ -59,7 +59,11 @@ def test_refresh__inventory__requests_only_images_whose_version_is_another(
     web.files[path + "b.jpg"], web.versions[path + "b.jpg"] = jpeg_bytes(99, 99), {header: form.format(8)}
     assert refresh(7, 8) == (["b.jpg"], 1, 1, 0)
     assert refresh(7, 8) == ([], 2, 0, 0)
-    versions = {row["uri"][-5]: (row["version"], row["width_px"]) for row in read_tables(tmp_path / "out")[0]}
+    assert "SECRET" not in capsys.readouterr().out + (tmp_path / "out" / "manifest.json").read_text("utf-8")
+    versions = {
+        row["name" if kind == "google" else "key"][0]: (row["version"], row["width_px"])
+        for row in read_tables(tmp_path / "out")[0]
+    }
     assert versions["a"][0] == form.format(7) and versions["b"] == (form.format(8), 99)
 
 

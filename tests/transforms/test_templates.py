@@ -74,12 +74,21 @@ def test_fill__value_that_is_no_part_of_a_uri__is_a_fault_of_the_row(row, fault)
         ("s3://{bucket}/{name}", "makes URIs that are not read: 's3://x/x' has the scheme 's3'"),
         ("//{bucket}/{name}", "makes URIs that are not read: '//x/x' has no scheme"),
         ("https:/{bucket}/{name}", "must begin with https://"),
+        ("https://h/{name}?sig=…", "lacks its secrets, which no manifest has. Give --uri_template again."),
     ],
 )
 def test_check_template__no_template_of_the_input__is_refused_in_one_line(template, message):
     with pytest.raises(UserError) as e:
         check_template(template, ("bucket", "name"), "l.csv")
     assert message in str(e.value) and repr(template) in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("fault", ["{", "{}", "{other}", ":{name}", ""])
+def test_check_template__secrets__are_in_no_message(fault):
+    template = f"https{fault}://h/{'' if fault == '' else '{name}'}?sig=SECRET&ticket=TICKET"
+    with pytest.raises(UserError) as e:
+        check_template(template, ("name",), "l.csv", ("ticket",))
+    assert "SECRET" not in str(e.value)
 
 
 NAMES = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), min_size=1).filter(

@@ -23,7 +23,7 @@ from labelbeam.transforms.inputs.known_columns import (
 )
 from labelbeam.transforms.inputs.templates import RowFault, check_template, parse_template
 from labelbeam.transforms.notes import UNPARSED, Notes
-from labelbeam.transforms.sources.secrets import hide_secrets
+from labelbeam.transforms.sources.secrets import hide_secrets, public_uri
 from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
 # Column of the URI if the user names none.
@@ -72,7 +72,10 @@ def add_columns(
         id_column=options.id_column,
         columns=tuple((name, types[name]) for name in own),
         known=known,
-        remarks=(*corpus.remarks, *describe_known_columns(known, template)),
+        remarks=(
+            *corpus.remarks,
+            *describe_known_columns(known, public_uri(template, options.secret_params)),
+        ),
     )
 
 
@@ -82,9 +85,10 @@ def _choose_uri(options: ReadOptions, names: Sequence[str], path: str) -> tuple[
     if template:
         if column != DEFAULT_URI_COLUMN:
             raise UserError(
-                f"uri_column={column!r} and uri_template={template!r}: each gives the URI. Remove one."
+                f"uri_column={column!r} and uri_template={public_uri(template, options.secret_params)!r}: "
+                "each gives the URI. Remove one."
             )
-        check_template(template, names, path)
+        check_template(template, names, path, options.secret_params)
         return "", template
     known = find_known_columns(names)
     if column == DEFAULT_URI_COLUMN and column not in names and not suggest_uri_column(names):

@@ -74,6 +74,10 @@ class ReadOptions(Protocol):
         """Column with the id, if there is one."""
 
     @property
+    def secret_params(self) -> tuple[str, ...]:
+        """Names of query parameters that are secret, beside those that always are."""
+
+    @property
     def column_types(self) -> tuple[tuple[str, str], ...]:
         """Names of columns and of their types."""
 

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote_plus
 
 from labelbeam.transforms.errors import ImageError, UserError
 from labelbeam.transforms.sources.addresses import scheme_of
+from labelbeam.transforms.sources.secrets import hide_in_message, lacks_secrets, public_uri
 from labelbeam.transforms.sources.sources import SCHEMES
 
 # A brace of its own, a column in braces, or a brace without its partner.
@@ -119,22 +120,29 @@ def parse_template(template: str, encoded_columns: tuple[str, ...] = ()) -> UriT
     return UriTemplate(tuple(placeholders), text + template[start:], encodes, encoded_columns)
 
 
-def check_template(template: str, names: Collection[str], path: str) -> None:
+def check_template(
+    template: str, names: Collection[str], path: str, secret_params: Collection[str] = ()
+) -> None:
     """Check a template before a run.
 
     Args:
       template: The template.
       names: Columns of the input.
       path: A file of the input, for messages.
+      secret_params: Names of query parameters that are secret, beside those that always are.
 
     Raises:
       UserError: The template can't be parsed, names no column of the input, or makes URIs that are not read.
     """
-    parsed = parse_template(template)
+    parsed, shown = parse_template(template), public_uri(template, secret_params)
+    if lacks_secrets(template, secret_params):
+        raise UserError(
+            f"uri_template={template!r} lacks its secrets, which no manifest has. Give --uri_template again."
+        )
     for column in parsed.columns:
         if column not in names:
             raise UserError(
-                f"uri_template={template!r} names {column!r}, which is no column of {path}; its columns are "
+                f"uri_template={shown!r} names {column!r}, which is no column of {path}; its columns are "
                 f"{', '.join(names)}."
             )
     # A template that begins with a column may make any URI.
@@ -142,8 +150,9 @@ def check_template(template: str, names: Collection[str], path: str) -> None:
         try:
             scheme_of(parsed.fill(dict.fromkeys(parsed.columns, "x")), SCHEMES)
         except ImageError as e:
-            raise UserError(f"uri_template={template!r} makes URIs that are not read: {e}.") from e
+            why = hide_in_message(str(e))
+            raise UserError(f"uri_template={shown!r} makes URIs that are not read: {why}.") from e
 
 
 def _refusal(template: str, fault: str) -> UserError:
-    return UserError(f"uri_template={template!r} {fault}.")
+    return UserError(f"uri_template={public_uri(template)!r} {fault}.")
