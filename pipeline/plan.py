@@ -116,9 +116,9 @@ def make_plan(
         input or the model.
     """
     predict = config.predict
-    if predict.dedupe != "content" or predict.layout == "split":
+    if predict.dedupe != "content" or predict.layout == "split" or corpus.holds_images:
         # Without digests, because they would make each row longer. The split layout has no use for them,
-        # because its processes that request images have no labels.
+        # because its processes that request images have no labels, and images inside files need no requests.
         corpus = dataclasses.replace(corpus, known=dataclasses.replace(corpus.known, md5=""))
     # The run's id is made here, once, because staged files, manifest and job name must have the same one.
     calibration = calibration_of(predict, model)
