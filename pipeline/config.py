@@ -134,13 +134,13 @@ def _parse_names(raw: Any) -> tuple[str, ...] | None:
 def _parse_columns(raw: Any) -> tuple[str, ...] | None:
     """Parse names of columns, distinct without case, because readers of the tables ignore the case."""
     try:
-        names = [
-            name.strip() for name in (next(csv.reader([raw], strict=True)) if isinstance(raw, str) else raw)
-        ]
+        names = next(csv.reader([raw], strict=True)) if isinstance(raw, str) else list(raw)
     except (csv.Error, StopIteration):
         return None
-    are_distinct = len({name.casefold() for name in names}) == len(names)
-    return tuple(names) if names and all(names) and are_distinct else None
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        return None
+    are_distinct = len({name.strip().casefold() for name in names}) == len(names)
+    return tuple(name.strip() for name in names) if are_distinct else None
 
 
 def _parse_rates(raw: Any) -> tuple[tuple[str, float], ...] | None:

@@ -208,6 +208,8 @@ def test_load_config__number_at_the_edge_of_its_range__is_allowed_and_the_next_i
         ("header", "a,A", None),
         ("header", '"a', None),
         ("header", "", None),
+        ("header", [1, "a"], None),
+        ("header", ["a", "b,c"], ["a", "b,c"]),
         ("allow_hosts", "img.lan, 10.0.0.0/8", ["img.lan", "10.0.0.0/8"]),
         ("allow_hosts", "img.lan,10.0.0.1/8", None),
         ("allow_hosts", "img.lan,", None),
