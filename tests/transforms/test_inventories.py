@@ -57,7 +57,7 @@ def test_google_inventory__csv__is_recognised_with_its_uris_and_versions(tmp_pat
     assert left_out == {"(folder)": 1, "(noncurrent version)": 1, ".txt": 1}
     assert refs[0].columns[:3] == ("p", "b", "a b#1.jpg") and refs[0].listed_digest == f"{MD5}/5"
     assert list(corpus.remarks) == [
-        "The input is an inventory of Cloud Storage; the URIs are gs://{bucket}/{name}.",
+        "The list is an inventory of Cloud Storage; the URIs are gs://{bucket}/{name}.",
         "Left out of it are old versions and deletions (timeDeleted), folders, and files whose names end "
         "otherwise than images' names.",
         "The column generation has the versions of gs:// images.",
@@ -88,7 +88,7 @@ def test_s3_inventory__csv_without_names__is_read_with_header_and_template(tmp_p
     ]
     assert left_out == {"(delete marker)": 1, "(noncurrent version)": 1}
     assert corpus.remarks[0].startswith(
-        "The input is an inventory of Amazon S3; the URIs are https://{bucket}.s3"
+        "The list is an inventory of Amazon S3; the URIs are https://{bucket}.s3"
     )
     assert corpus.remarks[2] == "The column e_tag has the versions of http(s):// images."
     # Another program has written a list with names, and has read the keys first.

@@ -133,7 +133,7 @@ def describe_known_columns(known: KnownColumns, template: str) -> Iterator[str]:
     """Yield sentences about the meaning that columns get by their names, for the run's output."""
     if known.inventory:
         kind = {"google": "Cloud Storage", "s3": "Amazon S3"}[known.inventory]
-        yield f"The input is an inventory of {kind}; the URIs are {template}."
+        yield f"The list is an inventory of {kind}; the URIs are {template}."
         columns = [column for column in (known.delete_marker, known.deleted, known.latest) if column]
         old = f"old versions and deletions ({', '.join(columns)}), " if columns else ""
         yield f"Left out of it are {old}folders, and files whose names end otherwise than images' names."
