@@ -54,6 +54,11 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
             if not form.has_columns:
                 _refuse_options_of_columns(config)
             corpus = form.find(location, config, known_types or {})
+            if config.image_feature and not corpus.image_feature:
+                raise UserError(
+                    f"image_feature={config.image_feature!r}: input={config.input!r} has no names of "
+                    "features. Leave it out."
+                )
             return dataclasses.replace(corpus, secret_params=config.secret_params)
     except RunError as e:  # a folder may not be listed, or a list is damaged
         raise UserError(str(e)) from e

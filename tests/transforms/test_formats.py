@@ -4,8 +4,10 @@ import gzip
 import importlib
 import json
 import pkgutil
+import random
 import sys
 import types
+import zlib
 
 import pytest
 
@@ -13,11 +15,12 @@ from labelbeam.pipeline.config import ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms import inputs
 from labelbeam.transforms.elements import ImageRef, id_of_uri
-from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.errors import ImageError, UserError
 from labelbeam.transforms.inputs.first_bytes import explain_binary
-from labelbeam.transforms.inputs.formats import INPUT_FORMATS, input_format
+from labelbeam.transforms.inputs.formats import INPUT_FORMATS, Location, input_format
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
+from labelbeam.transforms.sources.gcs_stream import ObjectReader
 from tests.eager import eagerly
 from tests.shards import images_of, parquet_of, read_all, tar_of, tfrecord_of, zip_of
 
@@ -77,6 +80,51 @@ def test_input_formats__files_with_images_inside__are_found_and_read(tmp_path, f
     assert (corpus.format, corpus.holds_images) == (form, True)
     rows, _ = read_all(input_format(form), corpus)
     assert [data.decode() for _, data in images_of(rows)] == NAMES
+
+
+@pytest.mark.parametrize("form", SHARDS)
+def test_input_formats__files_with_images_inside__are_read_from_buckets_by_few_requests(
+    gcs, form, monkeypatch
+):
+    requests = []
+    send = ObjectReader._request
+    monkeypatch.setattr(ObjectReader, "_request", lambda self: (requests.append(self), send(self))[1])
+    name, write = SHARDS[form]
+    members = {f"{n}.jpg": random.Random(n).randbytes(20_000) for n in range(100)}
+    gcs.put(f"gs://bucket/{name}", write(members))
+    corpus = find_corpus(ReadConfig(input=f"gs://bucket/{name}", input_format=form))
+    requests.clear()
+    rows, _ = read_all(input_format(form), corpus)
+    assert [data for _, data in images_of(rows)] == list(members.values())
+    # The directory and the footer take requests of their own.
+    assert len(requests) <= {"tar": 1, "tfrecord": 1, "zip": 4, "parquet_images": 4}[form]
+
+
+@pytest.mark.parametrize("form", SHARDS)
+def test_input_formats__files_with_images_inside__refuse_addresses_and_other_options(tmp_path, form):
+    name = "https://example.org/a"
+    with pytest.raises(UserError, match=r"from local disks and gs://\. Copy it"):
+        input_format(form).find(Location(name, name, name, False), ReadConfig(), {})
+    name, write = SHARDS[form]
+    source = tmp_path / name
+    source.write_bytes(write({"a.jpg": b"a"}))
+    options = ["id_column", *(["image_feature"] if form in ("tar", "zip") else [])]
+    for option in options:
+        config = ReadConfig(input=str(source), input_format=form, **{option: "x"})
+        with pytest.raises(UserError, match=f"{option}.* Leave it out"):
+            find_corpus(config)
+
+
+def test_recognises__first_bytes__are_of_one_format():
+    members = {"a.jpg": b"a"}
+    starts = {"tar": tar_of(members), "zip": zip_of(members), "tfrecord": tfrecord_of(members)}
+    starts_of_no = [b"", b"uri\n/a.jpg\n", b"{}", bytes(100), parquet_of(members), b"\xff\xd8\xff\xe0" * 200]
+    forms = {name: input_format(name) for name in SHARDS}
+    for name, start in starts.items():
+        assert [other for other, form in forms.items() if form.recognises(start)] == [name]
+    assert forms["tfrecord"].recognises(zlib.compress(starts["tfrecord"]))
+    for start in [*starts_of_no, zlib.compress(b"text"), b"x\x9c" + bytes(50)]:
+        assert not any(form.recognises(start) for form in forms.values())
 
 
 def check_format(folder, form, name, write, declared=False, is_packed=False):

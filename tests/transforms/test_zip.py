@@ -167,6 +167,9 @@ def test_find__no_archive__is_refused_by_name(path):
     for data in (b"", b"{}", zlib.compress(b"")):
         with pytest.raises(UserError, match=r"a\.zip is no ZIP archive"):
             find(FORMAT, path, data)
+    for name in ("[Content_Types].xml", "mimetype"):
+        with pytest.raises(UserError, match=r"a\.zip is an Excel workbook or another document"):
+            find(FORMAT, path, archive([(name, b"application/vnd.oasis.opendocument.spreadsheet")]))
 
 
 def test_read__images_that_are_done__are_not_read(path):

@@ -65,6 +65,10 @@ class _ParquetImages(ShardFiles):
     # None, because files of this ending can be lists, too.
     suffixes = ()
 
+    def recognises(self, start: bytes) -> bool:
+        """Return False, because the format of lists in Parquet decides by the columns."""
+        return False
+
     def explain(self, start: bytes) -> str | None:
         if start.startswith(_MAGIC):
             return None

@@ -17,6 +17,7 @@ import pyarrow as pa
 from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, id_of_member
 from labelbeam.transforms.errors import ImageError, Reason, UserError
+from labelbeam.transforms.files import is_local
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile, check_planned, match_files
@@ -26,6 +27,7 @@ from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
 from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT, check_number, matches_nothing
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
+from labelbeam.transforms.sources.addresses import is_gcs
 
 # The types of what a format reads: an image, its reference alone if it needs no bytes, or a failure.
 Row = InlineImage | ImageRef | Failure
@@ -153,6 +155,11 @@ class ShardFiles(abc.ABC):
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the files of a location, after a look at their first bytes."""
+        if not is_local(location.path) and not is_gcs(location.path):
+            raise UserError(
+                f"input={location.name!r}: files with images inside are read from local disks and gs://. "
+                "Copy it there."
+            )
         files = match_files(location.pattern)
         if not files:
             raise matches_nothing(location)

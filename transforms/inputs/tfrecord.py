@@ -164,8 +164,8 @@ class _TFRecord(ShardFiles):
         return open_stream(file, compression_of=_compression_of)
 
     def recognises(self, start: bytes) -> bool:
-        """Return whether the first bytes of a file, decompressed, are those of a record."""
-        return _is_record(start)
+        """Return whether the first bytes of a file are those of a record, also compressed by zlib."""
+        return _is_record(start) or (_compression_of(start, "") is _ZLIB and _is_record(_inflate(start)))
 
     def explain(self, start: bytes) -> str | None:
         # A file without records is empty.
@@ -207,6 +207,13 @@ def _compression_of(start: bytes, path: str) -> Compression | None:
     if _is_record(start):
         return None
     return compression_of(start, path) or (_ZLIB if _ZLIB.first_bytes.match(start) else None)
+
+
+def _inflate(start: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(start, _LENGTH.size)
+    except zlib.error:
+        return b""
 
 
 def read_first(stream: Stream, path: str) -> list[dict[str, Feature]]:

@@ -245,15 +245,22 @@ def _damaged(entry: Entry, fault: str) -> ImageError:
     return ImageError(Reason.TRUNCATED, f"{entry.name!r:.300} is damaged: it {fault}")
 
 
+def _is_document(start: bytes) -> bool:
+    """Return whether an archive is a document of Office or OpenDocument, by its first member."""
+    return start[_LOCAL.size :].startswith((b"[Content_Types].xml", b"mimetypeapplication/"))
+
+
 class _Zip(ShardFiles):
     name = "zip"
     suffixes = (".zip",)
 
     def recognises(self, start: bytes) -> bool:
-        """Return whether the first bytes of a file are an archive's."""
-        return start.startswith((_LOCAL_MAGIC, _END_MAGIC))
+        """Return whether the first bytes of a file are an archive's, and not a document's."""
+        return start.startswith((_LOCAL_MAGIC, _END_MAGIC)) and not _is_document(start)
 
     def explain(self, start: bytes) -> str | None:
+        if _is_document(start):
+            return "is an Excel workbook or another document. Save its table as CSV"
         if self.recognises(start):
             return None
         return f"is no ZIP archive: it begins with {start[:20]!r}. Check the file"
