@@ -147,17 +147,23 @@ def find_again(corpus):
     return replace(corpus, files=match_files(corpus.pattern))
 
 
-def test_read__damaged_row_group__is_one_failure_that_names_the_rows(path):
-    corpus = find(FORMAT, path, parquet({"image": [noise(n) for n in range(30)]}))
+def test_read__damaged_row_groups__are_one_failure_each_that_names_the_rows(path):
+    corpus = find(FORMAT, path, parquet({"image": [noise(n) for n in range(40)]}))
     damaged = bytearray(path.read_bytes())
-    place = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
-    damaged[place : place + 40] = b"\xff" * 40
+    metadata = pq.ParquetFile(path).metadata
+    for group in (1, 3):
+        place = metadata.row_group(group).column(0).data_page_offset
+        damaged[place : place + 40] = b"\xff" * 40
     path.write_bytes(damaged)
     rows, _ = read_all(FORMAT, find_again(corpus))
-    assert images_of(rows[:10] + rows[11:]) == [(f"{path}#{n}", noise(n)) for n in range(30) if n // 10 != 1]
-    assert isinstance(rows[10], Failure)
-    assert (rows[10].ref.uri, rows[10].reason) == (str(path), "bad_row")
-    assert "10 rows from 10 on are not read" in rows[10].message
+    failures = [row for row in rows if isinstance(row, Failure)]
+    images = [(f"{path}#{n}", noise(n)) for n in range(40) if n // 10 in (0, 2)]
+    assert images_of([row for row in rows if row not in failures]) == images
+    assert [(row.ref.uri, row.reason) for row in failures] == [(str(path), "bad_row")] * 2
+    assert [
+        f"10 rows from {first} on are not read" in failures[n].message for n, first in enumerate((10, 30))
+    ]
+    assert failures[0].ref.id != failures[1].ref.id
 
 
 def test_read__object_of_a_bucket__is_a_request_a_place(gcs, monkeypatch):

@@ -14,7 +14,8 @@ from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.inputs.compression import FORMATS as COMPRESSIONS
 from labelbeam.transforms.inputs.formats import Location
 from labelbeam.transforms.inputs.streams import RestError, Stream
-from labelbeam.transforms.inputs.tar import FORMAT, TarReader, read_images
+from labelbeam.transforms.inputs.tar import FORMAT, read_images
+from labelbeam.transforms.inputs.tar_members import TarReader
 from labelbeam.transforms.notes import Notes
 from tests.shards import (
     PACK,

@@ -145,7 +145,7 @@ def _read_group(
             raise RestError("the file is damaged: a row group has fewer rows than the metadata")
     except RestError as e:
         rest = f"{describe_rest(path, e)} {rows.stop - row:,} rows from {row:,} on are not read."
-        yield reading.gap(row, rest, e)
+        yield reading.gap(f"row {row}", rest, e)
 
 
 def _batches(parquet: pq.ParquetFile, group: int, path: str, corpus: Corpus) -> Iterator[pa.RecordBatch]:

@@ -15,7 +15,7 @@ from urllib.parse import quote_from_bytes
 import pyarrow as pa
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, id_of_member
+from labelbeam.transforms.elements import FILE_ID_CHARS, Failure, ImageRef, InlineImage, id_of_member
 from labelbeam.transforms.errors import ImageError, Reason, UserError
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
@@ -74,13 +74,13 @@ class Reading:
         """Return the reference of the next image; a failure if its name has occurred before."""
         ref = self.ref(name)
         # By the half of the id that differs, because whole names of a million members take more memory.
-        if (member_id := ref.id[16:]) not in self._names:
+        if (member_id := ref.id[FILE_ID_CHARS:]) not in self._names:
             self._names.add(member_id)
             return ref
         # Under an id of its own, because the first image of the name has a row already.
         number = len(self._names)
         twin = dataclasses.replace(ref, id=id_of_member(self.uri, f"{name}\0{number}"))
-        self._names.add(twin.id[16:])
+        self._names.add(twin.id[FILE_ID_CHARS:])
         fault = "is a name that occurs again in the file, and only the first image of the name is labelled"
         return self.failure(twin, ImageError(Reason.AMBIGUOUS_ID, f"{name!r:.300} {fault}"))
 
@@ -109,9 +109,9 @@ class Reading:
     def rest(self, shard: Shard, error: RestError) -> Failure:
         """Return the row that stands for the images behind the last one that could be read."""
         rest = f"The images behind {self.last} are not" if self.last else "None of its images is"
-        return self.gap(shard.start, f"{describe_rest(shard.file.path, error)} {rest} read.", error)
+        return self.gap(f"part {shard.start}", f"{describe_rest(shard.file.path, error)} {rest} read.", error)
 
-    def gap(self, place: int, message: str, error: ImageError) -> Failure:
+    def gap(self, place: str, message: str, error: ImageError) -> Failure:
         """Return the row that stands for the images of a place, whose number is not known."""
         # No image has this name. By place, because several parts of a file may be damaged.
         ref = ImageRef(id_of_member(self.uri, f"\0{place}"), self.uri, self.nothing)
@@ -170,7 +170,10 @@ class ShardFiles(abc.ABC):
                 if why := self.explain(start):
                     raise UserError(f"{file.path} {why}.")
         corpus = Corpus(location.pattern, self.name, files=files, holds_images=True)
-        return self.describe(corpus, options, known_types)
+        try:
+            return self.describe(corpus, options, known_types)
+        except RestError as e:  # a connection that breaks now
+            raise UserError(describe_rest(location.name, e)) from e
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
         """Yield each file as one shard."""

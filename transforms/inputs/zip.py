@@ -1,20 +1,14 @@
-"""ZIP archives: the directory first, then images in one pass over a part of the file.
-
-`zipfile` is not used, because it reads the whole directory into memory for each part, and seeks to each
-member, which would be a request per image in a bucket.
-"""
+"""ZIP archives: the directory first, then images in one pass over a part of the file."""
 
 from __future__ import annotations
 
-import stat
-import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final
 
 from labelbeam.transforms.elements import Failure
 from labelbeam.transforms.errors import ImageError, Reason
@@ -23,148 +17,28 @@ from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile
 from labelbeam.transforms.inputs.formats import Shard, ShardFormat
 from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
+from labelbeam.transforms.inputs.zip_directory import (
+    END_MAGIC,
+    LOCAL,
+    LOCAL_MAGIC,
+    TAIL_BYTES,
+    Directory,
+    Entry,
+    check_number,
+    decode_name,
+    find_directory,
+    read_entries,
+)
 from labelbeam.transforms.notes import LEFT_OUT
 
 # Bytes of images that one worker reads. Larger parts would leave workers idle, smaller ones cost requests.
 PART_BYTES: Final = 256 << 20
 
-_LOCAL = struct.Struct("<4s5H3L2H")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_LOCATOR_64 = struct.Struct("<4sLQL")
-_END_64 = struct.Struct("<4sQ2H2L4Q")
-_LOCAL_MAGIC, _ENTRY_MAGIC, _END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
-_LOCATOR_64_MAGIC, _END_64_MAGIC = b"PK\x06\x07", b"PK\x06\x06"
-# The end of an archive, with the longest comment.
-_TAIL_BYTES = _LOCATOR_64.size + _END.size + 0xFFFF
-_FULL_32, _FULL_16 = 0xFFFFFFFF, 0xFFFF
 _STORED, _DEFLATED = 0, 8
 _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES encryption"}
-_ENCRYPTED, _IS_UTF_8 = 0x1, 0x800
+_ENCRYPTED = 0x1
 # Deflate makes incompressible data larger by 5 bytes in 16 KB.
 _MOST_OVERHEAD = 1.01
-
-
-class Directory(NamedTuple):
-    """The place of an archive's directory.
-
-    Attributes:
-      start: First byte in the file.
-      end: Byte behind the last one.
-      entries: Number of entries.
-      shift: Bytes in front of the archive, such as a program that unpacks it.
-    """
-
-    start: int
-    end: int
-    entries: int
-    shift: int
-
-
-class Entry(NamedTuple):
-    """An entry of the directory.
-
-    Attributes:
-      name: Name of the member.
-      flags: Bits for encryption and the encoding of names.
-      method: Number of the compression.
-      crc: CRC-32 of the data.
-      packed_bytes: Length of the compressed data.
-      size_bytes: Length of the data.
-      offset: First byte of the member in the file.
-      at: First byte of the entry in the file.
-      is_link: Whether the data is the path of another file.
-    """
-
-    name: str
-    flags: int
-    method: int
-    crc: int
-    packed_bytes: int
-    size_bytes: int
-    offset: int
-    at: int
-    is_link: bool
-
-
-def find_directory(tail: bytes, size_bytes: int, read: Callable[[int, int], bytes]) -> Directory:
-    """Find the directory of an archive.
-
-    Args:
-      tail: Last bytes of the file, up to `_TAIL_BYTES`.
-      size_bytes: Length of the file.
-      read: Function that reads a range of the file.
-
-    Raises:
-      RestError: There is none.
-    """
-    at = tail.rfind(_END_MAGIC)
-    if at < 0 or len(tail) - at < _END.size:
-        raise RestError("the archive's directory, which stands at the end, is missing: the file is cut")
-    _, disk, first_disk, _, entries, length, offset, _ = _END.unpack_from(tail, at)
-    end = size_bytes - len(tail) + at
-    locator = at - _LOCATOR_64.size
-    if locator >= 0 and tail.startswith(_LOCATOR_64_MAGIC, locator):
-        _, disk, _position, _ = _LOCATOR_64.unpack_from(tail, locator)
-        # Directly in front of the locator, because the position is wrong behind a program that unpacks.
-        end = end - _LOCATOR_64.size - _END_64.size
-        record = read(end, end + _END_64.size) if end >= 0 else b""
-        if not record.startswith(_END_64_MAGIC):
-            raise RestError(f"the end of the archive's directory at byte {end:,} is damaged")
-        *_, first_disk, _, entries, length, offset = _END_64.unpack(record)
-    start = end - length
-    if disk or first_disk:
-        raise RestError(
-            "the archive is one part of several. Join them first: zip -s 0 a.zip --out joined.zip"
-        )
-    if start < 0 or offset > start:
-        raise RestError(
-            f"the archive's directory has {length:,} bytes and starts at {offset:,}: the file is cut"
-        )
-    return Directory(start, end, entries, start - offset)
-
-
-def read_entries(stream: Stream, directory: Directory, start: int) -> Iterator[Entry]:
-    """Read the entries of a directory, or of a part of it.
-
-    Args:
-      stream: The bytes of the part.
-      directory: The directory.
-      start: Position of the part in the file.
-
-    Raises:
-      RestError: An entry is damaged.
-    """
-    while fixed := stream.read_some(_ENTRY.size):
-        at = start + stream.position - len(fixed)
-        if len(fixed) < _ENTRY.size or not fixed.startswith(_ENTRY_MAGIC):
-            raise RestError(f"the archive's directory is damaged at byte {at:,}")
-        values = _ENTRY.unpack(fixed)
-        flags, method, crc, packed_bytes, size_bytes = *values[3:5], *values[7:10]
-        name_length, extra_length, comment_length, *_, attributes, offset = values[10:]
-        name = _decode(stream.read(name_length), flags)
-        extra = stream.read(extra_length)
-        stream.skip(comment_length)
-        size_bytes, packed_bytes, offset = _wide(extra, (size_bytes, packed_bytes, offset))
-        offset += directory.shift
-        is_link = stat.S_ISLNK(attributes >> 16)
-        yield Entry(name, flags, method, crc, packed_bytes, size_bytes, offset, at, is_link)
-
-
-def _decode(name: bytes, flags: int) -> str:
-    return name.decode("utf-8", "surrogateescape") if flags & _IS_UTF_8 else name.decode("cp437")
-
-
-def _wide(extra: bytes, values: Sequence[int]) -> list[int]:
-    """Return sizes and the offset of an entry, from its field for large files where they are too large."""
-    missing = values.count(_FULL_32)
-    while missing and len(extra) >= 4:
-        kind, length = struct.unpack_from("<2H", extra)
-        field, extra = extra[4 : 4 + length], extra[4 + length :]
-        if kind == 1 and len(field) >= 8 * missing:
-            wide = iter(struct.unpack_from(f"<{missing}Q", field))
-            return [next(wide) if value == _FULL_32 else value for value in values]
-    return list(values)
 
 
 def read_members(
@@ -208,7 +82,7 @@ def _check(entry: Entry, end: int, reading: Reading) -> None:
         fault = f"has {entry.size_bytes:,} bytes, and {entry.packed_bytes:,} when it is compressed"
         raise _damaged(entry, fault)
     # Here, because the stream would end in the middle of a member whose length or place is damaged.
-    if entry.offset + _LOCAL.size + entry.packed_bytes > end:
+    if entry.offset + LOCAL.size + entry.packed_bytes > end:
         raise _damaged(entry, f"reaches into the directory from byte {entry.offset:,}")
 
 
@@ -217,11 +91,11 @@ def _read_member(stream: Stream, start: int, entry: Entry) -> bytes:
     if gap < 0:
         raise _damaged(entry, f"overlaps the member in front of it, at byte {entry.offset:,}")
     stream.skip(gap)
-    header = stream.read(_LOCAL.size)
-    magic, *_, name_length, extra_length = _LOCAL.unpack(header)
-    if magic != _LOCAL_MAGIC:
+    header = stream.read(LOCAL.size)
+    magic, *_, name_length, extra_length = LOCAL.unpack(header)
+    if magic != LOCAL_MAGIC:
         raise _damaged(entry, f"has no header at byte {entry.offset:,}")
-    name = _decode(stream.read(name_length), entry.flags)
+    name = decode_name(stream.read(name_length), entry.flags)
     if name != entry.name:
         raise _damaged(entry, f"has another name at byte {entry.offset:,}: {name!r:.300}")
     stream.skip(extra_length)
@@ -247,7 +121,7 @@ def _damaged(entry: Entry, fault: str) -> ImageError:
 
 def _is_document(start: bytes) -> bool:
     """Return whether an archive is a document of Office or OpenDocument, by its first member."""
-    return start[_LOCAL.size :].startswith((b"[Content_Types].xml", b"mimetypeapplication/"))
+    return start[LOCAL.size :].startswith((b"[Content_Types].xml", b"mimetypeapplication/"))
 
 
 class _Zip(ShardFiles):
@@ -256,7 +130,7 @@ class _Zip(ShardFiles):
 
     def recognises(self, start: bytes) -> bool:
         """Return whether the first bytes of a file are an archive's, and not a document's."""
-        return start.startswith((_LOCAL_MAGIC, _END_MAGIC)) and not _is_document(start)
+        return start.startswith((LOCAL_MAGIC, END_MAGIC)) and not _is_document(start)
 
     def explain(self, start: bytes) -> str | None:
         if _is_document(start):
@@ -285,7 +159,7 @@ class _Zip(ShardFiles):
             with open_stream(file, start, end) as stream:
                 entries.extend(read_entries(stream, directory, start))
             if is_whole:
-                _check_number(len(entries), directory)
+                check_number(len(entries), directory)
         except RestError as e:
             error = e
         yield from _read_part(file, directory, entries, reading)
@@ -316,10 +190,10 @@ def _takes(entry: Entry, reading: Reading) -> bool:
 
 
 def _directory_of(file: ListFile) -> Directory:
-    start = max(0, file.size_bytes - _TAIL_BYTES)
+    start = max(0, file.size_bytes - TAIL_BYTES)
     directory = find_directory(_read(file, start, file.size_bytes), file.size_bytes, partial(_read, file))
     # Because tools that unpack would take the last of several archives in one file, and lose the others.
-    if directory.shift and _read(file, 0, len(_LOCAL_MAGIC)) == _LOCAL_MAGIC:
+    if directory.shift and _read(file, 0, len(LOCAL_MAGIC)) == LOCAL_MAGIC:
         raise RestError(
             f"another archive stands in front of byte {directory.shift:,}. Keep each in its own file"
         )
@@ -329,12 +203,6 @@ def _directory_of(file: ListFile) -> Directory:
 def _read(file: ListFile, start: int, end: int) -> bytes:
     with open_stream(file, start, end) as stream:
         return stream.read(end - start)
-
-
-def _check_number(entries: int, directory: Directory) -> None:
-    # The number has 16 bits, and some programs write larger archives nevertheless.
-    if (entries - directory.entries) % (_FULL_16 + 1):
-        raise RestError(f"the archive's directory has {entries:,} entries of {directory.entries:,}")
 
 
 def _split(file: ListFile) -> list[tuple[int, int | None]]:
@@ -355,7 +223,7 @@ def _split(file: ListFile) -> list[tuple[int, int | None]]:
                 if offset - begin >= PART_BYTES and entry.at > bounds[-1]:
                     bounds.append(entry.at)
                     begin = offset
-        _check_number(number, directory)
+        check_number(number, directory)
     except RestError:
         return whole  # reported when the file is read
     return list(pairwise([*bounds, directory.end]))
