@@ -14,7 +14,9 @@ from typing import Any, Final, NamedTuple
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import file_errors_as, file_metadata, is_local, open_file
 from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of, decompress
-from labelbeam.transforms.inputs.globs import list_paths, match_objects
+from labelbeam.transforms.inputs.globs import list_paths
+from labelbeam.transforms.inputs.objects import list_objects
+from labelbeam.transforms.inputs.patterns import ObjectGlob
 from labelbeam.transforms.notes import Notes
 
 # Longer lines are one bad row each: no URI is that long, and a row must fit into memory.
@@ -51,17 +53,22 @@ class LongLine(NamedTuple):
     size_bytes: int
 
 
-def match_files(pattern: str) -> tuple[ListFile, ...]:
-    """List the files of a pattern, by path.
+def match_files(pattern: str, most: int | None = None) -> tuple[ListFile, ...]:
+    """List the files of a pattern, by path; any `most` of them if there are more.
 
     Raises:
       RunError: One of them is no ordinary file, such as a pipe, which could be read only once.
-      OSError: One of them is a link that leads nowhere.
+      OSError: One of them is a link that leads nowhere, or the bucket can't be listed.
     """
+    files: Iterator[ListFile]
     if is_local(pattern):
-        return tuple(sorted(map(_local_file, list_paths(pattern, Notes()))))
-    objects = match_objects(pattern)
-    return tuple(sorted(ListFile(f.path, f.size_in_bytes, f.last_updated_in_seconds) for f in objects))
+        files = map(_local_file, list_paths(pattern, Notes()))
+    else:
+        glob = ObjectGlob(pattern)
+        files = (
+            ListFile(glob.root + one.name, one.size_bytes, one.updated_sec) for one in list_objects(glob)
+        )
+    return tuple(sorted(itertools.islice(files, most)))
 
 
 def _local_file(path: str) -> ListFile:

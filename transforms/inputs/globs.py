@@ -3,72 +3,37 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
 from labelbeam.transforms.errors import RunError
-from labelbeam.transforms.files import FileMetadata, file_errors_as, is_local, match_glob, translate_glob
+from labelbeam.transforms.files import file_errors_as, is_local
+from labelbeam.transforms.inputs.objects import list_objects
+from labelbeam.transforms.inputs.patterns import ObjectGlob, compile_glob, root_of
 from labelbeam.transforms.notes import LEFT_OUT, Notes
 
 # Name, in the notes, of folders that are left out because they were listed under another name.
 LINKED_TWICE: Final = "(linked folder)"
 
-# `escape_glob` writes a character that is meant literally as a set of one.
-_ESCAPED = re.compile(r"\[([*?[])\]")
-_PLAIN = re.compile(r"(?:\[[*?[]\]|[^*?[])*")
 
-
-def list_paths(pattern: str, notes: Notes, most_files: int | None = None) -> Iterator[str]:
-    """List the files that a pattern matches.
+def list_paths(pattern: str, notes: Notes) -> Iterator[str]:
+    """List the files that a pattern matches, in any order.
 
     Args:
       pattern: A glob, local or `gs://`.
       notes: Where linked folders that are not entered are counted.
-      most_files: Largest number of objects to list in a bucket. Local folders are listed lazily.
 
     Raises:
-      RunError: A folder cannot be listed.
+      RunError: A local folder cannot be listed.
+      OSError: A bucket cannot be listed.
     """
     if is_local(pattern):
-        yield from _walk(*_root_of(pattern), _compile(pattern).match, notes)
+        yield from _walk(*root_of(pattern), compile_glob(pattern).match, notes)
     else:
-        yield from (file.path for file in match_objects(pattern, most_files))
-
-
-def match_objects(pattern: str, most_files: int | None = None) -> Iterator[FileMetadata]:
-    """List the objects of a bucket that a pattern matches, with their sizes and times."""
-    matches = _compile(pattern).match
-    # Beam's `**/` is one folder at least, and `**` matches all that ours does.
-    for file in match_glob(pattern.replace("/**/", "/**"), most_files):
-        # Names that end in a slash are left out, because consoles make such empty objects to show folders.
-        if matches(file.path) and not file.path.endswith("/"):
-            yield file
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    """Translate a glob, in which `**/` stands for any number of folders, none included, as in shells."""
-    parts = [translate_glob(part) for part in pattern.split("/**/")]
-    flags, end = "(?ms)", r"\Z"
-    joined = "/(?:.*/)?".join(part.removeprefix(flags).removesuffix(end) for part in parts)
-    # Beam's `*` excludes backslashes, which are part of names on Linux: such files would vanish.
-    return re.compile(flags + joined.replace(r"[^/\\]*", "[^/]*") + end)
-
-
-def _root_of(pattern: str) -> tuple[str, int | None]:
-    """Return the deepest folder that holds all matches of a pattern, and how far below it they can lie.
-
-    The root of a pattern without wildcards is the file itself.
-    """
-    plain = _PLAIN.match(pattern)
-    assert plain
-    literal = _ESCAPED.sub(r"\1", plain.group())
-    if plain.group() == pattern:
-        return literal, 0
-    root = os.path.dirname(literal)
-    return root, None if "**" in pattern else pattern.count("/", len(plain.group()))
+        glob = ObjectGlob(pattern)
+        yield from (glob.root + one.name for one in list_objects(glob))
 
 
 def _walk(root: str, levels: int | None, matches: Callable[[str], object], notes: Notes) -> Iterator[str]:

@@ -6,19 +6,22 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
 
 from labelbeam.transforms.elements import ImageRef, id_of_uri
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.files import is_local
+from labelbeam.transforms.files import file_errors_as, is_local
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES, READ_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import matches_nothing
+from labelbeam.transforms.inputs.objects import NameRange, list_objects, split_names
+from labelbeam.transforms.inputs.patterns import ObjectGlob
 from labelbeam.transforms.notes import LEFT_OUT, OTHER, Notes
 
 # Names, in the notes, of files that are left out for another reason than their suffix.
@@ -39,7 +42,7 @@ class _Images:
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the images of a folder, or of a glob, whose files are all taken."""
-        paths = list_paths(location.pattern, Notes(), _FILES_LOOKED_AT)
+        paths = list_paths(location.pattern, Notes())
         if not location.is_folder:
             if next(paths, None) is None:
                 raise matches_nothing(location)
@@ -52,22 +55,65 @@ class _Images:
             )
         return Corpus(location.pattern, "images", suffixes=IMAGE_SUFFIXES)
 
-    def split(self, corpus: Corpus) -> Iterator[str]:
-        """Yield the pattern, as one piece, because listing gives the rows themselves."""
-        yield corpus.pattern
+    def split(self, corpus: Corpus) -> Iterator[Names]:
+        """Split the names of a bucket into pieces; a local folder is one piece.
 
-    def read(self, piece: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
-        """List the files of a pattern as rows."""
+        A part of a bucket is one piece, too, because a person waits for it.
+        """
+        if is_local(corpus.pattern) or corpus.most_files is not None:
+            yield Names(corpus.pattern)
+            return
+        with _list_errors_explained(corpus.pattern):
+            for ranges in split_names(ObjectGlob(corpus.pattern)):
+                yield Names(corpus.pattern, ranges)
+
+    def read(self, piece: Names, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
+        """List files as rows."""
         is_empty = True
-        for path in list_paths(piece, notes, corpus.most_files):
+        for path, version in itertools.islice(_list_files(piece, notes), corpus.most_files):
             is_empty = False
-            yield from name_file(path, corpus, notes)
-        if is_empty:
-            raise RunError(f"{piece!r} matches no file any more. Check the name.")
+            yield from name_file(path, corpus, notes, version)
+        # One of many pieces may be empty.
+        if is_empty and len(piece.ranges) <= 1:
+            raise RunError(f"{piece.pattern!r} matches no file any more. Check the name.")
 
 
-def name_file(path: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
+class Names(NamedTuple):
+    """Files of a pattern.
+
+    Attributes:
+      pattern: The pattern.
+      ranges: Ranges of names in a bucket; all if empty.
+    """
+
+    pattern: str
+    ranges: tuple[NameRange, ...] = ()
+
+
+def _list_files(piece: Names, notes: Notes) -> Iterator[tuple[str, str | None]]:
+    """Yield the path of each file, and its version if the listing has one."""
+    if is_local(piece.pattern):
+        for path in list_paths(piece.pattern, notes):
+            yield path, None
+        return
+    glob = ObjectGlob(piece.pattern)
+    with _list_errors_explained(piece.pattern):
+        for one in list_objects(glob, piece.ranges):
+            yield glob.root + one.name, one.generation
+
+
+def _list_errors_explained(pattern: str) -> AbstractContextManager[None]:
+    return file_errors_as(RunError, f"{pattern!r} cannot be listed", "Check its name and rights.")
+
+
+def name_file(path: str, corpus: Corpus, notes: Notes, version: str | None = None) -> Iterator[ImageRef]:
     """Make a row of an image file, or count it as left out.
+
+    Args:
+      path: The file.
+      corpus: The corpus.
+      notes: Where files that are left out are counted.
+      version: Version of the file, if its listing has one.
 
     Yields:
       One row; none for a file that is hidden in a folder or has no suffix of the corpus.
@@ -77,7 +123,7 @@ def name_file(path: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
         notes.add(LEFT_OUT, left_out)
         return
     uri = uri_of_path(path)
-    yield ImageRef(id_of_uri(uri), uri)
+    yield ImageRef(id_of_uri(uri), uri, listed_version=version)
 
 
 def why_left_out(name: str, suffixes: tuple[str, ...]) -> str | None:

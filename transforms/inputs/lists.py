@@ -57,7 +57,7 @@ class ListFormat(abc.ABC):
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the lists of a location, after a look at their first bytes."""
-        files = match_files(location.pattern)
+        files = match_files(location.pattern, MOST_FILES + 1)
         if not files:
             raise matches_nothing(location)
         check_number(files, location)
@@ -186,8 +186,8 @@ def check_number(files: tuple[ListFile, ...], location: Location) -> None:
     """Check that a job can be planned with all files."""
     if len(files) > MOST_FILES:
         raise UserError(
-            f"input={location.name!r} matches {len(files):,} files, more than a job can be planned with "
-            f"({MOST_FILES:,}). Join them into fewer files."
+            f"input={location.name!r} matches more than {MOST_FILES:,} files, the most that a job can be "
+            "planned with. Join them into fewer files."
         )
 
 

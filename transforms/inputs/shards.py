@@ -160,7 +160,7 @@ class ShardFiles(abc.ABC):
                 f"input={location.name!r}: files with images inside are read from local disks and gs://. "
                 "Copy it there."
             )
-        files = match_files(location.pattern)
+        files = match_files(location.pattern, MOST_FILES + 1)
         if not files:
             raise matches_nothing(location)
         check_number(files, location)
