@@ -25,6 +25,7 @@ REQUIRES = [
     "pyarrow>=18",
     "pycurl>=7.45,<8",
     "pyyaml>=6.0,<7",
+    "regex>=2024.4.16",  # partial matches; apache-beam[gcp] needs it, too
     "setuptools<81",  # tensorflow-hub 0.16 imports pkg_resources
     "tensorflow>=2.21,<2.22",
     "tensorflow-hub>=0.16.1,<0.17",

@@ -20,8 +20,9 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import matches_nothing
-from labelbeam.transforms.inputs.objects import NameRange, list_objects, split_names
+from labelbeam.transforms.inputs.objects import list_objects, split_objects
 from labelbeam.transforms.inputs.patterns import ObjectGlob
+from labelbeam.transforms.inputs.ranges import NameRange
 from labelbeam.transforms.notes import LEFT_OUT, OTHER, Notes
 
 # Names, in the notes, of files that are left out for another reason than their suffix.
@@ -56,16 +57,27 @@ class _Images:
         return Corpus(location.pattern, "images", suffixes=IMAGE_SUFFIXES)
 
     def split(self, corpus: Corpus) -> Iterator[Names]:
-        """Split the names of a bucket into pieces; a local folder is one piece.
+        """Split a bucket into pieces; a local folder is one piece.
 
-        A part of a bucket is one piece, too, because a person waits for it.
+        Raises:
+          RunError: The bucket can't be listed, or no object matches.
         """
-        if is_local(corpus.pattern) or corpus.most_files is not None:
-            yield Names(corpus.pattern)
+        pattern = corpus.pattern
+        # A part of a bucket is one piece, too, because more of it would be listed otherwise.
+        if is_local(pattern) or corpus.most_files is not None:
+            yield Names(pattern)
             return
-        with _list_errors_explained(corpus.pattern):
-            for ranges in split_names(ObjectGlob(corpus.pattern)):
-                yield Names(corpus.pattern, ranges)
+        is_empty = True
+        glob = ObjectGlob(pattern)
+        with _list_errors_explained(pattern):
+            for part in split_objects(glob):
+                is_empty = False
+                if isinstance(part, tuple):
+                    yield Names(pattern, part)
+                else:
+                    yield Names(pattern, files=tuple((glob.root + one.name, one.generation) for one in part))
+        if is_empty:
+            raise _matches_nothing(pattern)
 
     def read(self, piece: Names, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
         """List files as rows."""
@@ -74,32 +86,40 @@ class _Images:
             is_empty = False
             yield from name_file(path, corpus, notes, version)
         # One of many pieces may be empty.
-        if is_empty and len(piece.ranges) <= 1:
-            raise RunError(f"{piece.pattern!r} matches no file any more. Check the name.")
+        if is_empty and not piece.ranges:
+            raise _matches_nothing(piece.pattern)
 
 
 class Names(NamedTuple):
-    """Files of a pattern.
+    """Names of files: all that a pattern matches, those in ranges, or listed ones.
 
     Attributes:
       pattern: The pattern.
-      ranges: Ranges of names in a bucket; all if empty.
+      ranges: Ranges of names in a bucket.
+      files: Path and version of each file.
     """
 
     pattern: str
     ranges: tuple[NameRange, ...] = ()
+    files: tuple[tuple[str, str | None], ...] = ()
 
 
 def _list_files(piece: Names, notes: Notes) -> Iterator[tuple[str, str | None]]:
     """Yield the path of each file, and its version if the listing has one."""
-    if is_local(piece.pattern):
+    if piece.files:
+        yield from piece.files
+    elif is_local(piece.pattern):
         for path in list_paths(piece.pattern, notes):
             yield path, None
-        return
-    glob = ObjectGlob(piece.pattern)
-    with _list_errors_explained(piece.pattern):
-        for one in list_objects(glob, piece.ranges):
-            yield glob.root + one.name, one.generation
+    else:
+        glob = ObjectGlob(piece.pattern)
+        with _list_errors_explained(piece.pattern):
+            for one in list_objects(glob, piece.ranges):
+                yield glob.root + one.name, one.generation
+
+
+def _matches_nothing(pattern: str) -> RunError:
+    return RunError(f"{pattern!r} matches no file any more. Check the name.")
 
 
 def _list_errors_explained(pattern: str) -> AbstractContextManager[None]:

@@ -25,8 +25,8 @@ PAGE_OBJECTS: Final = 1000
 _FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 # A page of Cloud Storage has less than 1 MB. An emulator sends a bucket as one page.
 _LIMITS = Limits(total_timeout_sec=60.0, max_bytes=1 << 30, http=HttpSettings(ignore_opt_out=True))
-# Longest time of retries, and longest pause between two; both are those of Google's client.
-_RETRY_SEC, _MAX_PAUSE_SEC = 120.0, 60.0
+# Longest time of retries, and the first and the longest pause between two; all are those of Google's client.
+_RETRY_SEC, _FIRST_PAUSE_SEC, _MAX_PAUSE_SEC = 120.0, 1.0, 60.0
 _NO_CONNECTION = (Reason.UNREACHABLE, Reason.TIMEOUT, Reason.UNKNOWN_HOST)
 
 
@@ -81,9 +81,15 @@ class BucketLister:
         self._closed = threading.Event()
 
     def page(
-        self, prefix: str, delimiter: str = "", start: str = "", end: str = "", token: str = ""
+        self,
+        prefix: str,
+        delimiter: str = "",
+        start: str = "",
+        end: str = "",
+        token: str = "",
+        most: int = PAGE_OBJECTS,
     ) -> ObjectPage:
-        """List up to `PAGE_OBJECTS` objects.
+        """List a page of objects.
 
         Args:
           prefix: Beginning of the names.
@@ -91,12 +97,13 @@ class BucketLister:
           start: First name.
           end: Name behind the last; no bound if empty.
           token: Token of the page before.
+          most: Largest number of objects and folders.
 
         Raises:
           OSError: The bucket can't be listed, also when the request is repeated.
         """
         query = {"prefix": prefix, "delimiter": delimiter, "startOffset": start, "endOffset": end}
-        query |= {"pageToken": token, "maxResults": str(PAGE_OBJECTS), "fields": _FIELDS}
+        query |= {"pageToken": token, "maxResults": str(most), "fields": _FIELDS}
         query = {name: value for name, value in query.items() if value}
         listed = self._get(f"/storage/v1/b/{quote(self._bucket, safe='')}/o?{urlencode(query)}")
         objects = [
@@ -111,7 +118,7 @@ class BucketLister:
 
     def _get(self, path: str) -> dict[str, Any]:
         give_up_at = time.monotonic() + _RETRY_SEC
-        pause_sec = 1.0
+        pause_sec = _FIRST_PAUSE_SEC
         while True:
             try:
                 return self._get_once(path)
