@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labelbeam.pipeline.config import ReadConfig
-from labelbeam.transforms.elements import ImageRef, id_of_uri
+from labelbeam.transforms.elements import DoneIds, ImageRef, id_of_uri
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import escape_glob
 from labelbeam.transforms.inputs import objects, ranges
@@ -17,6 +17,7 @@ from labelbeam.transforms.inputs.formats import Location, format_of, input_forma
 from labelbeam.transforms.inputs.objects import list_objects, split_objects
 from labelbeam.transforms.inputs.patterns import ObjectGlob, compile_glob, name_behind
 from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.select import select_unlabelled
 from labelbeam.transforms.sources import gcs_listing
 from labelbeam.transforms.sources.gcs_listing import BucketObject, ObjectPage
 from tests.engines.listing import ListingServer, NumberedNames, list_page
@@ -131,6 +132,8 @@ def test_list_rows__large_bucket__gives_each_object_once_with_its_generation(buc
     assert len([piece for piece in pieces if piece.ranges]) > 1
     rows = list(list_rows(FOLDER))
     assert len(rows) == len({row.id for row in rows}) == 50_000
+    done = DoneIds(tuple(row.id for row in rows), ("1767225600000000",) * 50_000, True)
+    assert select_unlabelled([*rows, done]) == ([], {"kept": 50_000, "other": 0})
     uri = "gs://b/photos/0000/000000000.jpg"
     assert min(rows, key=lambda row: row.uri) == ImageRef(
         id_of_uri(uri), uri, listed_version="1767225600000000"

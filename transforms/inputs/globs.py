@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from labelbeam.transforms.notes import LEFT_OUT, Notes
 
 # Name, in the notes, of folders that are left out because they were listed under another name.
 LINKED_TWICE: Final = "(linked folder)"
+
+# Entries of a local folder that are sorted together, so that small folders are listed by name.
+_SORTED_AT_ONCE = 10_000
 
 
 def list_paths(pattern: str, notes: Notes) -> Iterator[str]:
@@ -81,9 +85,11 @@ def _identity(path: str, is_link: bool = False) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    # Some at a time, because all entries of a folder of millions of files would take gigabytes.
     with _list_errors_explained(folder), os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+        while some := list(itertools.islice(entries, _SORTED_AT_ONCE)):
+            yield from sorted(some, key=lambda entry: entry.name)
 
 
 def _list_errors_explained(folder: str) -> AbstractContextManager[None]:

@@ -82,7 +82,8 @@ class _Images:
     def read(self, piece: Names, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
         """List files as rows."""
         is_empty = True
-        for path, version in itertools.islice(_list_files(piece, notes), corpus.most_files):
+        most = None if is_local(piece.pattern) else corpus.most_files
+        for path, version in itertools.islice(_list_files(piece, notes), most):
             is_empty = False
             yield from name_file(path, corpus, notes, version)
         # One of many pieces may be empty.
