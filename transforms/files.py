@@ -24,8 +24,9 @@ from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
 from labelbeam.transforms.errors import FULL_DISK, LabelbeamError, RunError, describe_error
-from labelbeam.transforms.sources.addresses import is_gcs
+from labelbeam.transforms.sources.addresses import is_gcs, split_gcs
 from labelbeam.transforms.sources.gcs import CHECK_NETWORK, check_network, is_unreachable
+from labelbeam.transforms.sources.gcs_listing import BucketLister
 
 # Errors that filesystems and their clients raise for a path that can't be read or written; ValueError is for
 # an invalid name. HTTP errors of `requests` are OSErrors.
@@ -90,14 +91,16 @@ def is_folder(path: str) -> bool:
     """Return whether a path is a folder. In a bucket, a folder is a prefix of objects' names."""
     if is_local(path):
         return os.path.isdir(path)
-    if not path.endswith("/") and exists(path):
+    bucket, name = split_gcs(path)
+    if name and not name.endswith("/") and exists(path):
         return False
-    return bool(match_glob(f"{escape_glob(path.rstrip('/'))}/**", most=1))
+    # Not by Beam, which would list a whole bucket for a name with wildcards.
+    return BucketLister(bucket).has_any(f"{name.rstrip('/')}/" if name else "")
 
 
-def match_glob(pattern: str, most: int | None = None) -> list[FileMetadata]:
-    """List the files that a glob matches, as Beam reads globs; at most `most` of them."""
-    (match,) = _filesystems(pattern).match([pattern], limits=None if most is None else [most])
+def match_glob(pattern: str) -> list[FileMetadata]:
+    """List the files that a glob matches, as Beam reads globs."""
+    (match,) = _filesystems(pattern).match([pattern])
     return match.metadata_list
 
 

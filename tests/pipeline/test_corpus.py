@@ -156,6 +156,19 @@ def test_find_corpus__glob_of_images__is_one_whatever_its_first_file_is(tmp_path
     assert len(list(list_rows(find_corpus(ReadConfig(input=f"{tmp_path}/*.jpg"))))) == 2
 
 
+@pytest.mark.parametrize("place", ["", "gs://deep"])
+def test_find_corpus__range_without_members__is_a_user_error(gcs, place):
+    gcs.put("gs://deep/a.jpg", b"x")
+    with pytest.raises(UserError, match=r"\[b-a\]x.jpg' is no pattern: bad character range b-a"):
+        find_corpus(ReadConfig(input=f"{place}/[b-a]x.jpg"))
+
+
+@pytest.mark.parametrize("name", ["gs://deep", "gs://deep/"])
+def test_find_corpus__bucket__is_a_folder(gcs, name):
+    gcs.put("gs://deep/a/b.jpg", b"x")
+    assert [row.uri for row in list_rows(find_corpus(ReadConfig(input=name)))] == ["gs://deep/a/b.jpg"]
+
+
 @pytest.mark.parametrize(("pattern", "kind"), [("**/*.txt", "lines"), ("**/*.jpg", "images")])
 def test_find_corpus__any_number_of_folders__is_none_too_in_a_bucket(gcs, pattern, kind):
     for name in ("a.txt", "b/c.txt", "a.jpg", "b/c.jpg"):

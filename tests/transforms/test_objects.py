@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.transforms.elements import DoneIds, ImageRef, id_of_uri
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.files import escape_glob
+from labelbeam.transforms.files import escape_glob, is_folder
 from labelbeam.transforms.inputs import objects, ranges
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import match_files
@@ -194,9 +194,15 @@ def test_list_rows__server_that_refuses_some_requests__gives_all(bucket, status)
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (403, r"status 403: refused. The account needs storage.objects.list. Check its name and rights.$"),
-        (404, r"status 404: refused. Check its name and rights.$"),
-        (503, r"status 503: refused. Check its name and rights.$"),
+        (
+            403,
+            r"the server returned status 403: refused. The account needs storage.objects.list. ",
+        ),
+        (
+            404,
+            r"there is no bucket 'b': the server returned status 404: refused. ",
+        ),
+        (503, r"the server returned status 503: refused. "),
     ],
 )
 def test_list_rows__server_that_refuses_in_the_middle__ends_with_one_line(
@@ -205,7 +211,7 @@ def test_list_rows__server_that_refuses_in_the_middle__ends_with_one_line(
     monkeypatch.setattr(gcs_listing, "_RETRY_SEC", 0.1)
     bucket.refuse = lambda n: status if n > 20 else 0
     with pytest.raises(
-        RunError, match=rf"^'gs://b/photos/\*\*' cannot be listed: the server returned {message}"
+        RunError, match=rf"^'gs://b/photos/\*\*' cannot be listed: {message}Check its name and rights.$"
     ):
         list(list_rows(FOLDER))
 
@@ -214,3 +220,19 @@ def test_list_rows__objects_gone_since_the_start__end_the_run(bucket):
     bucket.names = []
     with pytest.raises(RunError, match="'gs://b/photos/.*' matches no file any more"):
         list(list_rows(FOLDER))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("gs://b", True),
+        ("gs://b/", True),
+        ("gs://b/photos/", True),
+        ("gs://b/photos/0003/", True),
+        ("gs://b/phot/", False),
+        ("gs://b/**/", False),
+    ],
+)
+def test_is_folder__name_in_a_huge_bucket__is_one_request(bucket, path, expected):
+    bucket.names = NumberedNames(10, 10_000_000)
+    assert is_folder(path) == expected and len(bucket.queries) == 1

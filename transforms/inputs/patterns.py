@@ -68,7 +68,7 @@ class ObjectGlob:
         literal, rest = _split_literal(pattern)
         self.bucket, self.prefix = split_gcs(literal)
         self.root = literal[: len(literal) - len(self.prefix)]
-        if not self.bucket or not self.root.endswith(f"{self.bucket}/"):
+        if not self.root.endswith("/") or not self.bucket:
             raise ValueError(f"{pattern!r} should be gs://BUCKET/NAME, and a bucket's name has no wildcards")
         self.delimiter = "/" if _WITHIN_FOLDER.fullmatch(rest) else ""
         compiled = compile_glob(pattern)

@@ -73,8 +73,11 @@ class BucketLister:
         """Make a client.
 
         Raises:
+          ValueError: The name is empty.
           OSError: Cloud Storage does not respond.
         """
+        if not bucket:
+            raise ValueError("a bucket's name is missing: gs://BUCKET/NAME")
         check_network()
         self._bucket = bucket
         self._client = _client(endpoint())
@@ -112,6 +115,18 @@ class BucketLister:
         ]
         return ObjectPage(objects, listed.get("prefixes") or [], listed.get("nextPageToken") or "")
 
+    def has_any(self, prefix: str) -> bool:
+        """Return whether an object's name begins with a prefix.
+
+        Raises:
+          OSError: As in `page`.
+        """
+        page = self.page(prefix, most=1)
+        # More than one page, because pages without objects are allowed.
+        while page.token and not page.objects:
+            page = self.page(prefix, token=page.token, most=1)
+        return bool(page.objects)
+
     def close(self) -> None:
         """End all requests that wait to be repeated."""
         self._closed.set()
@@ -126,7 +141,7 @@ class BucketLister:
                 # At random, because all threads and workers would otherwise come back at once.
                 pause = max(random.uniform(pause_sec / 2, pause_sec), e.retry_after_sec or 0.0)
                 if not may_heal(e.reason) or time.monotonic() + pause > give_up_at:
-                    raise _error_of(e) from e
+                    raise _error_of(e, self._bucket) from e
             if self._closed.wait(pause):
                 raise OSError(f"the listing of gs://{self._bucket} was given up")
             pause_sec = min(2 * pause_sec, _MAX_PAUSE_SEC)
@@ -143,10 +158,12 @@ class BucketLister:
         return listed
 
 
-def _error_of(error: ImageError) -> OSError:
+def _error_of(error: ImageError, bucket: str) -> OSError:
     message = str(error)
     if error.reason is Reason.TIMEOUT:
         message = f"the server sent no page within {_LIMITS.total_timeout_sec:g} s"
+    elif error.reason is Reason.NOT_FOUND:
+        message = f"there is no bucket {bucket!r}: {message}"
     elif error.reason is Reason.FORBIDDEN:
         message = f"{message}. The account needs storage.objects.list"
     return ConnectionError(message) if error.reason in _NO_CONNECTION else OSError(message)
