@@ -24,7 +24,7 @@ from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile, check_pl
 from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import Location, ReadOptions, Shard
 from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
-from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT, check_number, matches_nothing
+from labelbeam.transforms.inputs.lists import MOST_FILES, STARTS_LOOKED_AT, check_number, matches_nothing
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
 from labelbeam.transforms.sources.addresses import is_gcs
