@@ -172,7 +172,7 @@ def test_match_files__too_many__stops_early(bucket):
     assert len(match_files("gs://b/**", 2001)) == 2001
     assert len(bucket.queries) < 100
     location = Location("gs://b/**", "gs://b/**", "gs://b/**", is_folder=False)
-    with pytest.raises(UserError, match="matches more than 50,000 lists"):
+    with pytest.raises(UserError, match="matches more than 50,000 files"):
         input_format("lines").find(location, ReadConfig(input="gs://b/**"), {})
 
 
