@@ -12,6 +12,7 @@ from typing import Any
 from labelbeam.pipeline.config import (
     RUN_OPTIONS,
     Columns,
+    Delimiter,
     Divisors,
     Headers,
     Hosts,
@@ -45,6 +46,7 @@ _PATTERNS: dict[Any, str] = {
     Hosts: r"^[^,\s]+(,[^,\s]+)*$",
     Names: r"^[^\s?&=#;/,]+(,[^\s?&=#;/,]+)*$",
     Columns: r"^[^\r\n]+$",
+    Delimiter: r'^([^\r\n"a-zA-Z0-9]|tab|\\t)$',
     str: r"^[^\r\n]+$",
 }
 

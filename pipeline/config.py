@@ -154,6 +154,13 @@ def _parse_line(raw: Any) -> str | None:
     return raw if isinstance(raw, str) and raw.strip() and raw.isprintable() else None
 
 
+def _parse_delimiter(raw: Any) -> str | None:
+    # Names, too, because a tab is hard to write in shells and files of options.
+    character = {"tab": "\t", "\\t": "\t"}.get(raw, raw)
+    is_one = isinstance(character, str) and len(character) == 1
+    return character if is_one and not character.isalnum() and character not in '"\r\n\0' else None
+
+
 def _parse_hosts(raw: Any) -> tuple[str, ...] | None:
     entries = raw.split(",") if isinstance(raw, str) else raw
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
@@ -172,6 +179,7 @@ Headers = Annotated[Pairs, "of requests"]
 Line = Annotated[str, "one line"]
 Hosts = Annotated[tuple[str, ...], "hosts"]
 Names = tuple[str, ...]
+Delimiter = Annotated[str, "delimiter"]
 Columns = Annotated[tuple[str, ...], "columns"]
 
 # Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
@@ -193,6 +201,7 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     ),
     Headers: ("NAME=VALUE pairs, separated by commas, or in several options", parse_headers),
     Line: ("one line of text", _parse_line),
+    Delimiter: ("one character other than letters, digits and quotes, or tab", _parse_delimiter),
     Hosts: (
         "names, globs such as *.corp.example, addresses and CIDR blocks such as 10.0.0.0/8, separated by "
         "commas",
@@ -217,27 +226,34 @@ class ReadConfig:
 
     input: str = _option(
         "",
-        "list of URIs (text with one URI a line, or CSV with a header), folder of images, or glob; "
-        "local or gs://",
+        "list of URIs (text with one URI a line, CSV, Parquet or JSON), folder of images, or glob; local or "
+        "gs://",
     )
     input_format: str = _option(
         "auto",
-        "format of the input; auto: by its name",
+        "format of the input; auto: by its content, and then by its name",
         words=("auto", *INPUT_FORMATS),
     )
-    uri_column: str = _option("uri", "column of the CSV with the URIs")
+    uri_column: str | None = _option(
+        None,
+        "column with the URIs, in JSON also a path such as data.image; by default uri, or the only column "
+        "with a usual name, such as url, image or file_name",
+    )
     uri_template: str | None = _option(
         None, "URI made from columns, such as gs://{bucket}/{name}, in place of a column with URIs"
     )
     header: Annotated[tuple[str, ...], "columns"] = _option(
         (), "names of the columns of CSV files without a line of names, such as bucket,key,size"
     )
-    id_column: str | None = _option(
-        None, "column of the CSV with unique ids; by default ids are made from the URIs"
-    )
+    id_column: str | None = _option(None, "column with unique ids; by default ids are made from the URIs")
     column_types: tuple[tuple[str, str], ...] = _option(
         (),
-        "types of the CSV's other columns, which are text otherwise, such as price=float64,day=date",
+        "types of the other columns, such as price=float64,day=date; by default those of the file, and text "
+        "for CSV",
+    )
+    delimiter: Annotated[str, "delimiter"] | None = _option(
+        None,
+        "delimiter of the CSV's columns; by default that of its first line: comma, tab, semicolon or bar",
     )
     image_feature: str | None = _option(
         None,

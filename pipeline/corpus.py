@@ -11,16 +11,20 @@ import pyarrow as pa
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local, remote_scheme
+from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import read_start
+from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, FoundFormat, Location, input_format
+from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import list_suffixes
+from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sources.addresses import GCS
 
 # Endings of lists in formats that are not read. They are taken as lines even in a glob, because the check of
 # their first bytes then names the format, where a glob of other names stands for images.
 _UNREAD = list_suffixes(
-    *(".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".feather", ".arrow", ".avro", ".orc"),
-    *(".xlsx", ".xls"),
+    *(".feather", ".arrow", ".avro", ".orc", ".sqlite", ".xlsx", ".xls", ".html"),
 )
 
 
@@ -51,8 +55,7 @@ def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | Non
         ):
             location = _locate(config.input)
             form = _format_of(config, location)
-            if not form.has_columns:
-                _refuse_options_of_columns(config)
+            _refuse_options_of_other_formats(config, form)
             corpus = form.find(location, config, known_types or {})
             if config.image_feature and not corpus.image_feature:
                 raise UserError(
@@ -85,12 +88,38 @@ def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
         return input_format("images")
     if declared != "auto":
         return input_format(declared)
-    by_name = (form for form in map(input_format, INPUT_FORMATS) if name.endswith(form.suffixes))
+    # Images by name first, because one other file among a million images is a failure of its own.
+    if name.endswith(IMAGE_SUFFIXES):
+        return input_format("images")
+    forms = list(map(input_format, INPUT_FORMATS))
+    start = _start_of_first(location)
+    by_content = (form for form in forms if form.recognises(start))
+    by_name = (form for form in forms if name.endswith(form.suffixes))
     are_images = location.pattern != escape_glob(location.path) and not name.endswith(_UNREAD)
-    return next(by_name, None) or input_format("images" if are_images else "lines")
+    found = next(by_content, None) or next(by_name, None)
+    return found or input_format("images" if are_images else "lines")
 
 
-def _refuse_options_of_columns(config: ReadConfig) -> None:
-    for option in ("uri_template", "header", "id_column", "column_types"):
-        if getattr(config, option):
-            raise UserError(f"{option}: input={config.input!r} is no CSV and has no columns. Leave it out.")
+def _start_of_first(location: Location) -> bytes:
+    """Return the first bytes of the first file; none if it can't be read, which its format reports."""
+    path = next(list_paths(location.pattern, Notes()), None)
+    # Not a pipe, because it could be read only once.
+    if path is None or (is_local(path) and not os.path.isfile(path)):
+        return b""
+    try:
+        return read_start(path, START_BYTES)
+    except (RunError, OSError):
+        return b""
+
+
+def _refuse_options_of_other_formats(config: ReadConfig, form: FoundFormat) -> None:
+    refused = [] if form.name == "csv" else ["header", "delimiter"]
+    if not form.has_columns:
+        refused += ["uri_column", "uri_template", "id_column", "column_types"]
+    for option in refused:
+        # `uri` is allowed, because manifests of earlier versions record it for every input.
+        if (value := getattr(config, option)) and value != "uri":
+            raise UserError(
+                f"{option}={value!r}: input={config.input!r} is read as {form.name}, which has no such "
+                "option. Leave it out, or set --input_format."
+            )

@@ -13,6 +13,7 @@ from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
 from labelbeam.transforms.sources.secrets import hide_in_message, public_uri
+from labelbeam.transforms.table.column_types import type_to_text
 from labelbeam.transforms.table.folder import TableFolder, read_manifest, staged_files, staged_runs
 from labelbeam.transforms.table.manifest import FORMAT, LabelledWith, Manifest
 from labelbeam.transforms.table.rows import RowMetadata
@@ -36,7 +37,7 @@ def labelled_with(model: ModelSpec, rows: RowMetadata, config: RunConfig) -> Lab
         # None for other models, so that their tables stay comparable: a threshold does not matter to them.
         threshold=predict.least_score if model.head.kind == MULTILABEL else None,
         outputs=dict([rows.outputs] if rows.outputs else []),
-        columns={name: str(kind) for name, kind in rows.columns},
+        columns={name: type_to_text(kind) for name, kind in rows.columns},
         # Because ids differ, and a later run would publish what an earlier one hid.
         secret_params=",".join(sorted({name.lower() for name in config.read.secret_params})),
         calibration=rows.decisions.fingerprint if rows.decisions else "",

@@ -97,6 +97,7 @@ VALUES = {
     "stage_sec": "2.5",
     "uri_template": "gs://{bucket}/{name}",
     "header": "bucket,key,size",
+    "delimiter": "tab",
     "model": "efficientnet-b7",
 }
 NOT_ALLOWED = {
@@ -112,6 +113,7 @@ NOT_ALLOWED = {
     "user_agent": "a\nb",
     "allow_hosts": "a,,b",
     "secret_params": "a=b",
+    "delimiter": ", ",
     "calibration": "calibration.json",
     "model": "",
 }

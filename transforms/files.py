@@ -165,19 +165,20 @@ MEND = (
 
 
 @contextmanager
-def open_parquet(path: str, remedy: str = MEND) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: str, remedy: str = MEND, buffer_bytes: int = 0) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file.
 
     Args:
       path: The file.
       remedy: Last sentence of the message about a damaged file.
+      buffer_bytes: Bytes of a column that are read at once; 0 for all of a row group.
 
     Raises:
       RunError: The file is gone, or Arrow can't read it, here or while the body reads on.
     """
     try:
         with open_file(path) as f:
-            yield pq.ParquetFile(f)
+            yield pq.ParquetFile(f, buffer_size=buffer_bytes, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as e:
         # Arrow raises OSError for damaged bytes, too, but without a number. A disk's errors have one.
         if getattr(e, "errno", None) not in (None, errno.ENOENT, errno.EISDIR):

@@ -11,8 +11,10 @@ import apache_beam as beam
 
 # Files of a folder that are not images, by suffix.
 LEFT_OUT: Final = "left_out"
-# Values of a CSV that are not of their column's declared type, by column.
+# Values of a list that are not of their column's type, by column.
 UNPARSED: Final = "unparsed"
+# End of the name, among these, of a key that a list has only in later rows.
+NO_COLUMN: Final = " (no column)"
 
 OTHER: Final = "(other)"
 # Names of a kind in the manifest; the most frequent ones, because the manifest is read by people.
@@ -21,6 +23,15 @@ _MOST_NAMES = 50
 _MOST_NAMES_HELD = 1000
 _MOST_EXAMPLES = 3
 _EXAMPLE_CHARS = 100
+
+
+def describe_unparsed(name: str, count: int) -> str:
+    """Describe values that are not in the tables, without a final stop."""
+    values = "1 value is" if count == 1 else f"{count:,} values are"
+    if name.endswith(NO_COLUMN):
+        key = name.removesuffix(NO_COLUMN)
+        return f"{key}: {values} in no table, because the first rows of the list have no such key"
+    return f"{name}: {values} not of the column's type, and null in the tables"
 
 
 class _Tally(NamedTuple):

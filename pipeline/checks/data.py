@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -10,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+import pyarrow as pa
 
 from labelbeam.pipeline.calibration import calibration_of
 from labelbeam.pipeline.checks.findings import (
@@ -88,23 +91,28 @@ def _check_input(case: Case) -> Iterator[Finding]:
         yield error(f"{read.input} lists no images.", "Check --input and --input_format.")
         return
     case.corpus = corpus
-    names = [name for name, _ in corpus.columns]
-    rows = [_format_row(row, names) for row in case.rows[:_ROWS_SHOWN]]
-    yield ok(f"{read.input} is readable as {corpus.format}; its first rows:", *rows)
+    rows = [_format_row(row, corpus.columns) for row in case.rows[:_ROWS_SHOWN]]
+    yield ok(f"{read.input} is readable as {corpus.format}; its first rows:", *rows, *corpus.remarks)
     partitioning_of(case.config, corpus)
 
 
-def _format_row(row: ImageRef | InlineImage | Failure, names: list[str]) -> str:
+def _format_row(row: ImageRef | InlineImage | Failure, columns: tuple[tuple[str, pa.DataType], ...]) -> str:
     if isinstance(row, Failure):
         return f"{row.reason}: {row.message}"
     ref = ref_of(row)
-    columns = "".join(f", {name}={_format_value(v)}" for name, v in zip(names, ref.columns, strict=True))
-    return f"{ref.uri}{columns}"
+    pairs = zip(columns, ref.columns, strict=True)
+    shown = "".join(f", {name}={_format_value(value, kind)}" for (name, kind), value in pairs)
+    return f"{ref.uri}{shown}"
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: Any, kind: pa.DataType) -> str:
     # Only text in quotes, because Python's form of a date names a class.
-    return repr(value) if isinstance(value, str) else "null" if value is None else str(value)
+    if isinstance(value, str):
+        return repr(value)
+    # By Arrow, because dates may be numbers here. Python has no years beyond 9999.
+    with contextlib.suppress(ValueError, OverflowError):
+        value = pa.scalar(value, kind).as_py()
+    return "null" if value is None else str(value)
 
 
 def _handle(case: Case) -> str:

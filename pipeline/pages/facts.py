@@ -14,6 +14,7 @@ from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.heads import Head
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.scaling import Scaling
+from labelbeam.transforms.notes import describe_unparsed
 from labelbeam.transforms.table.manifest import Manifest
 
 
@@ -134,7 +135,7 @@ def warnings_of(manifest: Manifest) -> Iterator[str]:
     if manifest.top_labels and all(top.label == f"class {top.class_id}" for top in manifest.top_labels):
         yield "Labels are numbers, because there is no label map."
     for column, values in (manifest.unparsed or {}).items():
-        yield f"{column}: {values['count']:,} values are not of the column's type, and null in the tables."
+        yield f"{describe_unparsed(column, values['count'])}."
     if manifest.left_out:
         files = ", ".join(f"{n:,} {suffix}" for suffix, n in manifest.left_out.items())
         yield f"Files or rows of the input that are no images were left out: {files}."

@@ -20,6 +20,7 @@ from labelbeam.transforms.count import (
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.presets import EMBEDDING
+from labelbeam.transforms.notes import describe_unparsed
 from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 
@@ -54,11 +55,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     if manifest.left_out:
         lines.append(f"Left out of the input: {_by_name(manifest.left_out)}.")
     for column, values in (manifest.unparsed or {}).items():
-        verb = "value is" if values["count"] == 1 else "values are"
-        lines.append(
-            f"{column}: {values['count']:,} {verb} not of the column's type, and null in the tables, such as "
-            f"{values['examples'][0]!r}."
-        )
+        lines.append(f"{describe_unparsed(column, values['count'])}, such as {values['examples'][0]!r}.")
     if EMBEDDING in manifest.labelled_with.outputs:
         length = manifest.labelled_with.outputs[EMBEDDING]
         lines.append(

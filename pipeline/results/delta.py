@@ -77,7 +77,14 @@ def write_delta_log(output: str, manifest: Manifest, table: str) -> str:
 
 def _schema_of(path: str) -> Schema:
     with open_parquet(path) as parquet:
-        return Schema.from_arrow(parquet.schema_arrow)
+        try:
+            return Schema.from_arrow(parquet.schema_arrow)
+        except Exception as e:  # deltalake raises no narrower one
+            # Without the lines behind the first, which are a stack of calls.
+            reason = str(e).partition("\n")[0].rpartition("Invalid data type for Delta Lake: ")[2]
+            raise UserError(
+                f"{path} has a column of a type that Delta tables can't have: {reason}. Export it as jsonl."
+            ) from e
 
 
 def _name(version: int) -> str:

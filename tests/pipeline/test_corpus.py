@@ -72,15 +72,18 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ("\nuri\n", "begins with '', which is no header"),
         ("uri,uri\n", "distinct column names"),
         ("uri,,b\n", "distinct column names"),
-        ("link,n\n", "uri_column='uri' is no column of .*Add --uri_column='link'"),
-        ("n,Image URL,path\n", "Add --uri_column='Image URL'"),
-        ("n,m\n", r"its columns are n, m\. Give one of them with --uri_column"),
+        ("n,Image URL,path\n", "several columns that may hold the URIs: Image URL, path. Name one with"),
+        (
+            "n,m\n",
+            r"no column of text with a usual name .* its columns are n, m\. Name one with --uri_column",
+        ),
         (
             "many/m0.jpg,1\n",
             r"its columns are many/m0.jpg, 1\. .*; if these are values, give the names with --header",
         ),
         ("https://h/a.jpg,1\n", "is no header .*--input_format=lines"),
-        ("uri\tn\na\t1\n", "has columns separated by tabs"),
+        ("a,b;c\n", "may be separated by commas or semicolons. Set --delimiter"),
+        ("uri,a;url\n", "may be separated by commas or semicolons"),
         ("uri,label,input_label\n", "two columns 'input_label'"),
     ],
 )
@@ -120,15 +123,15 @@ def test_find_corpus__parts_with_other_columns__are_refused(tmp_path):
 
 def test_find_corpus__columns_of_what_is_no_csv__are_refused(tmp_path):
     (tmp_path / "list.txt").touch()
-    with pytest.raises(UserError, match="id_column: input=.* is no CSV"):
+    with pytest.raises(UserError, match="id_column=.* is read as [a-z]*, which has no such option"):
         find_corpus(ReadConfig(input=f"{tmp_path}/list.txt", id_column="key"))
 
 
 @pytest.mark.parametrize(
     ("option", "explained"),
     [
-        ({"id_column": "key"}, "id_column: input=.* is no CSV"),
-        ({"column_types": {"x": "int64"}}, "column_types: input=.* is no CSV"),
+        ({"id_column": "key"}, "id_column=.* is read as [a-z]*, which has no such option"),
+        ({"column_types": {"x": "int64"}}, "column_types=.* is read as [a-z]*, which has no such option"),
         ({"input_format": "csv"}, "input_format='csv': input=.* is a folder"),
         ({"input_format": "lines"}, "input_format='lines': input=.* is a folder"),
     ],

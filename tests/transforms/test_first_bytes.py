@@ -7,7 +7,7 @@ import pytest
 
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.inputs.columns import suggest_uri_column
+from labelbeam.transforms.inputs.columns import find_uri_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import format_of
@@ -31,10 +31,15 @@ def explain(start, form, is_declared=False):
 @pytest.mark.parametrize(
     ("start", "explained"),
     [
-        (parquet(), "is Parquet"),
+        (parquet(), "is Parquet. Add --input_format=parquet"),
         (tarfile.TarInfo("a.jpg").tobuf(), "is a tar archive"),
         (b"PK\3\4\x14\0", "is a ZIP archive or an Excel workbook"),
-        (b"SQLite format 3\0", "NUL bytes, the first in line 1"),
+        (b"SQLite format 3\0", "is an SQLite database"),
+        (b"ORC\x1a", "is ORC"),
+        (b"Obj\x01\x04", "is Avro"),
+        (b"ARROW1\0\0", "is Arrow"),
+        (b"PARE\x02", "is an encrypted Parquet file"),
+        (b"\x89HDF\r\n\x1a\n", "is HDF5"),
         (jpeg_bytes(), "is an image. Add --input_format=images"),
         (TABLE.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
         (TABLE.encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
@@ -48,8 +53,6 @@ def explain(start, form, is_declared=False):
         (b"uri\n" + b"a.jpg\n" * 50 + b"caf\xe9.jpg\n", "line 52 is b'caf\\xe9.jpg'"),
         (b"\xff.jpg\n" * 9 + b"a.jpg\n" * 8, "line 1"),
         (b"uri\ra.jpg\rb.jpg\r", "ends its lines with CR alone"),
-        (b"uri\tnote\na.jpg\tb\n", "has columns separated by tabs"),
-        (b"uri;note\na.jpg;b\n", "has columns separated by semicolons"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,
 )
@@ -85,6 +88,8 @@ def test_explain_unreadable__list__is_taken(start, form):
     [
         (b"uri,n\na.jpg,1\n", "--input_format=csv"),
         (b"id,Image_URL\n", "--input_format=csv"),
+        (b"uri\tnote\na.jpg\tb\n", "has columns separated by tabs. Add --input_format=csv"),
+        (b"uri;note\na.jpg;b\n", "has columns separated by semicolons. Add --input_format=csv"),
         (b"uri\na.jpg\n", "begins with the header 'uri'"),
     ],
 )
@@ -94,11 +99,17 @@ def test_explain_unreadable__header_in_lines__is_refused_unless_lines_are_declar
 
 
 @pytest.mark.parametrize(
-    ("names", "suggested"),
-    [(("n", "URL"), "URL"), (("file", "Image URI"), "Image URI"), (("a", "b"), None), ((" uri",), " uri")],
+    ("names", "usual"),
+    [
+        (("n", "URL"), ["URL"]),
+        (("file", "Image URI"), ["file", "Image URI"]),
+        (("a", "b"), []),
+        ((" uri",), [" uri"]),
+        (("id", "data.image", "meta.author"), ["data.image"]),
+    ],
 )
-def test_suggest_uri_column__names__takes_the_likeliest(names, suggested):
-    assert suggest_uri_column(names) == suggested
+def test_find_uri_columns__names__takes_the_usual_ones(names, usual):
+    assert find_uri_columns(names) == usual
 
 
 @pytest.mark.parametrize(

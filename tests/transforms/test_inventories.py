@@ -106,15 +106,23 @@ def test_inventory__uri_column_of_the_users__leaves_nothing_out(tmp_path):
     ("text", "options", "message"),
     [
         (S3, {}, r"inventory of Amazon S3, which has no URIs. Add .*s3.REGION.amazonaws.com/\{key\}'"),
-        ("bucket,name,n", {}, "uri_column='uri' is no column of"),
-        (f"{GOOGLE},url", {}, "Add --uri_column='url'"),
+        ("bucket,name,n", {}, "has no column of text with a usual name"),
+        (f"{GOOGLE},url", {}, "several columns that may hold the URIs: url, name"),
         (GOOGLE, {"uri_template": "gs://b/{key}"}, "names 'key', which is no column of"),
         (GOOGLE, {"uri_template": "gs://b/{name}", "uri_column": "etag"}, "each gives the URI. Remove one"),
         ("a,b", {"header": ("a", "b")}, "begins with a line of the names in --header='a,b'. Remove --header"),
         ("a,b", {"header": ("uri",)}, "has 2 columns in its first line, and --header='uri' has 1 names"),
-        ("a,b", {"header": ("x", "y")}, "uri_column='uri' is no column of .*list.csv; its columns are x, y"),
-        ("a", {"header": ("uri",), "input_format": "lines"}, "header: input=.* is no CSV"),
-        ("a", {"uri_template": "{a}", "input_format": "lines"}, "uri_template: input=.* is no CSV"),
+        ("a,b", {"header": ("x", "y")}, "no column of text with a usual name .* its columns are x, y"),
+        (
+            "a",
+            {"header": ("uri",), "input_format": "lines"},
+            "header=.* is read as lines, which has no such option",
+        ),
+        (
+            "a",
+            {"uri_template": "{a}", "input_format": "lines"},
+            "uri_template=.* is read as lines, which has no such option",
+        ),
     ],
 )
 def test_find_corpus__options_that_do_not_fit__are_refused(tmp_path, text, options, message):

@@ -110,7 +110,7 @@ def test_parse_row__id_column__is_the_id():
         ("a.jpg,1", "has 2 fields where the header has 3"),
         ("a.jpg,1,2026-01-01,x", "has 4 fields"),
         (",1,2026-01-01", "has no uri"),
-        ('"a.jpg,1,2026-01-01', "quoted line breaks can't be read"),
+        ('"a.jpg,1,2026-01-01', "line breaks in quotes are read in compressed files"),
     ],
 )
 def test_parse_row__bad_line__names_the_fault(line, message):
@@ -349,6 +349,10 @@ def publish_failures(output, *files: list[Failure]) -> None:
     list_published(output, written)
 
 
+def _days(day: datetime.date | None) -> int | None:
+    return day and (day - datetime.date(1970, 1, 1)).days
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("reasons", [{"timeout"}, {"timeout", "http_5xx"}, {"empty"}])
 def test_read_image_refs__failures__takes_those_of_the_reasons_with_their_columns(tmp_path, runner, reasons):
@@ -361,7 +365,12 @@ def test_read_image_refs__failures__takes_those_of_the_reasons_with_their_column
     publish_failures(tmp_path, failures[:5], failures[5:])
     corpus = Corpus(str(tmp_path), "failures", columns=COLUMNS, reasons=frozenset(reasons))
     read = eagerly(ReadImageRefs(corpus), None, runner)
-    expected = [ref for ref, failure in seen.items() if failure.reason in reasons]
+    # Dates travel as numbers.
+    expected = [
+        dataclasses.replace(ref, columns=(ref.columns[0], _days(ref.columns[1])))
+        for ref, failure in seen.items()
+        if failure.reason in reasons
+    ]
     assert sorted(read.ok, key=repr) == sorted(expected, key=repr) and read.failures == []
 
 

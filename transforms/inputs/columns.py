@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, UnionType
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -24,10 +25,21 @@ from labelbeam.transforms.inputs.known_columns import (
 from labelbeam.transforms.inputs.templates import RowFault, check_template, parse_template
 from labelbeam.transforms.notes import UNPARSED, Notes
 from labelbeam.transforms.sources.secrets import hide_secrets, public_uri
+from labelbeam.transforms.table.column_types import to_values
 from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
 # Column of the URI if the user names none.
 DEFAULT_URI_COLUMN: Final = "uri"
+# Numbers that a column of whole numbers holds.
+WHOLE_NUMBERS: Final = range(-(2**63), 2**63)
+# Checks of the type that holds all values of one of Python's types, except for larger numbers.
+_IS_EXACTLY: Final[dict[type, Callable[[pa.DataType], bool]]] = {
+    int: pa.types.is_int64,
+    float: pa.types.is_float64,
+    bool: pa.types.is_boolean,
+}
+# Columns that a message lists.
+_NAMES_SHOWN = 50
 # Types by the names that `--column_types` takes.
 COLUMN_TYPES: Final = {
     "string": pa.string(),
@@ -45,19 +57,30 @@ def add_columns(
     path: str,
     options: ReadOptions,
     known_types: Mapping[str, pa.DataType],
+    file_types: Mapping[str, pa.DataType] | None = None,
+    paths: Mapping[str, pa.DataType] = MappingProxyType({}),
 ) -> Corpus:
-    """Return a corpus with the columns that its files have; `path` is one of the files, for messages.
+    """Return a corpus with the columns that its files have.
+
+    Args:
+      corpus: The corpus without columns.
+      names: Names of the columns.
+      path: One of the files, for messages.
+      options: The user's options.
+      known_types: Types of output columns, where the output has rows already.
+      file_types: Types of the columns in the files; text by default.
+      paths: Paths to values within columns, such as `data.image`, and the types of the values.
 
     Raises:
-      UserError: An option names a column or a type that does not exist.
+      UserError: An option names a column or a type that does not exist, or the URI's column is not clear.
     """
-    uri_column, template = _choose_uri(options, names, path)
-    _check_column("id_column", options.id_column, names, path)
+    file_types = file_types or dict.fromkeys(names, pa.string())
+    uri_column, template, remark = _choose_uri(options, file_types, paths, path, names)
+    _check_column("id_column", options.id_column, [*names, *paths], path)
     own = [name for name in names if name not in (uri_column, options.id_column)]
     in_table = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
-    # Text unless declared otherwise, because a guess from the first rows would change values such as 00123.
     # A table that has rows keeps its types, unless the user declares others.
-    types = dict.fromkeys(own, pa.string()) | in_table | _declared_types(options, own, path)
+    types = {name: file_types[name] for name in own} | in_table | _declared_types(options, own, path)
     known = find_known_columns(names)
     if known.inventory and not (template and known.name in parse_template(template).columns):
         known = dataclasses.replace(known, inventory="", md5="")  # the user has chosen rows and URIs
@@ -74,48 +97,93 @@ def add_columns(
         known=known,
         remarks=(
             *corpus.remarks,
+            *remark,
             *describe_known_columns(known, public_uri(template, options.secret_params)),
         ),
     )
 
 
-def _choose_uri(options: ReadOptions, names: Sequence[str], path: str) -> tuple[str, str]:
-    """Return the column with the URI, or "" and the template of the URI."""
+class _UriChoice(NamedTuple):
+    """The column with the URI, or the template that makes it, and sentences about a choice by name."""
+
+    column: str = ""
+    template: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def _choose_uri(
+    options: ReadOptions,
+    types: Mapping[str, pa.DataType],
+    paths: Mapping[str, pa.DataType],
+    path: str,
+    names: Sequence[str],
+) -> _UriChoice:
     column, template = options.uri_column, options.uri_template
+    texts = [name for name in names if pa.types.is_string(types[name])]
     if template:
-        if column != DEFAULT_URI_COLUMN:
+        if column is not None:
             raise UserError(
                 f"uri_column={column!r} and uri_template={public_uri(template, options.secret_params)!r}: "
                 "each gives the URI. Remove one."
             )
         check_template(template, names, path, options.secret_params)
-        return "", template
+        return _UriChoice(template=template)
+    if column is not None:
+        _check_column("uri_column", column, [*names, *paths], path)
+        if column in names and column not in texts:
+            raise UserError(f"uri_column={column!r} of {path} holds no text. Name a column of text.")
+        return _UriChoice(column)
+    if DEFAULT_URI_COLUMN in texts:
+        return _UriChoice(DEFAULT_URI_COLUMN)
+    # Paths only where no column fits, because most objects within a row describe something else.
+    text_paths = [name for name, kind in paths.items() if pa.types.is_string(kind)]
+    usual = find_uri_columns(texts) or find_uri_columns(text_paths)
     known = find_known_columns(names)
-    if column == DEFAULT_URI_COLUMN and column not in names and not suggest_uri_column(names):
-        if known.inventory == "google":
-            return "", f"gs://{{{known.bucket}}}/{{{known.name}}}"
-        if known.inventory == "s3":
-            raise UserError(
-                f"{path} is an inventory of Amazon S3, which has no URIs. Add such as "
-                f"--uri_template='https://{{{known.bucket}}}.s3.REGION.amazonaws.com/{{{known.name}}}'."
-            )
-    _check_column("uri_column", column, names, path)
-    return column, ""
+    if usual and known.inventory:
+        usual = [*usual, known.name]  # because bucket and name make URIs, too
+    if len(usual) > 1:
+        raise UserError(
+            f"{path} has several columns that may hold the URIs: {', '.join(usual)}. Name one with "
+            "--uri_column."
+        )
+    if usual:
+        return _UriChoice(usual[0], remarks=(f"The column {usual[0]!r} holds the URIs, by its name.",))
+    if known.inventory == "google":
+        return _UriChoice(template=f"gs://{{{known.bucket}}}/{{{known.name}}}")
+    if known.inventory == "s3":
+        raise UserError(
+            f"{path} is an inventory of Amazon S3, which has no URIs. Add such as "
+            f"--uri_template='https://{{{known.bucket}}}.s3.REGION.amazonaws.com/{{{known.name}}}'."
+        )
+    raise UserError(
+        f"{path} has no column of text with a usual name for URIs, such as uri, url or file_name; its "
+        f"columns are {_listed([*names, *paths])}. Name one with --uri_column; if these are values, give the "
+        "names with --header."
+    )
+
+
+def find_uri_columns(names: Sequence[str]) -> list[str]:
+    """Return the columns, or paths to values, whose names are usual for URIs."""
+    usual = set(map(_plain, URI_NAMES))
+    # Of a path, the last part is compared, too, because `data.image` holds an image as `image` does.
+    return [name for name in names if {_plain(name), _plain(name.rpartition(".")[2])} & usual]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + ", ..." * (len(names) > _NAMES_SHOWN)
 
 
 def _check_column(option: str, name: str | None, names: Sequence[str], path: str) -> None:
     if not name or name in names:
         return
-    close = suggest_uri_column(names) if option == "uri_column" else None
+    close = next(iter(find_uri_columns(names)), None) if option == "uri_column" else None
     remedy = (
         f"Add --uri_column={close!r} if that column holds the URIs"
         if close
         # The second remedy, because the columns of a CSV without a header are its first values.
         else f"Give one of them with --{option}; if these are values, give the names with --header"
     )
-    raise UserError(
-        f"{option}={name!r} is no column of {path}; its columns are {', '.join(names)}. {remedy}."
-    )
+    raise UserError(f"{option}={name!r} is no column of {path}; its columns are {_listed(names)}. {remedy}.")
 
 
 def _declared_types(options: ReadOptions, own: list[str], path: str) -> dict[str, pa.DataType]:
@@ -143,23 +211,31 @@ def make_ref(row: Mapping[str, Any], values: tuple[Any, ...], corpus: Corpus) ->
     if corpus.uri_template:
         uri = parse_template(corpus.uri_template, corpus.encoded_columns).fill(row)
     else:
-        uri = text_of(row[corpus.uri_column])
-    if not uri:
-        raise RowFault(f"has no {corpus.uri_column}")
-    image_id = text_of(row[corpus.id_column]) if corpus.id_column else id_of_uri(uri)
-    if not image_id:
-        raise RowFault(f"has no {corpus.id_column}")
+        uri = _text_in(row, corpus.uri_column, str)
+    # Of whole numbers, too, because ids often are, and a number has one text only.
+    image_id = _text_in(row, corpus.id_column, str | int) if corpus.id_column else id_of_uri(uri)
     version = listed_version(uri, row, corpus.known)
     # Only of a known version, because the digest is that of the version.
     digest = listed_digest(row, corpus.known) if version and corpus.known.md5 else None
     return ImageRef(image_id, uri, values, listed_version=version, listed_digest=digest)
 
 
-def suggest_uri_column(names: Sequence[str]) -> str | None:
-    """Return the column that most likely holds the URIs."""
-    # Reversed, because the first of several equal names must remain.
-    by_name = {_plain(name): name for name in reversed(names)}
-    return next((by_name[name] for name in map(_plain, URI_NAMES) if name in by_name), None)
+def _text_in(row: Mapping[str, Any], column: str, allowed: type | UnionType) -> str:
+    value = row.get(column)
+    if value is not None and (not isinstance(value, allowed) or isinstance(value, bool)):
+        # Without the value, because it may have secrets.
+        raise RowFault(f"has a value of type {type(value).__name__} in {column}, which is no text")
+    if not (text := text_of(value)):
+        raise RowFault(f"has no {column}")
+    return text
+
+
+def readable_id(row: Mapping[str, Any], corpus: Corpus) -> str | None:
+    """Return the id of a row that can't be read otherwise; None if the id can't be read either."""
+    try:
+        return _text_in(row, corpus.id_column, str | int) if corpus.id_column else None
+    except RowFault:
+        return None
 
 
 def _plain(name: str) -> str:
@@ -183,6 +259,54 @@ def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
     return value
 
 
+def fit_value(value: Any, text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
+    """Return a value as one of its column's type; None, and a note of its text, if it is not of the type."""
+    # Nearly all values are as they must be, and a conversion by Arrow takes 15 us.
+    if _IS_EXACTLY.get(type(value), _never)(kind) and (type(value) is not int or value in WHOLE_NUMBERS):
+        return value
+    if isinstance(value, str) and value.strip() and not pa.types.is_nested(kind):
+        return parse_value(value, column, kind, notes)
+    try:
+        if not _may_be(value, kind):
+            raise ValueError
+        (fitting,) = to_values(pa.array([value], kind), kind)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        notes.add(UNPARSED, column, hide_secrets(text))
+        return None
+    return fitting
+
+
+def _never(_: pa.DataType) -> bool:
+    return False
+
+
+def _may_be(value: Any, kind: pa.DataType) -> bool:
+    """Return whether Arrow converts a value without loss if it can, because it cuts fractions off."""
+    if pa.types.is_boolean(kind) or isinstance(value, bool):
+        return pa.types.is_boolean(kind) and isinstance(value, bool)
+    if isinstance(value, int | float):
+        is_whole = isinstance(value, int) or value.is_integer()
+        return pa.types.is_floating(kind) or (pa.types.is_integer(kind) and is_whole)
+    return pa.types.is_nested(kind)
+
+
+def check_names(names: Sequence[str], path: str) -> None:
+    """Check that columns have distinct names.
+
+    Raises:
+      UserError: A name is empty, or names are equal without case, which readers of the table ignore.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name:
+            raise UserError(f"{path} has a column without a name. Name it.")
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            raise UserError(
+                f"{path} has the columns {other!r} and {name!r}, which readers take for one. Rename one."
+            )
+
+
 def output_name(column: str) -> str:
     """Return the name that a column of the input has in the output."""
     taken = {name.casefold() for name in RESERVED_COLUMNS}
@@ -200,5 +324,5 @@ def output_columns(corpus: Corpus) -> tuple[tuple[str, pa.DataType], ...]:
     names = [name.casefold() for name, _ in renamed]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:
-        raise UserError(f"The output would have two columns {doubled!r}. Rename one in the CSV.")
+        raise UserError(f"The output would have two columns {doubled!r}. Rename one in the input.")
     return tuple(renamed)

@@ -17,7 +17,8 @@ class Corpus:
     Attributes:
       pattern: A file or a glob, as Beam's filesystems take it; of `failures`, an output folder.
       format: Name of the format, as `labelbeam.transforms.inputs.formats` has it: `lines` (one URI a line),
-        `csv` (with a header), `images` (the files themselves) or `failures` (images that failed).
+        `csv` (with a header), `parquet`, `jsonl`, `json`, `images` (the files themselves) or `failures`
+        (images that failed).
       header: Column names of the files.
       uri_column: Column with the URI; "" if `uri_template` makes it.
       id_column: Column with the id; by default ids are made from URIs.
@@ -33,6 +34,8 @@ class Corpus:
       uri_template: Template of the URI, as `labelbeam.transforms.inputs.templates` parses it.
       encoded_columns: Columns whose values are form-encoded; the template takes them decoded.
       known: Columns whose meaning their names show.
+      delimiter: Delimiter of the columns of a CSV.
+      file_types: Types of the columns in the files, of `parquet` alone.
       remarks: Sentences about the choices that were made for the user, for the run's output.
     """
 
@@ -54,6 +57,8 @@ class Corpus:
     uri_template: str = ""
     encoded_columns: tuple[str, ...] = ()
     known: KnownColumns = KnownColumns()  # noqa: RUF009  (frozen)
+    delimiter: str = ","
+    file_types: tuple[tuple[str, pa.DataType], ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property

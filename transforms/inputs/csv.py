@@ -1,4 +1,4 @@
-"""CSV: one image a line, with a header of column names."""
+"""CSV: one image a row, with a header of column names, and columns separated by any character."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.inputs.columns import add_columns, make_ref, parse_value
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import MAX_LINE_BYTES
+from labelbeam.transforms.inputs.delimiters import find_delimiter, split_line
+from labelbeam.transforms.inputs.files import MAX_LINE_BYTES, Line, Piece
 from labelbeam.transforms.inputs.first_bytes import (
-    DELIMITERS,
     START_BYTES,
     explain_binary,
     explain_markup,
@@ -24,21 +24,26 @@ from labelbeam.transforms.inputs.first_bytes import (
 )
 from labelbeam.transforms.inputs.formats import InputFormat, ReadOptions
 from labelbeam.transforms.inputs.inventories import is_left_out
-from labelbeam.transforms.inputs.lists import Line, ListFormat, bad_row, list_suffixes
+from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
+from labelbeam.transforms.inputs.quotes import join_quoted
 from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import Notes
 
 # The reader's own limit of a field is 128 KiB, and its error would not name the line's length.
 csv.field_size_limit(MAX_LINE_BYTES)
 
+_LINE_BREAKS = (
+    "line breaks in quotes are read in compressed files and in files of up to 64 MiB, in rows of up to 1 MiB"
+)
+
 
 class _Csv(ListFormat):
     name = "csv"
-    suffixes = list_suffixes(".csv")
+    suffixes = list_suffixes(".csv", ".tsv", ".tab", ".psv")
     has_columns = True
 
     def explain(self, start: bytes, is_declared: bool = False) -> str | None:
-        return explain_binary(start) or explain_markup(start) or _explain_delimiter(first_line(start))
+        return explain_binary(start) or explain_markup(start)
 
     def describe(
         self,
@@ -48,11 +53,13 @@ class _Csv(ListFormat):
         known_types: Mapping[str, pa.DataType],
     ) -> Corpus:
         """Return the corpus with the columns of the header, which must be the same in all files."""
+        path, start = next(iter(starts.items()))
+        corpus = dataclasses.replace(corpus, delimiter=find_delimiter(first_line(start), path, options))
         if options.header:
-            _check_first_lines(starts, options.header)
+            _check_first_lines(starts, options.header, corpus.delimiter)
             corpus = dataclasses.replace(corpus, header=options.header, has_header_line=False)
-            return add_columns(corpus, options.header, next(iter(starts)), options, known_types)
-        headers = {path: _checked_header(path, start) for path, start in starts.items()}
+            return add_columns(corpus, options.header, path, options, known_types)
+        headers = {path: _checked_header(path, start, corpus.delimiter) for path, start in starts.items()}
         path, header = next(iter(headers.items()))
         for other, its_header in headers.items():
             if its_header != header:
@@ -63,6 +70,12 @@ class _Csv(ListFormat):
         corpus = dataclasses.replace(corpus, header=header)
         return add_columns(corpus, header, path, options, known_types)
 
+    def lines_of(self, piece: Piece, corpus: Corpus) -> Iterator[Line]:
+        lines = super().lines_of(piece, corpus)
+        # Not in a part of a file, because it may begin within a quoted line break.
+        is_whole = piece.start == 0 and piece.end == piece.file.size_bytes
+        return join_quoted(lines, corpus.delimiter, len(corpus.header)) if is_whole else lines
+
     def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
         """Check the header of a file, and leave it out."""
         first = next(lines, b"")
@@ -70,7 +83,8 @@ class _Csv(ListFormat):
             yield first.removeprefix(codecs.BOM_UTF8) if isinstance(first, bytes) else first
             yield from lines
             return
-        if (header := _parse_header(first if isinstance(first, bytes) else first.head)) != corpus.header:
+        start = first if isinstance(first, bytes) else first.head
+        if (header := _parse_header(start, corpus.delimiter)) != corpus.header:
             its, planned = ", ".join(header), ", ".join(corpus.header)
             raise RunError(
                 f"{path} has the columns {its}, and the first list has {planned}. Give all lists one header."
@@ -87,9 +101,9 @@ class _Csv(ListFormat):
           ImageError: `bad_row`: fields are missing or too many, or there is no URI or id.
         """
         try:
-            fields = next(csv.reader([line], strict=True))
+            fields = next(csv.reader([line], delimiter=corpus.delimiter, strict=True))
         except (csv.Error, StopIteration) as e:
-            raise bad_row(line, f"is not CSV ({e}); quoted line breaks can't be read") from e
+            raise bad_row(line, f"is not CSV ({e}); {_LINE_BREAKS}") from e
         if len(fields) != len(corpus.header):
             raise bad_row(line, f"has {len(fields)} fields where the header has {len(corpus.header)}")
         row = dict(zip(corpus.header, fields, strict=True))
@@ -105,9 +119,8 @@ class _Csv(ListFormat):
         if corpus.id_column is None:
             return None
         position = corpus.header.index(corpus.id_column)
-        try:
-            fields = next(csv.reader([line.decode("utf-8", "surrogateescape")], strict=True))
-        except csv.Error:
+        fields = split_line(line.decode("utf-8", "surrogateescape"), corpus.delimiter)
+        if not fields:
             return None
         # With fields missing or too many, only the first is surely where the header puts it.
         if len(fields) != len(corpus.header) and (position or len(fields) < 2):
@@ -116,24 +129,14 @@ class _Csv(ListFormat):
         return image_id if image_id.encode("utf-8", "replace").decode("utf-8") == image_id else None
 
 
-def _explain_delimiter(line: str) -> str | None:
-    for delimiter, name in DELIMITERS.items():
-        if delimiter in line and "," not in line:
-            return f"has columns separated by {name}. Save it as CSV, with commas"
-    return None
+def _parse_header(start: bytes, delimiter: str) -> tuple[str, ...]:
+    return tuple(split_line(first_line(start), delimiter))
 
 
-def _parse_header(start: bytes) -> tuple[str, ...]:
-    try:
-        return tuple(next(csv.reader([first_line(start)], strict=True), ()))
-    except csv.Error:
-        return ()
-
-
-def _check_first_lines(starts: Mapping[str, bytes], header: tuple[str, ...]) -> None:
+def _check_first_lines(starts: Mapping[str, bytes], header: tuple[str, ...], delimiter: str) -> None:
     """Check that the files fit the names of `--header`."""
     for path, start in starts.items():
-        first = _parse_header(start)
+        first = _parse_header(start, delimiter)
         shown = f"--header={','.join(header)!r}"
         if first == header:
             raise UserError(f"{path} begins with a line of the names in {shown}. Remove --header.")
@@ -144,14 +147,14 @@ def _check_first_lines(starts: Mapping[str, bytes], header: tuple[str, ...]) -> 
             )
 
 
-def _checked_header(path: str, start: bytes) -> tuple[str, ...]:
+def _checked_header(path: str, start: bytes, delimiter: str) -> tuple[str, ...]:
     if len(start) >= START_BYTES and b"\n" not in start:
         raise UserError(f"{path} has a header of more than {START_BYTES:,} bytes. Remove columns.")
     if not start.removeprefix(codecs.BOM_UTF8).strip():
         raise UserError(
             f"{path} is empty. Put a line with the columns' names first, and a line for each image."
         )
-    header = _parse_header(start)
+    header = _parse_header(start, delimiter)
     # Distinct without case, because DuckDB and other readers of the table ignore the case of columns.
     are_distinct = header and len({name.casefold() for name in header}) == len(header) and "" not in header
     if not are_distinct or any("://" in name or name.startswith("/") for name in header):

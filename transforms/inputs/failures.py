@@ -19,6 +19,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import CorpusFormat
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sources.secrets import HIDDEN, lacks_secrets
+from labelbeam.transforms.table.column_types import to_values
 from labelbeam.transforms.table.folder import published_files, read_manifest
 from labelbeam.transforms.table.rows import FAILURES
 
@@ -38,12 +39,14 @@ class _Failures:
 
     def read(self, piece: str, corpus: Corpus, notes: Notes) -> Iterator[ImageRef]:
         """Read the images of a file that failed for one of the corpus's reasons."""
-        names = ["id", "uri", *(name for name, _ in corpus.columns)]
+        columns = [("id", pa.string()), ("uri", pa.string()), *corpus.columns]
+        names = [name for name, _ in columns]
         reasons = pa.array(corpus.reasons, pa.string())
         with open_parquet(piece) as parquet:
             for batch in parquet.iter_batches(columns=[*names, "reason"]):
                 taken = batch.filter(pc.is_in(batch["reason"], reasons))
-                for image_id, uri, *values in zip(*(taken[name].to_pylist() for name in names), strict=True):
+                values_of = [to_values(taken[name], kind) for name, kind in columns]
+                for image_id, uri, *values in zip(*values_of, strict=True):
                     if not _why_left_out(image_id, uri, corpus):
                         yield ImageRef(image_id, uri, tuple(values))
 

@@ -53,6 +53,9 @@ class LongLine(NamedTuple):
     size_bytes: int
 
 
+Line = bytes | LongLine
+
+
 def match_files(pattern: str, most: int | None = None) -> tuple[ListFile, ...]:
     """List the files of a pattern, by path; any `most` of them if there are more.
 
@@ -103,7 +106,7 @@ def _is_compressed(file: ListFile) -> bool:
         return compression_of(f.read(MAGIC_BYTES), file.path) is not None
 
 
-def read_piece(piece: Piece) -> Iterator[bytes | LongLine]:
+def read_piece(piece: Piece) -> Iterator[Line]:
     """Yield the lines of a piece, without their ends.
 
     Raises:
@@ -131,6 +134,21 @@ def read_piece(piece: Piece) -> Iterator[bytes | LongLine]:
     check_planned(file)
 
 
+def read_chunks(file: ListFile) -> Iterator[bytes]:
+    """Yield the content of a whole file, decompressed, in bounded pieces.
+
+    Raises:
+      RunError: As `read_piece` does.
+    """
+    check_planned(file)
+    with read_errors_explained(file.path), open_file(file.path) as f:
+        compression = compression_of(f.read(MAGIC_BYTES), file.path)
+        f.seek(0)
+        chunks = _chunks(f, file, 0)
+        yield from decompress(chunks, compression, file.path) if compression else chunks
+    check_planned(file)
+
+
 def _chunks(f: Any, file: ListFile, position: int) -> Iterator[bytes]:
     """Read a file up to its planned size. Bytes that were appended since are refused by `check_planned`."""
     while position < file.size_bytes:
@@ -141,14 +159,14 @@ def _chunks(f: Any, file: ListFile, position: int) -> Iterator[bytes]:
         yield chunk
 
 
-def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[bytes | LongLine, int]]:
+def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[Line, int]]:
     """Split bytes into lines.
 
     Yields:
       Each line without its end, and its length with it. Time is linear and memory bounded for a line of
       any length.
     """
-    opened = _OpenLine()
+    opened = OpenLine()
     for chunk in chunks:
         *whole, last = chunk.split(b"\n")
         for line in whole:
@@ -156,7 +174,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[bytes | LongLine, int
             if opened.size_bytes or len(line) > MAX_LINE_BYTES:
                 opened.add(line)
                 yield opened.close(), opened.size_bytes + 1
-                opened = _OpenLine()
+                opened = OpenLine()
             else:
                 yield line.removesuffix(b"\r"), len(line) + 1
         opened.add(last)
@@ -164,8 +182,8 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[bytes | LongLine, int
         yield opened.close(), opened.size_bytes
 
 
-class _OpenLine:
-    """A line of which more may follow."""
+class OpenLine:
+    """A line of which more may follow, in bounded memory."""
 
     def __init__(self) -> None:
         self.size_bytes = 0
@@ -179,7 +197,7 @@ class _OpenLine:
         self._digest.update(part)
         self.size_bytes += len(part)
 
-    def close(self) -> bytes | LongLine:
+    def close(self) -> Line:
         if self.size_bytes > MAX_LINE_BYTES:
             head = bytes(self._kept[:_LONG_LINE_HEAD_BYTES])
             return LongLine(head, self._digest.hexdigest(), self.size_bytes)

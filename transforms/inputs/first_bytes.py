@@ -1,18 +1,24 @@
-"""First bytes of a list: signs that a file cannot be read as lines or CSV, and the remedies."""
+"""First bytes of a list: signs of its format, and of files that are not read, with the remedies."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Final
 
 # Enough for a header and some hundred lines.
 START_BYTES: Final = 1 << 16
 
-_AS_LINES = "Write its URIs to a text file, one a line, or to a CSV with a column uri"
+_AS_LINES = "Write its URIs to a text file, one a line, or to a CSV, Parquet or JSON file with a column uri"
 # Formats in which lists are often kept. Other binary formats are refused for their NUL bytes.
 _MAGICS = (
-    (0, b"PAR1", "Parquet"),
     (0, b"ARROW1", "Arrow"),
+    (0, b"PARE", "an encrypted Parquet file"),
+    (0, b"ORC", "ORC"),
+    (0, b"Obj\x01", "Avro"),
+    (0, b"SQLite format 3\0", "an SQLite database"),
+    (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook"),
     (0, b"PK\x03\x04", "a ZIP archive or an Excel workbook"),
     (257, b"ustar", "a tar archive"),
 )
@@ -21,13 +27,15 @@ _IMAGE_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 # A byte beyond ASCII within a word, as in Latin-1's "M\xfcnchen". A damaged byte rather stands elsewhere.
 _NAME = re.compile(rb"[A-Za-z\x80-\xff][\x80-\xff]|[\x80-\xff][A-Za-z]")
+_PARQUET = b"PAR1"
 # A bracket alone may begin a path, as in "[1].jpg".
-_JSON = re.compile(rb"[\[{]\s*([\[{\"\]}]|$)")
+_JSON_ARRAY = re.compile(rb"\[\s*([\[{\"\]]|$)")
+_JSON_OBJECT = re.compile(rb"\{\s*([\"}]|$)")
 # Compared before UTF-16, because the mark of UTF-32 begins with that of UTF-16.
 _UTF_32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-# Delimiters of tables that are not CSV, by name.
-DELIMITERS: Final = {"\t": "tabs", ";": "semicolons", "|": "bars"}
+# Usual delimiters of tables, by name.
+DELIMITERS: Final = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 # Usual names of a column of URIs, most likely first.
 URI_NAMES: Final = (
     *("uri", "url", "image_uri", "image_url", "image_path", "image", "path", "file_path", "filepath"),
@@ -50,12 +58,33 @@ def explain_binary(start: bytes) -> str | None:
 def _explain_magic(start: bytes) -> str | None:
     if not _BINARY.search(start):
         return None
+    if is_parquet(start):
+        return "is Parquet. Add --input_format=parquet to read it"
     for offset, magic, name in _MAGICS:
         if start[offset:].startswith(magic):
             return f"is {name}, which is not read as a list. {_AS_LINES}"
     if start.startswith(_IMAGE_MAGICS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
         return "is an image. Add --input_format=images to label it"
     return None
+
+
+def is_parquet(start: bytes) -> bool:
+    """Return whether a file is Parquet."""
+    return start.startswith(_PARQUET) and _BINARY.search(start) is not None
+
+
+def is_json_array(start: bytes) -> bool:
+    """Return whether a text is one array in JSON."""
+    return _JSON_ARRAY.match(_strip(start)) is not None
+
+
+def is_json_object(start: bytes) -> bool:
+    """Return whether a text begins with an object in JSON."""
+    return _JSON_OBJECT.match(_strip(start)) is not None
+
+
+def _strip(start: bytes) -> bytes:
+    return start.removeprefix(codecs.BOM_UTF8).lstrip()
 
 
 def _explain_encoding(start: bytes) -> str | None:
@@ -93,10 +122,9 @@ def _is_utf_8(line: bytes) -> bool:
 
 def explain_markup(start: bytes) -> str | None:
     """Explain why a text is not a list or a CSV: JSON, XML, or lines that end with CR alone."""
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if _JSON.match(text):
-        return f"is JSON, which is not read as a list. {_AS_LINES}"
-    if text.startswith(b"<"):
+    if is_json_array(start) or is_json_object(start):
+        return "is JSON. Add --input_format=jsonl (an object a line) or json (an array of objects) to read it"
+    if _strip(start).startswith(b"<"):
         return f"is a web page or XML, which is not read as a list. {_AS_LINES}"
     if b"\r" in start and b"\n" not in start and start.count(b"\r") > start.endswith(b"\r"):
         return r"ends its lines with CR alone. Convert it: tr '\r' '\n' < FILE > NEW_FILE"

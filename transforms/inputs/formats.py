@@ -24,6 +24,9 @@ _PACKAGE = "labelbeam.transforms.inputs"
 INPUT_FORMATS: Final = {
     "lines": f"{_PACKAGE}.lines",
     "csv": f"{_PACKAGE}.csv",
+    "parquet": f"{_PACKAGE}.parquet",
+    "jsonl": f"{_PACKAGE}.jsonl",
+    "json": f"{_PACKAGE}.json",
     "images": f"{_PACKAGE}.images",
     "tar": f"{_PACKAGE}.tar",
     "zip": f"{_PACKAGE}.zip",
@@ -58,8 +61,12 @@ class ReadOptions(Protocol):
         """Name of a format, or `auto`."""
 
     @property
-    def uri_column(self) -> str:
-        """Column with the URI."""
+    def uri_column(self) -> str | None:
+        """Column with the URI; None to find it by its name."""
+
+    @property
+    def delimiter(self) -> str | None:
+        """Delimiter of the columns of a CSV; None to find it in the first line."""
 
     @property
     def uri_template(self) -> str | None:
@@ -132,8 +139,19 @@ class FoundFormat(Protocol):
         """Endings of the names of files in this format, lower case."""
 
     @property
+    def name(self) -> str:
+        """Name in the table of formats."""
+
+    @property
     def has_columns(self) -> bool:
         """Whether rows have named columns."""
+
+    def recognises(self, start: bytes) -> bool:
+        """Return whether the content of a file is surely of this format.
+
+        Args:
+          start: First bytes of the file, up to `START_BYTES`, decompressed.
+        """
 
     def find(
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]

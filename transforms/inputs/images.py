@@ -36,8 +36,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _Images:
+    name = "images"
     suffixes = IMAGE_SUFFIXES
     has_columns = False
+
+    def recognises(self, start: bytes) -> bool:
+        """Return False, because the files of a folder or glob may be of any content."""
+        return False
 
     def find(
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]

@@ -9,6 +9,7 @@ from typing import Final
 
 from labelbeam.transforms.elements import ImageRef, id_of_uri
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import Line
 from labelbeam.transforms.inputs.first_bytes import (
     DELIMITERS,
     URI_NAMES,
@@ -17,7 +18,7 @@ from labelbeam.transforms.inputs.first_bytes import (
     first_line,
 )
 from labelbeam.transforms.inputs.formats import InputFormat
-from labelbeam.transforms.inputs.lists import Line, ListFormat, list_suffixes
+from labelbeam.transforms.inputs.lists import ListFormat, list_suffixes
 from labelbeam.transforms.notes import Notes
 
 
@@ -47,7 +48,7 @@ def _explain_first_line(line: str) -> str | None:
         return None
     for delimiter, name in DELIMITERS.items():
         if delimiter in line:
-            return f"has columns separated by {name}. Save it as CSV, with commas"
+            return f"has columns separated by {name}. Add --input_format=csv to read it"
     return f"begins with the header {line.strip()!r}. Add --input_format=csv, or delete the line"
 
 

@@ -19,6 +19,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import (
     MAX_LINE_BYTES,
     OPENED_AT_ONCE,
+    Line,
     ListFile,
     LongLine,
     Piece,
@@ -31,8 +32,6 @@ from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import Location, ReadOptions
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sources.secrets import hide_secrets
-
-Line = bytes | LongLine
 
 # Lists of a corpus. Their names, sizes and times are part of the job, which Dataflow limits to 10 MB.
 MOST_FILES: Final = 50_000
@@ -74,12 +73,21 @@ class ListFormat(abc.ABC):
 
     def read(self, piece: Piece, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
         """Read the rows of a piece."""
-        lines: Iterator[Line] = read_piece(piece)
-        # Only the piece at the beginning of a file has the header.
-        if piece.start == 0:
-            lines = self.check_start(lines, piece.file.path, corpus)
-        for line in lines:
+        for line in self.lines_of(piece, corpus):
             yield from self.parse_line(line, corpus, notes)
+
+    def lines_of(self, piece: Piece, corpus: Corpus) -> Iterator[Line]:
+        """Return the lines of a piece that are rows."""
+        lines = read_piece(piece)
+        # Only the piece at the beginning of a file has the header.
+        return lines if piece.start else self.check_start(lines, piece.file.path, corpus)
+
+    def recognises(self, start: bytes) -> bool:
+        """Return whether the content of a file is surely of this format.
+
+        Lines and CSV are told apart by their names alone, because a list of one URI a line is a CSV, too.
+        """
+        return False
 
     @abc.abstractmethod
     def explain(self, start: bytes, is_declared: bool = False) -> str | None:
@@ -137,8 +145,9 @@ class ListFormat(abc.ABC):
           One row; none for a line that is empty or stands for no image.
         """
         if isinstance(line, LongLine):
+            row_id = self.readable_id(line.head, corpus)
             fault = f"has {line.size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}"
-            yield self._failure(line.head, corpus, bad_row(line.head, fault), f"line {line.sha256}")
+            yield row_failure(line.head, corpus, bad_row(line.head, fault), row_id, f"line {line.sha256}")
             return
         if not line.strip():
             return
@@ -146,25 +155,35 @@ class ListFormat(abc.ABC):
             row = self.parse(line.decode("utf-8"), corpus, notes)
         except (UnicodeDecodeError, ImageError) as e:
             error = e if isinstance(e, ImageError) else bad_row(line, f"is not UTF-8: {e}")
-            yield self._failure(line, corpus, error)
+            yield row_failure(line, corpus, error, self.readable_id(line, corpus))
         else:
             if row:
                 yield row
 
-    def _failure(
-        self, line: bytes, corpus: Corpus, error: ImageError, identity: str | None = None
-    ) -> Failure:
-        text = line.decode("utf-8", "backslashreplace")
-        public = hide_secrets(text, corpus.secret_params)
-        # Of the bytes, because different bytes may have one text; without secrets, because a list that is
-        # signed anew replaces the row. With a prefix, because a line that is a URI must not get the id of
-        # that URI's image.
-        source = identity.encode() if identity else b"line " + (line if public == text else public.encode())
-        line_id = self.readable_id(line, corpus) or hashlib.sha256(source).hexdigest()[:32]
-        nothing = (None,) * len(corpus.columns)
-        failure = failure_of(ImageRef(line_id, public, nothing, signed=text), "read", error)
-        # Cut last, because a secret could not be recognised by its beginning.
-        return dataclasses.replace(failure, ref=ImageRef(line_id, public[:1000], nothing))
+
+def row_failure(
+    line: bytes, corpus: Corpus, error: ImageError, row_id: str | None = None, identity: str = ""
+) -> Failure:
+    """Return the failure of a row that can't be read, whose URI is its line.
+
+    Args:
+      line: The line, or the row as text.
+      corpus: The corpus.
+      error: The fault.
+      row_id: Id of the row, if it can be read; else the id is made from the line.
+      identity: Text that the id is made from, if `line` is only the beginning of the row.
+    """
+    text = line.decode("utf-8", "backslashreplace")
+    public = hide_secrets(text, corpus.secret_params)
+    # Of the bytes, because different bytes may have one text; without secrets, because a list that is signed
+    # anew replaces the row. With a prefix, because a line that is a URI must not get the id of that URI's
+    # image.
+    source = identity.encode() if identity else b"line " + (line if public == text else public.encode())
+    line_id = row_id or hashlib.sha256(source).hexdigest()[:32]
+    nothing = (None,) * len(corpus.columns)
+    failure = failure_of(ImageRef(line_id, public, nothing, signed=text), "read", error)
+    # Cut last, because a secret could not be recognised by its beginning.
+    return dataclasses.replace(failure, ref=ImageRef(line_id, public[:1000], nothing))
 
 
 def list_suffixes(*suffixes: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from labelbeam.transforms.elements import TableFile
+from labelbeam.transforms.table.column_types import type_from_text
 from labelbeam.transforms.table.documents import parse_file
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, Decisions
 
@@ -27,7 +28,7 @@ class LabelledWith:
       xla: Whether XLA is on.
       top_k: Labels per row.
       outputs: Column of the model's outputs and their number; empty where rows have none.
-      columns: Input columns and their Arrow types.
+      columns: Input columns and their types, as texts of `type_to_text`.
       threshold: Least score of a label; None for models that are not multi-label.
       secret_params: Names of further secret parameters of URIs, which ids leave out; joined by commas.
       calibration: Fingerprint of the calibration; empty for rows without decisions.
@@ -47,7 +48,7 @@ class LabelledWith:
     @property
     def column_types(self) -> tuple[tuple[str, pa.DataType], ...]:
         """Input columns, with their types."""
-        return tuple((name, pa.type_for_alias(kind)) for name, kind in self.columns.items())
+        return tuple((name, type_from_text(kind)) for name, kind in self.columns.items())
 
     @property
     def outputs_column(self) -> tuple[str, int] | None:

@@ -1,0 +1,322 @@
+"""Parquet lists: one image a row, with columns of any type."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labelbeam.transforms.elements import Failure, ImageRef
+from labelbeam.transforms.errors import RunError, UserError
+from labelbeam.transforms.files import file_errors_as, open_file, open_parquet
+from labelbeam.transforms.inputs.columns import (
+    add_columns,
+    check_names,
+    find_uri_columns,
+    make_ref,
+    readable_id,
+)
+from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of
+from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import (
+    MAX_LINE_BYTES,
+    OPENED_AT_ONCE,
+    PIECE_BYTES,
+    ListFile,
+    check_planned,
+    match_files,
+)
+from labelbeam.transforms.inputs.first_bytes import is_parquet
+from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions, input_format
+from labelbeam.transforms.inputs.inventories import is_left_out
+from labelbeam.transforms.inputs.known_columns import find_known_columns
+from labelbeam.transforms.inputs.lists import (
+    MOST_FILES,
+    STARTS_LOOKED_AT,
+    bad_row,
+    check_number,
+    matches_nothing,
+    row_failure,
+)
+from labelbeam.transforms.inputs.templates import RowFault, parse_template
+from labelbeam.transforms.notes import UNPARSED, Notes
+from labelbeam.transforms.sources.secrets import hide_secrets
+from labelbeam.transforms.table.column_types import table_type, to_values
+
+_REMEDY = "Put a whole copy in its place."
+_MAGIC = b"PAR1"
+# Rows that are decoded at once, and their size.
+_BATCH_ROWS = 4096
+_BATCH_BYTES = 8 << 20
+# Bytes of each column that are read at once, because columns of a row group may have gigabytes.
+_BUFFER_BYTES = 1 << 18
+# Characters that a message may show of a row that is too large.
+_HEAD_CHARS = 1000
+
+Types = dict[str, pa.DataType]
+
+
+class RowGroups(NamedTuple):
+    """Row groups of a file, from number `start` up to `end`, None for all."""
+
+    file: ListFile
+    start: int = 0
+    end: int | None = None
+
+
+class _Parquet:
+    name = "parquet"
+    suffixes = (".parquet", ".parq", ".pq")
+    has_columns = True
+
+    def recognises(self, start: bytes) -> bool:
+        return is_parquet(start)
+
+    def find(
+        self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
+    ) -> Corpus:
+        """Describe the lists of a location, after a look at their schemas."""
+        files = match_files(location.pattern, MOST_FILES + 1)
+        if not files:
+            raise matches_nothing(location)
+        check_number(files, location)
+        paths = [file.path for file in files[:STARTS_LOOKED_AT]]
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            schemas = dict(zip(paths, pool.map(_types_of_file, paths), strict=True))
+        path, types = next(iter(schemas.items()))
+        for other, its_types in schemas.items():
+            if difference := _difference(types, its_types):
+                raise UserError(f"{other} {difference} in {path}: the lists must have the same columns.")
+        if options.image_feature or _has_images_alone(types, options):
+            return _find_images_inside(location, options, known_types, path)
+        corpus = Corpus(location.pattern, self.name, files=files, header=tuple(types))
+        return _with_columns(corpus, types, path, options, known_types)
+
+    def split(self, corpus: Corpus) -> Iterator[RowGroups]:
+        """Split large files into their row groups."""
+        large = [file for file in corpus.files if file.size_bytes > PIECE_BYTES]
+        for file in corpus.files:
+            # Only large files are opened here, because a small one is one piece in any case.
+            if file.size_bytes <= PIECE_BYTES:
+                yield RowGroups(file)
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            for pieces in pool.map(_row_groups_of, large):
+                yield from pieces
+
+    def read(self, piece: RowGroups, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
+        """Read the rows of a piece."""
+        file = piece.file
+        check_planned(file)
+        with open_parquet(file.path, _REMEDY, _BUFFER_BYTES) as parquet:
+            _check_types(_types_of(parquet.schema_arrow), corpus, file.path)
+            end = parquet.num_row_groups if piece.end is None else piece.end
+            for group in range(piece.start, end):
+                rows = _rows_at_once(parquet.metadata.row_group(group))
+                # Without threads, because workers run a piece per core.
+                for batch in parquet.iter_batches(
+                    rows, [group], columns=_columns_to_read(corpus), use_threads=False
+                ):
+                    yield from _read_batch(batch, corpus, notes)
+        # A second time, because the file may have changed while it was read.
+        check_planned(file)
+
+
+def _with_columns(
+    corpus: Corpus, types: Types, path: str, options: ReadOptions, known_types: Mapping[str, pa.DataType]
+) -> Corpus:
+    left_out = [name for name, kind in types.items() if holds_images(kind) and pa.types.is_struct(kind)]
+    names = [name for name in types if name not in left_out]
+    corpus = dataclasses.replace(
+        corpus,
+        file_types=tuple(types.items()),
+        remarks=tuple(
+            f"The column {name!r} has images inside the file, and is left out of the tables."
+            for name in left_out
+        ),
+    )
+    return add_columns(corpus, names, path, options, known_types, types)
+
+
+def _has_images_alone(types: Types, options: ReadOptions) -> bool:
+    """Return whether a file has images, and no URIs."""
+    texts = [name for name, kind in types.items() if pa.types.is_string(kind)]
+    has_uris = options.uri_column or options.uri_template or find_uri_columns(texts)
+    if has_uris or find_known_columns(list(types)).inventory:
+        return False
+    return any(map(holds_images, types.values()))
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Return whether a column may hold encoded images: bytes, or a struct of bytes and path."""
+    if pa.types.is_struct(kind):
+        return {field.name for field in kind} == {"bytes", "path"} and pa.types.is_binary(kind["bytes"].type)
+    return pa.types.is_binary(kind)
+
+
+def _find_images_inside(
+    location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType], path: str
+) -> Corpus:
+    """Describe files whose rows hold the images themselves.
+
+    Raises:
+      UserError: An option is one of lists.
+    """
+    for option in ("uri_column", "uri_template", "id_column", "column_types"):
+        if value := getattr(options, option):
+            raise UserError(
+                f"{option}={value!r}: {path} is read as parquet_images, which has no such option. Leave it "
+                "out."
+            )
+    return input_format("parquet_images").find(location, options, known_types)
+
+
+def _types_of_file(path: str) -> Types:
+    """Return the columns of a file.
+
+    Raises:
+      UserError: It is no Parquet file, or has types that tables can't have.
+      RunError: It is damaged.
+    """
+    with file_errors_as(RunError, f"{path} cannot be read", "Check it."), open_file(path) as f:
+        start = f.read(MAGIC_BYTES)
+    if compression := compression_of(start, path):
+        raise UserError(
+            f"{path} is compressed with {compression.name}, which is not needed for Parquet. Decompress it."
+        )
+    if not start.startswith(_MAGIC):
+        fault = f"begins with {start!r}, so it is no Parquet file" if start else "is empty"
+        raise UserError(f"{path} {fault}. Put a whole copy in its place, or set --input_format.")
+    with open_parquet(path, _REMEDY) as parquet:
+        schema = parquet.schema_arrow
+    check_names(schema.names, path)
+    try:
+        return _types_of(schema)
+    except ValueError as e:
+        raise UserError(f"{path} can't be read: {e}. Remove the column.") from e
+
+
+def _types_of(schema: pa.Schema) -> Types:
+    return {field.name: table_type(field.type) for field in schema}
+
+
+def _difference(types: Types, others: Types) -> str | None:
+    """Describe the first difference of the columns of two files; their order may differ."""
+    for name in (*types, *others):
+        here, there = (one.get(name) for one in (others, types))
+        if here != there:
+            return f"has {_described(name, here)}, and there is {_described(name, there)}"
+    return None
+
+
+def _described(name: str, kind: pa.DataType | None) -> str:
+    return f"no column {name!r}" if kind is None else f"{name!r} of the type {kind}"
+
+
+def _check_types(types: Types, corpus: Corpus, path: str) -> None:
+    """Check a file that was not looked at when the run was planned."""
+    if difference := _difference(dict(corpus.file_types), types):
+        raise RunError(f"{path} {difference} in the first list. Give all lists the same columns.")
+
+
+def _row_groups_of(file: ListFile) -> list[RowGroups]:
+    """Return the row groups of a file, in pieces of about `PIECE_BYTES`."""
+    check_planned(file)
+    pieces, start, size_bytes = [], 0, 0
+    with open_parquet(file.path, _REMEDY) as parquet:
+        for group in range(parquet.num_row_groups):
+            size_bytes += _stored_bytes(parquet.metadata.row_group(group))
+            if size_bytes >= PIECE_BYTES:
+                pieces.append(RowGroups(file, start, group + 1))
+                start, size_bytes = group + 1, 0
+        if start < parquet.num_row_groups:
+            pieces.append(RowGroups(file, start, parquet.num_row_groups))
+    return pieces
+
+
+def _stored_bytes(group: pq.RowGroupMetaData) -> int:
+    return sum(group.column(n).total_compressed_size for n in range(group.num_columns))
+
+
+def _rows_at_once(group: pq.RowGroupMetaData) -> int:
+    row_bytes = group.total_byte_size // max(group.num_rows, 1) + 1
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // row_bytes))
+
+
+def _columns_of_refs(corpus: Corpus) -> list[str]:
+    """Return the columns of which URI, id and version are made."""
+    needed = {corpus.uri_column, corpus.id_column, *dataclasses.astuple(corpus.known)}
+    if corpus.uri_template:
+        needed |= set(parse_template(corpus.uri_template).columns)
+    return [name for name in corpus.header if name in needed]
+
+
+def _columns_to_read(corpus: Corpus) -> list[str]:
+    """Return the columns of which rows are made, because others need not be decoded."""
+    return list(dict.fromkeys([*_columns_of_refs(corpus), *(name for name, _ in corpus.columns)]))
+
+
+def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
+    """Read the rows of a batch; rows that are too large fail."""
+    if batch.nbytes > MAX_LINE_BYTES:
+        if batch.num_rows == 1:
+            fault = f"has {batch.nbytes:,} bytes; the most are {MAX_LINE_BYTES:,}"
+            yield _failure(batch, corpus, fault)
+            return
+        # In halves, because a size is known of a batch alone.
+        half = batch.num_rows // 2
+        yield from _read_batch(batch.slice(0, half), corpus, notes)
+        yield from _read_batch(batch.slice(half), corpus, notes)
+        return
+    columns = [_fitted(batch[name], name, kind, notes) for name, kind in corpus.columns]
+    values = zip(*columns, strict=True) if columns else [()] * batch.num_rows
+    rows = _rows_of(batch.select(_columns_of_refs(corpus)), corpus)
+    for n, (row, own) in enumerate(zip(rows, values, strict=True)):
+        if is_left_out(row, corpus.known, notes):
+            continue
+        try:
+            yield make_ref(row, own, corpus)
+        except RowFault as e:
+            yield _failure(batch.slice(n, 1), corpus, str(e))
+
+
+def _rows_of(batch: pa.RecordBatch, corpus: Corpus) -> list[dict[str, Any]]:
+    types, unnoted = dict(corpus.file_types), Notes()
+    columns = [_fitted(batch[name], name, types[name], unnoted) for name in batch.schema.names]
+    return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _fitted(array: pa.Array, name: str, kind: pa.DataType, notes: Notes) -> list[Any]:
+    """Return the values of a column in its type; None, and a note, for those that are not of the type."""
+    try:
+        return to_values(array, kind)
+    except (pa.ArrowException, ValueError, OverflowError):
+        return [_fitted_one(array[n : n + 1], name, kind, notes) for n in range(len(array))]
+
+
+def _fitted_one(array: pa.Array, name: str, kind: pa.DataType, notes: Notes) -> Any:
+    try:
+        return to_values(array, kind)[0]
+    except (pa.ArrowException, ValueError, OverflowError):
+        notes.add(UNPARSED, name, hide_secrets(str(array[0])))
+        return None
+
+
+def _failure(batch: pa.RecordBatch, corpus: Corpus, fault: str) -> Failure:
+    """Return the failure of the only row of a batch."""
+    (row,) = _rows_of(batch, corpus)
+    # As JSON, because a row has no line. Bytes and decimals as Python writes them.
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    identity = ""
+    if len(text) > MAX_LINE_BYTES:
+        identity = f"line {hashlib.sha256(text.encode('utf-8')).hexdigest()}"
+        text = text[:_HEAD_CHARS]
+    return row_failure(text.encode("utf-8"), corpus, bad_row(text, fault), readable_id(row, corpus), identity)
+
+
+FORMAT: Final[InputFormat] = _Parquet()
