@@ -2,7 +2,6 @@
 
 import gzip
 import importlib
-import json
 import pkgutil
 import random
 import sys
@@ -22,6 +21,7 @@ from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
 from labelbeam.transforms.sources.gcs_stream import ObjectReader
 from tests.eager import eagerly
+from tests.list_files import WRITERS
 from tests.shards import images_of, parquet_of, read_all, tar_of, tfrecord_of, zip_of
 
 NAMES = ["a.jpg", "b ä.png", "deep/c.webp"]
@@ -30,6 +30,9 @@ BAD = b"\xff.jpg"
 EXAMPLES = {
     "lines": ("list.txt", lambda uris: "\n".join(uris).encode() + b"\n" + BAD),
     "csv": ("list.csv", lambda uris: "\n".join(["uri", *uris]).encode() + b"\n" + BAD),
+    "parquet": ("list.parquet", lambda uris: WRITERS["parquet"]([{"uri": uri} for uri in [*uris, None]])),
+    "jsonl": ("list.jsonl", lambda uris: WRITERS["jsonl"]([{"uri": uri} for uri in uris]) + BAD),
+    "json": ("list.json", lambda uris: WRITERS["json"]([*({"uri": uri} for uri in uris), {}])),
     "images": ("", None),
 }
 # Name and content of a file with images inside for each format.
@@ -60,6 +63,10 @@ def test_input_formats__endings_of_names__are_of_one_format_each():
 @pytest.mark.parametrize("declared", [False, True])
 @pytest.mark.parametrize("form", EXAMPLES)
 def test_input_formats__each_row__is_found_and_read_end_to_end(tmp_path, form, declared, is_packed):
+    if is_packed and form == "parquet":  # compressed inside
+        with pytest.raises(UserError, match=r"list.parquet.gz is compressed with gzip.* Decompress it"):
+            check_format(tmp_path, form, *EXAMPLES[form], declared, is_packed)
+        return
     check_format(tmp_path, form, *EXAMPLES[form], declared, is_packed)
 
 
@@ -145,33 +152,32 @@ def check_format(folder, form, name, write, declared=False, is_packed=False):
     assert sorted(list_rows(corpus), key=repr) == sorted([*read.ok, *read.failures], key=repr)
 
 
-class JsonLines(ListFormat):
+class Pairs(ListFormat):
     """A format as somebody may add it: this class in a new file, and a row in the table."""
 
-    name = "jsonl"
-    suffixes = list_suffixes(".jsonl")
+    name = "pairs"
+    suffixes = list_suffixes(".pairs")
 
     def explain(self, start, is_declared=False):
         return explain_binary(start)
 
     def parse(self, line, corpus, notes):
-        try:
-            uri = json.loads(line)["uri"]
-        except (ValueError, KeyError, TypeError) as e:
-            raise bad_row(line, "is no JSON with a uri") from e
+        name, _, uri = line.partition("=")
+        if name != "uri":
+            raise bad_row(line, "has no uri")
         return ImageRef(id_of_uri(uri), uri)
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_input_formats__new_module_and_row__are_all_that_a_format_needs(tmp_path, monkeypatch, is_packed):
-    module = types.ModuleType("jsonl_format")
-    module.FORMAT = JsonLines()
+    module = types.ModuleType("pairs_format")
+    module.FORMAT = Pairs()
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(INPUT_FORMATS, JsonLines.name, module.__name__)
+    monkeypatch.setitem(INPUT_FORMATS, Pairs.name, module.__name__)
 
     def write(uris):
-        return "\n".join([*(json.dumps({"uri": uri}) for uri in uris), '{"link": 1}']).encode()
+        return "\n".join([*(f"uri={uri}" for uri in uris), "link=1"]).encode()
 
-    check_format(tmp_path, "jsonl", "list.jsonl", write, is_packed=is_packed)
-    with pytest.raises(ImageError, match="is no JSON with a uri"):
-        JsonLines().parse("{}", None, None)
+    check_format(tmp_path, "pairs", "list.pairs", write, is_packed=is_packed)
+    with pytest.raises(ImageError, match="has no uri"):
+        Pairs().parse("{}", None, None)
