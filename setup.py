@@ -40,6 +40,7 @@ REPORT = [
     "vl-convert-python>=1.7,<2",
 ]
 DELTA = ["deltalake>=1.6,<2"]
+BIGQUERY = ["google-cloud-bigquery>=3.11,<4", "google-cloud-bigquery-storage>=2.20,<3"]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TEST = [
     "axe-playwright-python>=0.1.5",
@@ -77,9 +78,10 @@ setup(
         "sample": SAMPLE,
         "report": REPORT,
         "delta": DELTA,
+        "bigquery": BIGQUERY,
         "gpu": GPU,
-        "test": SAMPLE + REPORT + DELTA + TEST,
-        "all": SAMPLE + REPORT + DELTA + GPU + TEST,
+        "test": SAMPLE + REPORT + DELTA + BIGQUERY + TEST,
+        "all": SAMPLE + REPORT + DELTA + BIGQUERY + GPU + TEST,
     },
     entry_points={"console_scripts": ["labelbeam = labelbeam.__main__:main"]},
 )

@@ -30,6 +30,9 @@ _REQUIRED = ("input", "output", "model")
 _NOT_OF_A_TEMPLATE = ("no_wait", "metrics_file")
 # A pattern of bucket paths, because the launcher's machine has no files of the user.
 _BUCKET = r"^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^\r\n]*)?$"
+# Inputs that the launcher and workers reach, and lists of them in JSON.
+_ANY_INPUT = r"(gs://[a-z0-9][a-z0-9._-]+[a-z0-9]/?|https?://|bigquery:)[^\r\n]*"
+_INPUT = rf'^{_ANY_INPUT}$|^\["{_ANY_INPUT}"\]$'
 # Dataflow checks these patterns before it starts a launcher, because a launcher takes minutes to report a
 # typo.
 _PATTERNS: dict[Any, str] = {
@@ -66,8 +69,11 @@ def _parameter(name: str, option: Option) -> dict[str, Any]:
         "label": name.replace("_", " "),
         "helpText": f"{option.help[0].upper()}{option.help[1:]}. Allowed: {option.allowed}.",
         "isOptional": name not in _REQUIRED,
-        "regexes": [_BUCKET if name in ("input", "output", "calibration") else _pattern(option)],
+        "regexes": [_FORMS.get(name) or _pattern(option)],
     }
+
+
+_FORMS = {"input": _INPUT, "output": _BUCKET, "calibration": _BUCKET}
 
 
 def _pattern(option: Option) -> str:

@@ -21,6 +21,7 @@ import yaml
 
 from labelbeam import __version__
 from labelbeam.pipeline.headers import parse_headers, without_values
+from labelbeam.transforms.choose import Choice
 from labelbeam.transforms.errors import Reason, UserError, describe_error
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
@@ -161,6 +162,18 @@ def _parse_delimiter(raw: Any) -> str | None:
     return character if is_one and not character.isalnum() and character not in '"\r\n\0' else None
 
 
+def inputs_of(raw: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of inputs: one is a text, in manifests and configurations."""
+    return (raw,) if isinstance(raw, str) else tuple(raw)
+
+
+def _parse_inputs(raw: Any) -> str | tuple[str, ...] | None:
+    names = inputs_of(raw) if isinstance(raw, (str, list, tuple)) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        return None
+    return names if len(names) > 1 else names[0]
+
+
 def _parse_hosts(raw: Any) -> tuple[str, ...] | None:
     entries = raw.split(",") if isinstance(raw, str) else raw
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
@@ -181,6 +194,7 @@ Hosts = Annotated[tuple[str, ...], "hosts"]
 Names = tuple[str, ...]
 Delimiter = Annotated[str, "delimiter"]
 Columns = Annotated[tuple[str, ...], "columns"]
+Inputs = Annotated[str | tuple[str, ...], "inputs"]
 
 # Description and parser of each type of option. A parser returns None or raises if a value is not allowed.
 _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -202,6 +216,7 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     Headers: ("NAME=VALUE pairs, separated by commas, or in several options", parse_headers),
     Line: ("one line of text", _parse_line),
     Delimiter: ("one character other than letters, digits and quotes, or tab", _parse_delimiter),
+    Inputs: ("one text, or several in as many options", _parse_inputs),
     Hosts: (
         "names, globs such as *.corp.example, addresses and CIDR blocks such as 10.0.0.0/8, separated by "
         "commas",
@@ -224,10 +239,10 @@ def _option(
 class ReadConfig:
     """Options of the input."""
 
-    input: str = _option(
+    input: Annotated[str | tuple[str, ...], "inputs"] = _option(
         "",
         "list of URIs (text with one URI a line, CSV, Parquet or JSON), folder of images, or glob; local or "
-        "gs://",
+        "gs://; - for standard input; http:// or https:// address of a list",
     )
     input_format: str = _option(
         "auto",
@@ -265,6 +280,24 @@ class ReadConfig:
         "query parameters of URIs whose values are secret and don't name an image, beside signatures, keys "
         "and tokens of the usual names: they are in no output, and not part of ids",
     )
+    sample: float = _option(
+        1.0, "share of the images to label, the same ones every time, chosen by a hash of the id", (1e-9, 1)
+    )
+    limit: int | None = _option(
+        None,
+        "largest number of images to label, the same ones every time, chosen by a hash of the id",
+        (1, 10_000_000),
+    )
+
+    @property
+    def choice(self) -> Choice:
+        """Images of the input to label."""
+        return Choice(self.sample, self.limit)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return inputs_of(self.input)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
 from labelbeam.pipeline.config import ReadConfig
+from labelbeam.pipeline.copies import copy_input
+from labelbeam.pipeline.extras import require
+from labelbeam.pipeline.input_names import is_copied, is_in_bigquery, public_input
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local, remote_scheme
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import read_start
-from labelbeam.transforms.inputs.first_bytes import START_BYTES
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, URI_NAMES, first_line
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, FoundFormat, Location, input_format
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import list_suffixes
+from labelbeam.transforms.inputs.several import join_corpora
 from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.sources import Limits
 from labelbeam.transforms.sources.addresses import GCS
 
 # Endings of lists in formats that are not read. They are taken as lines even in a glob, because the check of
@@ -28,43 +34,74 @@ _UNREAD = list_suffixes(
 )
 
 
-def find_corpus(config: ReadConfig, known_types: Mapping[str, pa.DataType] | None = None) -> Corpus:
-    """Describe the corpus of an input: its format, files and columns.
+def find_corpus(
+    config: ReadConfig,
+    known_types: Mapping[str, pa.DataType] | None = None,
+    limits: Callable[[], Limits] = Limits,
+) -> Corpus:
+    """Describe the corpus of one or several inputs: formats, files and columns.
 
     Args:
       config: The options of the input.
       known_types: Types of output columns, where the output has rows already.
+      limits: Returns the limits of requests; called only if an input is on the web.
 
     Raises:
-      UserError: The input does not exist, or its content does not fit the options.
+      UserError: An input does not exist, its content does not fit the options, or inputs do not fit each
+        other.
     """
-    if config.input.startswith(("http://", "https://")):
-        raise UserError(
-            f"input={config.input!r} is an address. Download the list, or write the address into a "
-            "text file to label that image."
-        )
-    scheme = remote_scheme(config.input)
+    parts = [_find_one(name, config, known_types or {}, limits) for name in config.inputs]
+    return parts[0] if len(parts) == 1 else join_corpora(parts, list(map(public_input, config.inputs)))
+
+
+def _find_one(
+    name: str, config: ReadConfig, known_types: Mapping[str, pa.DataType], limits: Callable[[], Limits]
+) -> Corpus:
+    if is_in_bigquery(name):
+        return _find_in_bigquery(name, config, known_types)
+    scheme = None if is_copied(name) else remote_scheme(name)
     if scheme not in (None, GCS):
         raise UserError(
-            f"input={config.input!r} is not allowed: a local path or gs://; {scheme}:// is not read. Copy it "
-            "to one of these."
+            f"input={name!r} is not allowed: a local path, gs://, http(s):// or bigquery://; {scheme}:// is "
+            "not read. Copy it to one of these."
         )
     try:
-        with file_errors_as(
-            UserError, f"input={config.input!r} cannot be read", "Check its name and rights."
-        ):
-            location = _locate(config.input)
+        with file_errors_as(UserError, f"input={name!r} cannot be read", "Check its name and rights."):
+            location = _copied(name, limits) if is_copied(name) else _locate(name)
             form = _format_of(config, location)
-            _refuse_options_of_other_formats(config, form)
-            corpus = form.find(location, config, known_types or {})
+            _refuse_options_of_other_formats(config, form, location.name)
+            corpus = form.find(location, config, known_types)
             if config.image_feature and not corpus.image_feature:
                 raise UserError(
-                    f"image_feature={config.image_feature!r}: input={config.input!r} has no names of "
+                    f"image_feature={config.image_feature!r}: input={location.name!r} has no names of "
                     "features. Leave it out."
+                )
+            if corpus.holds_images and is_copied(name):
+                raise UserError(
+                    f"input={location.name!r} has images inside, which are read from local files and gs:// "
+                    "alone. Save it to a file."
                 )
             return dataclasses.replace(corpus, secret_params=config.secret_params)
     except RunError as e:  # a folder may not be listed, or a list is damaged
         raise UserError(str(e)) from e
+
+
+def _find_in_bigquery(name: str, config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
+    require("--input bigquery:", "bigquery", ("google.cloud.bigquery", "google.cloud.bigquery_storage"))
+    # Imported here, because the extra may be missing.
+    from labelbeam.transforms.inputs.bigquery import FORMAT
+
+    if config.input_format != "auto":
+        raise UserError(
+            f"input_format={config.input_format!r}: input={name!r:.100} is no file. Leave it out."
+        )
+    corpus = FORMAT.find(Location(name, name, name, is_folder=False), config, known_types)
+    return dataclasses.replace(corpus, secret_params=config.secret_params)
+
+
+def _copied(name: str, limits: Callable[[], Limits]) -> Location:
+    path = copy_input(name, limits)
+    return Location(public_input(name), path, escape_glob(path), is_folder=False)
 
 
 def _locate(name: str) -> Location:
@@ -78,11 +115,11 @@ def _locate(name: str) -> Location:
 
 
 def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
-    declared, name = config.input_format, config.input.lower()
+    declared, name = config.input_format, location.path.lower()
     if location.is_folder:
         if declared not in ("auto", "images"):
             raise UserError(
-                f"input_format={declared!r}: input={config.input!r} is a folder, whose images are labelled. "
+                f"input_format={declared!r}: input={location.name!r} is a folder, whose images are labelled. "
                 f"To read the lists in it, give a pattern such as {os.path.join(location.path, '*')!r}."
             )
         return input_format("images")
@@ -97,7 +134,13 @@ def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
     by_name = (form for form in forms if name.endswith(form.suffixes))
     are_images = location.pattern != escape_glob(location.path) and not name.endswith(_UNREAD)
     found = next(by_content, None) or next(by_name, None)
-    return found or input_format("images" if are_images else "lines")
+    return found or input_format("images" if are_images else _text_format(start))
+
+
+def _text_format(start: bytes) -> str:
+    """Return the format of a text whose name shows none, as that of standard input, by its first line."""
+    names = (name.strip(' "\r').lower() for name in re.split(r"[\t,;|]", first_line(start)))
+    return "lines" if set(URI_NAMES).isdisjoint(names) else "csv"
 
 
 def _start_of_first(location: Location) -> bytes:
@@ -112,7 +155,7 @@ def _start_of_first(location: Location) -> bytes:
         return b""
 
 
-def _refuse_options_of_other_formats(config: ReadConfig, form: FoundFormat) -> None:
+def _refuse_options_of_other_formats(config: ReadConfig, form: FoundFormat, name: str) -> None:
     refused = [] if form.name == "csv" else ["header", "delimiter"]
     if not form.has_columns:
         refused += ["uri_column", "uri_template", "id_column", "column_types"]
@@ -120,6 +163,6 @@ def _refuse_options_of_other_formats(config: ReadConfig, form: FoundFormat) -> N
         # `uri` is allowed, because manifests of earlier versions record it for every input.
         if (value := getattr(config, option)) and value != "uri":
             raise UserError(
-                f"{option}={value!r}: input={config.input!r} is read as {form.name}, which has no such "
+                f"{option}={value!r}: input={name!r} is read as {form.name}, which has no such "
                 "option. Leave it out, or set --input_format."
             )

@@ -7,14 +7,17 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from labelbeam.pipeline.plan import Plan, optimisation_of
+from labelbeam.transforms.choose import Choice
 from labelbeam.transforms.count import CountRows, SumCounts, count_as_is, count_listed, count_result
 from labelbeam.transforms.listed_labels import LabelsInCommon, RememberLabels, ReuseLabels
 from labelbeam.transforms.load import LoadImages
 from labelbeam.transforms.notes import SumNotes
+from labelbeam.transforms.outcomes import Outcomes
 from labelbeam.transforms.pack import HandOverImages
 from labelbeam.transforms.predict import PredictLabels, most_recent
 from labelbeam.transforms.publish import PublishResults
-from labelbeam.transforms.read import ReadImageRefs
+from labelbeam.transforms.read import ReadImageRefs, ReadOutcomes
+from labelbeam.transforms.sample import ChooseRows, bound_of_members
 from labelbeam.transforms.select import SelectUnlabelled
 from labelbeam.transforms.shards import ReadShards
 from labelbeam.transforms.stage import StageResults
@@ -98,10 +101,18 @@ def _find_images(pipeline: beam.Pipeline, plan: Plan) -> _Found:
     done = pipeline | "ReadDoneIds" >> plan.done
     count_selection = "CountSelection" >> CountRows(count_as_is, plan.listener)
     if plan.corpus.holds_images:
-        images = done | "ReadShards" >> ReadShards(plan.corpus, plan.limits.max_bytes)
+        bound = bound_of_members(pipeline, plan.corpus, plan.choice)
+        images = done | "ReadShards" >> ReadShards(plan.corpus, plan.limits.max_bytes, bound)
         return _Found(images.ok, images.failures, ((images.counts,) | count_selection,), images.notes)
     rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
     listed = (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener)
-    selected = (rows, done) | "SelectUnlabelled" >> SelectUnlabelled()
-    counts = (listed, (selected.counts,) | count_selection)
+    chosen, left_out = (rows, ()) if plan.choice.is_all else _choose(rows, plan.choice)
+    selected = (chosen, done) | "SelectUnlabelled" >> SelectUnlabelled()
+    counts = (listed, (selected.counts, *left_out) | count_selection)
     return _Found(selected.ok, selected.failures, counts, rows.notes)
+
+
+def _choose(rows: ReadOutcomes, choice: Choice) -> tuple[Outcomes, tuple[beam.PCollection, ...]]:
+    """Return the chosen rows, and the counts of the others."""
+    chosen = rows | "ChooseRows" >> ChooseRows(choice)
+    return Outcomes(chosen.ok, chosen.failures), (chosen.counts,)

@@ -92,7 +92,7 @@ def label(
     }
     values, options = check_arguments(arguments, limits, options)
     model, top_k, threshold, keep_outputs, batch_size, calibration_file, max_megapixels, names = values
-    rows, columns = _rows_of(check_images(images), names, limits.max_bytes)
+    rows, columns = _rows_of(check_images(images), names, limits)
     spec = understand_model(ModelOptions(model, **options), PredictConfig().predict_timeout_sec)
     predict = PredictConfig(top_k=top_k, threshold=threshold, calibration=calibration_file)
     decide_with = calibration_of(predict, spec)
@@ -130,11 +130,12 @@ def _assumed_range(spec: ModelSpec) -> Iterator[str]:
 
 
 def _rows_of(
-    images: StrPath | Iterable[StrPath], secret_params: tuple[str, ...], max_bytes: int
+    images: StrPath | Iterable[StrPath], secret_params: tuple[str, ...], limits: Limits
 ) -> tuple[Iterable[ImageRef | InlineImage | Failure], tuple[tuple[str, pa.DataType], ...]]:
     if isinstance(images, str | os.PathLike):
-        corpus = find_corpus(ReadConfig(input=os.fspath(images), secret_params=secret_params))
-        return list_images(corpus, max_bytes), output_columns(corpus)
+        read = ReadConfig(input=os.fspath(images), secret_params=secret_params)
+        corpus = find_corpus(read, limits=lambda: limits)
+        return list_images(corpus, limits.max_bytes), output_columns(corpus)
     corpus = Corpus("", "lines", secret_params=secret_params)
     uris = (os.fspath(image) for image in images)
     return (hide_in_row(ImageRef(id_of_uri(uri), uri), corpus) for uri in uris), ()

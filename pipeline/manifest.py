@@ -9,6 +9,7 @@ from typing import Any
 
 from labelbeam import __version__
 from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RunConfig, make_config
+from labelbeam.pipeline.input_names import public_input
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.spec import ModelSpec
@@ -100,6 +101,7 @@ def recorded_config(
 def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> dict[str, Any]:
     """Return the keys of the manifest that do not depend on counts."""
     template = config.read.uri_template
+    inputs = [public_input(name, config.read.secret_params) for name in config.read.inputs]
     return {
         "format": FORMAT,
         "labelbeam": __version__,
@@ -129,5 +131,6 @@ def manifest_fields(config: RunConfig, model: ModelSpec, rows: RowMetadata) -> d
             **config.as_dict(),
             "model": public_uri(config.model.model),
             "uri_template": template and public_uri(template, config.read.secret_params),
+            "input": inputs[0] if len(inputs) == 1 else inputs,
         },
     }

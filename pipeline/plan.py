@@ -19,6 +19,7 @@ from labelbeam.pipeline.output import OutputState, folder_of, read_output
 from labelbeam.pipeline.runners.options import threads_of_process
 from labelbeam.transforms.budget import FailureBudget
 from labelbeam.transforms.calibration import Calibration
+from labelbeam.transforms.choose import Choice
 from labelbeam.transforms.count import Listener
 from labelbeam.transforms.done import ReadDoneIds
 from labelbeam.transforms.errors import Reason, UserError
@@ -65,6 +66,12 @@ class Plan:
     hints: Mapping[str, str]
     threads: int | None = None
     listener: Listener | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """Images of the input to label."""
+        # All failed images, because they were chosen when they failed.
+        return Choice() if self.corpus.only_failed else self.config.read.choice
 
     @property
     def is_split(self) -> bool:
@@ -147,7 +154,7 @@ def find_input(config: RunConfig) -> Corpus:
       UserError: The input does not exist or can't be read.
     """
     manifest = read_manifest(folder_of(config.write.output))
-    return find_corpus(config.read, column_types_of(config, manifest))
+    return find_corpus(config.read, column_types_of(config, manifest), lambda: limits_of(config))
 
 
 def optimisation_of(config: RunConfig) -> Optimisation:

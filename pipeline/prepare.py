@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from labelbeam.pipeline.calibration import read_calibration
 from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.copies import is_copy
 from labelbeam.pipeline.output import folder_of, locked, prepare_output
 from labelbeam.pipeline.plan import (
     Plan,
@@ -21,12 +25,17 @@ from labelbeam.pipeline.plan import (
 from labelbeam.pipeline.runners.options import runs_here, threads_of_process
 from labelbeam.transforms.count import Listener
 from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.files import FileSink, escape_glob, file_errors_as, join_path
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import ListFile, match_files
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.runtime import NO_GPU, configure_tensorflow, has_gpu, load_tensorflow
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
 from labelbeam.transforms.process import available_cores
+from labelbeam.transforms.table.folder import TableFolder
+
+_CHUNK_BYTES = 8 << 20
 
 
 @contextmanager
@@ -53,7 +62,30 @@ def prepared(
         # Planned under the lock, because another run could otherwise change the folder after it was read.
         plan = make_plan(config, options, corpus, model, listener)
         prepare_output(config.write, plan.output_state, plan.run_id, plan.labelled_with)
+        if not runs_here(options):
+            # Only now, because a folder of a run that is not announced would be tidied away.
+            copies = join_path(TableFolder(folder).run(plan.run_id), "input")
+            plan = dataclasses.replace(plan, corpus=_with_copies_in(copies, corpus))
         yield plan
+
+
+def _with_copies_in(folder: str, corpus: Corpus) -> Corpus:
+    """Return a corpus whose files of this process are moved to where all workers can read them."""
+    files = tuple(
+        _upload(file, join_path(folder, *file.path.split(os.sep)[-2:])) if is_copy(file.path) else file
+        for file in corpus.files
+    )
+    parts = tuple(_with_copies_in(folder, part) for part in corpus.parts)
+    return dataclasses.replace(corpus, files=files, parts=parts)
+
+
+def _upload(file: ListFile, path: str) -> ListFile:
+    with file_errors_as(UserError, f"{path} cannot be written", "Check the output's name and rights."):
+        with open(file.path, "rb") as source, closing(FileSink(path)) as sink:
+            shutil.copyfileobj(source, sink, _CHUNK_BYTES)
+        (copied,) = match_files(escape_glob(path))
+    os.remove(file.path)
+    return copied
 
 
 def prepare_model(config: RunConfig, options: PipelineOptions) -> ModelSpec:

@@ -12,7 +12,10 @@ def case_of(*beam_flags: str, offline: bool = False, **options: object) -> Case:
     """Return a planned run; input, output and model do not exist unless given."""
     root = "gs://nowhere/" if "--runner=DataflowRunner" in beam_flags else ""
     nowhere = {"input": f"{root}nowhere.txt", "output": f"{root}nowhere", "model": "nowhere/model"}
-    flags = {name: str(value) for name, value in {**nowhere, **options}.items()}
+    flags = {
+        name: list(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in {**nowhere, **options}.items()
+    }
     config = load_config(None, flags, beam_flags)
     return Case(config, pipeline_options(config.beam_flags), offline)
 

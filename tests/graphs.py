@@ -88,7 +88,10 @@ def run_pipeline(
     """
     # Without further requests, because most servers of tests fail for ever.
     defaults = {"loaders": loaders, "allow_hosts": ",".join(LOOPBACK), "fetch_attempts": 1}
-    values = {name: str(value) for name, value in (defaults | options).items()}
+    values = {
+        name: list(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in (defaults | options).items()
+    }
     finished = run(load_config(config, values, beam_flags))
     assert finished is not None
     return json.loads(json.dumps(dataclasses.asdict(finished.manifest)))
@@ -140,7 +143,8 @@ def assert_sound(output: Path) -> dict[str, Any]:
     assert manifest["balanced"] is True
     assert manifest["rows"] == {"predictions": len(predictions), "failures": len(failures)}
     ids = [row["id"] for row in predictions + failures]
-    assert len(set(ids)) == len(ids) == counts["listed"] - counts["duplicate"] + counts["other"]
+    chosen = counts["listed"] - counts["duplicate"] - counts["not_chosen"]
+    assert len(set(ids)) == len(ids) == chosen + counts["other"]
     listed = {file["path"] for file in manifest["files"]}
     tables = (output / "predictions", output / "failures")
     assert listed == {str(p.relative_to(output)) for t in tables for p in t.rglob("*") if p.is_file()}

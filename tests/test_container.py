@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deploy.launch import arguments_of
 from deploy.template_metadata import metadata
 from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, load_config
 
@@ -132,6 +133,14 @@ def test_metadata__parameters__are_the_options_and_take_what_these_take():
 
     assert [name for name, value in VALUES.items() if not takes(name, value)] == []
     assert [name for name, value in NOT_ALLOWED.items() if takes(name, value)] == []
+    several = '["gs://bucket/a, b.csv", "https://host/list.txt", "bigquery:SELECT 1"]'
+    assert takes("input", several) and not takes("input", '["list.csv"]') and not takes("input", "-")
+    assert list(arguments_of([f"--input={several}", "--top_k=[1]"])) == [
+        "--input=gs://bucket/a, b.csv",
+        "--input=https://host/list.txt",
+        "--input=bigquery:SELECT 1",
+        "--top_k=[1]",
+    ]
     for name, option in options.items():
         if isinstance(option.default, (int, float, str)) and option.default != "":
             assert takes(name, str(option.default)), name

@@ -31,7 +31,9 @@ UNCHECKED = "unchecked"
 OTHER = "other"
 # Ids that are labelled again, because the tables have them under another URI.
 OTHER_URI = "other_uri"
-COUNTERS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER, OTHER_URI)
+# Rows of ids that `--sample` and `--limit` leave out.
+NOT_CHOSEN = "not_chosen"
+COUNTERS = (LISTED, DUPLICATE, KEPT, LABELLED, FAILED, REUSED, UNCHECKED, OTHER, OTHER_URI, NOT_CHOSEN)
 
 # Time between two reports to metrics and the listener, because a report for each element would take 20 us.
 _REPORT_SEC = 0.1

@@ -42,7 +42,7 @@ def to_output(element: Any, is_last: bool = False) -> Any:
 
 
 def par_do(
-    label: str, elements: beam.PCollection, fn: beam.DoFn, ok: type, *others: Any
+    label: str, elements: beam.PCollection, fn: beam.DoFn, ok: type, *others: Any, side_input: Any = None
 ) -> dict[str, beam.PCollection]:
     """Apply a DoFn with several outputs.
 
@@ -52,6 +52,7 @@ def par_do(
       fn: A DoFn that yields values of `to_output`.
       ok: Type of the results.
       others: Types of the further outputs; by default `Failure`.
+      side_input: Further argument of the DoFn, if it takes one.
 
     Returns:
       The outputs by name, `ok` first.
@@ -59,7 +60,8 @@ def par_do(
     # Typed, because Beam would otherwise pickle the elements, and could not choose the registered coders.
     types = {"ok": ok} | {_OUTPUTS[get_origin(other) or other]: other for other in others or (Failure,)}
     _, *tags = types
-    outputs = elements | label >> beam.ParDo(fn).with_outputs(*tags, main="ok")
+    arguments = () if side_input is None else (side_input,)
+    outputs = elements | label >> beam.ParDo(fn, *arguments).with_outputs(*tags, main="ok")
     for name, element_type in types.items():
         outputs[name].element_type = element_type
     return {name: outputs[name] for name in types}

@@ -13,7 +13,16 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from labelbeam.transforms.count import COUNTERS, DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
+from labelbeam.transforms.count import (
+    COUNTERS,
+    DUPLICATE,
+    FAILED,
+    KEPT,
+    LABELLED,
+    LISTED,
+    NOT_CHOSEN,
+    OTHER,
+)
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.table.folder import (
@@ -155,8 +164,8 @@ def make_manifest(
       notes: Counts about the input, as `Notes.to_json` returns them.
 
     Returns:
-      The manifest. `balanced` is true if each listed row is a prediction, a failure, a duplicate or kept, and
-      if the tables' files hold a row for each of these but duplicates.
+      The manifest. `balanced` is true if each listed row is a prediction, a failure, a duplicate, kept or not
+      chosen, and if the tables' files hold a row for each of the predictions, failures and kept ones.
     """
     counts = {kind: counts.get(kind, 0) for kind in COUNTERS}
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
@@ -168,7 +177,8 @@ def make_manifest(
         **notes,
         publication=name,
         generation=old.generation + (not same_files) if old else 1,
-        balanced=counts[LISTED] == done + counts[DUPLICATE] and sum(rows.values()) == done + counts[OTHER],
+        balanced=counts[LISTED] == done + counts[DUPLICATE] + counts[NOT_CHOSEN]
+        and sum(rows.values()) == done + counts[OTHER],
         counts=counts,
         rows=rows,
         failures_by_reason=dict(_most_first(merged.reasons)),

@@ -11,10 +11,11 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.attempts import failure_of
+from labelbeam.transforms.choose import ALL
 from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, host_of_uri, id_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.formats import format_of
+from labelbeam.transforms.inputs.formats import format_of, table_format_of
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import par_do, to_output
 from labelbeam.transforms.shards import list_members, read_members
@@ -37,7 +38,7 @@ class ReadOutcomes(NamedTuple):
 
 def list_images(corpus: Corpus, max_bytes: int) -> Iterator[ImageRef | InlineImage | Failure]:
     """List a corpus as `list_rows` does, with the bytes of images inside files, `max_bytes` at most."""
-    yield from read_members(corpus, max_bytes) if corpus.holds_images else list_rows(corpus)
+    yield from read_members(corpus, max_bytes, ALL) if corpus.holds_images else list_rows(corpus)
 
 
 def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
@@ -104,15 +105,38 @@ class ReadImageRefs(beam.PTransform):
     corpus: Corpus
 
     def expand(self, pipeline: beam.Pipeline) -> ReadOutcomes:
-        pieces = (
-            pipeline
-            # Without a reshuffle, because one element can't be spread, and "Spread" follows.
-            | "Once" >> beam.Create([None], reshuffle=False)
-            | "Split" >> beam.ParDo(_SplitFn(self.corpus)).with_output_types(Any)
-            # A reshuffle, because Beam would fuse both steps otherwise, and one worker would read every file.
-            | "Spread" >> beam.Reshuffle()
-        )
+        pieces = _pieces(pipeline, self.corpus)
         return ReadOutcomes(**par_do("Read", pieces, _ReadFn(self.corpus), ImageRef, Failure, Notes))
+
+
+def _pieces(pipeline: beam.Pipeline, corpus: Corpus) -> beam.PCollection:
+    """Return the pieces of a corpus: those of lists by our own steps, rows of tables by Beam's."""
+    if table := table_format_of(corpus):
+        return pipeline | "ReadTable" >> table.source(corpus)
+    # A list without files in place of a table, because pieces have the numbers of their inputs.
+    tables = {n: table for n, part in enumerate(corpus.parts) if (table := table_format_of(part))}
+    parts = tuple(Corpus("", "lines") if n in tables else part for n, part in enumerate(corpus.parts))
+    pieces = (
+        pipeline
+        # Without a reshuffle, because one element can't be spread, and "Spread" follows.
+        | "Once" >> beam.Create([None], reshuffle=False)
+        | "Split" >> beam.ParDo(_SplitFn(dataclasses.replace(corpus, parts=parts))).with_output_types(Any)
+        # A reshuffle, because Beam would fuse both steps otherwise, and one worker would read every file.
+        | "Spread" >> beam.Reshuffle()
+    )
+    if not tables:
+        return pieces
+    rows = [
+        pipeline
+        | f"ReadTable{n}" >> table.source(corpus.parts[n])
+        | f"Number{n}" >> beam.Map(_numbered, n).with_output_types(Any)
+        for n, table in tables.items()
+    ]
+    return [pieces, *rows] | "AllPieces" >> beam.Flatten()
+
+
+def _numbered(piece: Any, n: int) -> tuple[int, Any]:
+    return n, piece
 
 
 class _SplitFn(beam.DoFn):
@@ -127,8 +151,8 @@ class _ReadFn(beam.DoFn):
     """A DoFn that yields rows, and one `Notes` for a bundle."""
 
     def __init__(self, corpus: Corpus) -> None:
-        # Without the files, because a job's size is limited and `_SplitFn` carries them already.
-        self._corpus = dataclasses.replace(corpus, files=())
+        # Without the files, because `_SplitFn` carries them already.
+        self._corpus = corpus.without_files()
         self._rows_in = Metrics.counter(ReadImageRefs, "rows_in")
 
     def start_bundle(self) -> None:

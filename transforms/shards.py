@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from labelbeam.transforms.buckets import bucket_of_file
+from labelbeam.transforms.choose import ALL, draw_of
 from labelbeam.transforms.coders import encode_row
-from labelbeam.transforms.count import KEPT, LISTED, OTHER, UNCHECKED
+from labelbeam.transforms.count import KEPT, LISTED, NOT_CHOSEN, OTHER, UNCHECKED
 from labelbeam.transforms.elements import (
     FILE_ID_CHARS,
     DoneIds,
@@ -29,6 +30,9 @@ from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import par_do, to_output
 from labelbeam.transforms.select import PackRows, merge_done, pack, unpack
 
+# Bound of draws: a number, or the only element of a collection.
+Bound = int | beam.pvalue.AsSingleton
+
 
 class ShardOutcomes(NamedTuple):
     """The outputs of `ReadShards`.
@@ -36,8 +40,8 @@ class ShardOutcomes(NamedTuple):
     Attributes:
       ok: `InlineImage`, one per image without a row.
       failures: `Failure`, one per image that can't be read, and one per file that is damaged.
-      counts: `(kind, rows)`, as of `CountRows`: `listed`, `kept`, `unchecked` and `other`, which is counted
-        down for each image that is found.
+      counts: `(kind, rows)`, as of `CountRows`: `listed`, `not_chosen`, `kept`, `unchecked` and `other`,
+        which is counted down for each image that is found.
       notes: `Notes` about the input.
     """
 
@@ -85,17 +89,15 @@ class ReadShards(beam.PTransform):
     Attributes:
       corpus: The corpus.
       max_bytes: Largest image.
+      bound: Bound below which the draws of the chosen images are.
     """
 
     corpus: Corpus
     max_bytes: int
+    bound: Bound = ALL
 
     def expand(self, done: beam.PCollection[DoneIds]) -> ShardOutcomes:
-        shards = (
-            done.pipeline
-            | "Once" >> beam.Create([None], reshuffle=False)
-            | "Split" >> beam.ParDo(_SplitFn(self.corpus)).with_output_types(tuple[int, Any])
-        )
+        shards = done.pipeline | "Split" >> _SplitShards(self.corpus)
         pack_done = beam.ParDo(PackRows(bucket_of_file)).with_output_types(tuple[int, bytes])
         # Not by one shuffle as in `SelectUnlabelled`, because shards are few.
         buckets = {"shards": shards, "done": done | "PackDone" >> pack_done} | beam.CoGroupByKey()
@@ -103,10 +105,35 @@ class ReadShards(beam.PTransform):
         # A second shuffle, because the shards of a bucket would otherwise be read by one worker, one after
         # another, and fused with the model.
         spread = matched["ok"] | "Spread" >> beam.Reshuffle()
-        reader = _ReadFn(self.corpus, self.max_bytes)
-        read = par_do("Read", spread, reader, InlineImage, Failure, tuple[str, int], Notes)
+        reader, others = _ReadFn(self.corpus, self.max_bytes), (Failure, tuple[str, int], Notes)
+        read = par_do("Read", spread, reader, InlineImage, *others, side_input=self.bound)
         counts = (matched["counts"], read.pop("counts")) | "Counts" >> beam.Flatten()
         return ShardOutcomes(counts=counts, **read)
+
+
+@dataclass
+class ListMembers(beam.PTransform):
+    """The step that lists the ids of images inside files. Input: the pipeline. Output: ids."""
+
+    corpus: Corpus
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[str]:
+        shards = pipeline | "Split" >> _SplitShards(self.corpus) | "Spread" >> beam.Reshuffle()
+        return shards | "List" >> beam.FlatMap(_list_ids, self.corpus.without_files()).with_output_types(str)
+
+
+def _list_ids(shard: tuple[int, Shard], corpus: Corpus) -> Iterator[str]:
+    for row in shard_format(corpus).read(shard[1], corpus, Notes(), 0, lambda _: True):
+        yield ref_of(row).id
+
+
+@dataclass
+class _SplitShards(beam.PTransform):
+    corpus: Corpus
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[tuple[int, Any]]:
+        once = pipeline | "Once" >> beam.Create([None], reshuffle=False)
+        return once | "Split" >> beam.ParDo(_SplitFn(self.corpus)).with_output_types(tuple[int, Any])
 
 
 class _SplitFn(beam.DoFn):
@@ -165,12 +192,28 @@ def done_of(packed: bytes) -> Done:
 
 
 def read_shard(
-    shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, done: Done, counts: Counter[str]
+    shard: Shard,
+    corpus: Corpus,
+    notes: Notes,
+    max_bytes: int,
+    done: Done,
+    counts: Counter[str],
+    bound: int = ALL,
 ) -> Iterator[InlineImage | Failure]:
-    """Read the images of a shard that need labels, and count all of them."""
-    for row in shard_format(corpus).read(shard, corpus, notes, max_bytes, done.is_done):
+    """Read the chosen images of a shard that need labels, and count all of them."""
+
+    def is_done(image_id: str) -> bool:
+        return draw_of(image_id) >= bound or done.is_done(image_id)
+
+    uri = uri_of_path(shard.file.path)
+    for row in shard_format(corpus).read(shard, corpus, notes, max_bytes, is_done):
         ref = ref_of(row)
         counts[LISTED] += 1
+        # The failure that stands for the rest of a damaged file is always chosen, because the damage would go
+        # unnoticed otherwise.
+        if draw_of(ref.id) >= bound and ref.uri != uri:
+            counts[NOT_CHOSEN] += 1
+            continue
         if done.has(ref.id):
             counts[OTHER] -= 1
         version = done.versions.get(ref.id)
@@ -190,16 +233,16 @@ class _ReadFn(beam.DoFn):
 
     def __init__(self, corpus: Corpus, max_bytes: int) -> None:
         # Without the files, because a job's size is limited and `_SplitFn` carries them already.
-        self._corpus = dataclasses.replace(corpus, files=())
+        self._corpus = corpus.without_files()
         self._max_bytes = max_bytes
 
     def start_bundle(self) -> None:
         self._notes = Notes()
 
-    def process(self, work: Work) -> Iterator:
+    def process(self, work: Work, bound: int) -> Iterator:
         counts: Counter[str] = Counter()
         done = done_of(work.packed)
-        rows = read_shard(work.shard, self._corpus, self._notes, self._max_bytes, done, counts)
+        rows = read_shard(work.shard, self._corpus, self._notes, self._max_bytes, done, counts, bound)
         yield from map(to_output, rows)
         yield from map(to_output, counts.items())
 
@@ -215,11 +258,11 @@ def list_members(corpus: Corpus) -> Iterator[ImageRef | Failure]:
         yield row
 
 
-def read_members(corpus: Corpus, max_bytes: int) -> Iterator[InlineImage | Failure]:
-    """Read the images of a corpus in one process, as `ReadShards` does on many workers."""
-    for row in _read_all(corpus, max_bytes, lambda _: False):
-        assert not isinstance(row, ImageRef)
-        yield row
+def read_members(corpus: Corpus, max_bytes: int, bound: int) -> Iterator[InlineImage | Failure]:
+    """Read the chosen images of a corpus in one process, as `ReadShards` does on many workers."""
+    done, notes = Done({}, set()), Notes()
+    for shard in shard_format(corpus).split(corpus):
+        yield from read_shard(shard, corpus, notes, max_bytes, done, Counter(), bound)
 
 
 def _read_all(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
 import os
 import urllib.request
 from collections import Counter
@@ -25,8 +23,10 @@ from labelbeam.pipeline.checks.findings import (
     try_connection,
     warning,
 )
+from labelbeam.pipeline.checks.trial import describe_result, label_rows
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.corpus import find_corpus
+from labelbeam.pipeline.input_names import is_in_bigquery, is_on_web, is_path, is_query, public_input
 from labelbeam.pipeline.manifest import labelled_with
 from labelbeam.pipeline.output import check_writable, folder_of, is_at_work, look_into, refuse_others
 from labelbeam.pipeline.plan import (
@@ -39,26 +39,23 @@ from labelbeam.pipeline.plan import (
 from labelbeam.pipeline.prepare import prepare_model
 from labelbeam.pipeline.report.model import describe_head, describe_photos, describe_scaling
 from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, Prediction, ref_of
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, ref_of
 from labelbeam.transforms.files import is_local
-from labelbeam.transforms.label import label_images
-from labelbeam.transforms.loaders.image import Loading
-from labelbeam.transforms.loaders.loaders import start_loaders
 from labelbeam.transforms.models.cache import is_here
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.devices import choose_batch_size
-from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.models.optimise import Optimisation
 from labelbeam.transforms.models.presets import find_preset
 from labelbeam.transforms.models.runtime import has_gpu
-from labelbeam.transforms.read import list_images
-from labelbeam.transforms.sources import Manners
+from labelbeam.transforms.sample import first_chosen
 from labelbeam.transforms.sources.addresses import is_gcs
 
 # Number of images that are labelled, and of rows that are shown.
 _IMAGES, _ROWS_SHOWN = 10, 3
 # Limit of listed files, because listing a large bucket takes hours.
 _MOST_FILES = 10_000
+# Rows among which --sample and --limit choose here, because a list may have billions.
+_MOST_ROWS = 1_000_000
 # Time limits for the model's download and for the trial run.
 _DOWNLOAD_SEC, _IMAGES_SEC = 600.0, 60.0
 
@@ -83,17 +80,29 @@ def _check_output(case: Case) -> Iterator[Finding]:
 def _check_input(case: Case) -> Iterator[Finding]:
     read = case.config.read
     manifest = case.contents.manifest if case.contents else None
-    corpus = find_corpus(read, column_types_of(case.config, manifest))
+    name = ", ".join(map(public_input, read.inputs))
+    corpus = find_corpus(read, column_types_of(case.config, manifest), lambda: limits_of(case.config))
+    if any(map(is_query, read.inputs)):
+        case.corpus = corpus
+        columns = ", ".join(column for column, _ in corpus.columns) or "no others than the URI's"
+        yield ok(
+            f"{name} is a valid query, which is not run here, with the columns {columns}.", *corpus.remarks
+        )
+        return
     max_bytes = limits_of(case.config).max_bytes
-    listed = list_images(dataclasses.replace(corpus, most_files=_MOST_FILES), max_bytes)
-    case.rows = list(itertools.islice(listed, _IMAGES))
+    case.rows = first_chosen(corpus.with_most_files(_MOST_FILES), read.choice, _IMAGES, _MOST_ROWS, max_bytes)
     if not case.rows:
-        yield error(f"{read.input} lists no images.", "Check --input and --input_format.")
+        among = "" if read.choice.is_all else f" that --sample and --limit choose, among {_MOST_ROWS:,} rows"
+        yield error(f"{name} lists no images{among}.", "Check --input and --input_format.")
         return
     case.corpus = corpus
     rows = [_format_row(row, corpus.columns) for row in case.rows[:_ROWS_SHOWN]]
-    yield ok(f"{read.input} is readable as {corpus.format}; its first rows:", *rows, *corpus.remarks)
+    yield ok(f"{name} is readable as {corpus.formats}; its first rows:", *rows, *corpus.remarks)
     partitioning_of(case.config, corpus)
+
+
+def _is_remote(name: str) -> bool:
+    return is_on_web(name) or is_in_bigquery(name) or not is_local(name)
 
 
 def _format_row(row: ImageRef | InlineImage | Failure, columns: tuple[tuple[str, pa.DataType], ...]) -> str:
@@ -191,7 +200,13 @@ def _check_paths(case: Case) -> Iterator[Finding]:
 
 
 def _has_local_paths(config: RunConfig) -> bool:
-    return is_local(config.read.input) or is_local(config.write.output)
+    return any(is_local(path) for _, path in _named_paths(config))
+
+
+def _named_paths(config: RunConfig) -> list[tuple[str, str]]:
+    """Return the options that name files and folders, with their values."""
+    inputs = [("input", name) for name in config.read.inputs if is_path(name)]
+    return [*inputs, ("output", config.write.output)]
 
 
 def _unreachable_paths(case: Case) -> Iterator[Finding]:
@@ -199,7 +214,7 @@ def _unreachable_paths(case: Case) -> Iterator[Finding]:
     # reported on Dataflow, because the check `options` already rejects them.
     report, mount = (error, "") if case.on_dataflow else (warning, " Or mount this disk there, at this path.")
     config, handle = case.config, _handle(case)
-    for option, uri in (("input", config.read.input), ("output", config.write.output)):
+    for option, uri in _named_paths(config):
         if is_local(uri) and not case.on_dataflow:
             remedy = f"Use a path in a bucket: gs://….{mount}"
             yield warning(f"--{option}={uri!r} is on this machine, and workers are not.", remedy)
@@ -208,7 +223,7 @@ def _unreachable_paths(case: Case) -> Iterator[Finding]:
         yield warning(f"--model={handle!r} must exist on the workers' disks or in their image.", remedy)
     local = [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]
     # A folder of images is not reported twice, because it is the input itself.
-    if local and case.corpus and case.corpus.files:
+    if local and case.corpus and case.corpus.has_files:
         remedy = f"Copy them to a bucket, and list them there.{mount}"
         yield report(f"images of the input are on this machine, such as {local[0]}.", remedy)
 
@@ -238,13 +253,14 @@ def _lacks_images(case: Case) -> str:
 
 def _check_images(case: Case) -> Iterator[Finding]:
     assert case.classifier
-    results = _label_rows(case)
-    labelled = [r for r in results if isinstance(r, Prediction)]
-    failures = [r for r in results if isinstance(r, Failure)]
-    reasons = Counter(f.reason for f in failures)
-    details = [f"{f.ref.uri}: {f.stage}, {f.reason}: {f.message:.200}" for f in failures]
-    details[:0] = [f"{one.ref.uri}: {_best_label(one, case.classifier)}" for one in labelled]
-    text = f"{len(labelled)} of the first {len(results)} images were labelled"
+    # Shorter than in a run, because a person waits for the report.
+    results = label_rows(case.rows, case.classifier, case.config, RESPONSE_SEC)
+    results.sort(key=lambda result: isinstance(result, Failure))  # labelled images first
+    details = [describe_result(result, case.classifier) for result in results]
+    failures = [result for result in results if isinstance(result, Failure)]
+    reasons = Counter(failure.reason for failure in failures)
+    labelled = len(results) - len(failures)
+    text = f"{labelled} of the first {len(results)} images were labelled"
     if not failures:
         yield ok(f"{text}.", *details)
         return
@@ -253,35 +269,14 @@ def _check_images(case: Case) -> Iterator[Finding]:
     yield warning(text, remedy, *details) if labelled else error(text, "Fix the input first.", *details)
 
 
-def _best_label(prediction: Prediction, classifier: Classifier) -> str:
-    if not classifier.spec.labels:
-        return "an embedding"
-    if classifier.spec.head.kind == MULTILABEL:
-        return ", ".join(f"{one.label} {one.score:.2f}" for one in prediction.labels) or "no class"
-    return f"{prediction.labels[0].label}, {prediction.labels[0].score:.2f}"
-
-
-def _label_rows(case: Case) -> list[Prediction | Failure]:
-    assert case.classifier
-    limits = limits_of(case.config)
-    # Shorter than in a run, because a person waits for the report.
-    total_timeout_sec = min(limits.total_timeout_sec, RESPONSE_SEC)
-    limits = dataclasses.replace(limits, total_timeout_sec=total_timeout_sec, manners=Manners(attempts=1))
-    load = case.config.load
-    loading = Loading(limits, case.classifier.spec.resize, round(load.max_megapixels * 1e6))
-    loaders = start_loaders(loading, load.loaders)
-    threshold = case.config.predict.least_score
-    return list(label_images(case.rows, case.classifier, loaders, _IMAGES, threshold=threshold))
-
-
 OUTPUT = Check(
     "output", _check_output, is_remote=lambda case: is_gcs(case.config.write.output), lacks=_lacks_output
 )
 INPUT = Check(
     "input",
     _check_input,
-    is_remote=lambda case: not is_local(case.config.read.input),
-    lacks=lambda case: case.lacks_bucket(case.config.read.input),
+    is_remote=lambda case: any(map(_is_remote, case.config.read.inputs)),
+    lacks=lambda case: " and ".join(filter(None, map(case.lacks_bucket, case.config.read.inputs))),
 )
 MODEL = Check(
     "model",

@@ -149,7 +149,8 @@ def _check_project(case: Case) -> Iterator[Finding]:
 def _bucket_uses(case: Case) -> dict[str, list[str]]:
     """Return the options that name each bucket; buckets of images once the input was read."""
     config, cloud = case.config, case.options.view_as(GoogleCloudOptions)
-    uses = [("input", config.read.input), ("model", config.model.model), ("output", config.write.output)]
+    uses = [("input", name) for name in config.read.inputs]
+    uses += [("model", config.model.model), ("output", config.write.output)]
     if case.on_dataflow:
         names = ("temp_location", "staging_location", "template_location")
         uses += [(name, getattr(cloud, name) or "") for name in names]

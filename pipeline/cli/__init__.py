@@ -14,6 +14,7 @@ from typing import NoReturn
 from labelbeam import __version__
 from labelbeam.pipeline.cli import results, runs
 from labelbeam.pipeline.cli.parser import INTERRUPTED, NOT_OK, USER_MISTAKE, Parser, normalise, refuse_unknown
+from labelbeam.pipeline.copies import delete_copies
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals
 from labelbeam.transforms.sources.secrets import hide_in_message
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Replaced, because Python flushes standard output at its end and would print another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_OK
+    finally:
+        delete_copies()  # here, because `entry` ends the process without Python's own end
 
 
 def _fail(error: Exception, status: int) -> int:

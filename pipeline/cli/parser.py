@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, Headers, did_you_mean
+from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, Headers, Inputs, did_you_mean
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.interrupts import interrupts_deferred
 
@@ -81,7 +81,7 @@ def _add_option(group: Any, name: str) -> None:
     settings: dict[str, Any] = {"metavar": "VALUE"}
     if option.type is bool:
         settings = {"metavar": "true", "nargs": "?", "const": True}
-    elif option.type == Headers:
+    elif option.type in (Headers, Inputs):
         settings["action"] = "append"
     # No default here, because an option that is absent must not replace the value of a file.
     group.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, **settings)
@@ -145,7 +145,10 @@ def _remedy_of_words(args: argparse.Namespace, words: Sequence[str]) -> str:
         return f"Write --input {shlex.quote(words[0])}."
     # Most likely files of a glob that the shell has expanded.
     folder = os.path.dirname(words[0]) or "."
-    return f"--input takes one value. Write --input {shlex.quote(folder)}, or put a glob in quotes."
+    return (
+        f"Write --input {shlex.quote(folder)}, put a glob in quotes, or write --input before each of several "
+        "inputs."
+    )
 
 
 def require_positionals(args: argparse.Namespace) -> None:

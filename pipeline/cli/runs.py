@@ -21,6 +21,7 @@ from labelbeam.pipeline.cli.parser import (
     require_positionals,
 )
 from labelbeam.pipeline.config import OPTIONS_BY_HEADING, RUN_OPTIONS, load_config
+from labelbeam.pipeline.input_names import public_input
 from labelbeam.transforms.errors import UserError
 
 _EXIT_STATUS = """\
@@ -108,10 +109,13 @@ def _add_model(commands: Any) -> None:
     inspect = actions.add_parser(
         "inspect",
         help="describe a model's inputs and outputs, and whether labelbeam can use it",
-        description="Describe a model's inputs and outputs. Exit status 0 if labelbeam can use it, 1 if not.",
+        description="Describe a model's inputs and outputs. Exit status 0 if labelbeam can use it, 1 if not. "
+        "With --input, also label 10 of its images, or as many as --limit sets.",
     )
     inspect.add_positional("handle", "MODEL", RUN_OPTIONS["model"].help)
-    add_options(inspect, OPTIONS_BY_HEADING["model"].keys() - {"model"})
+    add_options(
+        inspect, {*OPTIONS_BY_HEADING["input"], *OPTIONS_BY_HEADING["model"], "allow_hosts"} - {"model"}
+    )
     inspect.set_defaults(command=_inspect, parser=inspect)
     mirror = actions.add_parser(
         "mirror",
@@ -185,7 +189,7 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
         rows, files = sum(manifest.rows.values()), len(manifest.files)
         print(f"{args.folder}: all is as its manifest lists, {rows:,} rows in {files:,} files.")
         if flags:
-            print(f"Each image of {flags['input']} has a row.")
+            print(f"Each image of {', '.join(map(public_input, flags['input']))} has a row.")
     for finding in findings:
         print(finding)
     if findings:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-from labelbeam.pipeline.config import PredictConfig, parse_flags
+from labelbeam.pipeline.checks.findings import RESPONSE_SEC
+from labelbeam.pipeline.checks.trial import describe_result, label_rows
+from labelbeam.pipeline.config import PredictConfig, RunConfig, make_config
+from labelbeam.pipeline.corpus import find_corpus
+from labelbeam.pipeline.plan import limits_of
 from labelbeam.pipeline.report.model import (
     describe_crop,
     describe_head,
@@ -14,6 +19,7 @@ from labelbeam.pipeline.report.model import (
     describe_use,
     has_no_names,
 )
+from labelbeam.transforms.elements import Failure, ImageRef, InlineImage
 from labelbeam.transforms.errors import LabelbeamError, UserError
 from labelbeam.transforms.files import file_errors_as, join_path, list_files, write_file
 from labelbeam.transforms.models.cache import resolve_model
@@ -24,20 +30,27 @@ from labelbeam.transforms.models.presets import Preset, find_preset
 from labelbeam.transforms.models.probe import understand_model
 from labelbeam.transforms.models.runtime import load_tensorflow
 from labelbeam.transforms.models.spec import ModelOptions, ModelSpec
+from labelbeam.transforms.sample import first_chosen
 
 
 def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     """Describe a model's inputs and outputs, and try the model.
 
+    Args:
+      handle: The model, as `--model` takes it.
+      flags: Options of the model; with an input, also those of the input, some of whose images are labelled.
+
     Returns:
       Whether the model can be used, and a description of it, for a person.
 
     Raises:
-      UserError: The model does not exist.
+      UserError: The model or the input does not exist.
     """
+    config = make_config({}, "", {**flags, "model": handle}, ())
     # First, because its start-up notices must be silenced before anything else loads TensorFlow.
     load_tensorflow()
-    options = ModelOptions(model=handle, **parse_flags(flags))
+    rows = _images_of(config) if config.read.inputs != ("",) else []
+    options = ModelOptions(**asdict(config.model))
     preset = find_preset(handle)
     path = resolve_model(preset.handle if preset else handle)
     lines = [f"model         {handle}", f"kept at       {path}", f"digest        {digest_model(path)}"]
@@ -49,9 +62,21 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
         lines += [*_describe_spec(spec), f"frozen        {'yes' if classifier.graph.frozen else _NOT_FROZEN}"]
     except LabelbeamError as e:
         return False, "\n".join([*lines, f"fits          no: {e}"])
-    return True, "\n".join([*lines, f"fits          {_verdict(spec)}"])
+    lines.append(f"fits          {_verdict(spec)}")
+    labels = [describe_result(one, classifier) for one in label_rows(rows, classifier, config, RESPONSE_SEC)]
+    heading = f"labels of {len(labels):,} of the input's images"
+    return True, "\n".join([*lines, *(["", heading, *(f"  {line}" for line in labels)] if labels else [])])
 
 
+def _images_of(config: RunConfig) -> list[ImageRef | InlineImage | Failure]:
+    limits = limits_of(config)
+    corpus = find_corpus(config.read, limits=lambda: limits)
+    images = config.read.limit or _IMAGES
+    return first_chosen(corpus, replace(config.read.choice, limit=images), images, None, limits.max_bytes)
+
+
+# Images of an input that are labelled if there is no --limit.
+_IMAGES = 10
 # Further doubts stand below the first one.
 _NEXT_DOUBT = f"\n{'':<14}"
 _NOT_FROZEN = "no: it runs as it is, and slower"

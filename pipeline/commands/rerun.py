@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labelbeam.pipeline.config import RunConfig
+from labelbeam.pipeline.input_names import input_flags
 from labelbeam.pipeline.launch import run_and_report
 from labelbeam.pipeline.manifest import published_manifest, recorded_config
 from labelbeam.pipeline.output import folder_of
@@ -92,7 +93,7 @@ def _report_left_out(corpus: Corpus, failures: int, output: str, config: RunConf
     messages = [
         f"{number:,} of {failures:,} failed images can't be fetched again {_LEFT_OUT[why]}, such as "
         f"{examples[why]!r:.300}. Give the input: "
-        f"labelbeam rerun {shlex.quote(output)} --input {shlex.quote(config.read.input)}"
+        f"labelbeam rerun {shlex.quote(output)}{input_flags(config.read.inputs)}"
         for why, number in lost.items()
     ]
     if messages and lost.total() >= failures:

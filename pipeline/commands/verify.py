@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -13,14 +13,16 @@ import pyarrow.parquet as pq
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.pipeline.manifest import published_manifest, published_row_metadata, recorded_config
 from labelbeam.pipeline.output import folder_of
+from labelbeam.pipeline.plan import limits_of
 from labelbeam.transforms.buckets import hash_of
-from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, OTHER
-from labelbeam.transforms.elements import Failure, digest_of_uri
+from labelbeam.transforms.choose import Choice
+from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, NOT_CHOSEN, OTHER
+from labelbeam.transforms.elements import Failure, ImageRef, digest_of_uri
 from labelbeam.transforms.errors import Reason, RunError
 from labelbeam.transforms.files import file_errors_as, join_path, list_files, open_parquet
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.publish import top_labels
-from labelbeam.transforms.read import list_rows
+from labelbeam.transforms.sample import list_chosen
 from labelbeam.transforms.select import id_of
 from labelbeam.transforms.table.folder import DELTA_LOG, StoredFile, published_files
 from labelbeam.transforms.table.integrity import damage_of
@@ -48,14 +50,17 @@ def verify(output: str, reading: Mapping[str, Any] | None = None) -> list[str]:
     """
     folder = folder_of(output)
     manifest = published_manifest(folder)
-    corpus = find_corpus(recorded_config(manifest, reading).read) if reading else None
+    config = recorded_config(manifest, reading) if reading else None
+    corpus = find_corpus(config.read, limits=lambda: limits_of(config)) if config else None
     stored_files = published_files(folder, manifest)
     files = list(itertools.chain.from_iterable(_check_file(s, folder, manifest) for s in stored_files))
     strays = list(_check_strays(folder, manifest))
     if files:  # rows of damaged files can't be counted
         return files + strays
     rows = [*_check_counts(stored_files, manifest), *_check_unique(stored_files)]
-    return strays + rows + (list(_first(_find_uncovered(stored_files, corpus))) if corpus else [])
+    if not config or not corpus:
+        return strays + rows
+    return [*strays, *rows, *_first(_find_uncovered(stored_files, corpus, config.read.choice))]
 
 
 def _check_file(stored: StoredFile, folder: str, manifest: Manifest) -> Iterator[str]:
@@ -117,9 +122,10 @@ def _check_counts(stored_files: list[StoredFile], manifest: Manifest) -> Iterato
     if top_labels(counted.labels) != manifest.top_labels:
         yield "predictions: the most frequent labels are not the manifest's top_labels"
     counts, rows = manifest.counts, sum(manifest.rows.values())
-    # Each listed row is a duplicate or has a row, and each row is of the input or was there before.
+    # Each listed row is a duplicate, not chosen, or has a row. Each row is of the input or was there before.
     done = counts[KEPT] + counts[LABELLED] + counts[FAILED]
-    if (counts[LISTED], rows) != (counts[DUPLICATE] + done, done + counts[OTHER]):
+    without = counts[DUPLICATE] + counts.get(NOT_CHOSEN, 0)  # older manifests lack the latter
+    if (counts[LISTED], rows) != (without + done, done + counts[OTHER]):
         yield f"the run {manifest.run_id} did not balance: {manifest.counts}"
 
 
@@ -138,7 +144,7 @@ def _ids(path: str) -> pa.Array:
         return parquet.read(["id"])["id"].combine_chunks()
 
 
-def _find_uncovered(stored_files: list[StoredFile], corpus: Corpus) -> Iterator[str]:
+def _find_uncovered(stored_files: list[StoredFile], corpus: Corpus, choice: Choice) -> Iterator[str]:
     """Find rows of an input whose id has no row in published tables, or a row with another URI.
 
     The input is read once for each two million rows of the tables, because no more ids are held in memory.
@@ -149,18 +155,19 @@ def _find_uncovered(stored_files: list[StoredFile], corpus: Corpus) -> Iterator[
     # Parted by a hash of the id, so that rows of the tables and of the input meet in the same part.
     parts = 1 + sum(stored.file.rows for stored in stored_files) // _IDS_IN_MEMORY
     for part in range(parts):
-        yield from _uncovered(_uris_of_part(stored_files, part, parts), corpus, part, parts)
+        rows = (row for row in list_chosen(corpus, choice) if hash_of(id_of(row)) % parts == part)
+        yield from _uncovered(_uris_of_part(stored_files, part, parts), rows, corpus.id_column is not None)
 
 
-def _uncovered(uris: dict[str, bytes | None], corpus: Corpus, part: int, parts: int) -> Iterator[str]:
-    for row in list_rows(corpus):
+def _uncovered(
+    uris: dict[str, bytes | None], rows: Iterable[ImageRef | Failure], has_own_ids: bool
+) -> Iterator[str]:
+    for row in rows:
         image_id = id_of(row)
-        if hash_of(image_id) % parts != part:
-            continue
         if image_id not in uris:
             uri = row.ref.uri if isinstance(row, Failure) else row.uri
             yield f"id {image_id!r}: {f'{uri!r} ' if uri else ''}is in the input and has no row"
-        elif isinstance(row, Failure) or corpus.id_column is None:
+        elif isinstance(row, Failure) or not has_own_ids:
             continue  # an unreadable row has no URI, and an id made from a URI stands for no other
         elif (digest := uris[image_id]) is None or digest == digest_of_uri(row.uri):
             continue

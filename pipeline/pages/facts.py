@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from labelbeam.pipeline.config import RUN_OPTIONS
+from labelbeam.pipeline.config import RUN_OPTIONS, inputs_of
 from labelbeam.pipeline.report.bottleneck import Performance
 from labelbeam.pipeline.report.model import ORIGINS, describe_crop
 from labelbeam.pipeline.report.record import RunRecord
@@ -53,7 +53,7 @@ def model_facts(manifest: Manifest) -> Iterator[Fact]:
 def run_facts(manifest: Manifest, record: RunRecord | None) -> Iterator[Fact]:
     """Yield facts of the run that published the tables."""
     counts = manifest.counts
-    yield Fact("input", manifest.config["input"])
+    yield Fact("input", ", ".join(inputs_of(manifest.config["input"])))
     yield Fact("run", manifest.labelling_run, f"labelbeam {manifest.labelbeam}")
     if record:
         rate = f"{record.images_per_sec:,.1f} images/s, start-up included" if record.images_per_sec else ""
@@ -97,6 +97,7 @@ def _counts(counts: Mapping[str, int]) -> Iterator[str]:
         "failed": "failed",
         "duplicate": "listed twice",
         "kept": "done before",
+        "not_chosen": "not chosen",
         "reused": "with the labels of another image of the same bytes",
         "unchecked": "not checked for changes",
         "other_uri": "under another URI before",

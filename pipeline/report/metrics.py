@@ -17,13 +17,13 @@ from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.report.bottleneck import STEPS, Performance
 from labelbeam.pipeline.report.record import Attempt, RunRecord, Stopwatch, make_attempt, warn
 from labelbeam.pipeline.runners.errors import FOREIGN_ERRORS
-from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED
+from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, NOT_CHOSEN
 from labelbeam.transforms.errors import Reason, UserError, describe_error
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.sources.secrets import public_uri
 
 # Each image of a run has one of them.
-_OUTCOMES = (LABELLED, FAILED, KEPT, DUPLICATE)
+_OUTCOMES = (LABELLED, FAILED, KEPT, DUPLICATE, NOT_CHOSEN)
 
 
 def fault_of_metrics_file(path: str) -> str | None:

@@ -8,6 +8,8 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from labelbeam.pipeline.config import inputs_of
+from labelbeam.pipeline.input_names import input_flags
 from labelbeam.transforms.errors import Reason, may_heal
 from labelbeam.transforms.files import is_local, join_path
 from labelbeam.transforms.models.labels import synonyms_of
@@ -80,7 +82,8 @@ def _truth_of(manifest: Manifest) -> str | None:
         return None
     if column := find_truth_column(manifest.labelled_with.columns):
         return column
-    folders = _folders_of(str(manifest.config.get("input", "")))
+    inputs = inputs_of(manifest.config.get("input", ""))
+    folders = [folder for name in inputs for folder in _folders_of(name)]
     return _FOLDER if are_classes(folders, manifest.model.get("classes", ())) else None
 
 
@@ -129,7 +132,7 @@ def _input_of_secrets(manifest: Manifest) -> str:
     names = manifest.config.get("secret_params") or ()
     examples = (manifest.failure_examples or {}).values()
     is_needed = any(lacks_secrets(example.uri, names) for example in examples)
-    return f" --input {shlex.quote(manifest.config['input'])}" if is_needed else ""
+    return input_flags(inputs_of(manifest.config["input"])) if is_needed else ""
 
 
 def _most_similar(files: str, length: int) -> str:

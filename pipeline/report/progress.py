@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from labelbeam.transforms.count import COUNTERS, DUPLICATE, FAILED, KEPT, LABELLED, LISTED
+from labelbeam.transforms.count import COUNTERS, DUPLICATE, FAILED, KEPT, LABELLED, LISTED, NOT_CHOSEN
 from labelbeam.transforms.process import once_per_process
 from labelbeam.transforms.within import start_call
 
@@ -159,7 +159,7 @@ def _share(done: int, total: int) -> str:
 
 def done_of(counts: Counts) -> int:
     """Return the number of rows that need no more work."""
-    return worked_of(counts) + counts.get(DUPLICATE, 0) + counts.get(KEPT, 0)
+    return worked_of(counts) + sum(counts.get(kind, 0) for kind in (DUPLICATE, KEPT, NOT_CHOSEN))
 
 
 def worked_of(counts: Counts) -> int:

@@ -12,6 +12,7 @@ from labelbeam.transforms.count import (
     KEPT,
     LABELLED,
     LISTED,
+    NOT_CHOSEN,
     OTHER,
     OTHER_URI,
     REUSED,
@@ -29,6 +30,7 @@ _TOP = 5
 # Totals that most runs do not have, and that the first line only has above 0.
 _REMARKS = {
     KEPT: "were done before",
+    NOT_CHOSEN: "were not chosen by --sample and --limit",
     OTHER: "more are in the tables",
     OTHER_URI: "were done under another URI and labelled again",
     UNCHECKED: "could not be checked for changes",
@@ -48,7 +50,7 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
         f"{_rate(counts, seconds)}",
         f"{counts[FAILED]:,} failed, {counts[DUPLICATE]:,} listed twice",
     ]
-    totals += [f"{counts[kind]:,} {text}" for kind, text in _REMARKS.items() if counts[kind]]
+    totals += [f"{counts[kind]:,} {text}" for kind, text in _REMARKS.items() if counts.get(kind)]
     lines = ["; ".join(totals) + "."]
     if not counts[LISTED]:
         lines.append("Warning: the input has no rows. Check its content.")

@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import (
 
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.headers import resolve_headers
+from labelbeam.pipeline.input_names import is_copied, is_path, is_query, public_input
 from labelbeam.pipeline.plan import optimisation_of
 from labelbeam.pipeline.report.metrics import fault_of_metrics_file
 from labelbeam.pipeline.runners.options import (
@@ -98,7 +99,7 @@ def _streaming(settings: Settings) -> str | None:
 # Publishing deletes and replaces files of the output, so the input must not lie there.
 def _output_is_input(settings: Settings) -> str | None:
     read, write = settings.config.read, settings.config.write
-    if read.input.rstrip("/") != write.output.rstrip("/"):
+    if write.output.rstrip("/") not in {name.rstrip("/") for name in read.inputs}:
         return None
     return f"--output={write.output!r} is the input, too, and would be written into. Give another --output."
 
@@ -186,10 +187,30 @@ def _optimisation(settings: Settings) -> str | None:
 def _local_path_on_dataflow(settings: Settings) -> str | None:
     if not is_dataflow(settings.options):
         return None
-    for name, path in (("input", settings.config.read.input), ("output", settings.config.write.output)):
+    inputs = filter(is_path, settings.config.read.inputs)
+    for name, path in (*(("input", name) for name in inputs), ("output", settings.config.write.output)):
         if path and is_local(path):
             return f"--{name}={path!r} is on this machine, not on Dataflow's workers. Give a gs:// path."
     return None
+
+
+# Beam would create the table of the query's result in no project, and fail on a worker.
+def _query_without_project(settings: Settings) -> str | None:
+    name = next(filter(is_query, settings.config.read.inputs), None)
+    if not name or settings.options.view_as(GoogleCloudOptions).project:
+        return None
+    return f"--input={name!r:.100} needs the project that BigQuery runs the query in. Add --project=PROJECT."
+
+
+# The copy is deleted by the first job, and the template would read it again.
+def _copy_in_a_template(settings: Settings) -> str | None:
+    name = next(filter(is_copied, settings.config.read.inputs), None)
+    if not name or not settings.options.view_as(GoogleCloudOptions).template_location:
+        return None
+    return (
+        f"--input={public_input(name)!r} is not allowed with --template_location: jobs from the template "
+        "could not read it again. Copy the list to a bucket."
+    )
 
 
 # Ids of workers are numbers that each task manager counts by itself, while LOOPBACK has one pool for all.
@@ -279,6 +300,8 @@ RULES: tuple[Callable[[Settings], str | None], ...] = (
     _accelerator_required_without_one,
     _optimisation,
     _local_path_on_dataflow,
+    _copy_in_a_template,
+    _query_without_project,
     _loopback_on_a_cluster,
     _no_wait_for_a_job_that_ends,
     _headers,

@@ -111,6 +111,18 @@ BROKEN = [
     ("_local_path_on_dataflow", {"input": "list.txt"}, (DATAFLOW,), "--input='list.txt' is on this machine"),
     ("_local_path_on_dataflow", {"output": "out"}, (DATAFLOW,), "--output='out' is on this .* a gs:// path"),
     (
+        "_query_without_project",
+        {"input": "bigquery:SELECT 1"},
+        (),
+        "--input='bigquery:SELECT 1' needs the proj",
+    ),
+    (
+        "_copy_in_a_template",
+        {"input": "https://host/list.txt?sig=5ec"},
+        (DATAFLOW, "--template_location=gs://b/t"),
+        r"--input='https://host/list.txt\?sig=…' .* Copy the list to a bucket",
+    ),
+    (
         "_loopback_on_a_cluster",
         {},
         (*ON_CLUSTER, "--environment_type=LOOPBACK"),

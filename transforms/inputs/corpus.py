@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -37,6 +37,7 @@ class Corpus:
       delimiter: Delimiter of the columns of a CSV.
       file_types: Types of the columns in the files, of `parquet` alone.
       remarks: Sentences about the choices that were made for the user, for the run's output.
+      parts: Of `several`, the corpora of the inputs.
     """
 
     pattern: str
@@ -60,8 +61,27 @@ class Corpus:
     delimiter: str = ","
     file_types: tuple[tuple[str, pa.DataType], ...] = ()
     remarks: tuple[str, ...] = ()
+    parts: tuple[Corpus, ...] = ()
 
     @property
     def only_failed(self) -> bool:
         """Whether every image has failed before, so that many failures show no new fault."""
         return self.format == "failures"
+
+    @property
+    def formats(self) -> str:
+        """Names of the formats, for messages."""
+        return " and ".join(dict.fromkeys(part.format for part in self.parts)) or self.format
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the corpus has lists."""
+        return bool(self.files) or any(part.has_files for part in self.parts)
+
+    def without_files(self) -> Corpus:
+        """Return the corpus without its files, because a job's size is limited and pieces name them."""
+        return replace(self, files=(), parts=tuple(part.without_files() for part in self.parts))
+
+    def with_most_files(self, most: int) -> Corpus:
+        """Return the corpus with a largest number of objects to list."""
+        return replace(self, most_files=most, parts=tuple(part.with_most_files(most) for part in self.parts))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import apache_beam as beam
     import pyarrow as pa
 
     from labelbeam.transforms.elements import Failure, ImageRef, InlineImage
@@ -33,8 +34,13 @@ INPUT_FORMATS: Final = {
     "tfrecord": f"{_PACKAGE}.tfrecord",
     "parquet_images": f"{_PACKAGE}.parquet_images",
 }
-# With the format that only `labelbeam rerun` reads.
-_FORMATS: Final = ChainMap(INPUT_FORMATS, {"failures": f"{_PACKAGE}.failures"})
+# With the formats that no name of an input stands for.
+_FORMATS: Final = ChainMap(
+    INPUT_FORMATS, {name: f"{_PACKAGE}.{name}" for name in ("failures", "several", "bigquery")}
+)
+
+
+_TABLES: Final = ("bigquery",)
 
 
 class Location(NamedTuple):
@@ -115,6 +121,13 @@ class CorpusFormat(Protocol):
           RunError: A file is not the one that was planned, or is cut or damaged. Rows up to there have been
             yielded.
         """
+
+
+class TableFormat(CorpusFormat, Protocol):
+    """A format whose pieces a step of Beam's own reads in a run."""
+
+    def source(self, corpus: Corpus) -> beam.PTransform:
+        """Return the step that reads the pieces, which `split` yields in one process."""
 
 
 class Shard(NamedTuple):
@@ -205,6 +218,11 @@ def format_of(corpus: Corpus) -> CorpusFormat:
 def shard_format(corpus: Corpus) -> ShardFormat:
     """Return the format of a corpus of files with images inside."""
     return importlib.import_module(_FORMATS[corpus.format]).FORMAT
+
+
+def table_format_of(corpus: Corpus) -> TableFormat | None:
+    """Return the format of a corpus if a step of Beam's own reads it."""
+    return importlib.import_module(_FORMATS[corpus.format]).FORMAT if corpus.format in _TABLES else None
 
 
 def input_format(name: str) -> FoundFormat:

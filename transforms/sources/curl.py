@@ -40,6 +40,12 @@ _KEPT_CONNECTIONS = 5
 _MAX_HEAD_BYTES = 256 << 10
 _HTTP = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
 
+# Time without a byte after which the transfer to a sink ends.
+_SILENCE_SEC = 60
+
+# Takes a piece of a body.
+Sink = Callable[[bytes], object]
+
 # Numbers of curl.h that pycurl does not name.
 _SUPPRESS_CONNECT_HEADERS = 265
 _E_TOO_LARGE = 100
@@ -123,6 +129,7 @@ class HttpClient:
         known_version: str | None,
         private: Sequence[bytes] = (),
         deadline: float | None = None,
+        sink: Sink | None = None,
     ) -> Response:
         """Send one request and follow redirects.
 
@@ -132,25 +139,32 @@ class HttpClient:
           known_version: Version that is not transferred again.
           private: Headers that other hosts, to which a redirect leads, do not get.
           deadline: End of the time limit, as `time.monotonic` counts; by default the limit starts now.
+          sink: Takes the body of a success piece by piece; the response is then without.
 
         Returns:
           The last response.
 
         Raises:
           ImageError: There is no whole response within the limits, or the server opts out.
+          OSError: The sink has raised it.
         """
         deadline = deadline or time.monotonic() + self.limits.total_timeout_sec
         target = url
         for _ in range(_MAX_REDIRECTS + 1):
             own = private if target is url or may_share_login(url, target) else ()
-            response = self._send(target, [*headers, *own], known_version, deadline)
+            response = self._send(target, [*headers, *own], known_version, deadline, sink)
             if not response.location:
                 return response
             target = redirected(target, response.location)
         raise ImageError(Reason.BAD_RESPONSE, f"more than {_MAX_REDIRECTS} redirects")
 
     def _send(
-        self, url: str, headers: Sequence[bytes], known_version: str | None, deadline: float
+        self,
+        url: str,
+        headers: Sequence[bytes],
+        known_version: str | None,
+        deadline: float,
+        sink: Sink | None,
     ) -> Response:
         rest_sec = deadline - time.monotonic()
         if rest_sec <= 0:
@@ -158,7 +172,7 @@ class HttpClient:
         path = url.index("/", len("https://"))
         origin = url[:path]
         curl = self._handle(origin)
-        transfer = _Transfer(self.limits, self._version_of, known_version)
+        transfer = _Transfer(self.limits, self._version_of, known_version, sink)
         sockets = Sockets(self._allowed, url)
         fault = None
         try:
@@ -169,6 +183,9 @@ class HttpClient:
             curl.setopt(pycurl.HTTPHEADER, headers)
             # For each request anew, because a request and its redirects have one limit.
             curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(rest_sec))
+            # Because the time limit of a long file would let a server that has fallen silent wait for hours.
+            curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
+            curl.setopt(pycurl.LOW_SPEED_TIME, _SILENCE_SEC if sink else 0)
             curl.setopt(pycurl.OPENSOCKETFUNCTION, sockets.open)
             curl.setopt(pycurl.HEADERFUNCTION, transfer.header)
             curl.setopt(pycurl.WRITEFUNCTION, transfer.write)
@@ -189,6 +206,11 @@ class HttpClient:
             raise MemoryError from fault
         # Redirects and refusals count more than what becomes of their bodies.
         if fault and (response.status == 0 or response.is_success):
+            if sink and fault.args[0] == pycurl.E_OPERATION_TIMEDOUT:
+                message = (
+                    f"no connection within {self.limits.timeouts_sec[0]:g} s, or no byte for {_SILENCE_SEC} s"
+                )
+                raise ImageError(Reason.TIMEOUT, message) from fault
             raise self._image_error(fault, response, curl, url, deadline) from fault
         if not response.status:
             raise ImageError(Reason.UNREACHABLE, "the connection was closed within the response's headers")
@@ -264,8 +286,10 @@ class _Transfer:
         limits: Limits,
         version_of: Callable[[Mapping[str, str]], str | None],
         known_version: str | None,
+        sink: Sink | None = None,
     ) -> None:
-        self.fault: ImageError | None = None
+        self.fault: ImageError | OSError | None = None
+        self._sink = sink
         self._limits = limits
         self._version_of = version_of
         self._known_version = known_version
@@ -296,7 +320,14 @@ class _Transfer:
             if self._is_image(self._head):
                 self.fault = too_large(self._limits)
             return 0
-        self._chunks.append(chunk)
+        if not self._sink or not self._is_image(self._head):
+            self._chunks.append(chunk)
+            return len(chunk)
+        try:
+            self._sink(chunk)
+        except OSError as e:  # the disk is full
+            self.fault = e
+            return 0
         return len(chunk)
 
     def take(self) -> Response:
