@@ -216,6 +216,7 @@ def test_write_metrics__a_run__are_its_numbers_in_base_units(tmp_path):
         ("labelbeam_run_images", "failed"): 2,
         ("labelbeam_run_images", "kept"): 0,
         ("labelbeam_run_images", "duplicate"): 1,
+        ("labelbeam_run_images", "not_chosen"): 0,
         ("labelbeam_table_rows", "predictions"): 5,
         ("labelbeam_table_rows", "failures"): 2,
         **{("labelbeam_table_failures", str(reason)): 2 * (reason == Reason.TIMEOUT) for reason in Reason},
