@@ -154,7 +154,7 @@ MISTAKES = [
     (["rerun", "nowhere", "--replace"], "keeps the settings of the run. Remove it, or use labelbeam run."),
     (["rerun", "nowhere", "--config=x"], "labelbeam rerun has no option --config, because"),
     (["verify", "nowhere", "--batch-size=8"], "labelbeam verify has no option --batch_size. Remove it, or"),
-    (["model", "inspect", "m", "--input=i"], "labelbeam model inspect has no option --input. Remove it"),
+    (["model", "inspect", "m", "--top_k=3"], "labelbeam model inspect has no option --top_k. Remove it"),
     (["--input=x"], "labelbeam has no option --input. Remove it, or use labelbeam run."),
     (
         ["run", "--input=s3://b/in", "OUT", "MODEL"],

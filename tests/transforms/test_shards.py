@@ -1,16 +1,20 @@
 """Reading files with images inside: every image once, those with rows without their bytes."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import apache_beam as beam
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labelbeam.transforms.buckets import bucket_of_file
+from labelbeam.transforms.choose import ALL, Choice, draw_of, find_bound
 from labelbeam.transforms.elements import DIGEST, DoneIds, Failure, id_of_member
+from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.tar import FORMAT
 from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.sample import bound_of_members, first_chosen
 from labelbeam.transforms.shards import Done, ReadShards, list_members, read_members, read_shard
 from tests.eager import RUNNERS, eagerly
 from tests.shards import find, tar_of
@@ -88,7 +92,7 @@ def test_read_shards__ids_of_one_file__share_a_bucket(tmp_path):
     corpus = find(FORMAT, tmp_path / "a.tar", tar_of(IMAGES))
     rows = list(list_members(corpus))
     assert len({bucket_of_file(ref.id) for ref in rows}) == 1
-    images = list(read_members(corpus, MAX_BYTES))
+    images = list(read_members(corpus, MAX_BYTES, ALL))
     assert [(image.ref, image.data) for image in images] == list(zip(rows, IMAGES.values(), strict=True))
 
 
@@ -98,3 +102,32 @@ def test_read_shards__damaged_file__one_failure_stands_for_the_rest(tmp_path):
     read = eagerly(ReadShards(corpus, MAX_BYTES), [DoneIds(("x",), (), True)])
     assert read.ok and [type(f) for f in read.failures] == [Failure]
     assert total(read.counts) == {"listed": len(read.ok) + 1, "other": 1}
+
+
+@pytest.mark.parametrize("choice", [Choice(0.5), Choice(limit=5), Choice(0.5, 3), Choice(limit=100)])
+def test_read_shards__choice__is_that_of_a_list_of_the_same_ids(tmp_path, choice):
+    names = {f"{n}.jpg": b"x" for n in range(40)}
+    for n in range(3):
+        (tmp_path / f"{n}.tar").write_bytes(tar_of(names))
+    corpus = find(FORMAT, tmp_path / "*.tar")
+    ids = [ref.id for ref in list_members(corpus)]
+    bound = find_bound(ids, choice)
+    read = eagerly(_ReadChosen(corpus, choice))
+    expected = {image_id for image_id in ids if draw_of(image_id) < bound}
+    assert {image.ref.id for image in read.ok} == expected and len(read.ok) == len(expected)
+    assert total(read.counts) == {
+        kind: n for kind, n in (("listed", 120), ("not_chosen", 120 - len(expected))) if n
+    }
+    first = first_chosen(corpus, choice, 4, None, MAX_BYTES)
+    assert [image.ref.id for image in first] == [one for one in ids if one in expected][:4]
+
+
+@dataclass
+class _ReadChosen(beam.PTransform):
+    corpus: Corpus
+    choice: Choice
+
+    def expand(self, pipeline):
+        done = pipeline | beam.Create([], reshuffle=False).with_output_types(DoneIds)
+        bound = bound_of_members(pipeline, self.corpus, self.choice)
+        return done | ReadShards(self.corpus, MAX_BYTES, bound)
