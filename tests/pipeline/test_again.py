@@ -371,7 +371,7 @@ def test_rerun__all_fail_again__is_not_stopped_early(tmp_path, tiny):
     uris = [str(tmp_path / "in" / "a.jpg"), *(str(tmp_path / f"none{n}.jpg") for n in range(50))]
     (tmp_path / "list.txt").write_text("\n".join(uris), "utf-8")
     options = {"input": tmp_path / "list.txt", "output": tmp_path / "out", "model": tiny}
-    run_pipeline(**options, failure_floor=20)
+    run_pipeline(**options, failure_floor=20, max_failure_rate=1)
     assert not rerun(str(tmp_path / "out"), "not_found", {"max_failure_rate": "0"}, ())
     assert_sound(tmp_path / "out")
 
