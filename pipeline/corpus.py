@@ -71,15 +71,16 @@ def _find_one(
             form = _format_of(config, location)
             _refuse_options_of_other_formats(config, form, location.name)
             corpus = form.find(location, config, known_types)
+            if corpus.holds_images and is_copied(name):
+                # Because URIs and ids of images inside files have the file's path in them.
+                raise UserError(
+                    f"input={location.name!r} holds images, which are not read from a copy. Download "
+                    "it to a folder or bucket."
+                )
             if config.image_feature and not corpus.image_feature:
                 raise UserError(
                     f"image_feature={config.image_feature!r}: input={location.name!r} has no names of "
                     "features. Leave it out."
-                )
-            if corpus.holds_images and is_copied(name):
-                raise UserError(
-                    f"input={location.name!r} has images inside, which are read from local files and gs:// "
-                    "alone. Save it to a file."
                 )
             return dataclasses.replace(corpus, secret_params=config.secret_params)
     except RunError as e:  # a folder may not be listed, or a list is damaged

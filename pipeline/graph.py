@@ -17,7 +17,7 @@ from labelbeam.transforms.pack import HandOverImages
 from labelbeam.transforms.predict import PredictLabels, most_recent
 from labelbeam.transforms.publish import PublishResults
 from labelbeam.transforms.read import ReadImageRefs, ReadOutcomes
-from labelbeam.transforms.sample import ChooseRows, bound_of_members
+from labelbeam.transforms.sample import ChooseRows
 from labelbeam.transforms.select import SelectUnlabelled
 from labelbeam.transforms.shards import ReadShards
 from labelbeam.transforms.stage import StageResults
@@ -101,8 +101,7 @@ def _find_images(pipeline: beam.Pipeline, plan: Plan) -> _Found:
     done = pipeline | "ReadDoneIds" >> plan.done
     count_selection = "CountSelection" >> CountRows(count_as_is, plan.listener)
     if plan.corpus.holds_images:
-        bound = bound_of_members(pipeline, plan.corpus, plan.choice)
-        images = done | "ReadShards" >> ReadShards(plan.corpus, plan.limits.max_bytes, bound)
+        images = done | "ReadShards" >> ReadShards(plan.corpus, plan.limits.max_bytes, plan.choice)
         return _Found(images.ok, images.failures, ((images.counts,) | count_selection,), images.notes)
     rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
     listed = (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener)

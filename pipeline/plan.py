@@ -126,7 +126,7 @@ def make_plan(
     if predict.dedupe != "content" or predict.layout == "split" or corpus.holds_images:
         # Without digests, because they would make each row longer. The split layout has no use for them,
         # because its processes that request images have no labels, and images inside files need no requests.
-        corpus = dataclasses.replace(corpus, known=dataclasses.replace(corpus.known, md5=""))
+        corpus = _without_digests(corpus)
     # The run's id is made here, once, because staged files, manifest and job name must have the same one.
     calibration = calibration_of(predict, model)
     rows = row_metadata_of(config, model, corpus, calibration)
@@ -145,6 +145,11 @@ def make_plan(
         threads=threads_of_process(options),
         listener=listener,
     )
+
+
+def _without_digests(corpus: Corpus) -> Corpus:
+    parts = tuple(map(_without_digests, corpus.parts))
+    return dataclasses.replace(corpus, known=dataclasses.replace(corpus.known, md5=""), parts=parts)
 
 
 def find_input(config: RunConfig) -> Corpus:

@@ -65,7 +65,7 @@ def prepared(
         if not runs_here(options):
             # Only now, because a folder of a run that is not announced would be tidied away.
             copies = join_path(TableFolder(folder).run(plan.run_id), "input")
-            plan = dataclasses.replace(plan, corpus=_with_copies_in(copies, corpus))
+            plan = dataclasses.replace(plan, corpus=_with_copies_in(copies, plan.corpus))
         yield plan
 
 

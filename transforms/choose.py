@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import apache_beam as beam
 import numpy as np
 
 # Below 64, because Beam's coder of whole numbers has a sign. Of a million chosen ids, two have one draw in
@@ -110,3 +111,41 @@ def find_bound(image_ids: Iterable[str], choice: Choice) -> int:
     for image_id in image_ids:
         draws.add(image_id)
     return draws.bound
+
+
+@dataclass
+class FindBound(beam.PTransform):
+    """The step that finds the bound of a limit. Input: ids. Output: the bound, as of `find_bound`.
+
+    Attributes:
+      choice: Images to label.
+    """
+
+    choice: Choice
+
+    def expand(self, ids: beam.PCollection[str]) -> beam.PCollection[int]:
+        return ids | "Smallest" >> beam.CombineGlobally(_SmallestFn(self.choice))
+
+
+class _SmallestFn(beam.CombineFn):
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+
+    def create_accumulator(self) -> SmallestDraws:
+        return SmallestDraws(self._choice)
+
+    def add_input(self, draws: SmallestDraws, image_id: str) -> SmallestDraws:
+        draws.add(image_id)
+        return draws
+
+    def merge_accumulators(self, many: Iterable[SmallestDraws]) -> SmallestDraws:
+        merged = SmallestDraws(self._choice)
+        for draws in many:
+            merged.update(draws)
+        return merged
+
+    def compact(self, draws: SmallestDraws) -> SmallestDraws:
+        return draws.settle()
+
+    def extract_output(self, draws: SmallestDraws) -> int:
+        return draws.bound

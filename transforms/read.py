@@ -11,7 +11,6 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.choose import ALL
 from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, host_of_uri, id_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
@@ -38,7 +37,7 @@ class ReadOutcomes(NamedTuple):
 
 def list_images(corpus: Corpus, max_bytes: int) -> Iterator[ImageRef | InlineImage | Failure]:
     """List a corpus as `list_rows` does, with the bytes of images inside files, `max_bytes` at most."""
-    yield from read_members(corpus, max_bytes, ALL) if corpus.holds_images else list_rows(corpus)
+    yield from read_members(corpus, max_bytes) if corpus.holds_images else list_rows(corpus)
 
 
 def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:

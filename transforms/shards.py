@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from labelbeam.transforms.buckets import bucket_of_file
-from labelbeam.transforms.choose import ALL, draw_of
+from labelbeam.transforms.choose import ALL, Choice, FindBound, bound_of, draw_of
 from labelbeam.transforms.coders import encode_row
 from labelbeam.transforms.count import KEPT, LISTED, NOT_CHOSEN, OTHER, UNCHECKED
 from labelbeam.transforms.elements import (
@@ -29,9 +29,6 @@ from labelbeam.transforms.inputs.images import uri_of_path
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import par_do, to_output
 from labelbeam.transforms.select import PackRows, merge_done, pack, unpack
-
-# Bound of draws: a number, or the only element of a collection.
-Bound = int | beam.pvalue.AsSingleton
 
 
 class ShardOutcomes(NamedTuple):
@@ -89,15 +86,19 @@ class ReadShards(beam.PTransform):
     Attributes:
       corpus: The corpus.
       max_bytes: Largest image.
-      bound: Bound below which the draws of the chosen images are.
+      choice: Images to label. With a limit, each file is read twice.
     """
 
     corpus: Corpus
     max_bytes: int
-    bound: Bound = ALL
+    choice: Choice = Choice()  # noqa: RUF009  (frozen)
 
     def expand(self, done: beam.PCollection[DoneIds]) -> ShardOutcomes:
-        shards = done.pipeline | "Split" >> _SplitShards(self.corpus)
+        shards = (
+            done.pipeline
+            | "Once" >> beam.Create([None], reshuffle=False)
+            | "Split" >> beam.ParDo(_SplitFn(self.corpus)).with_output_types(tuple[int, Any])
+        )
         pack_done = beam.ParDo(PackRows(bucket_of_file)).with_output_types(tuple[int, bytes])
         # Not by one shuffle as in `SelectUnlabelled`, because shards are few.
         buckets = {"shards": shards, "done": done | "PackDone" >> pack_done} | beam.CoGroupByKey()
@@ -105,35 +106,26 @@ class ReadShards(beam.PTransform):
         # A second shuffle, because the shards of a bucket would otherwise be read by one worker, one after
         # another, and fused with the model.
         spread = matched["ok"] | "Spread" >> beam.Reshuffle()
-        reader, others = _ReadFn(self.corpus, self.max_bytes), (Failure, tuple[str, int], Notes)
-        read = par_do("Read", spread, reader, InlineImage, *others, side_input=self.bound)
+        reader = _ReadFn(self.corpus, self.max_bytes)
+        outputs = (InlineImage, Failure, tuple[str, int], Notes)
+        read = par_do("Read", spread, reader, *outputs, side_input=self._bound(shards))
         counts = (matched["counts"], read.pop("counts")) | "Counts" >> beam.Flatten()
         return ShardOutcomes(counts=counts, **read)
 
+    def _bound(self, shards: beam.PCollection[tuple[int, Shard]]) -> int | beam.pvalue.AsSingleton:
+        if self.choice.limit is None:
+            return bound_of(self.choice.share)
+        ids = (
+            shards
+            | "SpreadShards" >> beam.Reshuffle()
+            | "ListIds" >> beam.FlatMap(_list_ids, self.corpus.without_files()).with_output_types(str)
+        )
+        return beam.pvalue.AsSingleton(ids | "FindBound" >> FindBound(self.choice))
 
-@dataclass
-class ListMembers(beam.PTransform):
-    """The step that lists the ids of images inside files. Input: the pipeline. Output: ids."""
 
-    corpus: Corpus
-
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[str]:
-        shards = pipeline | "Split" >> _SplitShards(self.corpus) | "Spread" >> beam.Reshuffle()
-        return shards | "List" >> beam.FlatMap(_list_ids, self.corpus.without_files()).with_output_types(str)
-
-
-def _list_ids(shard: tuple[int, Shard], corpus: Corpus) -> Iterator[str]:
-    for row in shard_format(corpus).read(shard[1], corpus, Notes(), 0, lambda _: True):
+def _list_ids(numbered: tuple[int, Shard], corpus: Corpus) -> Iterator[str]:
+    for row in shard_format(corpus).read(numbered[1], corpus, Notes(), 0, lambda _: True):
         yield ref_of(row).id
-
-
-@dataclass
-class _SplitShards(beam.PTransform):
-    corpus: Corpus
-
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[tuple[int, Any]]:
-        once = pipeline | "Once" >> beam.Create([None], reshuffle=False)
-        return once | "Split" >> beam.ParDo(_SplitFn(self.corpus)).with_output_types(tuple[int, Any])
 
 
 class _SplitFn(beam.DoFn):
@@ -200,18 +192,22 @@ def read_shard(
     counts: Counter[str],
     bound: int = ALL,
 ) -> Iterator[InlineImage | Failure]:
-    """Read the chosen images of a shard that need labels, and count all of them."""
+    """Read the images of a shard that need labels, and count all of them.
 
-    def is_done(image_id: str) -> bool:
-        return draw_of(image_id) >= bound or done.is_done(image_id)
+    Images whose draws are not below the bound are not chosen.
+    """
 
+    def needs_no_bytes(image_id: str) -> bool:
+        return done.is_done(image_id) or draw_of(image_id) >= bound
+
+    is_done = done.is_done if bound == ALL else needs_no_bytes
     uri = uri_of_path(shard.file.path)
     for row in shard_format(corpus).read(shard, corpus, notes, max_bytes, is_done):
         ref = ref_of(row)
         counts[LISTED] += 1
         # The failure that stands for the rest of a damaged file is always chosen, because the damage would go
         # unnoticed otherwise.
-        if draw_of(ref.id) >= bound and ref.uri != uri:
+        if bound < ALL and draw_of(ref.id) >= bound and ref.uri != uri:
             counts[NOT_CHOSEN] += 1
             continue
         if done.has(ref.id):
@@ -258,11 +254,11 @@ def list_members(corpus: Corpus) -> Iterator[ImageRef | Failure]:
         yield row
 
 
-def read_members(corpus: Corpus, max_bytes: int, bound: int) -> Iterator[InlineImage | Failure]:
-    """Read the chosen images of a corpus in one process, as `ReadShards` does on many workers."""
-    done, notes = Done({}, set()), Notes()
-    for shard in shard_format(corpus).split(corpus):
-        yield from read_shard(shard, corpus, notes, max_bytes, done, Counter(), bound)
+def read_members(corpus: Corpus, max_bytes: int) -> Iterator[InlineImage | Failure]:
+    """Read the images of a corpus in one process, as `ReadShards` does on many workers."""
+    for row in _read_all(corpus, max_bytes, lambda _: False):
+        assert not isinstance(row, ImageRef)
+        yield row
 
 
 def _read_all(

@@ -89,8 +89,9 @@ def _check_input(case: Case) -> Iterator[Finding]:
             f"{name} is a valid query, which is not run here, with the columns {columns}.", *corpus.remarks
         )
         return
+    listed = corpus.with_most_files(_MOST_FILES)
     max_bytes = limits_of(case.config).max_bytes
-    case.rows = first_chosen(corpus.with_most_files(_MOST_FILES), read.choice, _IMAGES, _MOST_ROWS, max_bytes)
+    case.rows = first_chosen(listed, read.choice, _IMAGES, max_bytes, _MOST_ROWS)
     if not case.rows:
         among = "" if read.choice.is_all else f" that --sample and --limit choose, among {_MOST_ROWS:,} rows"
         yield error(f"{name} lists no images{among}.", "Check --input and --input_format.")

@@ -69,10 +69,10 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def _images_of(config: RunConfig) -> list[ImageRef | InlineImage | Failure]:
-    limits = limits_of(config)
-    corpus = find_corpus(config.read, limits=lambda: limits)
+    corpus = find_corpus(config.read, limits=lambda: limits_of(config))
     images = config.read.limit or _IMAGES
-    return first_chosen(corpus, replace(config.read.choice, limit=images), images, None, limits.max_bytes)
+    choice = replace(config.read.choice, limit=images)
+    return first_chosen(corpus, choice, images, limits_of(config).max_bytes)
 
 
 # Images of an input that are labelled if there is no --limit.

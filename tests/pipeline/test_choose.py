@@ -1,5 +1,7 @@
 """Whole runs over a share or a number of images, and over several inputs."""
 
+import tarfile
+
 import pytest
 
 from labelbeam.pipeline.cli import main
@@ -9,7 +11,7 @@ from labelbeam.pipeline.commands.verify import verify
 from labelbeam.pipeline.manifest import published_manifest
 from labelbeam.pipeline.report.summary import summarise
 from labelbeam.transforms.choose import is_sampled
-from labelbeam.transforms.elements import id_of_uri
+from labelbeam.transforms.elements import InlineImage, id_of_uri
 from tests.doctor import case_of, find
 from tests.graphs import TWO_PROCESSES, assert_sound, read_tables, run_pipeline
 from tests.synthetic import jpeg_bytes
@@ -52,6 +54,28 @@ def test_run__larger_and_larger_limits__add_images_and_balance(inputs, tiny, tmp
         seen = ids
     # With the limit of all, because the recorded one is that of the last run.
     assert len(verify(str(output), {"input": [str(inputs[0])], "limit": "7"})) == 0
+
+
+def test_run__images_inside_several_files__are_chosen_and_counted_too(inputs, tiny, tmp_path):
+    for n in range(2):
+        with tarfile.open(tmp_path / f"{n}.tar", "w") as archive:
+            for path in sorted(inputs[0].iterdir())[10 * n : 10 * n + 10]:
+                archive.add(path, path.name)
+    output, archives = tmp_path / "out", [tmp_path / "0.tar", tmp_path / "1.tar"]
+    options = {"input": archives, "output": output, "model": tiny}
+    seen = set()
+    for limit, sample in ((6, 1), (15, 1), (100, 0.9)):
+        counts = run_pipeline(**options, limit=limit, sample=sample)["counts"]
+        assert seen <= ids_of(output)
+        done = counts["kept"] + counts["labelled"]
+        assert (counts["listed"], counts["not_chosen"]) == (20, 20 - done) and counts["failed"] == 0
+        assert done == limit or limit == 100
+        assert verify(str(output), {"input": list(map(str, archives))}) == []
+        assert_sound(output)
+        seen = ids_of(output)
+    case = case_of(input=archives, limit=2)
+    find("input", case)
+    assert len(case.rows) == 2 and all(isinstance(row, InlineImage) for row in case.rows)
 
 
 def test_run__sample__labels_the_ids_of_the_share_and_says_so(inputs, tiny, tmp_path):

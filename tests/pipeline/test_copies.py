@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import tracemalloc
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,12 @@ def pipe(data, monkeypatch, is_terminal=False):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
 
 
+def zip_of(name):
+    with zipfile.ZipFile(data := io.BytesIO(), "w") as archive:
+        archive.writestr(name, b"image")
+    return data.getvalue()
+
+
 def uris_of(name, limits=LIMITS):
     corpus = find_corpus(ReadConfig(input=name), limits=lambda: limits)
     return corpus, [row.uri for row in list_rows(corpus)]
@@ -78,6 +85,7 @@ def test_find_corpus__piped_or_on_the_web__is_read_as_the_file_would_be(name, fa
             "nothing is piped into it. Pipe a list, such as: cat list.txt | labelbeam run --input -",
         ),
         (b"\x00\x01" * 100, False, "stdin has NUL bytes"),
+        (zip_of("a.jpg"), False, "holds images, which are not read from a copy. Download it"),
     ],
 )
 def test_find_corpus__unfit_standard_input__is_one_line(data, is_terminal, message, monkeypatch):

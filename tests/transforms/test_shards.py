@@ -1,20 +1,18 @@
 """Reading files with images inside: every image once, those with rows without their bytes."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import apache_beam as beam
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labelbeam.transforms.buckets import bucket_of_file
-from labelbeam.transforms.choose import ALL, Choice, draw_of, find_bound
+from labelbeam.transforms.choose import Choice, draw_of, find_bound
 from labelbeam.transforms.elements import DIGEST, DoneIds, Failure, id_of_member
-from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.tar import FORMAT
 from labelbeam.transforms.notes import Notes
-from labelbeam.transforms.sample import bound_of_members, first_chosen
+from labelbeam.transforms.sample import first_chosen
 from labelbeam.transforms.shards import Done, ReadShards, list_members, read_members, read_shard
 from tests.eager import RUNNERS, eagerly
 from tests.shards import find, tar_of
@@ -92,16 +90,18 @@ def test_read_shards__ids_of_one_file__share_a_bucket(tmp_path):
     corpus = find(FORMAT, tmp_path / "a.tar", tar_of(IMAGES))
     rows = list(list_members(corpus))
     assert len({bucket_of_file(ref.id) for ref in rows}) == 1
-    images = list(read_members(corpus, MAX_BYTES, ALL))
+    images = list(read_members(corpus, MAX_BYTES))
     assert [(image.ref, image.data) for image in images] == list(zip(rows, IMAGES.values(), strict=True))
 
 
-def test_read_shards__damaged_file__one_failure_stands_for_the_rest(tmp_path):
+@pytest.mark.parametrize("choice", [Choice(), Choice(1e-9)])
+def test_read_shards__damaged_file__one_failure_stands_for_the_rest(tmp_path, choice):
     whole = tar_of(IMAGES)
     corpus = find(FORMAT, tmp_path / "a.tar", whole[: len(whole) // 4])
-    read = eagerly(ReadShards(corpus, MAX_BYTES), [DoneIds(("x",), (), True)])
-    assert read.ok and [type(f) for f in read.failures] == [Failure]
-    assert total(read.counts) == {"listed": len(read.ok) + 1, "other": 1}
+    read = eagerly(ReadShards(corpus, MAX_BYTES, choice), [DoneIds(("x",), (), True)])
+    assert bool(read.ok) == choice.is_all and [type(f) for f in read.failures] == [Failure]
+    counts = total(read.counts)
+    assert counts["listed"] == len(read.ok) + 1 + counts.get("not_chosen", 0) and counts["other"] == 1
 
 
 @pytest.mark.parametrize("choice", [Choice(0.5), Choice(limit=5), Choice(0.5, 3), Choice(limit=100)])
@@ -112,22 +112,11 @@ def test_read_shards__choice__is_that_of_a_list_of_the_same_ids(tmp_path, choice
     corpus = find(FORMAT, tmp_path / "*.tar")
     ids = [ref.id for ref in list_members(corpus)]
     bound = find_bound(ids, choice)
-    read = eagerly(_ReadChosen(corpus, choice))
+    read = eagerly(ReadShards(corpus, MAX_BYTES, choice), [DoneIds(("x",), (), True)])
     expected = {image_id for image_id in ids if draw_of(image_id) < bound}
     assert {image.ref.id for image in read.ok} == expected and len(read.ok) == len(expected)
     assert total(read.counts) == {
-        kind: n for kind, n in (("listed", 120), ("not_chosen", 120 - len(expected))) if n
+        kind: n for kind, n in (("listed", 120), ("not_chosen", 120 - len(expected)), ("other", 1)) if n
     }
-    first = first_chosen(corpus, choice, 4, None, MAX_BYTES)
+    first = first_chosen(corpus, choice, 4, MAX_BYTES)
     assert [image.ref.id for image in first] == [one for one in ids if one in expected][:4]
-
-
-@dataclass
-class _ReadChosen(beam.PTransform):
-    corpus: Corpus
-    choice: Choice
-
-    def expand(self, pipeline):
-        done = pipeline | beam.Create([], reshuffle=False).with_output_types(DoneIds)
-        bound = bound_of_members(pipeline, self.corpus, self.choice)
-        return done | ReadShards(self.corpus, MAX_BYTES, bound)

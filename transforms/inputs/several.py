@@ -13,6 +13,7 @@ from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import CorpusFormat, format_of
+from labelbeam.transforms.inputs.known_columns import KnownColumns
 from labelbeam.transforms.inputs.lists import MOST_FILES
 from labelbeam.transforms.notes import Notes
 
@@ -75,6 +76,7 @@ def join_corpora(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
         columns=first.columns,
         secret_params=first.secret_params,
         holds_images=first.holds_images,
+        known=first.known if all(part.known == first.known for part in parts) else KnownColumns(),
         remarks=remarks,
         parts=same_order,
     )
