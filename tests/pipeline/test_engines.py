@@ -19,11 +19,15 @@ from labelbeam.transforms.table.folder import staged_files, staged_runs
 from tests.engines.flink import FlinkCluster, workers_of
 from tests.graphs import TWO_PROCESSES, assert_same_rows, assert_sound, read_tables, run_pipeline
 from tests.hostile import write_hostile_site
+from tests.list_files import WRITERS as LISTS
+from tests.shards import parquet_of, tar_of, tfrecord_of, zip_of
 from tests.synthetic import BAD_IMAGES
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 LISTED_TWICE = 5
+# Formats of files with images inside, by the endings of their names.
+SHARDS = {"tar": tar_of, "zip": zip_of, "tfrecord": tfrecord_of, "parquet": parquet_of}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,38 @@ def test_run__photos_bad_images_and_duplicates__give_the_same_tables_on_every_ru
     assert_sound(tmp_path / "out")
     assert manifest["counts"]["duplicate"] == LISTED_TWICE
     assert_same_rows(tmp_path / "out", expected)
+
+
+def _write_lists(folder: Path) -> list[Path]:
+    """Write lists of every format, with a part of the photos each."""
+    paths = [folder / f"list.{suffix}" for suffix in LISTS]
+    for n, (path, write) in enumerate(zip(paths, LISTS.values(), strict=True)):
+        path.write_bytes(write([{"uri": str(photo)} for photo in photo_paths()[n :: len(paths)]]))
+    return paths
+
+
+def _write_shards(folder: Path, suffix: str) -> list[Path]:
+    """Write files of a format with images inside, with a part of the photos each."""
+    paths = [folder / f"{n}.{suffix}" for n in range(3)]
+    for n, path in enumerate(paths):
+        path.write_bytes(SHARDS[suffix]({photo.name: photo.read_bytes() for photo in photo_paths()[n::3]}))
+    return paths
+
+
+@pytest.mark.parametrize("form", ["lists", *SHARDS])
+def test_run__photos_in_any_format__give_the_labels_of_the_photos_on_every_runner(
+    tmp_path, expected, flags, form
+):
+    paths = _write_lists(tmp_path) if form == "lists" else _write_shards(tmp_path, form)
+    assert label(paths, tmp_path / "out", *flags)["counts"]["listed"] == len(photo_paths())
+    assert_sound(tmp_path / "out")
+    labels, of_photos = map(labels_by_digest, (tmp_path / "out", expected))
+    assert labels == {digest: pytest.approx(scores, abs=1e-5) for digest, scores in of_photos.items()}
+
+
+def labels_by_digest(output: Path) -> dict[str, dict[str, float]]:
+    predictions, _ = read_tables(output)
+    return {row["sha256"]: {one["label"]: one["score"] for one in row["labels"]} for row in predictions}
 
 
 @pytest.mark.parametrize("runner", ["fn_api", "two_processes", "flink"])

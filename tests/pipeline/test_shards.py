@@ -7,12 +7,12 @@ from labelbeam.pipeline.commands.verify import verify
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.photos import PHOTOS
 from tests.graphs import TWO_PROCESSES, assert_sound, read_tables, run_pipeline
-from tests.shards import tar_of, tfrecord_of, zip_of
+from tests.shards import parquet_of, tar_of, tfrecord_of, zip_of
 from tests.synthetic import jpeg_bytes
 
 FILES = {path.name: path.read_bytes() for path in sorted(PHOTOS.iterdir())}
 # Forms of files with images inside, by the ending of the name.
-WRITERS = {".tar": tar_of, ".zip": zip_of, ".tfrecord": tfrecord_of}
+WRITERS = {".tar": tar_of, ".zip": zip_of, ".tfrecord": tfrecord_of, ".parquet": parquet_of}
 
 
 def labels_of(output) -> dict[str, tuple]:
