@@ -180,8 +180,10 @@ class _Split:
             self._put(opened)
 
     def _take_cuts(self, opened: OpenRange, cuts: Cuts | None) -> None:
-        if cuts:
-            self._unseen += opened.cut(cuts)
+        # Not if nothing was cut, because the next search would find the same: servers that ignore the bounds
+        # show folders outside the range.
+        if cuts and (behind := opened.cut(cuts)):
+            self._unseen += behind
             self._put(opened)
 
     def _put(self, opened: OpenRange) -> None:
