@@ -178,7 +178,9 @@ def open_parquet(path: str, remedy: str = MEND, buffer_bytes: int = 0) -> Iterat
     """
     try:
         with open_file(path) as f:
-            yield pq.ParquetFile(f, buffer_size=buffer_bytes, page_checksum_verification=True)
+            # Arrow would ignore the buffer and read all of a row group ahead unless `pre_buffer` is off.
+            options = {"buffer_size": buffer_bytes, "pre_buffer": not buffer_bytes}
+            yield pq.ParquetFile(f, page_checksum_verification=True, **options)
     except (pa.ArrowException, OSError) as e:
         # Arrow raises OSError for damaged bytes, too, but without a number. A disk's errors have one.
         if getattr(e, "errno", None) not in (None, errno.ENOENT, errno.EISDIR):

@@ -262,6 +262,7 @@ def test_list_rows__secrets_in_bad_rows__are_in_no_message(tmp_path):
 # JSON lines: text of a line, and its values or its fault.
 LINES = [
     (b'{"uri": "a.jpg", "n": 2.5}', {"n": "2.5"}),
+    (b'{"uri": "a.jpg", "n": 9007199254740993.5}', {"n": "9007199254740993.5"}),
     (b'{"uri": "a.jpg", "n": true}', {"n": "true"}),
     (b'{"uri": "a.jpg", "n": {"a": 1}}', {"n": '{"a": 1}'}),
     (b'{"uri": "a.jpg", "n": ""}', {"n": ""}),
@@ -286,6 +287,20 @@ LINES = [
     ),
     (b'{"uri": "a.jpg", "t": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too many levels"),
 ]
+
+
+@pytest.mark.parametrize("number", ["1.10", "1e3", "0.1234567890123456789", "-0.0", "9007199254740993.0"])
+def test_list_rows__number_in_json__keeps_its_digits_where_the_column_can_hold_them(tmp_path, number):
+    first = b'{"uri": "first.jpg", "n": 1, "x": 0.5, "t": "t", "deep": {}}\n'
+    row = f'{{"uri": "a.jpg", "n": {number}, "x": {number}, "t": {number}, "deep": {{"k": [{number}]}}}}'
+    corpus, rows, _ = read(tmp_path / "list.jsonl", first * 1500 + row.encode())
+    exact = decimal.Decimal(number)
+    whole = int(exact) if exact == exact.to_integral_value() else None
+    values = dict(zip((name for name, _ in corpus.columns), rows[-1].columns, strict=True))
+    assert values == {"n": whole, "x": float(number), "t": number, "deep": f'{{"k": [{number}]}}'}
+    assert type(values["x"]) is float
+
+
 # More rows than decide about columns and types.
 FIRST = [b'{"uri": "first.jpg", "n": 1, "x": 0.5, "t": "t"}'] * 1500
 

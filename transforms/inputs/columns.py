@@ -157,8 +157,8 @@ def _choose_uri(
         )
     raise UserError(
         f"{path} has no column of text with a usual name for URIs, such as uri, url or file_name; its "
-        f"columns are {_listed([*names, *paths])}. Name one with --uri_column; if these are values, give the "
-        "names with --header."
+        f"columns are {_listed([*names, *paths])}. Name one with --uri_column; if these are values of a CSV, "
+        "give the names with --header."
     )
 
 
@@ -181,7 +181,7 @@ def _check_column(option: str, name: str | None, names: Sequence[str], path: str
         f"Add --uri_column={close!r} if that column holds the URIs"
         if close
         # The second remedy, because the columns of a CSV without a header are its first values.
-        else f"Give one of them with --{option}; if these are values, give the names with --header"
+        else f"Give one of them with --{option}; if these are values of a CSV, give the names with --header"
     )
     raise UserError(f"{option}={name!r} is no column of {path}; its columns are {_listed(names)}. {remedy}.")
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -44,6 +45,13 @@ _TOO_DEEP = "has too many levels of objects and arrays"
 _LONG_START_BYTES = 2 * MAX_LINE_BYTES
 
 
+class Fraction(float):
+    """A number with a point or an exponent, and its text, because a double may not hold all of its digits."""
+
+    __slots__ = ("text",)
+    text: str
+
+
 class JsonFormat(ListFormat):
     """A format whose rows are objects in JSON."""
 
@@ -72,7 +80,10 @@ class JsonFormat(ListFormat):
         rows = (row for one, start in starts.items() for row in self._objects(one, start))
         objects = list(itertools.islice(rows, _ROWS_LOOKED_AT))
         if not objects:
-            raise UserError(f"{path} has no rows, so its columns can't be found. Put objects into it.")
+            raise UserError(
+                f"{path} has no rows at its beginning, so its columns can't be found. Put objects into it, "
+                "or extract them from a longer object: jq -c '.images[]' FILE > NEW_FILE"
+            )
         types = _types_of(objects)
         names = tuple(types)
         check_names(names, path)
@@ -143,12 +154,40 @@ def _fit(value: Any, column: str, kind: pa.DataType, notes: Notes) -> Any:
         return None
     text = text_of_json(value)
     # Text takes all values, because nothing is lost.
-    return text if pa.types.is_string(kind) else fit_value(value, text, column, kind, notes)
+    if pa.types.is_string(kind):
+        return text
+    if isinstance(value, Fraction):
+        value = _number(value, kind)
+    if value is None:
+        notes.add(UNPARSED, column, text)
+        return None
+    return fit_value(value, text, column, kind, notes)
+
+
+def _number(value: Fraction, kind: pa.DataType) -> float | int | None:
+    """Return a number for a column of numbers; None if a column of whole numbers can't hold it."""
+    if not pa.types.is_integer(kind):
+        return float(value)
+    # As it is written, because as a double a fraction of a large number would be whole.
+    exact = Decimal(value.text)
+    return int(exact) if exact == exact.to_integral_value() else None
 
 
 def text_of_json(value: Any) -> str:
-    """Return a value as the text of a column: text itself, and other values as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Return a value as the text of a column: text itself, and other values as JSON, numbers as written."""
+    return value if isinstance(value, str) else _dump(value)
+
+
+def _dump(value: Any) -> str:
+    if isinstance(value, Fraction):
+        return value.text
+    if isinstance(value, dict):
+        return (
+            f"{{{', '.join(f'{json.dumps(k, ensure_ascii=False)}: {_dump(v)}' for k, v in value.items())}}}"
+        )
+    if isinstance(value, list):
+        return f"[{', '.join(map(_dump, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -189,8 +228,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _fraction(text: str) -> float | str:
-    value = float(text)
+def _fraction(text: str) -> Fraction | str:
+    value = Fraction(text)
+    value.text = text
     return text if math.isinf(value) else value
 
 
@@ -212,7 +252,8 @@ def _types_of(objects: Iterable[Mapping[str, Any]]) -> dict[str, pa.DataType]:
             if value is not None:
                 # Text for larger numbers, because no digit must be lost.
                 is_large = type(value) is int and value not in WHOLE_NUMBERS
-                kinds.add(str if is_large else type(value))
+                kind = float if isinstance(value, float) else type(value)
+                kinds.add(str if is_large else kind)
     return {name: _type_of(kinds) for name, kinds in seen.items()}
 
 
