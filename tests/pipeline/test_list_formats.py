@@ -21,7 +21,7 @@ from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.coders import decode_row, encode_row
 from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.inputs import files, parquet
+from labelbeam.transforms.inputs import files, lists, parquet
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES
 from labelbeam.transforms.inputs.formats import format_of
 from labelbeam.transforms.inputs.json import split_array
@@ -578,7 +578,7 @@ def test_parquet__images_beside_uris__are_left_out_with_a_remark(tmp_path):
 def test_parquet__lists_of_different_columns__are_refused_at_planning_or_while_reading(
     tmp_path, monkeypatch, looked_at
 ):
-    monkeypatch.setattr(parquet, "STARTS_LOOKED_AT", looked_at)
+    monkeypatch.setattr(lists, "STARTS_LOOKED_AT", looked_at)
     (tmp_path / "0.parquet").write_bytes(table_bytes(pa.table({"uri": ["a.jpg"], "n": [1]})))
     (tmp_path / "1.parquet").write_bytes(table_bytes(pa.table({"n": ["1"], "uri": ["a.jpg"]})))
     with pytest.raises(

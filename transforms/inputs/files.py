@@ -6,10 +6,10 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.files import file_errors_as, file_metadata, is_local, open_file
@@ -26,7 +26,9 @@ PIECE_BYTES: Final = 64 << 20
 _CHUNK_BYTES = 1 << 18
 _LONG_LINE_HEAD_BYTES = 1000
 # Files that are opened at once, because each takes a round trip to a bucket.
-OPENED_AT_ONCE: Final = 32
+_OPENED_AT_ONCE = 32
+
+T = TypeVar("T")
 
 
 class ListFile(NamedTuple):
@@ -87,23 +89,47 @@ def split_files(files: Iterable[ListFile]) -> Iterator[Piece]:
     Raises:
       RunError: A file is not the one that was planned.
     """
+    return split_large(files, PIECE_BYTES, lambda file: Piece(file, 0, file.size_bytes), _pieces_of)
+
+
+def split_large(
+    files: Iterable[ListFile],
+    most_bytes: int,
+    whole: Callable[[ListFile], T],
+    split: Callable[[ListFile], Iterable[T]],
+) -> Iterator[T]:
+    """Yield each small file as one part, and then the parts of large files.
+
+    Args:
+      files: The files.
+      most_bytes: Largest small file.
+      whole: Returns a file as one part.
+      split: Returns the parts of a file; called on several files at once.
+    """
     large = []
     for file in files:
-        if file.size_bytes > PIECE_BYTES:
-            # Only large files are opened here, because a small one is one piece in any case.
+        if file.size_bytes > most_bytes:
+            # Only large files are opened here, because a small one is one part in any case.
             large.append(file)
         else:
-            yield Piece(file, 0, file.size_bytes)
-    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-        for file, is_compressed in zip(large, pool.map(_is_compressed, large), strict=True):
-            step = file.size_bytes if is_compressed else PIECE_BYTES
-            for start in range(0, file.size_bytes, step):
-                yield Piece(file, start, min(start + step, file.size_bytes))
+            yield whole(file)
+    for parts in map_files(split, large):
+        yield from parts
 
 
-def _is_compressed(file: ListFile) -> bool:
+def map_files(call: Callable[[ListFile], T], files: Iterable[ListFile]) -> Iterator[T]:
+    """Call a function on files, many at once, because each opens its file; yield the results in order."""
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        yield from pool.map(call, files)
+
+
+def _pieces_of(file: ListFile) -> list[Piece]:
     with read_errors_explained(file.path), open_file(file.path) as f:
-        return compression_of(f.read(MAGIC_BYTES), file.path) is not None
+        is_compressed = compression_of(f.read(MAGIC_BYTES), file.path) is not None
+    step = file.size_bytes if is_compressed else PIECE_BYTES
+    return [
+        Piece(file, start, min(start + step, file.size_bytes)) for start in range(0, file.size_bytes, step)
+    ]
 
 
 def read_piece(piece: Piece) -> Iterator[Line]:

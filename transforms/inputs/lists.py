@@ -5,9 +5,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, TypeVar
 
 import pyarrow as pa
 
@@ -18,11 +17,11 @@ from labelbeam.transforms.inputs.compression import FORMATS as COMPRESSIONS
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import (
     MAX_LINE_BYTES,
-    OPENED_AT_ONCE,
     Line,
     ListFile,
     LongLine,
     Piece,
+    map_files,
     match_files,
     read_piece,
     read_start,
@@ -37,6 +36,8 @@ from labelbeam.transforms.sources.secrets import hide_secrets
 MOST_FILES: Final = 50_000
 # Lists whose first bytes are read before a run starts. Workers compare the headers of all.
 STARTS_LOOKED_AT: Final = 1000
+
+T = TypeVar("T")
 
 
 class ListFormat(abc.ABC):
@@ -56,11 +57,8 @@ class ListFormat(abc.ABC):
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the lists of a location, after a look at their first bytes."""
-        files = match_files(location.pattern, MOST_FILES + 1)
-        if not files:
-            raise matches_nothing(location)
-        check_number(files, location)
-        starts = _read_starts(files)
+        files = find_files(location)
+        starts = look_at_first(lambda file: read_start(file.path, START_BYTES), files)
         for path, start in starts.items():
             if why := self.explain(start, is_declared=options.input_format != "auto"):
                 raise UserError(f"{path} {why}.")
@@ -201,17 +199,20 @@ def matches_nothing(location: Location) -> UserError:
     return UserError(f"input={location.name!r} matches nothing. Check the name.")
 
 
-def check_number(files: tuple[ListFile, ...], location: Location) -> None:
-    """Check that a job can be planned with all files."""
+def find_files(location: Location) -> tuple[ListFile, ...]:
+    """Find the files of a location, one at least, and no more than a job can be planned with."""
+    files = match_files(location.pattern, MOST_FILES + 1)
+    if not files:
+        raise matches_nothing(location)
     if len(files) > MOST_FILES:
         raise UserError(
             f"input={location.name!r} matches more than {MOST_FILES:,} files, the most that a job can be "
             "planned with. Join them into fewer files."
         )
+    return files
 
 
-def _read_starts(files: tuple[ListFile, ...]) -> dict[str, bytes]:
-    """Read the first bytes of lists, by path; of very many lists, those of the first."""
-    paths = [file.path for file in files[:STARTS_LOOKED_AT]]
-    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-        return dict(zip(paths, pool.map(read_start, paths, [START_BYTES] * len(paths)), strict=True))
+def look_at_first(look: Callable[[ListFile], T], files: tuple[ListFile, ...]) -> dict[str, T]:
+    """Return the results of a function by path; of very many files, those of the first."""
+    looked_at = files[:STARTS_LOOKED_AT]
+    return dict(zip([file.path for file in looked_at], map_files(look, looked_at), strict=True))

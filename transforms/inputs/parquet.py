@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -26,24 +25,16 @@ from labelbeam.transforms.inputs.compression import MAGIC_BYTES, compression_of
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import (
     MAX_LINE_BYTES,
-    OPENED_AT_ONCE,
     PIECE_BYTES,
     ListFile,
     check_planned,
-    match_files,
+    split_large,
 )
 from labelbeam.transforms.inputs.first_bytes import is_parquet
 from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions, input_format
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.known_columns import find_known_columns
-from labelbeam.transforms.inputs.lists import (
-    MOST_FILES,
-    STARTS_LOOKED_AT,
-    bad_row,
-    check_number,
-    matches_nothing,
-    row_failure,
-)
+from labelbeam.transforms.inputs.lists import bad_row, find_files, look_at_first, row_failure
 from labelbeam.transforms.inputs.templates import RowFault, parse_template
 from labelbeam.transforms.notes import UNPARSED, Notes
 from labelbeam.transforms.sources.secrets import hide_secrets
@@ -82,13 +73,8 @@ class _Parquet:
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the lists of a location, after a look at their schemas."""
-        files = match_files(location.pattern, MOST_FILES + 1)
-        if not files:
-            raise matches_nothing(location)
-        check_number(files, location)
-        paths = [file.path for file in files[:STARTS_LOOKED_AT]]
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-            schemas = dict(zip(paths, pool.map(_types_of_file, paths), strict=True))
+        files = find_files(location)
+        schemas = look_at_first(lambda file: _types_of_file(file.path), files)
         path, types = next(iter(schemas.items()))
         for other, its_types in schemas.items():
             if difference := _difference(types, its_types):
@@ -100,14 +86,7 @@ class _Parquet:
 
     def split(self, corpus: Corpus) -> Iterator[RowGroups]:
         """Split large files into their row groups."""
-        large = [file for file in corpus.files if file.size_bytes > PIECE_BYTES]
-        for file in corpus.files:
-            # Only large files are opened here, because a small one is one piece in any case.
-            if file.size_bytes <= PIECE_BYTES:
-                yield RowGroups(file)
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-            for pieces in pool.map(_row_groups_of, large):
-                yield from pieces
+        return split_large(corpus.files, PIECE_BYTES, RowGroups, _row_groups_of)
 
     def read(self, piece: RowGroups, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
         """Read the rows of a piece."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate, pairwise, starmap
@@ -16,9 +15,9 @@ import pyarrow.parquet as pq
 from labelbeam.transforms.errors import ImageError, Reason, RunError, UserError, describe_error
 from labelbeam.transforms.inputs.columns import output_name
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile
+from labelbeam.transforms.inputs.files import ListFile, split_large
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
-from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT
+from labelbeam.transforms.inputs.lists import look_at_first
 from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, as_type, describe_rest
 from labelbeam.transforms.inputs.streams import RestError, errors_explained, open_seekable
 
@@ -78,29 +77,18 @@ class _ParquetImages(ShardFiles):
         self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Return the corpus with the columns of the files, which must be the same in all."""
-        files = corpus.files[:STARTS_LOOKED_AT]
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-            schemas = list(pool.map(_schema_of, files))
-        for file, schema in zip(files, schemas, strict=True):
-            if not schema.equals(schemas[0]):
-                raise UserError(
-                    f"{file.path} has other columns than {files[0].path}: {_difference(schema, schemas[0])}."
-                )
-        name = _choose(schemas[0], options.image_feature, files[0].path)
-        types = {
-            column: known_types.get(output_name(column), kind) for column, kind in _columns(schemas[0], name)
-        }
+        schemas = look_at_first(_schema_of, corpus.files)
+        path, first = next(iter(schemas.items()))
+        for other, schema in schemas.items():
+            if not schema.equals(first):
+                raise UserError(f"{other} has other columns than {path}: {_difference(schema, first)}.")
+        name = _choose(first, options.image_feature, path)
+        types = {column: known_types.get(output_name(column), kind) for column, kind in _columns(first, name)}
         return replace(corpus, image_feature=name, columns=tuple(types.items()))
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
         """Split large files into parts; `start` and `end` are numbers of row groups."""
-        large = [file for file in corpus.files if file.size_bytes > PART_BYTES]
-        yield from (Shard(file) for file in corpus.files if file.size_bytes <= PART_BYTES)
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-            for file, bounds in zip(large, pool.map(_split, large), strict=True):
-                yield from (
-                    Shard(file, start, end) for start, end in zip(bounds, [*bounds[1:], None], strict=True)
-                )
+        return split_large(corpus.files, PART_BYTES, Shard, _split)
 
     def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
         with _open(shard.file) as (parquet, version):
@@ -286,8 +274,8 @@ def _schema_of(file: ListFile) -> pa.Schema:
         raise UserError(describe_rest(file.path, e)) from e
 
 
-def _split(file: ListFile) -> list[int]:
-    """Return the first row group of each part of a file."""
+def _split(file: ListFile) -> list[Shard]:
+    """Split a file into parts of whole row groups; one part if it is damaged."""
     bounds, size = [0], 0
     try:
         with _open(file) as (parquet, _):
@@ -298,7 +286,7 @@ def _split(file: ListFile) -> list[int]:
                 size += parquet.metadata.row_group(group).total_byte_size
     except RestError:
         pass  # reported when the file is read
-    return bounds
+    return [Shard(file, start, end) for start, end in zip(bounds, [*bounds[1:], None], strict=True)]
 
 
 FORMAT: Final[ShardFormat] = _ParquetImages()

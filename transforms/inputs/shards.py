@@ -6,7 +6,6 @@ import abc
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,16 +14,16 @@ from urllib.parse import quote_from_bytes
 import pyarrow as pa
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import FILE_ID_CHARS, Failure, ImageRef, InlineImage, id_of_member
+from labelbeam.transforms.elements import FILE_ID_CHARS, Failure, ImageRef, InlineImage, id_of_member, ref_of
 from labelbeam.transforms.errors import ImageError, Reason, UserError
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile, check_planned, match_files
+from labelbeam.transforms.inputs.files import ListFile, check_planned
 from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import Location, ReadOptions, Shard
 from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
-from labelbeam.transforms.inputs.lists import MOST_FILES, STARTS_LOOKED_AT, check_number, matches_nothing
+from labelbeam.transforms.inputs.lists import find_files, look_at_first
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
 from labelbeam.transforms.sources.addresses import is_gcs
@@ -160,15 +159,10 @@ class ShardFiles(abc.ABC):
                 f"input={location.name!r}: files with images inside are read from local disks and gs://. "
                 "Copy it there."
             )
-        files = match_files(location.pattern, MOST_FILES + 1)
-        if not files:
-            raise matches_nothing(location)
-        check_number(files, location)
-        looked_at = files[:STARTS_LOOKED_AT]
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-            for file, start in zip(looked_at, pool.map(self._read_start, looked_at), strict=True):
-                if why := self.explain(start):
-                    raise UserError(f"{file.path} {why}.")
+        files = find_files(location)
+        for path, start in look_at_first(self._read_start, files).items():
+            if why := self.explain(start):
+                raise UserError(f"{path} {why}.")
         corpus = Corpus(location.pattern, self.name, files=files, holds_images=True)
         try:
             return self.describe(corpus, options, known_types)
@@ -189,7 +183,7 @@ class ShardFiles(abc.ABC):
             for row in self.read_images(shard, reading):
                 yield row
                 # Behind the row, because rows of a sample that is not whole are not yielded.
-                reading.last = row.uri if isinstance(row, ImageRef) else row.ref.uri
+                reading.last = ref_of(row).uri
         except RestError as e:
             error = e
         # Before the failure, because a file that was replaced meanwhile looks damaged.

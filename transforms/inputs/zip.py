@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from operator import attrgetter
@@ -13,7 +12,7 @@ from typing import Final
 from labelbeam.transforms.elements import Failure
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import OPENED_AT_ONCE, ListFile
+from labelbeam.transforms.inputs.files import ListFile, split_large
 from labelbeam.transforms.inputs.formats import Shard, ShardFormat
 from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
@@ -141,12 +140,7 @@ class _Zip(ShardFiles):
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
         """Split large archives into parts; `start` and `end` are places in the directory."""
-        large = [file for file in corpus.files if file.size_bytes > PART_BYTES]
-        # Only large files are opened here, because a small one is one part in any case.
-        yield from (Shard(file) for file in corpus.files if file.size_bytes <= PART_BYTES)
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-            for file, parts in zip(large, pool.map(_split, large), strict=True):
-                yield from (Shard(file, *part) for part in parts)
+        return split_large(corpus.files, PART_BYTES, Shard, _split)
 
     def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
         file, start, end = shard
@@ -205,9 +199,9 @@ def _read(file: ListFile, start: int, end: int) -> bytes:
         return stream.read(end - start)
 
 
-def _split(file: ListFile) -> list[tuple[int, int | None]]:
+def _split(file: ListFile) -> list[Shard]:
     """Split an archive into parts of its directory; one part if it is damaged or has no simple order."""
-    whole: list[tuple[int, int | None]] = [(0, None)]
+    whole = [Shard(file)]
     names, number, offset = set(), 0, -1
     try:
         directory = _directory_of(file)
@@ -226,7 +220,7 @@ def _split(file: ListFile) -> list[tuple[int, int | None]]:
         check_number(number, directory)
     except RestError:
         return whole  # reported when the file is read
-    return list(pairwise([*bounds, directory.end]))
+    return [Shard(file, *part) for part in pairwise([*bounds, directory.end])]
 
 
 FORMAT: Final[ShardFormat] = _Zip()
