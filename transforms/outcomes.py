@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, get_origin
 
 import apache_beam as beam
@@ -39,6 +40,18 @@ def to_output(element: Any, is_last: bool = False) -> Any:
     yielded = GlobalWindows.windowed_value(element) if is_last else element
     tag = _OUTPUTS.get(type(element))
     return beam.pvalue.TaggedOutput(tag, yielded) if tag else yielded
+
+
+class NotingFn(beam.DoFn):
+    """A DoFn under `par_do` that adds to `self.notes`, and yields them once a bundle."""
+
+    def start_bundle(self) -> None:
+        # One value a bundle, because a note for each file that is left out would be as many elements as rows.
+        self.notes = Notes()
+
+    def finish_bundle(self) -> Iterator:
+        if self.notes:
+            yield to_output(self.notes, is_last=True)
 
 
 def par_do(

@@ -16,7 +16,7 @@ from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import format_of, table_format_of
 from labelbeam.transforms.notes import Notes
-from labelbeam.transforms.outcomes import par_do, to_output
+from labelbeam.transforms.outcomes import NotingFn, par_do, to_output
 from labelbeam.transforms.shards import list_members, read_members
 from labelbeam.transforms.sources.secrets import hide_in_message, hide_secrets, lacks_secrets, public_uri
 
@@ -146,23 +146,13 @@ class _SplitFn(beam.DoFn):
         yield from format_of(self._corpus).split(self._corpus)
 
 
-class _ReadFn(beam.DoFn):
-    """A DoFn that yields rows, and one `Notes` for a bundle."""
-
+class _ReadFn(NotingFn):
     def __init__(self, corpus: Corpus) -> None:
         # Without the files, because `_SplitFn` carries them already.
         self._corpus = corpus.without_files()
         self._rows_in = Metrics.counter(ReadImageRefs, "rows_in")
 
-    def start_bundle(self) -> None:
-        # One value a bundle, because a note for each file that is left out would be as many elements as rows.
-        self._notes = Notes()
-
     def process(self, piece: Any) -> Iterator:
-        for row in read_rows(piece, self._corpus, self._notes):
+        for row in read_rows(piece, self._corpus, self.notes):
             self._rows_in.inc()
             yield to_output(row)
-
-    def finish_bundle(self) -> Iterator:
-        if self._notes:
-            yield to_output(self._notes, is_last=True)

@@ -27,7 +27,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import Shard, shard_format
 from labelbeam.transforms.inputs.images import uri_of_path
 from labelbeam.transforms.notes import Notes
-from labelbeam.transforms.outcomes import par_do, to_output
+from labelbeam.transforms.outcomes import NotingFn, par_do, to_output
 from labelbeam.transforms.select import PackRows, merge_done, pack, unpack
 
 
@@ -224,27 +224,18 @@ def read_shard(
             counts.update((KEPT, UNCHECKED))
 
 
-class _ReadFn(beam.DoFn):
-    """A DoFn that reads shards, and yields one `Notes` for a bundle."""
-
+class _ReadFn(NotingFn):
     def __init__(self, corpus: Corpus, max_bytes: int) -> None:
         # Without the files, because a job's size is limited and `_SplitFn` carries them already.
         self._corpus = corpus.without_files()
         self._max_bytes = max_bytes
 
-    def start_bundle(self) -> None:
-        self._notes = Notes()
-
     def process(self, work: Work, bound: int) -> Iterator:
         counts: Counter[str] = Counter()
         done = done_of(work.packed)
-        rows = read_shard(work.shard, self._corpus, self._notes, self._max_bytes, done, counts, bound)
+        rows = read_shard(work.shard, self._corpus, self.notes, self._max_bytes, done, counts, bound)
         yield from map(to_output, rows)
         yield from map(to_output, counts.items())
-
-    def finish_bundle(self) -> Iterator:
-        if self._notes:
-            yield to_output(self._notes, is_last=True)
 
 
 def list_members(corpus: Corpus) -> Iterator[ImageRef | Failure]:
