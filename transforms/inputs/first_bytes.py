@@ -27,7 +27,7 @@ _IMAGE_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 # A byte beyond ASCII within a word, as in Latin-1's "M\xfcnchen". A damaged byte rather stands elsewhere.
 _NAME = re.compile(rb"[A-Za-z\x80-\xff][\x80-\xff]|[\x80-\xff][A-Za-z]")
-_PARQUET = b"PAR1"
+PARQUET = b"PAR1"
 # A bracket alone may begin a path, as in "[1].jpg".
 _JSON_ARRAY = re.compile(rb"\[\s*([\[{\"\]]|$)")
 _JSON_OBJECT = re.compile(rb"\{\s*([\"}]|$)")
@@ -70,7 +70,7 @@ def _explain_magic(start: bytes) -> str | None:
 
 def is_parquet(start: bytes) -> bool:
     """Return whether a file is Parquet."""
-    return start.startswith(_PARQUET) and _BINARY.search(start) is not None
+    return start.startswith(PARQUET) and _BINARY.search(start) is not None
 
 
 def is_json_array(start: bytes) -> bool:

@@ -30,7 +30,7 @@ from labelbeam.transforms.inputs.files import (
     check_planned,
     split_large,
 )
-from labelbeam.transforms.inputs.first_bytes import is_parquet
+from labelbeam.transforms.inputs.first_bytes import PARQUET, is_parquet
 from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions, input_format
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.known_columns import find_known_columns
@@ -41,7 +41,6 @@ from labelbeam.transforms.sources.secrets import hide_secrets
 from labelbeam.transforms.table.column_types import table_type, to_values
 
 _REMEDY = "Put a whole copy in its place."
-_MAGIC = b"PAR1"
 # Rows that are decoded at once, and their size.
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 8 << 20
@@ -168,7 +167,7 @@ def _types_of_file(path: str) -> Types:
         raise UserError(
             f"{path} is compressed with {compression.name}, which is not needed for Parquet. Decompress it."
         )
-    if not start.startswith(_MAGIC):
+    if not start.startswith(PARQUET):
         fault = f"begins with {start!r}, so it is no Parquet file" if start else "is empty"
         raise UserError(f"{path} {fault}. Put a whole copy in its place, or set --input_format.")
     with open_parquet(path, _REMEDY) as parquet:
@@ -206,20 +205,22 @@ def _check_types(types: Types, corpus: Corpus, path: str) -> None:
 def _row_groups_of(file: ListFile) -> list[RowGroups]:
     """Return the row groups of a file, in pieces of about `PIECE_BYTES`."""
     check_planned(file)
-    pieces, start, size_bytes = [], 0, 0
     with open_parquet(file.path, _REMEDY) as parquet:
-        for group in range(parquet.num_row_groups):
-            size_bytes += _stored_bytes(parquet.metadata.row_group(group))
-            if size_bytes >= PIECE_BYTES:
-                pieces.append(RowGroups(file, start, group + 1))
-                start, size_bytes = group + 1, 0
-        if start < parquet.num_row_groups:
-            pieces.append(RowGroups(file, start, parquet.num_row_groups))
-    return pieces
+        return [RowGroups(file, *part) for part in join_row_groups(parquet.metadata, PIECE_BYTES)]
 
 
-def _stored_bytes(group: pq.RowGroupMetaData) -> int:
-    return sum(group.column(n).total_compressed_size for n in range(group.num_columns))
+def join_row_groups(metadata: pq.FileMetaData, part_bytes: int) -> list[tuple[int, int]]:
+    """Join row groups to parts of some bytes, decompressed; return their first and last numbers, plus one."""
+    parts, start, size_bytes = [], 0, 0
+    for group in range(metadata.num_row_groups):
+        # Of all columns, because Arrow ends the process where the metadata of a single column is damaged.
+        size_bytes += metadata.row_group(group).total_byte_size
+        if size_bytes >= part_bytes:
+            parts.append((start, group + 1))
+            start, size_bytes = group + 1, 0
+    if start < metadata.num_row_groups:
+        parts.append((start, metadata.num_row_groups))
+    return parts
 
 
 def _rows_at_once(group: pq.RowGroupMetaData) -> int:

@@ -16,8 +16,10 @@ from labelbeam.transforms.errors import ImageError, Reason, RunError, UserError,
 from labelbeam.transforms.inputs.columns import output_name
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile, split_large
+from labelbeam.transforms.inputs.first_bytes import PARQUET
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import look_at_first
+from labelbeam.transforms.inputs.parquet import join_row_groups
 from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, as_type, describe_rest
 from labelbeam.transforms.inputs.streams import RestError, errors_explained, open_seekable
 
@@ -33,7 +35,6 @@ _BUFFER_BYTES = 4 << 20
 # Bytes and rows of images in memory.
 _BATCH_BYTES = 32 << 20
 _MOST_ROWS = 512
-_MAGIC = b"PAR1"
 
 
 def is_image_type(kind: pa.DataType) -> bool:
@@ -69,7 +70,7 @@ class _ParquetImages(ShardFiles):
         return False
 
     def explain(self, start: bytes) -> str | None:
-        if start.startswith(_MAGIC):
+        if start.startswith(PARQUET):
             return None
         return f"is no Parquet file: it begins with {start[:20]!r}. Check the file"
 
@@ -275,18 +276,13 @@ def _schema_of(file: ListFile) -> pa.Schema:
 
 
 def _split(file: ListFile) -> list[Shard]:
-    """Split a file into parts of whole row groups; one part if it is damaged."""
-    bounds, size = [0], 0
+    """Split a file into parts of whole row groups; one part if it is damaged or has none."""
     try:
         with _open(file) as (parquet, _):
-            for group in range(parquet.num_row_groups):
-                if size >= PART_BYTES:
-                    bounds.append(group)
-                    size = 0
-                size += parquet.metadata.row_group(group).total_byte_size
+            parts = join_row_groups(parquet.metadata, PART_BYTES)
     except RestError:
-        pass  # reported when the file is read
-    return [Shard(file, start, end) for start, end in zip(bounds, [*bounds[1:], None], strict=True)]
+        parts = []  # reported when the file is read
+    return [Shard(file, *part) for part in parts] or [Shard(file)]
 
 
 FORMAT: Final[ShardFormat] = _ParquetImages()
