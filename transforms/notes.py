@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 
+from labelbeam.transforms.sources.secrets import hide_secrets
+
 # Files of a folder that are not images, by suffix.
 LEFT_OUT: Final = "left_out"
 # Values of a list that are not of their column's type, by column.
@@ -50,8 +52,9 @@ class Notes:
         self._kinds: dict[str, dict[str, _Tally]] = defaultdict(dict)
 
     def add(self, kind: str, name: str, example: str | None = None) -> None:
-        """Count one occurrence."""
-        examples = () if example is None else (example[:_EXAMPLE_CHARS],)
+        """Count one occurrence; the secrets of an example are hidden."""
+        # Here and not in the formats, because no format can then forget it.
+        examples = () if example is None else (hide_secrets(example)[:_EXAMPLE_CHARS],)
         self._add(kind, name, _Tally(1, examples))
 
     def update(self, other: Notes) -> None:

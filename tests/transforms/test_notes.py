@@ -36,3 +36,10 @@ def test_notes__examples__are_the_same_in_any_order_of_bundles():
             merged.update(notes)
         results.append(merged.to_json())
     assert all(r == {"unparsed": {"price": {"count": 4, "examples": ["a", "b", "c"]}}} for r in results)
+
+
+def test_add__example_with_secrets__hides_them():
+    notes = Notes()
+    notes.add(UNPARSED, "n", "['https://u:hidden@h/a.jpg?sig=hidden&w=1']")
+    (example,) = notes.to_json()[UNPARSED]["n"]["examples"]
+    assert "hidden" not in example and "w=1" in example

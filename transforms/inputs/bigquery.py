@@ -28,7 +28,6 @@ from labelbeam.transforms.inputs.formats import Location, ReadOptions
 from labelbeam.transforms.inputs.lists import bad_row, row_failure
 from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import UNPARSED, Notes
-from labelbeam.transforms.sources.secrets import hide_secrets
 from labelbeam.transforms.table.column_types import to_values
 
 PREFIX: Final = "bigquery:"
@@ -173,7 +172,7 @@ def _fit(value: Any, name: str, kind: pa.DataType, notes: Notes) -> pa.Array:
     try:
         return pa.array([_plain(value, kind)], kind)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        notes.add(UNPARSED, name, hide_secrets(str(value)))
+        notes.add(UNPARSED, name, str(value))
         return pa.nulls(1, kind)
 
 

@@ -24,7 +24,7 @@ from labelbeam.transforms.inputs.known_columns import (
 )
 from labelbeam.transforms.inputs.templates import RowFault, check_template, parse_template
 from labelbeam.transforms.notes import UNPARSED, Notes
-from labelbeam.transforms.sources.secrets import hide_secrets, public_uri
+from labelbeam.transforms.sources.secrets import public_uri
 from labelbeam.transforms.table.column_types import to_values
 from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
@@ -254,7 +254,7 @@ def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
         if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
             raise OverflowError  # because Arrow makes 1e400 infinite
     except (pa.ArrowInvalid, ValueError, OverflowError):
-        notes.add(UNPARSED, column, hide_secrets(text))
+        notes.add(UNPARSED, column, text)
         return None
     return value
 
@@ -271,7 +271,7 @@ def fit_value(value: Any, text: str, column: str, kind: pa.DataType, notes: Note
             raise ValueError
         (fitting,) = to_values(pa.array([value], kind), kind)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        notes.add(UNPARSED, column, hide_secrets(text))
+        notes.add(UNPARSED, column, text)
         return None
     return fitting
 

@@ -32,7 +32,6 @@ from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row
 from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import NO_COLUMN, UNPARSED, Notes
-from labelbeam.transforms.sources.secrets import hide_secrets
 
 # Depth of objects within a row in which a path may end, such as `data.image`.
 _MOST_LEVELS = 4
@@ -145,7 +144,7 @@ def _columns_of(row: Mapping[str, Any], corpus: Corpus, notes: Notes) -> tuple[A
     """Return the values that pass through, and note those that do not."""
     rest, types = _without_paths(row, corpus), dict(corpus.columns)
     for name in rest.keys() - types.keys():
-        notes.add(UNPARSED, f"{name}{NO_COLUMN}", hide_secrets(text_of_json(rest[name])))
+        notes.add(UNPARSED, f"{name}{NO_COLUMN}", text_of_json(rest[name]))
     return tuple(_fit(rest.get(name), name, kind, notes) for name, kind in types.items())
 
 

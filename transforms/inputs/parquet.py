@@ -37,7 +37,6 @@ from labelbeam.transforms.inputs.known_columns import find_known_columns
 from labelbeam.transforms.inputs.lists import bad_row, find_files, look_at_first, row_failure
 from labelbeam.transforms.inputs.templates import RowFault, parse_template
 from labelbeam.transforms.notes import UNPARSED, Notes
-from labelbeam.transforms.sources.secrets import hide_secrets
 from labelbeam.transforms.table.column_types import table_type, to_values
 
 _REMEDY = "Put a whole copy in its place."
@@ -283,7 +282,7 @@ def _fitted_one(array: pa.Array, name: str, kind: pa.DataType, notes: Notes) -> 
     try:
         return to_values(array, kind)[0]
     except (pa.ArrowException, ValueError, OverflowError):
-        notes.add(UNPARSED, name, hide_secrets(str(array[0])))
+        notes.add(UNPARSED, name, str(array[0]))
         return None
 
 
