@@ -78,7 +78,8 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
         results | "CountResults" >> CountRows(count_result, plan.listener).with_resource_hints(**plan.hints),
     ) | "SumCounts" >> SumCounts()
     notes = images.notes | "SumNotes" >> SumNotes()
-    return (staged, counts, notes) | "PublishResults" >> PublishResults(plan.publication)
+    results = (staged, counts, notes, *images.stale_ids)
+    return results | "PublishResults" >> PublishResults(plan.publication)
 
 
 class _Found(NamedTuple):
@@ -89,12 +90,14 @@ class _Found(NamedTuple):
       failures: `Failure`, one per row that can't be read or selected.
       counts: Outputs of `CountRows`.
       notes: `Notes` about the input.
+      stale_ids: As in `ShardOutcomes`; none of a list.
     """
 
     ok: beam.PCollection
     failures: beam.PCollection
     counts: tuple[beam.PCollection, ...]
     notes: beam.PCollection
+    stale_ids: tuple[beam.PCollection, ...] = ()
 
 
 def _find_images(pipeline: beam.Pipeline, plan: Plan) -> _Found:
@@ -102,7 +105,8 @@ def _find_images(pipeline: beam.Pipeline, plan: Plan) -> _Found:
     count_selection = "CountSelection" >> CountRows(count_as_is, plan.listener)
     if plan.corpus.holds_images:
         images = done | "ReadShards" >> ReadShards(plan.corpus, plan.limits.max_bytes, plan.choice)
-        return _Found(images.ok, images.failures, ((images.counts,) | count_selection,), images.notes)
+        counted = ((images.counts,) | count_selection,)
+        return _Found(images.ok, images.failures, counted, images.notes, (images.stale_ids,))
     rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
     listed = (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener)
     chosen, left_out = (rows, ()) if plan.choice.is_all else _choose(rows, plan.choice)

@@ -35,7 +35,9 @@ def read_done_ids(
     # Rows that failed because of a bad line are always selected again, because the user may have fixed the
     # line. Staged failures of other kinds are not, because the run that resumes has just tried them.
     redo = FAULTS_OF_THE_INPUT | (redo if stored.published else frozenset())
-    columns = ["id", *(["uri"] if uris else [])]
+    # URIs of failures by file, because one that is the URI of a file shows that the failure stands for the
+    # rest of that file.
+    columns = ["id", *(["uri"] if uris or (by_file and failures) else [])]
     # Digests alone by file, because the version of a file shows nothing about a single image inside.
     compared = ["sha256"] if by_file else ["version", "sha256"]
     columns += ["reason"] if failures else compared if versions else []
@@ -86,7 +88,8 @@ class ReadDoneIds(beam.PTransform):
       redo: Reasons for which published failures are tried again.
       versions: Whether to read the versions of images, or digests of images without a version.
       uris: Whether to read digests of the URIs, which only ids of the user's own need.
-      by_file: Whether ids are of images inside files: they share a bucket with the other ids of their file.
+      by_file: Whether ids are of images inside files: they share a bucket with the other ids of their file,
+        and failures have digests of their URIs.
     """
 
     output: str

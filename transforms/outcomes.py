@@ -26,7 +26,13 @@ class Outcomes(NamedTuple):
 
 
 # Output of a DoFn under `par_do` by type of element; elements of other types go to `ok`.
-_OUTPUTS: dict[type, str] = {Failure: "failures", Unchanged: "unchanged", Notes: "notes", tuple: "counts"}
+_OUTPUTS: dict[type, str] = {
+    Failure: "failures",
+    Unchanged: "unchanged",
+    Notes: "notes",
+    tuple: "counts",
+    str: "stale_ids",
+}
 
 
 def to_output(element: Any, is_last: bool = False) -> Any:

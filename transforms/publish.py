@@ -253,7 +253,8 @@ def commit(
 class PublishResults(beam.PTransform):
     """The step that merges staged with published rows, and switches readers to the result.
 
-    Input: `TableFile` of `StageResults`, `(kind, count)`, and the notes of `SumNotes`. Output: the manifest.
+    Input: `TableFile` of `StageResults`, `(kind, count)`, the notes of `SumNotes`, and the stale ids of
+    `ReadShards`, if it is a part of the graph. Output: the manifest.
     Guarantees: each id has one row in one of the tables; readers of the manifest see the old tables or the
     new ones, whole; the next run repeats a publication that was cut off. Files are merged in parallel, each
     task in bounded memory.
@@ -265,7 +266,7 @@ class PublishResults(beam.PTransform):
     publication: Publication
 
     def expand(self, results: tuple[beam.PCollection, ...]) -> beam.PCollection[Manifest]:
-        staged, counts, notes = results
+        staged, counts, notes, *stale = results
         publication = self.publication
         listing = (
             staged.pipeline
@@ -279,7 +280,13 @@ class PublishResults(beam.PTransform):
             # Ids are compared in parts, because all ids of a large table fit in no worker's memory.
             | "DealParts" >> beam.FlatMap(_part_numbers)
             | "SpreadParts" >> beam.Reshuffle()
-            | "FindSuperseded" >> beam.FlatMap(_find_superseded, beam.pvalue.AsSingleton(listing))
+            | "FindSuperseded"
+            >> beam.FlatMap(
+                _find_superseded,
+                beam.pvalue.AsSingleton(listing),
+                publication.run_id,
+                *map(beam.pvalue.AsIter, stale),
+            )
         )
         merged = (
             listing
@@ -301,8 +308,11 @@ def _part_numbers(listing: Listing) -> range:
     return range(parts_of(listing.stored_files))
 
 
-def _find_superseded(part: int, listing: Listing) -> Iterable[tuple[str, np.ndarray]]:
-    return find_superseded(listing.stored_files, part, parts_of(listing.stored_files)).items()
+def _find_superseded(
+    part: int, listing: Listing, run_id: str, stale_ids: Iterable[str] = ()
+) -> Iterable[tuple[str, np.ndarray]]:
+    stored_files = listing.stored_files
+    return find_superseded(stored_files, part, parts_of(stored_files), set(stale_ids), run_id).items()
 
 
 def _plan_tasks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,10 +16,12 @@ from labelbeam.transforms.coders import encode_row
 from labelbeam.transforms.count import KEPT, LISTED, NOT_CHOSEN, OTHER, UNCHECKED
 from labelbeam.transforms.elements import (
     FILE_ID_CHARS,
+    URI_DIGEST_BYTES,
     DoneIds,
     Failure,
     ImageRef,
     InlineImage,
+    digest_of_uri,
     id_of_uri,
     ref_of,
 )
@@ -40,12 +42,14 @@ class ShardOutcomes(NamedTuple):
       counts: `(kind, rows)`, as of `CountRows`: `listed`, `not_chosen`, `kept`, `unchecked` and `other`,
         which is counted down for each image that is found.
       notes: `Notes` about the input.
+      stale_ids: Ids of failures that stood for the rest of a file when an earlier run read the file.
     """
 
     ok: beam.PCollection
     failures: beam.PCollection
     counts: beam.PCollection
     notes: beam.PCollection
+    stale_ids: beam.PCollection
 
 
 class Work(NamedTuple):
@@ -102,7 +106,9 @@ class ReadShards(beam.PTransform):
         pack_done = beam.ParDo(PackRows(bucket_of_file)).with_output_types(tuple[int, bytes])
         # Not by one shuffle as in `SelectUnlabelled`, because shards are few.
         buckets = {"shards": shards, "done": done | "PackDone" >> pack_done} | beam.CoGroupByKey()
-        matched = par_do("Match", buckets, _MatchFn(), Work, tuple[str, int])
+        # Failures of the rest of a file are stale only if whole files are read, because parts of a file of
+        # which no image is chosen are passed over, and damage to them isn't found again.
+        matched = par_do("Match", buckets, _MatchFn(self.choice.is_all), Work, tuple[str, int], str)
         # A second shuffle, because the shards of a bucket would otherwise be read by one worker, one after
         # another, and fused with the model.
         spread = matched["ok"] | "Spread" >> beam.Reshuffle()
@@ -110,7 +116,7 @@ class ReadShards(beam.PTransform):
         outputs = (InlineImage, Failure, tuple[str, int], Notes)
         read = par_do("Read", spread, reader, *outputs, side_input=self._bound(shards))
         counts = (matched["counts"], read.pop("counts")) | "Counts" >> beam.Flatten()
-        return ShardOutcomes(counts=counts, **read)
+        return ShardOutcomes(counts=counts, stale_ids=matched["stale_ids"], **read)
 
     def _bound(self, shards: beam.PCollection[tuple[int, Shard]]) -> int | beam.pvalue.AsSingleton:
         if self.choice.limit is None:
@@ -143,33 +149,56 @@ def _file_id(shard: Shard) -> str:
 
 
 class _MatchFn(beam.DoFn):
-    """A DoFn that brings finished ids to the shards of their file."""
+    """A DoFn that brings finished ids to the shards of their file.
+
+    Failures of the rest of a file are no finished ids, because the file is read anew: what stands for the
+    rest now depends on where it is damaged, and on its parts.
+    """
+
+    def __init__(self, finds_stale_ids: bool) -> None:
+        self._finds_stale_ids = finds_stale_ids
 
     def process(self, bucket: tuple[int, dict[str, Iterable[Any]]]) -> Iterator:
+        # Each once, because several inputs may have one file.
+        shards = dict.fromkeys(bucket[1]["shards"])
+        files = {digest_of_uri(uri_of_path(shard.file.path)) for shard in shards if self._finds_stale_ids}
         parts: dict[str, list[DoneIds]] = defaultdict(list)
         everything: set[str] = set()
+        stale_ids: set[str] = set()
         for packed in bucket[1]["done"]:
             for part in unpack(packed):
                 assert isinstance(part, DoneIds)
                 everything.update(part.ids)
-                for file_id, its_part in _by_file(part).items():
+                stale = _ids_of_uris(part, files)
+                stale_ids |= stale
+                for file_id, its_part in _by_file(part, stale).items():
                     parts[file_id].append(its_part)
+        yield from map(to_output, stale_ids)
         # Counted down again by each image that is found, because only a reader of the file finds them.
-        yield to_output((OTHER, len(everything)))
-        # Each once, because several inputs may have one file.
-        for shard in dict.fromkeys(bucket[1]["shards"]):
+        yield to_output((OTHER, len(everything - stale_ids)))
+        for shard in shards:
             yield to_output(Work(shard, pack(list(map(encode_row, parts[_file_id(shard)])))))
 
 
-def _by_file(part: DoneIds) -> dict[str, DoneIds]:
+def _ids_of_uris(part: DoneIds, digests: Collection[bytes]) -> set[str]:
+    """Return the ids whose rows have one of some URIs, by their digests."""
+    size = URI_DIGEST_BYTES
+    uris = (part.uris[start : start + size] for start in range(0, len(part.uris), size))
+    return {image_id for image_id, uri in zip(part.ids, uris, strict=False) if uri in digests}
+
+
+def _by_file(part: DoneIds, left_out: Collection[str]) -> dict[str, DoneIds]:
+    """Split ids by their files. URIs are dropped, because readers of files don't compare them."""
     numbers: dict[str, list[int]] = defaultdict(list)
     for n, image_id in enumerate(part.ids):
-        numbers[image_id[:FILE_ID_CHARS]].append(n)
+        if image_id not in left_out:
+            numbers[image_id[:FILE_ID_CHARS]].append(n)
     return {
         file_id: dataclasses.replace(
             part,
             ids=tuple(part.ids[n] for n in its),
             versions=tuple(part.versions[n] for n in its) if part.versions else (),
+            uris=b"",
         )
         for file_id, its in numbers.items()
     }

@@ -6,6 +6,7 @@ import pytest
 from labelbeam.transforms import done
 from labelbeam.transforms.buckets import bucket_of
 from labelbeam.transforms.done import ReadDoneIds, read_done_ids
+from labelbeam.transforms.elements import digest_of_uri
 from labelbeam.transforms.select import merge_done
 from labelbeam.transforms.table.folder import StoredFile, TableFolder
 from tests.damage import flip
@@ -74,6 +75,15 @@ def test_read_done_ids__redo__marks_published_failures_of_these_reasons(
     assert ids_of(parts) == [f"id{n}" for n in range(8)]
     assert ids_of([part for part in parts if not part.retry]) == [f"id{n}" for n in left]
     assert all(part.versions == () and part.published is published for part in parts)
+
+
+def test_read_done_ids__by_file__failures_have_their_uris(tmp_path, predictions):
+    source = write(tmp_path, [failure(n) for n in range(4)])
+    parts = list(read_done_ids(source, frozenset(), False, by_file=True))
+    uris = {part.ids[n]: part.uris[8 * n :][:8] for part in parts for n in range(len(part.ids))}
+    assert uris == {f"id{n}": digest_of_uri(failure(n).ref.uri) for n in range(4)}
+    # Not predictions, because no prediction stands for a file.
+    assert not any(part.uris for part in read_done_ids(predictions, frozenset(), False, by_file=True))
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -39,11 +39,11 @@ def write(folder, results, published=False) -> StoredFile:
     return write_table_file(folder, results, METADATA, published)
 
 
-def superseded_ids(sources, parts=1) -> list[tuple[str, str]]:
+def superseded_ids(sources, parts=1, *stale) -> list[tuple[str, str]]:
     """Return the table and id of each superseded row, of all parts."""
     superseded = []
     for part in range(parts):
-        for path, rows in find_superseded(sources, part, parts).items():
+        for path, rows in find_superseded(sources, part, parts, *stale).items():
             (table,) = {s.file.table for s in sources if s.file.path == path}
             ids = pq.read_table(path)["id"].to_pylist()
             superseded += [(table, ids[n]) for n in rows]
@@ -96,6 +96,23 @@ def test_find_superseded__staged_by_several_runs__the_last_run_beats_a_better_ro
     loser = ({PREDICTIONS, FAILURES} - {winner}).pop()
     expected = sorted([(loser, "id1"), (PREDICTIONS, "id2"), (FAILURES, "id3")])
     assert superseded_ids(sources) == superseded_ids(sources[::-1]) == expected
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_find_superseded__stale_ids__rows_of_earlier_runs_are_dropped(tmp_path, parts):
+    earlier, run_id = "20260101T000001-00000000", "20260101T000002-00000000"
+    old = [
+        write(tmp_path, map(failure, range(6)), published=True),
+        write(tmp_path / "_staging" / earlier, [failure(1), failure(7)]),
+    ]
+    folder = tmp_path / "_staging" / run_id
+    new = [write(folder, [failure(2), failure(8)]), write(folder, [prediction(3)])]
+    stale = {"id0", "id1", "id2", "id3", "id7", "id8", "id9"}
+    expected = sorted((FAILURES, f"id{n}") for n in (0, 1, 1, 2, 3, 7))
+    assert superseded_ids(old + new, parts, stale, run_id) == expected
+    # Also where this run has staged no row.
+    assert superseded_ids(old, parts, stale, run_id) == expected
+    assert superseded_ids([], parts, stale, run_id) == []
 
 
 def test_find_superseded__hashes_meet__ids_decide(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from labelbeam.transforms.buckets import bucket_of_file
 from labelbeam.transforms.choose import Choice, draw_of, find_bound
-from labelbeam.transforms.elements import DIGEST, DoneIds, Failure, id_of_member
+from labelbeam.transforms.elements import DIGEST, DoneIds, Failure, digest_of_uri, id_of_member
 from labelbeam.transforms.inputs.tar import FORMAT
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sample import first_chosen
@@ -102,6 +102,31 @@ def test_read_shards__damaged_file__one_failure_stands_for_the_rest(tmp_path, ch
     assert bool(read.ok) == choice.is_all and [type(f) for f in read.failures] == [Failure]
     counts = total(read.counts)
     assert counts["listed"] == len(read.ok) + 1 + counts.get("not_chosen", 0) and counts["other"] == 1
+
+
+@pytest.mark.parametrize("choice", [Choice(), Choice(limit=100)])
+def test_read_shards__file_that_was_damaged__its_failures_are_stale(tmp_path, choice):
+    whole = tar_of(IMAGES)
+    (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 4])
+    (tmp_path / "b.tar").write_bytes(whole)
+    corpus = find(FORMAT, tmp_path / "*.tar")
+    a, b, gone = (str(tmp_path / f"{name}.tar") for name in ("a", "b", "gone"))
+    rest = {uri: id_of_member(uri, "\0part 0") for uri in (a, b, gone)}
+    image = id_of_member(b, "0.jpg")
+    done = [
+        # A failure of an image, and the rest of the file, both tried again; the same rest, staged.
+        DoneIds((image, rest[b]), (), True, True, digest_of_uri(f"{b}#0.jpg") + digest_of_uri(b)),
+        DoneIds((rest[b],), (), False, False, digest_of_uri(b)),
+        DoneIds((rest[a],), (), True, False, digest_of_uri(a)),
+        # Of a file that is not in the input.
+        DoneIds((rest[gone],), (), True, True, digest_of_uri(gone)),
+    ]
+    read = eagerly(ReadShards(corpus, MAX_BYTES, choice), done)
+    # All rows of a sample stay, because the damage may lie in a part of the file that is not read.
+    assert sorted(read.stale_ids) == (sorted([rest[a], rest[b]]) if choice.is_all else [])
+    assert [failure.ref.id for failure in read.failures] == [rest[a]]
+    counts = total(read.counts)
+    assert counts["listed"] == len(read.ok) + 1 and counts["other"] == (1 if choice.is_all else 2)
 
 
 @pytest.mark.parametrize("choice", [Choice(0.5), Choice(limit=5), Choice(0.5, 3), Choice(limit=100)])

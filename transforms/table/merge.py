@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -54,6 +54,7 @@ _COUNTED_COLUMNS = {PREDICTIONS: ("label", "labels"), FAILURES: ("reason", "host
 _RUN_SHIFT, _PREDICTION = 54, 1 << 53
 # The order has 9 bits: of more unfinished runs, the earliest count as one.
 _MAX_RUNS = 1 << 9
+_RANKED_IDS = pa.schema([("id", pa.string()), ("rank", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +165,21 @@ def parts_of(stored_files: Sequence[StoredFile]) -> int:
     return 1 + sum(stored.file.rows for stored in stored_files) // IDS_PER_PART
 
 
-def find_superseded(stored_files: Sequence[StoredFile], part: int, parts: int) -> dict[str, np.ndarray]:
-    """Find the rows whose id has a better row.
+def find_superseded(
+    stored_files: Sequence[StoredFile],
+    part: int,
+    parts: int,
+    stale_ids: Collection[str] = (),
+    run_id: str = "",
+) -> dict[str, np.ndarray]:
+    """Find the rows whose id has a better row, and old rows of stale ids.
 
     Args:
       stored_files: All files.
       part: Number of the part to search.
       parts: Number of parts into which ids are split by their hash.
+      stale_ids: Ids whose rows of earlier runs are superseded, with or without a row of this run.
+      run_id: Id of this run; needed for stale ids.
 
     Returns:
       Superseded rows by the path of their file: `int64`, ascending.
@@ -180,19 +189,24 @@ def find_superseded(stored_files: Sequence[StoredFile], part: int, parts: int) -
     hashes = [_hashes(ids) for stored in stored_files for ids, _ in ids_of_part(stored, part, parts)]
     ascending = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.int64)
     repeated = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
-    if not len(repeated):
+    suspected = np.union1d(repeated, _hashes(stale_ids))
+    if not len(suspected):
         return {}
-    runs = ["", *sorted({_run_of(stored) for stored in stored_files if not stored.published})]
+    runs = sorted({"", run_id, *map(_run_of, stored_files)})
     starts = np.cumsum([0, *(stored.file.rows for stored in stored_files)])
     suspects = [
         pa.record_batch({"id": list(itertools.compress(ids, mask)), "rank": ranks[mask]})
         for stored, start in zip(stored_files, starts.tolist(), strict=False)
         for ids, ranks in ids_of_part(stored, part, parts, _rank_of(stored, start, runs))
-        if (mask := np.isin(_hashes(ids), repeated)).any()
+        if (mask := np.isin(_hashes(ids), suspected)).any()
     ]
-    table = pa.Table.from_batches(suspects)
-    best = table.group_by("id").aggregate([("rank", "max")])["rank_max"].to_numpy()
-    superseded = np.setdiff1d(table["rank"].to_numpy(), best, assume_unique=True)
+    table = pa.Table.from_batches(suspects, _RANKED_IDS)
+    # A stale id competes as a row between all rows of earlier runs and those of this run.
+    between = (_order_of(run_id, runs) << _RUN_SHIFT) - 1
+    stale = pa.table([list(stale_ids), np.full(len(stale_ids), between)], schema=_RANKED_IDS)
+    ranked = pa.concat_tables([table, stale])
+    best = ranked.group_by("id").aggregate([("rank", "max")])["rank_max"].to_numpy()
+    superseded = np.setdiff1d(table["rank"].to_numpy(), best)
     return _by_path(superseded, stored_files, starts) if len(superseded) else {}
 
 
@@ -210,7 +224,7 @@ def ids_of_part(
         yield ids, numbers
 
 
-def _hashes(ids: list[str]) -> np.ndarray:
+def _hashes(ids: Collection[str]) -> np.ndarray:
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
@@ -225,9 +239,13 @@ def _rank_of(stored: StoredFile, start: int, runs: Sequence[str]) -> int:
 
     `runs` is an empty text, then the ids of the runs in order.
     """
-    # The order of staged rows is at least 1, because they beat published rows, also where runs count as one.
-    order = max(not stored.published, runs.index(_run_of(stored)) + min(0, _MAX_RUNS - len(runs)))
+    order = _order_of(_run_of(stored), runs)
     return order << _RUN_SHIFT | (stored.file.table == PREDICTIONS) * _PREDICTION | start
+
+
+def _order_of(run_id: str, runs: Sequence[str]) -> int:
+    # The order of staged rows is at least 1, because they beat published rows, also where runs count as one.
+    return max(run_id != "", runs.index(run_id) + min(0, _MAX_RUNS - len(runs)))
 
 
 def _by_path(
