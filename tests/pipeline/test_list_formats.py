@@ -29,6 +29,7 @@ from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.photos import PHOTOS, photo_paths
 from labelbeam.transforms.read import list_rows, read_rows
 from labelbeam.transforms.select import select_unlabelled
+from labelbeam.transforms.shards import read_members
 from labelbeam.transforms.table.column_types import table_type, type_from_text, type_to_text
 from labelbeam.transforms.table.rows import FAILURES, PREDICTIONS, RowMetadata, failure_row, schema_of
 from tests.doctor import case_of, find
@@ -557,18 +558,50 @@ def test_find_corpus__parquet_that_is_no_list__is_explained(tmp_path, table, opt
         read(tmp_path / "list.parquet", table_bytes(pa.table(table)), **options)
 
 
-@pytest.mark.parametrize("images", [[b"\xff\xd8"], [{"bytes": b"\xff\xd8", "path": "a.jpg"}]])
-def test_find_corpus__parquet_of_images_without_uris__has_images_inside(tmp_path, images):
+JPEG = b"\xff\xd8"
+IMAGES = [
+    pa.array([JPEG]),
+    pa.array([JPEG], pa.large_binary()),
+    pa.array([JPEG], pa.binary_view()),
+    pa.array([JPEG]).dictionary_encode(),
+    pa.array([{"bytes": JPEG}]),
+    pa.array([{"bytes": JPEG, "path": "a.jpg"}]),
+    pa.array([{"width": 3, "bytes": JPEG}], pa.struct([("width", pa.int8()), ("bytes", pa.large_binary())])),
+]
+NO_IMAGES = [
+    pa.array(["a.jpg"]),
+    pa.array([b"ab"], pa.binary(2)),
+    pa.array([{"bytes": "a"}]),
+    pa.array([{"data": JPEG}]),
+    pa.array([[JPEG]]),
+    pa.array([{"bytes": {"bytes": JPEG}}]),
+]
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda array: str(array.type))
+def test_find_corpus__parquet_of_images_without_uris__has_images_inside(tmp_path, image):
     path = tmp_path / "list.parquet"
-    path.write_bytes(table_bytes(pa.table({"image": images, "n": [1]})))
+    path.write_bytes(table_bytes(pa.table({"x": image, "n": [1]})))
     corpus = find_corpus(ReadConfig(input=str(path)))
-    assert (corpus.format, corpus.holds_images, corpus.image_feature) == ("parquet_images", True, "image")
+    assert (corpus.format, corpus.holds_images, corpus.image_feature) == ("parquet_images", True, "x")
+    assert [image.data for image in read_members(corpus, 10)] == [JPEG]
     with pytest.raises(UserError, match="id_column='n': .* is read as parquet_images"):
         find_corpus(ReadConfig(input=str(path), id_column="n"))
 
 
-def test_parquet__images_beside_uris__are_left_out_with_a_remark(tmp_path):
-    table = pa.table({"url": ["a.jpg"], "image": [{"bytes": b"1", "path": "x"}], "sha": [b"\xff"]})
+@pytest.mark.parametrize("column", NO_IMAGES, ids=lambda array: str(array.type))
+def test_find_corpus__parquet_without_images__has_none_inside(tmp_path, column):
+    path = tmp_path / "list.parquet"
+    path.write_bytes(table_bytes(pa.table({"x": column})))
+    with pytest.raises(UserError, match="has no column of text"):
+        find_corpus(ReadConfig(input=str(path)))
+    with pytest.raises(UserError, match="has 0 columns that can hold images"):
+        find_corpus(ReadConfig(input=str(path), input_format="parquet_images"))
+
+
+@pytest.mark.parametrize("image", IMAGES[4:], ids=lambda array: str(array.type))
+def test_parquet__images_beside_uris__are_left_out_with_a_remark(tmp_path, image):
+    table = pa.table({"url": ["a.jpg"], "image": image, "sha": [b"\xff"]})
     corpus, (ref,), _ = read(tmp_path / "list.parquet", table_bytes(table))
     assert corpus.columns == (("sha", pa.binary()),) and ref.columns == (b"\xff",)
     assert corpus.remarks[0].startswith("The column 'image' has images inside the file")

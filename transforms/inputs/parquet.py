@@ -130,9 +130,14 @@ def _has_images_alone(types: Types, options: ReadOptions) -> bool:
 
 
 def holds_images(kind: pa.DataType) -> bool:
-    """Return whether a column may hold encoded images: bytes, or a struct of bytes and path."""
+    """Return whether a column may hold encoded images: bytes, or a struct with bytes in its field `bytes`."""
+    try:
+        kind = table_type(kind)
+    except ValueError:  # values that tables can't have
+        return False
     if pa.types.is_struct(kind):
-        return {field.name for field in kind} == {"bytes", "path"} and pa.types.is_binary(kind["bytes"].type)
+        place = kind.get_field_index("bytes")
+        return place >= 0 and pa.types.is_binary(kind.field(place).type)
     return pa.types.is_binary(kind)
 
 

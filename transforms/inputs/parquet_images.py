@@ -19,7 +19,7 @@ from labelbeam.transforms.inputs.files import ListFile, split_large
 from labelbeam.transforms.inputs.first_bytes import PARQUET
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import look_at_first
-from labelbeam.transforms.inputs.parquet import join_row_groups
+from labelbeam.transforms.inputs.parquet import holds_images, join_row_groups
 from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, as_type, describe_rest
 from labelbeam.transforms.inputs.streams import RestError, errors_explained, open_seekable
 
@@ -37,24 +37,12 @@ _BATCH_BYTES = 32 << 20
 _MOST_ROWS = 512
 
 
-def is_image_type(kind: pa.DataType) -> bool:
-    """Return whether a column of a type can hold images: bytes, or a struct with bytes."""
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return (
-            place >= 0
-            and is_image_type(kind.field(place).type)
-            and not pa.types.is_struct(kind.field(place).type)
-        )
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
 def find_image_column(schema: pa.Schema) -> str | None:
     """Return the column that holds images without doubt: the only one of its kind.
 
     Structs of bytes come first, then bytes under a usual name, then any bytes.
     """
-    names = [field.name for field in schema if is_image_type(field.type)]
+    names = [field.name for field in schema if holds_images(field.type)]
     structs = [name for name in names if pa.types.is_struct(schema.field(name).type)]
     usual = [name for name in names if name.lower() in IMAGE_NAMES]
     return next((some[0] for some in (structs, usual, names) if len(some) == 1), None)
@@ -205,7 +193,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 def _columns(schema: pa.Schema, image: str) -> Iterator[tuple[str, pa.DataType]]:
     """Yield the columns that pass through: all but those with bytes, and the path beside the bytes."""
     for field in schema:
-        if not is_image_type(field.type):
+        if not holds_images(field.type):
             yield field.name, _plain_type(field.type)
     kind, path = schema.field(image).type, f"{image}_path"
     has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
@@ -214,7 +202,7 @@ def _columns(schema: pa.Schema, image: str) -> Iterator[tuple[str, pa.DataType]]
 
 
 def _choose(schema: pa.Schema, wanted: str | None, path: str) -> str:
-    names = [field.name for field in schema if is_image_type(field.type)]
+    names = [field.name for field in schema if holds_images(field.type)]
     name = wanted or find_image_column(schema)
     if name is not None and name in names:
         return name
@@ -236,7 +224,7 @@ def _difference(schema: pa.Schema, first: pa.Schema) -> str:
 def _check_columns(schema: pa.Schema, file: ListFile, corpus: Corpus) -> None:
     image, path = corpus.image_feature, f"{corpus.image_feature}_path"
     missing = [name for name in (image, *dict(corpus.columns)) if name not in schema.names and name != path]
-    if missing or not is_image_type(schema.field(image).type):
+    if missing or not holds_images(schema.field(image).type):
         raise RunError(
             f"{file.path} has no column {', '.join(missing or [image])}, and the first file has. Give all "
             "files the same columns."
