@@ -511,6 +511,16 @@ def test_parquet__columns_of_every_type__come_through_shuffle_tables_and_manifes
     assert len(chosen) == 1
 
 
+def test_parquet__columns_beside_images__are_those_of_a_list(tmp_path):
+    arrays = {name: array for name, (array, _) in ARRAYS.items() if name != "bytes"}
+    _, refs, _ = read(tmp_path / "list.parquet", table_bytes(pa.table({"uri": ["a.jpg", "b.jpg"], **arrays})))
+    path = tmp_path / "images.parquet"
+    path.write_bytes(table_bytes(pa.table({"image": [JPEG, JPEG], **arrays})))
+    corpus = find_corpus(ReadConfig(input=str(path)))
+    assert dict(corpus.columns) == {name: ARRAYS[name][1] for name in arrays}
+    assert [image.ref.columns for image in read_members(corpus, 10)] == [ref.columns for ref in refs]
+
+
 @pytest.mark.parametrize("declared", [{}, {"column_types": (("n", "float64"), ("day", "timestamp"))}])
 def test_parquet__column_of_another_type_in_the_table__is_converted_or_null_and_noted(tmp_path, declared):
     table = pa.table(

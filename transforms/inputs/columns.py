@@ -259,6 +259,22 @@ def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
     return value
 
 
+def fit_values(array: pa.Array, column: str, kind: pa.DataType, notes: Notes) -> list[Any]:
+    """Return the values of an array as those of a column; None, and a note, for those not of its type."""
+    try:
+        return to_values(array, kind)
+    except (pa.ArrowException, ValueError, OverflowError):
+        return [_fit_one(array[n : n + 1], column, kind, notes) for n in range(len(array))]
+
+
+def _fit_one(array: pa.Array, column: str, kind: pa.DataType, notes: Notes) -> Any:
+    try:
+        return to_values(array, kind)[0]
+    except (pa.ArrowException, ValueError, OverflowError):
+        notes.add(UNPARSED, column, str(array[0]))
+        return None
+
+
 def fit_value(value: Any, text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
     """Return a value as one of its column's type; None, and a note of its text, if it is not of the type."""
     # Nearly all values are as they must be, and a conversion by Arrow takes 15 us.

@@ -18,6 +18,7 @@ from labelbeam.transforms.inputs.columns import (
     add_columns,
     check_names,
     find_uri_columns,
+    fit_values,
     make_ref,
     readable_id,
 )
@@ -36,8 +37,8 @@ from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.known_columns import find_known_columns
 from labelbeam.transforms.inputs.lists import bad_row, find_files, look_at_first, row_failure
 from labelbeam.transforms.inputs.templates import RowFault, parse_template
-from labelbeam.transforms.notes import UNPARSED, Notes
-from labelbeam.transforms.table.column_types import table_type, to_values
+from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.table.column_types import table_type
 
 _REMEDY = "Put a whole copy in its place."
 # Rows that are decoded at once, and their size.
@@ -175,7 +176,15 @@ def _types_of_file(path: str) -> Types:
         fault = f"begins with {start!r}, so it is no Parquet file" if start else "is empty"
         raise UserError(f"{path} {fault}. Put a whole copy in its place, or set --input_format.")
     with open_parquet(path, _REMEDY) as parquet:
-        schema = parquet.schema_arrow
+        return types_of(parquet.schema_arrow, path)
+
+
+def types_of(schema: pa.Schema, path: str) -> Types:
+    """Return the types that a file's columns have in the tables.
+
+    Raises:
+      UserError: Names are empty or equal, or a type can't be kept.
+    """
     check_names(schema.names, path)
     try:
         return _types_of(schema)
@@ -257,7 +266,7 @@ def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator
         yield from _read_batch(batch.slice(0, half), corpus, notes)
         yield from _read_batch(batch.slice(half), corpus, notes)
         return
-    columns = [_fitted(batch[name], name, kind, notes) for name, kind in corpus.columns]
+    columns = [fit_values(batch[name], name, kind, notes) for name, kind in corpus.columns]
     values = zip(*columns, strict=True) if columns else [()] * batch.num_rows
     rows = _rows_of(batch.select(_columns_of_refs(corpus)), corpus)
     for n, (row, own) in enumerate(zip(rows, values, strict=True)):
@@ -271,24 +280,8 @@ def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator
 
 def _rows_of(batch: pa.RecordBatch, corpus: Corpus) -> list[dict[str, Any]]:
     types, unnoted = dict(corpus.file_types), Notes()
-    columns = [_fitted(batch[name], name, types[name], unnoted) for name in batch.schema.names]
+    columns = [fit_values(batch[name], name, types[name], unnoted) for name in batch.schema.names]
     return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _fitted(array: pa.Array, name: str, kind: pa.DataType, notes: Notes) -> list[Any]:
-    """Return the values of a column in its type; None, and a note, for those that are not of the type."""
-    try:
-        return to_values(array, kind)
-    except (pa.ArrowException, ValueError, OverflowError):
-        return [_fitted_one(array[n : n + 1], name, kind, notes) for n in range(len(array))]
-
-
-def _fitted_one(array: pa.Array, name: str, kind: pa.DataType, notes: Notes) -> Any:
-    try:
-        return to_values(array, kind)[0]
-    except (pa.ArrowException, ValueError, OverflowError):
-        notes.add(UNPARSED, name, str(array[0]))
-        return None
 
 
 def _failure(batch: pa.RecordBatch, corpus: Corpus, fault: str) -> Failure:

@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labelbeam.transforms.errors import ImageError, Reason, RunError, UserError, describe_error
-from labelbeam.transforms.inputs.columns import output_name
+from labelbeam.transforms.inputs.columns import fit_values, output_name
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile, split_large
 from labelbeam.transforms.inputs.first_bytes import PARQUET
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import look_at_first
-from labelbeam.transforms.inputs.parquet import holds_images, join_row_groups
-from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, as_type, describe_rest
+from labelbeam.transforms.inputs.parquet import Types, holds_images, join_row_groups, types_of
+from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, describe_rest
 from labelbeam.transforms.inputs.streams import RestError, errors_explained, open_seekable
 
 # Usual names of the column with the bytes of images.
@@ -37,13 +37,13 @@ _BATCH_BYTES = 32 << 20
 _MOST_ROWS = 512
 
 
-def find_image_column(schema: pa.Schema) -> str | None:
+def find_image_column(types: Types) -> str | None:
     """Return the column that holds images without doubt: the only one of its kind.
 
     Structs of bytes come first, then bytes under a usual name, then any bytes.
     """
-    names = [field.name for field in schema if holds_images(field.type)]
-    structs = [name for name in names if pa.types.is_struct(schema.field(name).type)]
+    names = [name for name, kind in types.items() if holds_images(kind)]
+    structs = [name for name in names if pa.types.is_struct(types[name])]
     usual = [name for name in names if name.lower() in IMAGE_NAMES]
     return next((some[0] for some in (structs, usual, names) if len(some) == 1), None)
 
@@ -71,9 +71,12 @@ class _ParquetImages(ShardFiles):
         for other, schema in schemas.items():
             if not schema.equals(first):
                 raise UserError(f"{other} has other columns than {path}: {_difference(schema, first)}.")
-        name = _choose(first, options.image_feature, path)
-        types = {column: known_types.get(output_name(column), kind) for column, kind in _columns(first, name)}
-        return replace(corpus, image_feature=name, columns=tuple(types.items()))
+        types = types_of(first, path)
+        name = _choose(types, options.image_feature, path)
+        columns = (
+            (column, known_types.get(output_name(column), kind)) for column, kind in _columns(types, name)
+        )
+        return replace(corpus, image_feature=name, columns=tuple(columns))
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
         """Split large files into parts; `start` and `end` are numbers of row groups."""
@@ -173,37 +176,27 @@ def _image_of(value: Any, reading: Reading) -> bytes:
 
 def _values(batch: pa.RecordBatch, name: str, kind: pa.DataType, reading: Reading) -> list[Any]:
     """Return a column's values, of the type that the corpus has."""
-    image = reading.corpus.image_feature
-    if name not in batch.schema.names:  # the path within the image's structs
-        return pc.struct_field(batch.column(image), "path").to_pylist()
-    column = batch.column(name)
-    values = column.to_pylist()
-    if _plain_type(column.type) == kind:
-        return values
-    return [None if value is None else as_type(value, name, kind, reading.notes) for value in values]
+    if name in batch.schema.names:
+        array = batch.column(name)
+    else:
+        array = pc.struct_field(batch.column(reading.corpus.image_feature), "path")
+    return fit_values(array, name, kind, reading.notes)
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a column has in the tables."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.string() if pa.types.is_null(kind) else kind
-
-
-def _columns(schema: pa.Schema, image: str) -> Iterator[tuple[str, pa.DataType]]:
+def _columns(types: Types, image: str) -> Iterator[tuple[str, pa.DataType]]:
     """Yield the columns that pass through: all but those with bytes, and the path beside the bytes."""
-    for field in schema:
-        if not holds_images(field.type):
-            yield field.name, _plain_type(field.type)
-    kind, path = schema.field(image).type, f"{image}_path"
+    for name, kind in types.items():
+        if not holds_images(kind):
+            yield name, kind
+    kind, path = types[image], f"{image}_path"
     has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
-    if has_path and path not in schema.names:
+    if has_path and path not in types:
         yield path, pa.string()
 
 
-def _choose(schema: pa.Schema, wanted: str | None, path: str) -> str:
-    names = [field.name for field in schema if holds_images(field.type)]
-    name = wanted or find_image_column(schema)
+def _choose(types: Types, wanted: str | None, path: str) -> str:
+    names = [name for name, kind in types.items() if holds_images(kind)]
+    name = wanted or find_image_column(types)
     if name is not None and name in names:
         return name
     fault = (

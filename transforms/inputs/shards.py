@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from labelbeam.transforms.inputs.formats import Location, ReadOptions, Shard
 from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
 from labelbeam.transforms.inputs.lists import find_files, look_at_first
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
-from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
+from labelbeam.transforms.notes import LEFT_OUT, Notes
 from labelbeam.transforms.sources.addresses import is_gcs
 
 # The types of what a format reads: an image, its reference alone if it needs no bytes, or a failure.
@@ -115,15 +115,6 @@ class Reading:
         # No image has this name. By place, because several parts of a file may be damaged.
         ref = ImageRef(id_of_member(self.uri, f"\0{place}"), self.uri, self.nothing)
         return self.failure(ref, ImageError(error.reason, message))
-
-
-def as_type(value: Any, column: str, kind: pa.DataType, notes: Notes) -> Any:
-    """Return a value as one of its column's type; None, and a note, if it can't be one."""
-    try:
-        return pa.scalar(value).cast(kind).as_py()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError):
-        notes.add(UNPARSED, column, repr(value))
-        return None
 
 
 def encode_name(name: str) -> str:

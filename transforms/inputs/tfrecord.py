@@ -16,14 +16,14 @@ import google_crc32c
 import pyarrow as pa
 
 from labelbeam.transforms.errors import ImageError, Reason, UserError
-from labelbeam.transforms.inputs.columns import output_name
+from labelbeam.transforms.inputs.columns import fit_values, output_name
 from labelbeam.transforms.inputs.compression import Compression, compression_of, decode_by_input
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.examples import Feature, parse_example
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
-from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, as_type
+from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import UNPARSED, Notes
 
@@ -153,7 +153,8 @@ def _value(feature: Feature, name: str, kind: pa.DataType, notes: Notes) -> Any:
     if not is_one:
         notes.add(UNPARSED, name, repr(feature.values[:2]))
         return None
-    return as_type(value.decode() if isinstance(value, bytes) else value, name, kind, notes)
+    array = pa.array([value.decode() if isinstance(value, bytes) else value])
+    return fit_values(array, name, kind, notes)[0]
 
 
 class _TFRecord(ShardFiles):
