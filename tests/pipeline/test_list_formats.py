@@ -6,6 +6,7 @@ import decimal
 import io
 import itertools
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -544,6 +545,23 @@ def test_parquet__large_file__is_split_by_row_groups_and_gives_each_row_once(tmp
     corpus, rows, _ = read(tmp_path / "list.parquet", table_bytes(table, row_group_size=500))
     assert len(list(format_of(corpus).split(corpus))) == 10
     assert [(row.uri, row.columns[0]) for row in rows] == [(f"{n}.jpg", str(n) * 5) for n in range(5000)]
+
+
+def test_parquet__large_row_group__is_not_held_whole(tmp_path):
+    path = tmp_path / "list.parquet"
+    notes = [f"{n:08}" * 100 for n in range(20_000)]
+    table = pa.table({"uri": [f"{n}.jpg" for n in range(len(notes))], "note": notes})
+    path.write_bytes(table_bytes(table, compression="none", use_dictionary=False, row_group_size=len(notes)))
+    corpus = find_corpus(ReadConfig(input=str(path)))
+    (piece,) = format_of(corpus).split(corpus)
+    # By Python's memory, because Arrow reads the bytes of a file object of Python into it, not into its pool.
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_rows(piece, corpus, Notes())) == len(notes)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < path.stat().st_size / 4
 
 
 @pytest.mark.parametrize(
