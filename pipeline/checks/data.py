@@ -94,7 +94,8 @@ def _check_input(case: Case) -> Iterator[Finding]:
     case.rows = first_chosen(listed, read.choice, _IMAGES, max_bytes, _MOST_ROWS)
     if not case.rows:
         among = "" if read.choice.is_all else f" that --sample and --limit choose, among {_MOST_ROWS:,} rows"
-        yield error(f"{name} lists no images{among}.", "Check --input and --input_format.")
+        # With the remarks, because rows of an inventory that are left out are no images.
+        yield error(f"{name} lists no images{among}.", "Check --input and --input_format.", *corpus.remarks)
         return
     case.corpus = corpus
     rows = [_format_row(row, corpus.columns) for row in case.rows[:_ROWS_SHOWN]]

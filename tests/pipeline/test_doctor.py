@@ -293,6 +293,28 @@ def test_input__typed_columns__are_shown_in_plain_words(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "level", "shown"),
+    [
+        ("url,n\na.jpg,1\n", "ok", ["a.jpg, n='1'", "The column 'url' holds the URIs, by its name."]),
+        # Only a folder, which is no image.
+        (
+            "bucket,name,generation\nb,a/,1\n",
+            "error",
+            [
+                "The list is an inventory of Cloud Storage; the URIs are gs://{bucket}/{name}.",
+                "Left out of it are folders, and files whose names end otherwise than images' names.",
+                "The column generation has the versions of gs:// images.",
+            ],
+        ),
+    ],
+)
+def test_input__choices_by_names_of_columns__are_shown(tmp_path, text, level, shown):
+    (tmp_path / "list.csv").write_text(text)
+    (finding,) = find("input", case_of(input=tmp_path / "list.csv"))
+    assert (finding.level, list(finding.details)) == (level, shown)
+
+
+@pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
         ("nowhere.txt", {}, "matches nothing"),

@@ -48,6 +48,19 @@ def test_graph__folder_of_odd_files__every_one_is_labelled_fails_or_is_counted(t
     assert verify(str(output), {"input": str(folder)}) == []
 
 
+def test_run__choices_by_names_of_columns__are_printed(tmp_path, tiny, capsys):
+    for name, column in (("a", "url"), ("b", "Image Path")):
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg_bytes())
+        (tmp_path / f"{name}.csv").write_text(f"{column},n\n{tmp_path}/{name}.jpg,1\n")
+    lists = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert run_pipeline(input=lists, output=tmp_path / "out", model=tiny)["counts"]["labelled"] == 2
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Input: ")]
+    assert printed == [
+        f"Input: {lists[0]}: The column 'url' holds the URIs, by its name.",
+        f"Input: {lists[1]}: The column 'Image Path' holds the URIs, by its name.",
+    ]
+
+
 def test_graph__table_without_rows__pins_no_types(tmp_path, tiny):
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes())
     options = {"input": tmp_path / "list.csv", "output": tmp_path / "out", "model": tiny}
