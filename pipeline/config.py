@@ -251,8 +251,8 @@ class ReadConfig:
     )
     uri_column: str | None = _option(
         None,
-        "column with the URIs, in JSON also a path such as data.image; by default uri, or the only column "
-        "with a usual name, such as url, image or file_name",
+        "column with the URIs, in JSON and Parquet also a path such as data.image; by default uri, or the "
+        "only column with a usual name, such as url, image or file_name",
     )
     uri_template: str | None = _option(
         None, "URI made from columns, such as gs://{bucket}/{name}, in place of a column with URIs"

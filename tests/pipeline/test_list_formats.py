@@ -635,6 +635,61 @@ def test_parquet__images_beside_uris__are_left_out_with_a_remark(tmp_path, image
     assert corpus.remarks[0].startswith("The column 'image' has images inside the file")
 
 
+TASK = {"image": "https://h/a.jpg?sig=S", "meta": {"key": "k", "by": "me"}, "size": 7}
+
+
+def test_parquet__path_in_structs__names_uri_and_id_which_are_left_out_of_the_columns(tmp_path):
+    # None, an object without a URI, and one without an id.
+    tasks = [TASK, None, {"meta": {"key": "j"}}, {"image": "b.jpg", "meta": None}]
+    table = pa.table({"n": range(4), "data": tasks, "data.size": range(4)})
+    options = {"uri_column": "data.image", "id_column": "data.meta.key"}
+    corpus, rows, notes = read(tmp_path / "tasks.parquet", table_bytes(table), **options)
+    rest = pa.struct([("meta", pa.struct([("by", pa.string())])), ("size", pa.int64())])
+    columns = {"n": pa.int64(), "data": rest, "data.size": pa.int64()}
+    assert dict(corpus.columns) == columns and notes == {}
+    columns = (0, {"meta": {"by": "me"}, "size": 7}, 0)
+    assert rows[0] == ImageRef("k", "https://h/a.jpg?sig=…", columns, signed=rows[0].signed)
+    assert [(row.reason, row.ref.columns) for row in rows[1:]] == [("bad_row", (None,) * 3)] * 3
+    assert rows[2].ref.id == "j" and "has no data.image" in rows[2].message
+    # A column has precedence over a path of its name.
+    named = options | {"id_column": "data.size"}
+    _, rows, _ = read(tmp_path / "tasks.parquet", table_bytes(table), **named)
+    assert [row.ref.id if isinstance(row, Failure) else row.id for row in rows] == ["0", "1", "2", "3"]
+    # A table that has rows already has the type without the URI.
+    again = find_corpus(ReadConfig(input=str(tmp_path / "tasks.parquet"), **options), {"data": rest})
+    assert dict(again.columns)["data"] == rest
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "found"),
+    [
+        ({"data": {"image": "a.jpg"}}, {}, "data.image"),
+        ({"data": {"image": "a.jpg", "n": 1}, "url": "b.jpg"}, {}, "url"),
+        ({"a": {"b": {"Image-URL": "a.jpg"}}, "n": 1}, {}, "a.b.Image-URL"),
+        ({"data": {"a.b": "a.jpg"}}, {"uri_column": "data.a.b"}, "data.a.b"),
+        ({"image": {"bytes": b"x", "path": "a.jpg"}}, {"uri_column": "image.path"}, "image.path"),
+        ({"data": {"image": "a.jpg", "file": "b.jpg"}}, {}, "several columns .*: data.image, data.file"),
+        ({"data": {"image": 1}}, {"uri_column": "data.image"}, "uri_column='data.image' of .* holds no text"),
+        (
+            {"data": {"n": 1}},
+            {"uri_column": "data.image"},
+            "'data.image' is no column .* are data, data.n",
+        ),
+        ({"data": [{"image": "a.jpg"}]}, {"uri_column": "data.image"}, "'data.image' is no column of"),
+    ],
+)
+def test_find_corpus__path_in_parquet__is_found_as_a_column_is(tmp_path, row, options, found):
+    data = table_bytes(pa.table({name: [value] for name, value in row.items()}))
+    if " " in found or ".*" in found:
+        with pytest.raises(UserError, match=found):
+            read(tmp_path / "list.parquet", data, **options)
+        return
+    corpus, (ref,), _ = read(tmp_path / "list.parquet", data, **options)
+    assert corpus.uri_column == found and ref.uri == ("b.jpg" if found == "url" else "a.jpg")
+    assert (f"The column {found!r} holds the URIs, by its name." in corpus.remarks) == (not options)
+    assert "a.jpg" not in str(ref.columns) or found == "url"
+
+
 @pytest.mark.parametrize("looked_at", [2, 1])
 def test_parquet__lists_of_different_columns__are_refused_at_planning_or_while_reading(
     tmp_path, monkeypatch, looked_at

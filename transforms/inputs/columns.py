@@ -130,7 +130,8 @@ def _choose_uri(
         return _UriChoice(template=template)
     if column is not None:
         _check_column("uri_column", column, [*names, *paths], path)
-        if column in names and column not in texts:
+        kind = types[column] if column in names else paths.get(column)
+        if kind is not None and not pa.types.is_string(kind):
             raise UserError(f"uri_column={column!r} of {path} holds no text. Name a column of text.")
         return _UriChoice(column)
     if DEFAULT_URI_COLUMN in texts:

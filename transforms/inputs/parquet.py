@@ -36,6 +36,13 @@ from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptio
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.known_columns import find_known_columns
 from labelbeam.transforms.inputs.lists import bad_row, find_files, look_at_first, row_failure
+from labelbeam.transforms.inputs.structs import (
+    Steps,
+    steps_of_paths,
+    types_of_paths,
+    values_at,
+    without_field,
+)
 from labelbeam.transforms.inputs.templates import RowFault, parse_template
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.table.column_types import table_type
@@ -118,7 +125,20 @@ def _with_columns(
             for name in left_out
         ),
     )
-    return add_columns(corpus, names, path, options, known_types, types)
+    corpus = add_columns(corpus, names, path, options, known_types, types, types_of_paths(types))
+    return dataclasses.replace(corpus, columns=tuple(_without_paths(corpus)))
+
+
+def _without_paths(corpus: Corpus) -> Iterator[tuple[str, pa.DataType]]:
+    """Yield the columns without the URI and the id in structs, because the URI may have secrets."""
+    paths = _paths_of_refs(corpus).values()
+    for name, kind in corpus.columns:
+        rest: pa.DataType | None = kind
+        for column, *fields in paths:
+            if rest is not None and column == name:
+                rest = without_field(rest, fields)
+        if rest is not None:
+            yield name, rest
 
 
 def _has_images_alone(types: Types, options: ReadOptions) -> bool:
@@ -241,6 +261,14 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // row_bytes))
 
 
+def _paths_of_refs(corpus: Corpus) -> dict[str, Steps]:
+    """Return the paths of URI and id, where these are within columns, and the steps to their values."""
+    # A column comes first, because its name can be a path, too.
+    paths = [path for path in (corpus.uri_column, corpus.id_column) if path and path not in corpus.header]
+    steps = steps_of_paths(dict(corpus.file_types)) if paths else {}
+    return {path: steps[path] for path in paths}
+
+
 def _columns_of_refs(corpus: Corpus) -> list[str]:
     """Return the columns of which URI, id and version are made."""
     needed = {corpus.uri_column, corpus.id_column, *dataclasses.astuple(corpus.known)}
@@ -250,8 +278,9 @@ def _columns_of_refs(corpus: Corpus) -> list[str]:
 
 
 def _columns_to_read(corpus: Corpus) -> list[str]:
-    """Return the columns of which rows are made, because others need not be decoded."""
-    return list(dict.fromkeys([*_columns_of_refs(corpus), *(name for name, _ in corpus.columns)]))
+    """Return the columns, and paths, of which rows are made, because others need not be decoded."""
+    own = (name for name, _ in corpus.columns)
+    return list(dict.fromkeys([*_columns_of_refs(corpus), *_paths_of_refs(corpus), *own]))
 
 
 def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
@@ -268,7 +297,7 @@ def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator
         return
     columns = [fit_values(batch[name], name, kind, notes) for name, kind in corpus.columns]
     values = zip(*columns, strict=True) if columns else [()] * batch.num_rows
-    rows = _rows_of(batch.select(_columns_of_refs(corpus)), corpus)
+    rows = _rows_of_refs(batch, corpus)
     for n, (row, own) in enumerate(zip(rows, values, strict=True)):
         if is_left_out(row, corpus.known, notes):
             continue
@@ -278,22 +307,29 @@ def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator
             yield _failure(batch.slice(n, 1), corpus, str(e))
 
 
-def _rows_of(batch: pa.RecordBatch, corpus: Corpus) -> list[dict[str, Any]]:
-    types, unnoted = dict(corpus.file_types), Notes()
-    columns = [fit_values(batch[name], name, types[name], unnoted) for name in batch.schema.names]
-    return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+def _rows_of_refs(batch: pa.RecordBatch, corpus: Corpus) -> list[dict[str, Any]]:
+    """Return the values of which URI, id and version are made, by column or path."""
+    steps = {name: (name,) for name in _columns_of_refs(corpus)} | _paths_of_refs(corpus)
+    return _rows_of({name: values_at(batch, its) for name, its in steps.items()})
+
+
+def _rows_of(arrays: Mapping[str, pa.Array]) -> list[dict[str, Any]]:
+    unnoted = Notes()
+    columns = [fit_values(array, name, table_type(array.type), unnoted) for name, array in arrays.items()]
+    return [dict(zip(arrays, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _failure(batch: pa.RecordBatch, corpus: Corpus, fault: str) -> Failure:
     """Return the failure of the only row of a batch."""
-    (row,) = _rows_of(batch, corpus)
+    (row,) = _rows_of(dict(zip(batch.schema.names, batch, strict=True)))
+    (ref,) = _rows_of_refs(batch, corpus)
     # As JSON, because a row has no line. Bytes and decimals as Python writes them.
     text = json.dumps(row, ensure_ascii=False, default=str)
     identity = ""
     if len(text) > MAX_LINE_BYTES:
         identity = f"line {hashlib.sha256(text.encode('utf-8')).hexdigest()}"
         text = text[:_HEAD_CHARS]
-    return row_failure(text.encode("utf-8"), corpus, bad_row(text, fault), readable_id(row, corpus), identity)
+    return row_failure(text.encode("utf-8"), corpus, bad_row(text, fault), readable_id(ref, corpus), identity)
 
 
 FORMAT: Final[InputFormat] = _Parquet()
