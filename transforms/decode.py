@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -55,6 +56,6 @@ class _DecodeImagesFn(PixelsFn[EncodedImage, DecodedImage]):
         future = self._pool.submit(attempt, "decode", image.ref, task)
         return future, len(image.data) + self._pixel_bytes
 
-    def take(self, timed: Timed[DecodedImage | Failure]) -> DecodedImage | Failure:
+    def take(self, timed: Timed[DecodedImage | Failure]) -> Iterable[DecodedImage | Failure]:
         self._decode_usec.update(timed.usec)
-        return timed.value
+        return (timed.value,)

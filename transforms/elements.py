@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from labelbeam.transforms.images.regions import MARK, region_of
 from labelbeam.transforms.sources.secrets import public_uri
 
 
@@ -37,8 +38,34 @@ def id_of_member(file_uri: str, member: str, secret_params: Collection[str] = ()
 
 def is_member(image_id: str, uri: str) -> bool:
     """Return whether a row is of an image inside a file, or of the rest of a damaged file."""
+    if is_box(image_id, uri):
+        image_id, uri = image_id_of(image_id), image_uri_of(uri)
     file_uri = uri.rpartition("#")[0] or uri
     return image_id.startswith(id_of_uri(file_uri)[:FILE_ID_CHARS]) and image_id != id_of_uri(uri)
+
+
+def is_box(row_id: str, uri: str) -> bool:
+    """Return whether a row is of a box of an image."""
+    return "#" in row_id and region_of(uri) is not None
+
+
+def box_key(row_id: str, uri: str) -> str:
+    """Return the id of a row; of a box, the id of its image and its region.
+
+    The number of a box is missing in rows of an input that has one box a row.
+    """
+    region = region_of(uri) if "#" in row_id else None
+    return image_id_of(row_id) + region.fragment if region else row_id
+
+
+def image_id_of(row_id: str) -> str:
+    """Return the id of the image that a box is of, which stands before the number of the box."""
+    return row_id.rpartition("#")[0] or row_id
+
+
+def image_uri_of(uri: str) -> str:
+    """Return the URI of the image that a box is of."""
+    return uri.rpartition(MARK)[0] or uri
 
 
 # Characters of an id that all images inside one file share. 64 bits, because a million files collide with a
@@ -138,13 +165,35 @@ class InlineImage:
     version: str | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BoxedImage:
+    """An image of which boxes are labelled: it is requested and decoded once.
+
+    Attributes:
+      image: The image, with its own id and URI.
+      boxes: References of the boxes, whose URIs name their regions.
+    """
+
+    image: ImageRef | InlineImage
+    boxes: tuple[ImageRef, ...]
+
+    @property
+    def ref(self) -> ImageRef:
+        """Reference of the first box."""
+        return self.boxes[0]
+
+
+# An image that loaders take.
+AnyImage = ImageRef | InlineImage | BoxedImage
+
+
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
     """Columns of a prediction that describe the image, in the table's order.
 
     Attributes:
-      width_px: Width as displayed, after orientation.
-      height_px: Height as displayed.
+      width_px: Width as displayed, after orientation; of a box, its own width.
+      height_px: Height as displayed; of a box, its own height.
       format: Name of the encoding, such as `JPEG`.
       orientation: Turn of the stored image, 1 to 8, as EXIF numbers it.
       frames: Frames or pages of the file; None if there are too many to count.
@@ -228,7 +277,12 @@ class Failure:
     host: str
 
 
-def ref_of(row: ImageRef | InlineImage | Failure) -> ImageRef:
+def parts_of(image: AnyImage) -> tuple[ImageRef | InlineImage, tuple[ImageRef, ...]]:
+    """Return the image to load, and its boxes; none if the whole image is labelled."""
+    return (image.image, image.boxes) if isinstance(image, BoxedImage) else (image, ())
+
+
+def ref_of(row: AnyImage | Failure) -> ImageRef:
     """Return the reference of a row."""
     return row if isinstance(row, ImageRef) else row.ref
 

@@ -35,6 +35,7 @@ class Reason(enum.StrEnum):
     TLS_ERROR = "tls_error"  # a certificate that is not trusted or names another host
     TOO_LARGE_BYTES = "too_large_bytes"
     TOO_LARGE_PIXELS = "too_large_pixels"
+    OUTSIDE_IMAGE = "outside_image"  # less than half of a box lies in its image
     EMPTY = "empty"  # zero bytes
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"

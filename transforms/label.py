@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, InlineImage, Prediction
+from labelbeam.transforms.elements import AnyImage, DecodedImage, Failure, Prediction
 from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded
 from labelbeam.transforms.models.classifier import Classifier
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def label_images(
-    rows: Iterable[ImageRef | InlineImage | Failure],
+    rows: Iterable[AnyImage | Failure],
     classifier: Classifier,
     loaders: Loaders,
     ahead: int,
@@ -40,7 +40,7 @@ def label_images(
       threshold: As in `PredictLabels`.
 
     Yields:
-      A result for each row, in their order.
+      A result for each row, or for each of its boxes, in their order.
     """
     predict = functools.partial(
         _predict, classifier=classifier, keep_outputs=keep_outputs, threshold=threshold
@@ -49,7 +49,8 @@ def label_images(
     with ThreadPoolExecutor(callers, "predict") as predictors:
         # Ahead of the model by as many images as its callers take next, so that no caller waits.
         loaded = _in_order((_load(row, loaders) for row in rows), ahead + size * callers)
-        batches = iter(lambda: [one.value for one in itertools.islice(loaded, size)], [])
+        values = itertools.chain.from_iterable(map(_values_of, loaded))
+        batches = iter(lambda: list(itertools.islice(values, size)), [])
         results = _in_order((predictors.submit(predict, batch) for batch in batches), callers)
         yield from itertools.chain.from_iterable(results)
 
@@ -71,7 +72,11 @@ def _in_order(futures: Iterable[Future[T]], ahead: int) -> Iterator[T]:
             future.cancel()
 
 
-def _load(row: ImageRef | InlineImage | Failure, loaders: Loaders) -> Future[Any]:
+def _values_of(loaded: Loaded) -> tuple[Any, ...]:
+    return loaded.value if isinstance(loaded.value, tuple) else (loaded.value,)
+
+
+def _load(row: AnyImage | Failure, loaders: Loaders) -> Future[Any]:
     if not isinstance(row, Failure):
         return loaders.submit(row)
     passed_on: Future[Loaded] = Future()

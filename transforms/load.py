@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,11 +12,20 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from labelbeam.transforms.elements import DecodedImage, Failure, ImageRef, InlineImage, PackedImage, Unchanged
+from labelbeam.transforms.elements import (
+    AnyImage,
+    BoxedImage,
+    DecodedImage,
+    Failure,
+    InlineImage,
+    PackedImage,
+    Unchanged,
+    parts_of,
+)
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.loaders.crew import Loaders
-from labelbeam.transforms.loaders.image import Loaded, Loading
+from labelbeam.transforms.loaders.image import Loaded, Loading, Outcome
 from labelbeam.transforms.loaders.loaders import start_loaders
 from labelbeam.transforms.outcomes import par_do
 from labelbeam.transforms.sources import Limits
@@ -38,8 +48,9 @@ class LoadOutcomes(NamedTuple):
 class LoadImages(beam.PTransform):
     """The step that loads images to `[size, size, 3] uint8`, with many requests at once.
 
-    Input: `ImageRef` or `InlineImage`. Output: `DecodedImage`, `PackedImage` if they are to be packed, or
-    `Unchanged` for an image that keeps its labels. Failures: `fetch`, `decode`.
+    Input: `ImageRef`, `InlineImage` or `BoxedImage`. Output, one for an image or for each of its boxes:
+    `DecodedImage`, `PackedImage` if they are to be packed, or `Unchanged` for an image that keeps its labels.
+    Failures: `fetch`, `decode`.
     Metrics: `fetch_usec`, `decode_usec`, `image_bytes`.
     Guarantees: an image that crashes its decoder, or holds it too long, costs itself only.
 
@@ -51,6 +62,7 @@ class LoadImages(beam.PTransform):
       loaders: Loader processes of a worker process, as in `start_loaders`.
       threads: Cores that a worker process uses; by default all.
       packed: Whether pixels are packed for a shuffle.
+      has_boxes: Whether images have boxes.
     """
 
     limits: Limits
@@ -59,17 +71,37 @@ class LoadImages(beam.PTransform):
     loaders: int | None = None
     threads: int | None = None
     packed: bool = False
+    has_boxes: bool = False
 
-    def expand(self, images: beam.PCollection[ImageRef | InlineImage]) -> LoadOutcomes:
+    def expand(self, images: beam.PCollection[AnyImage]) -> LoadOutcomes:
+        if self.has_boxes:
+            most = _most_boxes(self.rule)
+            images = images | "Part" >> beam.FlatMap(part_boxes, most).with_output_types(BoxedImage)
         ok = PackedImage if self.packed else DecodedImage
         return LoadOutcomes(**par_do("Load", images, _LoadImagesFn(self), ok, Failure, Unchanged))
 
 
-class _LoadImagesFn(OverlappedFn[ImageRef | InlineImage, Loaded]):
+def _most_boxes(rule: ResizeRule) -> int:
+    return max(1, _MAX_WINDOW_BYTES // (3 * rule.size_px**2))
+
+
+def part_boxes(image: BoxedImage, most: int) -> Iterator[BoxedImage]:
+    """Part an image with very many boxes, because the pixels of all its boxes are in memory at once."""
+    for start in range(0, len(image.boxes), most):
+        yield BoxedImage(image.image, image.boxes[start : start + most])
+
+
+class _LoadImagesFn(OverlappedFn[AnyImage, Loaded]):
     def __init__(self, step: LoadImages) -> None:
         self._window_items = 4 * step.limits.connections
         self._pixel_bytes = 3 * step.rule.size_px**2
-        loading = Loading(step.limits, step.rule, step.max_pixels, step.packed)
+        loading = Loading(
+            step.limits,
+            step.rule,
+            step.max_pixels,
+            step.packed,
+            _most_boxes(step.rule) if step.has_boxes else 1,
+        )
         self._start = functools.partial(start_loaders, loading, step.loaders, step.threads)
         # `Shared`, because the loaders then end with the last DoFn of the process.
         self._shared = Shared()
@@ -89,17 +121,18 @@ class _LoadImagesFn(OverlappedFn[ImageRef | InlineImage, Loaded]):
         self._loaders.watch(window)
         return window
 
-    def submit(self, image: ImageRef | InlineImage) -> tuple[Future[Loaded], int]:
-        inline_bytes = len(image.data) if isinstance(image, InlineImage) else 0
-        return self._loaders.submit(image), self._pixel_bytes + inline_bytes
+    def submit(self, image: AnyImage) -> tuple[Future[Loaded], int]:
+        source, boxes = parts_of(image)
+        inline_bytes = len(source.data) if isinstance(source, InlineImage) else 0
+        return self._loaders.submit(image), max(1, len(boxes)) * self._pixel_bytes + inline_bytes
 
     def is_hungry(self) -> bool:
         return self._loaders.is_hungry()
 
-    def take(self, loaded: Loaded) -> DecodedImage | PackedImage | Unchanged | Failure:
+    def take(self, loaded: Loaded) -> Iterable[Outcome]:
         self._loaders.taken()
         self._fetch_usec.update(loaded.fetch_usec)
         if loaded.size_bytes:
             self._image_bytes.update(loaded.size_bytes)
             self._decode_usec.update(loaded.decode_usec)
-        return loaded.value
+        return loaded.value if isinstance(loaded.value, tuple) else (loaded.value,)

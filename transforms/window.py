@@ -9,7 +9,8 @@ thread alone, because Beam's outputs are not thread-safe: finished ones from `pr
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -54,6 +55,37 @@ MOST_WAITING = 50_000
 _ALARM_SEC = 1.0
 
 
+class Finished(Generic[T]):
+    """A queue of finished futures and their sizes, which counts the bytes that it holds."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[Future[T], int]] = queue.SimpleQueue()
+        # A lock, because futures finish on several threads.
+        self._lock = threading.Lock()
+        self.bytes = 0
+
+    def put(self, future: Future[T], size_bytes: int) -> None:
+        """Add a future."""
+        with self._lock:
+            self.bytes += size_bytes
+        self._queue.put((future, size_bytes))
+
+    def get(self, timeout_sec: float) -> tuple[Future[T], int]:
+        """Wait for the next future.
+
+        Raises:
+          queue.Empty: The time is over.
+        """
+        future, size_bytes = self._queue.get(timeout=timeout_sec)
+        with self._lock:
+            self.bytes -= size_bytes
+        return future, size_bytes
+
+    def empty(self) -> bool:
+        """Return whether no future waits."""
+        return self._queue.empty()
+
+
 @dataclass(eq=False)
 class Window(Generic[T]):
     """Futures in flight; results come in the order in which the futures finish.
@@ -67,7 +99,7 @@ class Window(Generic[T]):
     max_bytes: int
     # Filled by done callbacks on the threads that finish, because that costs O(1) for each result;
     # `concurrent.futures.wait` would look at every future of the window again and again.
-    _finished: queue.SimpleQueue[tuple[Future[T], int]] = field(default_factory=queue.SimpleQueue)
+    _finished: Finished[T] = field(default_factory=Finished)
     # Held here, because loaders need not load an image whose future nobody holds: that of a failed bundle.
     _futures: set[Future[T]] = field(default_factory=set)
     _bytes: int = 0
@@ -77,9 +109,9 @@ class Window(Generic[T]):
         return len(self._futures)
 
     @property
-    def finished(self) -> int:
-        """Number of finished results that were not yet taken."""
-        return self._finished.qsize()
+    def finished_bytes(self) -> int:
+        """Bytes of finished results that were not yet taken."""
+        return self._finished.bytes
 
     def add(
         self, future: Future[T], size_bytes: int = 0, is_hungry: Callable[[], bool] = lambda: False
@@ -101,7 +133,7 @@ class Window(Generic[T]):
         # Bound to the queue and not to the window, because the loaders count what windows hold, and a window
         # of a bundle that has failed must go.
         put = self._finished.put
-        future.add_done_callback(lambda done: put((done, size_bytes)))
+        future.add_done_callback(lambda done: put(done, size_bytes))
         yield from self._take_ready()
         # More than one, because a single element larger than `max_bytes` would otherwise be waited for alone.
         while len(self) > 1 and (len(self) > self.max_items or self._bytes > self.max_bytes):
@@ -128,7 +160,7 @@ class Window(Generic[T]):
         # In short waits, because a future that depends on a call that never returns never finishes.
         while True:
             try:
-                return self._finished.get(timeout=_ALARM_SEC)
+                return self._finished.get(_ALARM_SEC)
             except queue.Empty:
                 alarm.check()
 
@@ -167,9 +199,9 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
     def flush(self) -> None:
         """Start work that waits for more elements, because the bundle has none; by default nothing waits."""
 
-    def take(self, result: T) -> Any:
-        """Return the element that goes to an output for a result; called once for each."""
-        return result
+    def take(self, result: T) -> Iterable[Any]:
+        """Return the elements that go to the outputs for a result; called once for each."""
+        return (result,)
 
     def start_bundle(self) -> None:
         # Here, too, because a bundle that failed closed nothing: Beam skips its `finish_bundle`, and uses the
@@ -190,13 +222,14 @@ class OverlappedFn(beam.DoFn, Generic[E, T]):
             self._window = self.open_window()
             _slots[id(self)] = self._window.max_items
         for result in self._window.add(*self.submit(element), self.is_hungry):
-            yield to_output(self.take(result))
+            yield from map(to_output, self.take(result))
 
     def finish_bundle(self) -> Iterator:
         if self._window is not None:
             self.flush()
             for result in self._window.drain():
-                yield to_output(self.take(result), is_last=True)
+                for element in self.take(result):
+                    yield to_output(element, is_last=True)
         self._close()
 
 
@@ -217,5 +250,5 @@ class PixelsFn(OverlappedFn[E, Timed[T | Failure]], Generic[E, T]):
         # for the next element.
         return Window(8 * self._threads, self._max_window_bytes)
 
-    def take(self, timed: Timed[T | Failure]) -> T | Failure:
-        return timed.value
+    def take(self, timed: Timed[T | Failure]) -> Iterable[T | Failure]:
+        return (timed.value,)

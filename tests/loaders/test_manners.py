@@ -189,6 +189,10 @@ class Held:
     def finished(self) -> int:
         return sum(future.done() for future in self.futures) - self.taken
 
+    @property
+    def finished_bytes(self) -> int:
+        return self.finished * 8 * 8 * 3
+
 
 def test_load__bundles_take_nothing__no_more_requests_start(server, processes, monkeypatch):
     monkeypatch.setattr(orders, "_MAX_FINISHED_BYTES", 20 * 8 * 8 * 3)

@@ -1,4 +1,3 @@
-import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,7 +7,7 @@ from labelbeam.transforms import window as windows
 from labelbeam.transforms.attempts import Timed
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.process import available_cores
-from labelbeam.transforms.window import Alarm, OverlappedFn, PixelsFn, Window, images_in_flight
+from labelbeam.transforms.window import Alarm, Finished, OverlappedFn, PixelsFn, Window, images_in_flight
 
 
 def done(value) -> Future:
@@ -44,17 +43,17 @@ def test_window__one_item_larger_than_its_bytes__does_not_wait():
     assert list(Window(max_items=2, max_bytes=10).add(Future(), 1000)) == []
 
 
-class _FinishedWhenWaitedFor(queue.Queue):
+class _FinishedWhenWaitedFor(Finished):
     """A queue of finished futures; the oldest future finishes as soon as the window waits for one."""
 
     def __init__(self, futures: list[Future]):
         super().__init__()
         self._futures = futures
 
-    def get(self, timeout):
+    def get(self, timeout_sec):
         if self.empty():
             self._futures.pop(0).set_result(None)
-        return super().get(timeout=timeout)
+        return super().get(timeout_sec)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -27,6 +28,7 @@ from labelbeam.transforms.images.orientation import (
     turn,
 )
 from labelbeam.transforms.images.png import prepare_png
+from labelbeam.transforms.images.regions import Region
 from labelbeam.transforms.images.resize import Box, ResizeRule, resize_image
 from labelbeam.transforms.images.tiff import explain_tiff, prepare_tiff
 
@@ -46,6 +48,8 @@ _MAX_SCANS = 100
 # Reasons that damaged metadata can't cause.
 _PIXELS_TO_BLAME = (Reason.TOO_LARGE_PIXELS, Reason.EMPTY, Reason.DECODE_MEMORY)
 
+
+T = TypeVar("T")
 
 # Waits until there is memory for a number of pixels, and holds it.
 Room = Callable[[int], AbstractContextManager[None]]
@@ -67,6 +71,32 @@ class Decoded(NamedTuple):
     frames: int | None
 
 
+class _Opened(NamedTuple):
+    """An image whose pixels are not decoded yet.
+
+    Attributes:
+      stored: Width and height as stored, px.
+      to_turn: Orientation that is still to be applied to decoded pixels.
+      displayed: Width and height as displayed, px.
+    """
+
+    image: ImageFile.ImageFile
+    data: bytes
+    stored: tuple[int, int]
+    to_turn: int
+    displayed: tuple[int, int]
+    orientation: int
+    frames: int | None
+
+    def decoded(self, small: Image.Image, size: tuple[int, int]) -> Decoded:
+        """Return the resized pixels of the image, or of a box, of a size in px."""
+        return Decoded(np.asarray(small), *size, _format_of(self.image), self.orientation, self.frames)
+
+
+# Decodes the part of an image that is needed.
+_View = Callable[[_Opened], T]
+
+
 def decode_image(data: bytes, rule: ResizeRule, max_pixels: int, room: Room = no_wait) -> Decoded:
     """Decode an image and resize it to the model's input size.
 
@@ -83,24 +113,50 @@ def decode_image(data: bytes, rule: ResizeRule, max_pixels: int, room: Room = no
     Raises:
       ImageError: The bytes are not an image that can be read, or the image is too large.
     """
+    return _decode_intact(data, functools.partial(_decode_whole, rule=rule, room=room), max_pixels)
+
+
+def decode_boxes(
+    data: bytes, regions: Sequence[Region], rule: ResizeRule, max_pixels: int, room: Room = no_wait
+) -> list[Decoded | ImageError]:
+    """Decode an image once, and crop and resize each of its boxes as if the box were an image of its own.
+
+    Args:
+      data: The encoded image.
+      regions: Regions of the boxes in the image as displayed.
+      rule: Part of a box that the model sees, and its size.
+      max_pixels: Largest number of pixels that are decoded.
+      room: Waits until there is memory for the pixels.
+
+    Returns:
+      A result for each region: an error if the region lies outside of the image.
+
+    Raises:
+      ImageError: As of `decode_image`.
+    """
+    cut = functools.partial(_decode_regions, regions=regions, rule=rule, room=room)
+    return _decode_intact(data, cut, max_pixels)
+
+
+def _decode_intact(data: bytes, view: _View[T], max_pixels: int) -> T:
     if not data:
         raise ImageError(Reason.EMPTY, "0 bytes")
     try:
-        return _decode_bytes(data, data, rule, max_pixels, room)
+        return _decode_bytes(data, data, view, max_pixels)
     except ImageError as e:
         # A second attempt without metadata, because damaged metadata must not cost an image.
         plain = data if e.reason in _PIXELS_TO_BLAME else without_metadata(data)
         if plain == data:
             raise
-        return _decode_bytes(plain, data, rule, max_pixels, room)
+        return _decode_bytes(plain, data, view, max_pixels)
 
 
-def _decode_bytes(data: bytes, original: bytes, rule: ResizeRule, max_pixels: int, room: Room) -> Decoded:
+def _decode_bytes(data: bytes, original: bytes, view: _View[T], max_pixels: int) -> T:
     try:
         data = prepare_bmp(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.decodermaxblock = len(data)  # one block, because Pillow takes the GIL between blocks
-            return _decode(image, data, original, rule, max_pixels, room)
+            return view(_open(image, data, original, max_pixels))
     except UnidentifiedImageError as e:
         raise explain_unidentified(data) from e
     except ImageError:
@@ -129,9 +185,7 @@ def too_little_memory() -> ImageError:
     return ImageError(Reason.DECODE_MEMORY, "needs more memory than a loader has (max_megapixels sets it)")
 
 
-def _decode(
-    image: ImageFile.ImageFile, data: bytes, original: bytes, rule: ResizeRule, max_pixels: int, room: Room
-) -> Decoded:
+def _open(image: ImageFile.ImageFile, data: bytes, original: bytes, max_pixels: int) -> _Opened:
     stored = image.size
     # Before any pixel is decoded, because a file of some kB can declare gigabytes of them.
     if stored[0] * stored[1] > max_pixels:
@@ -145,16 +199,43 @@ def _decode(
     frames = count_frames(original, image)
     # TIFFs have turn 1, because Pillow turns them while it loads them.
     to_turn = 1 if image.format == "TIFF" else orientation
+    return _Opened(image, data, stored, to_turn, displayed_size(stored, to_turn), orientation, frames)
+
+
+def _decode_whole(opened: _Opened, rule: ResizeRule, room: Room) -> Decoded:
+    image, stored = opened.image, opened.stored
     # The crop is computed as displayed, and cut from the stored image, because turning few pixels is cheaper.
-    displayed = displayed_size(stored, to_turn)
-    box = stored_box(rule.box(*displayed), displayed, to_turn)
+    box = stored_box(rule.box(*opened.displayed), opened.displayed, opened.to_turn)
     drafted = _draft(image, box, rule)
     # Of a progressive JPEG libjpeg keeps all coefficients, however small it is decoded.
     size = stored if image.info.get("progressive") else drafted.size
     with room(size[0] * size[1]):
-        rgb = to_rgb(data, drafted)
+        rgb = to_rgb(opened.data, drafted)
         small = resize_image(rgb, _scale(box, stored, rgb.size), rule.size_px)
-    return Decoded(np.asarray(turn(small, to_turn)), *displayed, _format_of(image), orientation, frames)
+    return opened.decoded(turn(small, opened.to_turn), opened.displayed)
+
+
+def _decode_regions(
+    opened: _Opened, regions: Sequence[Region], rule: ResizeRule, room: Room
+) -> list[Decoded | ImageError]:
+    # At full size, because the pixels of a box must not depend on which other boxes are labelled with it.
+    with room(opened.stored[0] * opened.stored[1]):
+        rgb = to_rgb(opened.data, opened.image)
+        return [_decode_region(opened, rgb, region, rule) for region in regions]
+
+
+def _decode_region(
+    opened: _Opened, rgb: Image.Image, region: Region, rule: ResizeRule
+) -> Decoded | ImageError:
+    try:
+        box = region.pixels(*opened.displayed)
+    except ImageError as e:
+        return e
+    # Cut before it is resized, because resizing would mix in pixels around the box.
+    left, top, right, bottom = map(round, stored_box(box, opened.displayed, opened.to_turn))
+    crop = turn(rgb.crop((left, top, right, bottom)), opened.to_turn)
+    small = resize_image(crop, rule.box(*crop.size), rule.size_px)
+    return opened.decoded(small, crop.size)
 
 
 def _prepare(image: ImageFile.ImageFile, data: bytes) -> None:

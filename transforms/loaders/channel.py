@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from labelbeam.transforms.elements import ImageMetadata, ImageRef
+from labelbeam.transforms.elements import AnyImage, ImageMetadata, parts_of, ref_of
 from labelbeam.transforms.loaders.image import Loaded
 
 # Length of the pickled value, and number of the arrays beside it, whose lengths follow.
@@ -31,6 +31,7 @@ class Task(NamedTuple):
 
     Attributes:
       inline: Bytes of an image inside a file, and the file's version; None for an image to fetch.
+      boxes: URIs of the boxes of the image, whose regions they name.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Task(NamedTuple):
     signed: str | None
     is_bounded: bool
     inline: tuple[pickle.PickleBuffer, str | None] | None = None
+    boxes: tuple[str, ...] = ()
 
 
 class Result(NamedTuple):
@@ -51,7 +53,7 @@ class Result(NamedTuple):
       number: Number of the image.
       error: The error of a defect; None if there is none.
       kind: Type of the loaded value; None without one.
-      fields: Fields of the value between the reference and the metadata.
+      fields: Fields of the value between the reference and the metadata; of several values, their messages.
       metadata: Fields of the metadata; None if the value has none.
       usage: Fields of `Loaded` behind the value.
     """
@@ -70,6 +72,8 @@ class Result(NamedTuple):
 
     def pixel_bytes(self) -> int:
         """Return the length of the pixels, packed or not."""
+        if self.kind is tuple:
+            return sum(result.pixel_bytes() for result in self.fields)
         last = self.fields[-1] if self.fields else None
         return len(last) if isinstance(last, bytes) else getattr(last, "nbytes", 0)
 
@@ -79,6 +83,9 @@ def result_of(number: int, loaded: Loaded | Exception) -> Result:
     if isinstance(loaded, Exception):
         return Result(number, loaded)
     value, *usage = loaded
+    if isinstance(value, tuple):  # of boxes
+        each = tuple(result_of(number, loaded._replace(value=one)) for one in value)
+        return Result(number, None, tuple, each, None, tuple(usage))
     fields = _fields_of(value)[1:]
     metadata = None
     if fields and isinstance(fields[-1], ImageMetadata):
@@ -91,8 +98,13 @@ def _fields_of(value: Any) -> tuple[Any, ...]:
     return tuple([getattr(value, name) for name in value.__slots__])
 
 
-def loaded_of(result: Result, ref: ImageRef) -> Loaded:
+def loaded_of(result: Result, image: AnyImage) -> Loaded:
     """Return the outcome in a message."""
+    if result.kind is tuple:
+        boxes = parts_of(image)[1]
+        each: Any = tuple(loaded_of(one, box).value for one, box in zip(result.fields, boxes, strict=True))
+        return Loaded(each, *result.usage)
+    ref = ref_of(parts_of(image)[0])
     last = () if result.metadata is None else (ImageMetadata(*result.metadata),)
     return Loaded(result.kind(ref, *result.fields, *last), *result.usage)
 

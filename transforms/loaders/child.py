@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from labelbeam.transforms.elements import ImageRef, InlineImage
+from labelbeam.transforms.elements import AnyImage, BoxedImage, ImageRef, InlineImage
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.loaders.board import Board, Stage
 from labelbeam.transforms.loaders.channel import CHUNK, Channel, Result, Task, result_of
@@ -96,7 +96,9 @@ class _Worker:
 
     def _load(self, task: Task) -> None:
         ref = ImageRef("", task.uri, (), task.known_version, task.signed)
-        image = InlineImage(ref, bytes(task.inline[0]), task.inline[1]) if task.inline else ref
+        source = InlineImage(ref, bytes(task.inline[0]), task.inline[1]) if task.inline else ref
+        boxes = tuple(ImageRef("", uri) for uri in task.boxes)
+        image: AnyImage = BoxedImage(source, boxes) if boxes else source
         send = functools.partial(self._send, task.number)
         report = functools.partial(self._report, task.number)
         # Only where the parent waits for it.
@@ -199,6 +201,7 @@ def _bound_memory(loading: Loading) -> None:
         + 2 * MAX_ENCODED_BYTES
         + 4 * loading.limits.max_bytes
         + _BYTES_PER_PIXEL * loading.max_pixels
+        + loading.most_boxes * 3 * loading.rule.size_px**2
     )
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = limit if most == resource.RLIM_INFINITY else min(limit, most)

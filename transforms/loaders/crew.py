@@ -6,7 +6,7 @@ import weakref
 from concurrent.futures import Future
 from typing import Protocol
 
-from labelbeam.transforms.elements import ImageRef, InlineImage
+from labelbeam.transforms.elements import AnyImage
 from labelbeam.transforms.loaders.image import Loaded
 from labelbeam.transforms.loaders.orders import Finished
 
@@ -14,7 +14,7 @@ from labelbeam.transforms.loaders.orders import Finished
 class Crew(Protocol):
     """Threads or processes that load images, and go on until they are stopped."""
 
-    def submit(self, image: ImageRef | InlineImage) -> Future[Loaded]:
+    def submit(self, image: AnyImage) -> Future[Loaded]:
         """Load an image. Its future raises an error only for a defect."""
 
     def is_hungry(self) -> bool:

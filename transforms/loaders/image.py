@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import (
     DIGEST,
+    AnyImage,
     DecodedImage,
     EncodedImage,
     Failure,
@@ -23,12 +24,21 @@ from labelbeam.transforms.elements import (
     InlineImage,
     PackedImage,
     Unchanged,
+    parts_of,
     ref_of,
 )
 from labelbeam.transforms.errors import ImageError, Reason
-from labelbeam.transforms.images.decode import Room, decode_image, no_wait, too_little_memory
+from labelbeam.transforms.images.decode import (
+    Decoded,
+    Room,
+    decode_boxes,
+    decode_image,
+    no_wait,
+    too_little_memory,
+)
 from labelbeam.transforms.images.formats import RAW_SUFFIXES
 from labelbeam.transforms.images.packing import pack_pixels
+from labelbeam.transforms.images.regions import region_of
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.loaders.board import Stage
 from labelbeam.transforms.sources import Limits, Sources
@@ -53,26 +63,32 @@ class Loading:
       rule: Crop and size of the result.
       max_pixels: Largest image in pixels; larger images fail before they are decoded.
       packed: Whether pixels are packed for a shuffle.
+      most_boxes: Largest number of boxes that are cut from an image.
     """
 
     limits: Limits
     rule: ResizeRule
     max_pixels: int
     packed: bool = False
+    most_boxes: int = 1
+
+
+# The outcome of an image, or of a box.
+Outcome = DecodedImage | PackedImage | Unchanged | Failure
 
 
 class Loaded(NamedTuple):
     """The outcome of one image.
 
     Attributes:
-      value: The image, or the reason why there is none.
+      value: The image, or the reason why there is none; of an image with boxes, one outcome for each box.
       fetch_usec: Time of the request.
       decode_usec: Time of decoding; 0 if it was not decoded.
       size_bytes: Length of the encoded image; 0 if it was not fetched.
       retry_after_sec: As in `ImageError`.
     """
 
-    value: DecodedImage | PackedImage | Unchanged | Failure
+    value: Outcome | tuple[Outcome, ...]
     fetch_usec: int
     decode_usec: int = 0
     size_bytes: int = 0
@@ -139,7 +155,31 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int, room: Room 
     Raises:
       ImageError: The bytes are no image that can be read, or too large a one.
     """
-    decoded = decode_image(encoded.data, rule, max_pixels, room)
+    return _decoded_image(encoded.ref, decode_image(encoded.data, rule, max_pixels, room), encoded)
+
+
+def decode_each_box(
+    encoded: EncodedImage,
+    boxes: Sequence[ImageRef],
+    rule: ResizeRule,
+    max_pixels: int,
+    room: Room = no_wait,
+) -> Iterator[DecodedImage | Failure]:
+    """Decode one image, and yield the outcome of each of its boxes; arguments as of `decode`.
+
+    Raises:
+      ImageError: The bytes are no image that can be read, or too large a one.
+    """
+    regions = [region for ref in boxes if (region := region_of(ref.uri))]
+    results = decode_boxes(encoded.data, regions, rule, max_pixels, room)
+    for ref, decoded in zip(boxes, results, strict=True):
+        if isinstance(decoded, ImageError):
+            yield failure_of(ref, "decode", decoded)
+        else:
+            yield _decoded_image(ref, decoded, encoded)
+
+
+def _decoded_image(ref: ImageRef, decoded: Decoded, encoded: EncodedImage) -> DecodedImage:
     if decoded.format == "TIFF" and encoded.ref.uri.lower().endswith(RAW_SUFFIXES):
         # An error, because the first picture of such a file is a preview of some hundred pixels, not the
         # photo.
@@ -154,7 +194,7 @@ def decode(encoded: EncodedImage, rule: ResizeRule, max_pixels: int, room: Room 
         orientation=decoded.orientation,
         frames=decoded.frames,
     )
-    return DecodedImage(encoded.ref, decoded.pixels, metadata)
+    return DecodedImage(ref, decoded.pixels, metadata)
 
 
 def pack_image(image: DecodedImage) -> PackedImage:
@@ -177,6 +217,7 @@ class _Fetched(NamedTuple):
     """An image that waits for decoding, and the nanoseconds that its request took."""
 
     image: EncodedImage
+    boxes: tuple[ImageRef, ...]
     spent_ns: int
     report: Report
     done: Done
@@ -208,7 +249,7 @@ class Loader:
 
     def load(
         self,
-        image: ImageRef | InlineImage,
+        image: AnyImage,
         done: Done,
         report: Report = _no_report,
         fetched: Callable[[], None] | None = None,
@@ -229,10 +270,11 @@ class Loader:
             self._changed.wait_for(lambda: self._encoded_bytes < MAX_ENCODED_BYTES)
         start = time.monotonic_ns()
         report("fetch", 0)
-        encoded = _try_to_fetch(image, self._sources)
+        source, boxes = parts_of(image)
+        encoded = _try_to_fetch(source, self._sources)
         spent_ns = time.monotonic_ns() - start
         if not isinstance(encoded, EncodedImage):
-            done(_not_fetched(ref_of(image), encoded, spent_ns // 1000))
+            done(_not_fetched(ref_of(source), encoded, spent_ns // 1000))
             report(None, spent_ns)
             return
         report(None, spent_ns)
@@ -240,7 +282,7 @@ class Loader:
             fetched()
         with self._changed:
             self._encoded_bytes += len(encoded.data)
-            self._fetched.append(_Fetched(encoded, spent_ns, report, done))
+            self._fetched.append(_Fetched(encoded, boxes, spent_ns, report, done))
             if self._decoders == 0:
                 return
             self._decoders -= 1
@@ -259,7 +301,7 @@ class Loader:
                 fetched = self._fetched.popleft()
             loaded: Loaded | Exception | None = None
             try:
-                loaded = self._decode(*fetched[:3])
+                loaded = self._decode(*fetched[:4])
             except MemoryError:
                 pass
             except Exception as e:
@@ -273,17 +315,27 @@ class Loader:
             # Behind the outcome, because an image whose outcome can't be sent must be found on the board.
             fetched.report(None, fetched.spent_ns)
 
-    def _decode(self, encoded: EncodedImage, spent_ns: int, report: Report) -> Loaded:
+    def _decode(
+        self, encoded: EncodedImage, boxes: tuple[ImageRef, ...], spent_ns: int, report: Report
+    ) -> Loaded:
         start = time.monotonic_ns()
         report("decode", spent_ns)
-        loading, room = self._loading, functools.partial(self._room, report=report, spent_ns=spent_ns)
-        value: DecodedImage | PackedImage | Failure
+        rule, most = self._loading.rule, self._loading.max_pixels
+        room = functools.partial(self._room, report=report, spent_ns=spent_ns)
+        value: Outcome | tuple[Outcome, ...]
         try:
-            image = decode(encoded, loading.rule, loading.max_pixels, room)
-            value = pack_image(image) if loading.packed else image
+            if boxes:
+                value = tuple(map(self._packed, decode_each_box(encoded, boxes, rule, most, room)))
+            else:
+                value = self._packed(decode(encoded, rule, most, room))
         except ImageError as e:
             value = failure_of(encoded.ref, "decode", e)
         return Loaded(value, spent_ns // 1000, _usec(start), len(encoded.data))
+
+    def _packed(self, image: DecodedImage | Failure) -> Outcome:
+        if self._loading.packed and isinstance(image, DecodedImage):
+            return pack_image(image)
+        return image
 
     @contextmanager
     def _room(self, pixels: int, report: Report, spent_ns: int) -> Iterator[None]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import weakref
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, host_of_uri
+from labelbeam.transforms.elements import AnyImage, Failure, ImageRef, Unchanged, host_of_uri, parts_of
 from labelbeam.transforms.errors import ImageError, Reason, may_heal
 from labelbeam.transforms.loaders.image import Loaded, Loading, keeps_labels, unchecked
 from labelbeam.transforms.loaders.schedule import DOWN_AFTER, DOWN_SEC, Order, Schedule, Verdict
@@ -28,8 +28,8 @@ class Finished(Protocol):
     """A window of a bundle."""
 
     @property
-    def finished(self) -> int:
-        """Number of finished images that the bundle has not taken."""
+    def finished_bytes(self) -> int:
+        """Bytes of finished images that the bundle has not taken."""
 
 
 class Orders:
@@ -43,29 +43,28 @@ class Orders:
         self._schedule = Schedule(loading.limits.manners, threads)
         # Weak, because a bundle that fails does not close its window.
         self._windows: weakref.WeakSet[Finished] = weakref.WeakSet()
-        self._most_finished = max(1, _MAX_FINISHED_BYTES // (3 * loading.rule.size_px**2))
         self.is_full = False
 
     def __len__(self) -> int:
         """Return the number of images that wait for a request."""
         return len(self._schedule)
 
-    def add(self, image: ImageRef | InlineImage) -> Future[Loaded]:
+    def add(self, image: AnyImage) -> Future[Loaded]:
         """Order an image, for as long as somebody holds its future."""
         future: Future[Loaded] = Future()
         # Running from now on, because a future that somebody cancels takes no outcome.
         future.set_running_or_notify_cancel()
-        if isinstance(image, InlineImage):
-            self._schedule.add(Order(image.ref, "", False, weakref.ref(future), inline=image))
-        else:
-            self._schedule.add(Order(image, *_host_of(image.address), weakref.ref(future)))
+        source, _ = parts_of(image)
+        # Images with bytes are requested from no host.
+        host = _host_of(source.address) if isinstance(source, ImageRef) else ("", False)
+        self._schedule.add(Order(image, *host, weakref.ref(future)))
         return future
 
     def take(self, most: int, in_reserve: bool = False) -> list[Order]:
         """Return images as `Schedule.take` does; those that are not requested any more fail."""
         for order in self._schedule.take_hopeless():
             order.finish(_final(order.last or _host_down(order), order))
-        self.is_full = sum(window.finished for window in self._windows) >= self._most_finished
+        self.is_full = sum(window.finished_bytes for window in self._windows) >= _MAX_FINISHED_BYTES
         return [] if self.is_full else self._schedule.take(most, in_reserve)
 
     def watch(self, window: Finished) -> None:
@@ -138,9 +137,21 @@ def _verdict_of(loaded: Loaded | Exception, order: Order) -> Verdict:
 
 
 def _final(loaded: Loaded, order: Order) -> Loaded:
-    """Return the outcome of an image's last request, with the image's own reference."""
-    if not isinstance(loaded.value, Failure):
-        return loaded
-    if loaded.value.stage == "fetch" and keeps_labels(order.ref, loaded.value.reason):
-        return loaded._replace(value=unchecked(order.ref))
-    return loaded._replace(value=replace(loaded.value, attempts=order.attempts))
+    """Return the outcome of an image's last request, with the image's own reference, or one for each box."""
+    value, boxes = loaded.value, parts_of(order.image)[1]
+    if not boxes:
+        return loaded._replace(value=_outcome_of(order.ref, value, order.attempts))
+    # An outcome of the image is that of each box.
+    values = value if isinstance(value, tuple) else (value,) * len(boxes)
+    each = [_outcome_of(ref, one, order.attempts) for ref, one in zip(boxes, values, strict=True)]
+    return loaded._replace(value=tuple(each))
+
+
+def _outcome_of(ref: ImageRef, value: Any, attempts: int) -> Any:
+    if isinstance(value, Unchanged):
+        return replace(value, ref=ref)
+    if not isinstance(value, Failure):
+        return value
+    if value.stage == "fetch" and keeps_labels(ref, value.reason):
+        return unchecked(ref)
+    return replace(value, ref=ref, attempts=attempts)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Final
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import ImageRef, InlineImage
+from labelbeam.transforms.elements import AnyImage, InlineImage, parts_of
 from labelbeam.transforms.errors import ImageError, Reason, RunError, describe_error
 from labelbeam.transforms.loaders.board import Board, Row, nameless_file
 from labelbeam.transforms.loaders.channel import CHUNK, Channel, Task, loaded_of
@@ -146,7 +146,7 @@ class _Crew:
         self._large_fd = nameless_file()
         threading.Thread(target=self._run, name="loaders", daemon=True).start()
 
-    def submit(self, image: ImageRef | InlineImage) -> Future[Loaded]:
+    def submit(self, image: AnyImage) -> Future[Loaded]:
         with self._lock:
             if self._broken:
                 raise self._broken
@@ -274,7 +274,7 @@ class _Crew:
                 if result.is_news:
                     self._orders.release(image)
                     continue
-                self._orders.settle(image, result.error or loaded_of(result, image.ref))
+                self._orders.settle(image, result.error or loaded_of(result, image.image))
                 # Behind that, because images of the process get an outcome in any case.
                 del one.images[result.number]
 
@@ -400,11 +400,12 @@ class _Crew:
             image.finish(error)
 
 
-def _task_of(number: int, image: Order) -> Task:
-    ref, inline = image.ref, image.inline
+def _task_of(number: int, order: Order) -> Task:
+    ref, (source, boxes) = order.ref, parts_of(order.image)
     # As a buffer, because the channel does not copy these.
-    data = (pickle.PickleBuffer(inline.data), inline.version) if inline else None
-    return Task(number, ref.uri, ref.known_version, ref.signed, image.is_bounded, data)
+    inline = (pickle.PickleBuffer(source.data), source.version) if isinstance(source, InlineImage) else None
+    uris = tuple(box.uri for box in boxes)
+    return Task(number, ref.uri, ref.known_version, ref.signed, order.is_bounded, inline, uris)
 
 
 def _describe(status: int) -> str:

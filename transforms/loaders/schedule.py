@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from labelbeam.transforms.elements import ImageRef, InlineImage
+from labelbeam.transforms.elements import AnyImage, ImageRef, parts_of, ref_of
 from labelbeam.transforms.loaders.image import Loaded
 from labelbeam.transforms.sources import Manners
 
@@ -80,30 +80,33 @@ class Order:
     """An image that a bundle waits for.
 
     Attributes:
-      ref: The image.
+      image: The image.
       host: Its host or bucket; "" for an image on no host.
       is_bounded: Whether `Manners` bound requests to the host.
       future: Weak reference to the future that receives the outcome. It is dead if the bundle has failed.
       crashes: Number of loaders that died of it.
       is_request: Whether it counts among its host's requests.
       attempts: Number of requests that were started.
-      inline: The image, if its bytes were read with its reference.
       first: Time of the first one.
       started: Time of the latest one.
       last: Outcome of the latest one; None before the first outcome.
     """
 
-    ref: ImageRef
+    image: AnyImage
     host: str
     is_bounded: bool
     future: weakref.ref[Future[Loaded]]
     crashes: int = 0
     is_request: bool = False
     attempts: int = 0
-    inline: InlineImage | None = None
     first: float = 0.0
     started: float = 0.0
     last: Loaded | None = None
+
+    @property
+    def ref(self) -> ImageRef:
+        """Reference of the image."""
+        return ref_of(parts_of(self.image)[0])
 
     def finish(self, outcome: Loaded | Exception) -> None:
         """Give the outcome to the bundle, unless that has failed."""

@@ -6,7 +6,7 @@ import functools
 import threading
 from concurrent.futures import Future
 
-from labelbeam.transforms.elements import ImageRef, InlineImage
+from labelbeam.transforms.elements import AnyImage
 from labelbeam.transforms.images.memory import tune_malloc
 from labelbeam.transforms.loaders.crew import Loaders
 from labelbeam.transforms.loaders.image import Loaded, Loader, Loading
@@ -41,7 +41,7 @@ class _Crew:
         for n in range(loading.limits.connections):
             threading.Thread(target=self._run, name=f"load-{n}", daemon=True).start()
 
-    def submit(self, image: ImageRef | InlineImage) -> Future[Loaded]:
+    def submit(self, image: AnyImage) -> Future[Loaded]:
         with self._changed:
             future = self._orders.add(image)
             self._changed.notify()
@@ -69,7 +69,7 @@ class _Crew:
         while (order := self._next()) is not None:
             fetched = functools.partial(self._release, order) if order.is_bounded else None
             settle = functools.partial(self._settle, order)
-            self._loader.load(order.inline or order.ref, settle, fetched=fetched)
+            self._loader.load(order.image, settle, fetched=fetched)
 
     def _next(self) -> Order | None:
         with self._changed:
