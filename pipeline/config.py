@@ -23,6 +23,7 @@ from labelbeam import __version__
 from labelbeam.pipeline.headers import parse_headers, without_values
 from labelbeam.transforms.choose import Choice
 from labelbeam.transforms.errors import Reason, UserError, describe_error
+from labelbeam.transforms.inputs.corpus import BoxColumns
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS
 from labelbeam.transforms.models.heads import DEFAULT_THRESHOLD
 from labelbeam.transforms.sources.public import AllowedHosts, HostError
@@ -270,6 +271,14 @@ class ReadConfig:
         None,
         "delimiter of the CSV's columns; by default that of its first line: comma, tab, semicolon or bar",
     )
+    box_columns: Annotated[tuple[str, ...], "columns"] = _option(
+        (),
+        "columns with left, top, right and bottom of a box, or one column with a list of boxes, also a path "
+        "such as objects.boxes: each box is labelled as an image of its own, with the id ID#n",
+    )
+    box_unit: Literal["pixels", "fractions"] | None = _option(
+        None, "unit of the boxes; fractions are those of the image's width and height, from 0 to 1"
+    )
     image_feature: str | None = _option(
         None,
         "feature of TFRecord files, or column of Parquet files, with the bytes of images; by default the one "
@@ -292,7 +301,32 @@ class ReadConfig:
     @property
     def choice(self) -> Choice:
         """Images of the input to label."""
-        return Choice(self.sample, self.limit)
+        return Choice(self.sample, self.limit, by_image=bool(self.box_columns))
+
+    @property
+    def boxes(self) -> BoxColumns | None:
+        """Columns with boxes; None if whole images are labelled.
+
+        Raises:
+          UserError: An option of boxes lacks the other one, or the columns are neither one nor four.
+        """
+        if not self.box_columns:
+            if self.box_unit:
+                raise UserError(
+                    f"box_unit={self.box_unit!r} has no boxes. Add --box_columns, or remove --box_unit."
+                )
+            return None
+        if len(self.box_columns) not in (1, 4):
+            raise UserError(
+                f"box_columns={','.join(self.box_columns)!r} is not allowed: it must be four columns, for "
+                "left, top, right and bottom, or one with a list of boxes."
+            )
+        if not self.box_unit:
+            raise UserError(
+                f"box_columns={','.join(self.box_columns)!r} needs a unit, because numbers do not show it. "
+                "Add --box_unit=pixels or --box_unit=fractions."
+            )
+        return BoxColumns(self.box_columns, self.box_unit)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from labelbeam.pipeline.config import ReadConfig
 from labelbeam.pipeline.copies import copy_input
 from labelbeam.pipeline.extras import require
 from labelbeam.pipeline.input_names import is_copied, is_in_bigquery, public_input
+from labelbeam.transforms.boxes import with_boxes
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local, remote_scheme
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
@@ -82,6 +83,8 @@ def _find_one(
                     f"image_feature={config.image_feature!r}: input={location.name!r} has no names of "
                     "features. Leave it out."
                 )
+            if config.boxes:
+                corpus = with_boxes(corpus, config.boxes, location.name)
             return dataclasses.replace(corpus, secret_params=config.secret_params)
     except RunError as e:  # a folder may not be listed, or a list is damaged
         raise UserError(str(e)) from e
@@ -97,6 +100,8 @@ def _find_in_bigquery(name: str, config: ReadConfig, known_types: Mapping[str, p
             f"input_format={config.input_format!r}: input={name!r:.100} is no file. Leave it out."
         )
     corpus = FORMAT.find(Location(name, name, name, is_folder=False), config, known_types)
+    if config.boxes:
+        corpus = with_boxes(corpus, config.boxes, name)
     return dataclasses.replace(corpus, secret_params=config.secret_params)
 
 

@@ -40,6 +40,7 @@ def build_graph(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[Manifes
         load.loaders,
         plan.threads,
         packed=plan.is_split,
+        has_boxes=plan.corpus.boxes is not None,
     )
     pixels = loaded.ok
     if plan.is_split:
@@ -86,7 +87,7 @@ class _Found(NamedTuple):
     """The images of a corpus that need labels.
 
     Attributes:
-      ok: `ImageRef`, or `InlineImage` of files with images inside.
+      ok: `ImageRef`, or `InlineImage` of files with images inside; `BoxedImage` if boxes are labelled.
       failures: `Failure`, one per row that can't be read or selected.
       counts: Outputs of `CountRows`.
       notes: `Notes` about the input.
@@ -110,7 +111,7 @@ def _find_images(pipeline: beam.Pipeline, plan: Plan) -> _Found:
     rows = pipeline | "ReadImageRefs" >> ReadImageRefs(plan.corpus)
     listed = (rows.ok, rows.failures) | "CountRows" >> CountRows(count_listed, plan.listener)
     chosen, left_out = (rows, ()) if plan.choice.is_all else _choose(rows, plan.choice)
-    selected = (chosen, done) | "SelectUnlabelled" >> SelectUnlabelled()
+    selected = (chosen, done) | "SelectUnlabelled" >> SelectUnlabelled(plan.corpus.boxes is not None)
     counts = (listed, (selected.counts, *left_out) | count_selection)
     return _Found(selected.ok, selected.failures, counts, rows.notes)
 

@@ -15,7 +15,7 @@ from labelbeam.pipeline.calibration import calibration_of
 from labelbeam.pipeline.config import LoadConfig, PredictConfig, ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.calibration import Calibration
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, Prediction, id_of_uri
+from labelbeam.transforms.elements import AnyImage, Failure, ImageRef, Prediction, id_of_uri
 from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.label import label_images
@@ -131,7 +131,7 @@ def _assumed_range(spec: ModelSpec) -> Iterator[str]:
 
 def _rows_of(
     images: StrPath | Iterable[StrPath], secret_params: tuple[str, ...], limits: Limits
-) -> tuple[Iterable[ImageRef | InlineImage | Failure], tuple[tuple[str, pa.DataType], ...]]:
+) -> tuple[Iterable[AnyImage | Failure], tuple[tuple[str, pa.DataType], ...]]:
     if isinstance(images, str | os.PathLike):
         read = ReadConfig(input=os.fspath(images), secret_params=secret_params)
         corpus = find_corpus(read, limits=lambda: limits)

@@ -123,9 +123,10 @@ def make_plan(
         input or the model.
     """
     predict = config.predict
-    if predict.dedupe != "content" or predict.layout == "split" or corpus.holds_images:
+    if predict.dedupe != "content" or predict.layout == "split" or corpus.holds_images or corpus.boxes:
         # Without digests, because they would make each row longer. The split layout has no use for them,
-        # because its processes that request images have no labels, and images inside files need no requests.
+        # because its processes that request images have no labels; images inside files need no requests; and
+        # boxes of images of the same bytes have different pixels.
         corpus = _without_digests(corpus)
     # The run's id is made here, once, because staged files, manifest and job name must have the same one.
     calibration = calibration_of(predict, model)
@@ -199,9 +200,9 @@ def _done(config: RunConfig, corpus: Corpus, state: OutputState) -> ReadDoneIds:
         redo=frozenset(Reason) if refreshes else corpus.reasons,
         versions=refreshes,
         # URIs are compared only for ids of the user's, because an id that is made from a URI stands for no
-        # other.
-        uris=corpus.id_column is not None,
-        by_file=corpus.holds_images,
+        # other, and for boxes, because a box of the same number may have another region.
+        uris=corpus.id_column is not None or corpus.boxes is not None,
+        by="file" if corpus.holds_images else "image" if corpus.boxes else "id",
     )
 
 

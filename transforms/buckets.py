@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from labelbeam.transforms.elements import FILE_ID_CHARS
+from labelbeam.transforms.elements import FILE_ID_CHARS, image_id_of
 
 # 4,096 buckets, because a bucket is joined in memory by one worker: of 100 M ids some 24,000 fall into each,
 # which takes little memory and time, and thousands of workers get a share.
@@ -17,6 +17,11 @@ def hash_of(image_id: str) -> int:
     """Return a number from 0 to 2**32 - 1."""
     # CRC-32, because Python's `hash` of a string differs between processes.
     return zlib.crc32(image_id.encode("utf-8", "surrogatepass"))
+
+
+def bucket_of_image(row_id: str) -> int:
+    """Return the bucket of the image that a box is of."""
+    return bucket_of(image_id_of(row_id))
 
 
 def bucket_of_file(image_id: str) -> int:

@@ -15,6 +15,8 @@ from typing import Final
 import apache_beam as beam
 import numpy as np
 
+from labelbeam.transforms.elements import image_id_of
+
 # Below 64, because Beam's coder of whole numbers has a sign. Of a million chosen ids, two have one draw in
 # one list of ten million; a limit then chooses one image too many.
 _DRAW_BITS = 62
@@ -51,15 +53,25 @@ class Choice:
     Attributes:
       share: Share of the images.
       limit: Largest number of images, chosen from this share; None for all.
+      by_image: Whether rows are boxes, which are chosen with all boxes of their image.
     """
 
     share: float = 1.0
     limit: int | None = None
+    by_image: bool = False
 
     @property
     def is_all(self) -> bool:
         """Whether all images are chosen."""
         return self.share >= 1 and self.limit is None
+
+    def image_id_of(self, row_id: str) -> str:
+        """Return the id by which a row is chosen."""
+        return image_id_of(row_id) if self.by_image else row_id
+
+    def draw_of(self, row_id: str) -> int:
+        """Return the draw of a row."""
+        return draw_of(self.image_id_of(row_id))
 
 
 class SmallestDraws:
@@ -68,12 +80,13 @@ class SmallestDraws:
     def __init__(self, choice: Choice) -> None:
         self._most = choice.limit or 0
         self._bound = bound_of(choice.share)
+        self._draw_of = choice.draw_of
         self._smallest = np.empty(0, np.int64)
         self._gathered: list[int] = []
 
     def add(self, image_id: str) -> None:
         """Take the draw of an id."""
-        draw = draw_of(image_id)
+        draw = self._draw_of(image_id)
         if draw < self._bound:
             self._gathered.append(draw)
             if len(self._gathered) >= max(_GATHERED, self._most):

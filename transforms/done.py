@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of, bucket_of_file
+from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of, bucket_of_file, bucket_of_image
 from labelbeam.transforms.elements import DIGEST, DoneIds, digest_of_uri
 from labelbeam.transforms.errors import FAULTS_OF_THE_INPUT
 from labelbeam.transforms.table.folder import StoredFile, published_files, read_manifest, staged_files
 from labelbeam.transforms.table.integrity import keep_whole, read_batches
 from labelbeam.transforms.table.rows import FAILURES
 
+# Ids that share a bucket.
+MeetBy = Literal["id", "image", "file"]
+_BUCKETS: Final = {"id": bucket_of, "image": bucket_of_image, "file": bucket_of_file}
+
 
 def read_done_ids(
-    stored: StoredFile, redo: frozenset[str], versions: bool, uris: bool = False, by_file: bool = False
+    stored: StoredFile, redo: frozenset[str], versions: bool, uris: bool = False, by: MeetBy = "id"
 ) -> Iterator[DoneIds]:
     """Read the ids of one file, and of the other columns only requested ones; yield one bucket at a time.
 
@@ -37,22 +42,20 @@ def read_done_ids(
     redo = FAULTS_OF_THE_INPUT | (redo if stored.published else frozenset())
     # URIs of failures by file, because one that is the URI of a file shows that the failure stands for the
     # rest of that file.
-    columns = ["id", *(["uri"] if uris or (by_file and failures) else [])]
+    columns = ["id", *(["uri"] if uris or (by == "file" and failures) else [])]
     # Digests alone by file, because the version of a file shows nothing about a single image inside.
-    compared = ["sha256"] if by_file else ["version", "sha256"]
+    compared = ["sha256"] if by == "file" else ["version", "sha256"]
     columns += ["reason"] if failures else compared if versions else []
     for batch in read_batches(stored, GATHERED_ROWS, columns):
-        yield from _by_bucket(batch, stored.published, redo, by_file)
+        yield from _by_bucket(batch, stored.published, redo, by)
 
 
-def _by_bucket(
-    batch: pa.RecordBatch, published: bool, redo: frozenset[str], by_file: bool
-) -> Iterator[DoneIds]:
+def _by_bucket(batch: pa.RecordBatch, published: bool, redo: frozenset[str], by: MeetBy) -> Iterator[DoneIds]:
     ids = batch["id"].to_pylist()
     names = batch.schema.names
     reasons = batch["reason"].to_pylist() if "reason" in names else [""] * len(ids)
     versions = _versions_of(batch) if "sha256" in names else []
-    bucket = bucket_of_file if by_file else bucket_of
+    bucket = _BUCKETS[by]
     uris = list(map(digest_of_uri, batch["uri"].to_pylist())) if "uri" in names else []
     rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for n, (image_id, reason) in enumerate(zip(ids, reasons, strict=True)):
@@ -88,8 +91,8 @@ class ReadDoneIds(beam.PTransform):
       redo: Reasons for which published failures are tried again.
       versions: Whether to read the versions of images, or digests of images without a version.
       uris: Whether to read digests of the URIs, which only ids of the user's own need.
-      by_file: Whether ids are of images inside files: they share a bucket with the other ids of their file,
-        and failures have digests of their URIs.
+      by: Ids that share a bucket: those of boxes of one `image`, or of images inside one `file`. By file,
+        failures have digests of their URIs.
     """
 
     output: str
@@ -98,7 +101,7 @@ class ReadDoneIds(beam.PTransform):
     redo: frozenset[str] = frozenset()
     versions: bool = False
     uris: bool = False
-    by_file: bool = False
+    by: MeetBy = "id"
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[DoneIds]:
         return (
@@ -108,7 +111,7 @@ class ReadDoneIds(beam.PTransform):
             >> beam.FlatMap(_list_files, self.resumes, self.published).with_output_types(StoredFile)
             # A reshuffle, because one worker would read every file if listing and reading were fused.
             | "Spread" >> beam.Reshuffle()
-            | "ReadIds" >> beam.FlatMap(read_done_ids, self.redo, self.versions, self.uris, self.by_file)
+            | "ReadIds" >> beam.FlatMap(read_done_ids, self.redo, self.versions, self.uris, self.by)
         )
 
 

@@ -18,6 +18,7 @@ from apache_beam.utils.shared import Shared
 from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import DecodedImage, Failure, Label, Prediction, host_of_uri
 from labelbeam.transforms.errors import ImageError
+from labelbeam.transforms.images.regions import region_of
 from labelbeam.transforms.models.batching import Batcher
 from labelbeam.transforms.models.call_checks import model_calls, never_returns, run_in_time
 from labelbeam.transforms.models.classifier import Classifier, TopK
@@ -157,7 +158,7 @@ class _Labeler:
         if self._recent is None:
             return self.batcher.submit(image)
         return self._recent.submit(
-            image.metadata.sha256, lambda: self.batcher.submit(image), functools.partial(_adapt, image)
+            _pixels_of(image), lambda: self.batcher.submit(image), functools.partial(_adapt, image)
         )
 
 
@@ -180,6 +181,12 @@ def _watch_calls(batcher: Batcher, step: PredictLabels) -> None:
 def most_recent(outputs: int) -> int:
     """Return how many predictions with a number of outputs a process keeps for images of the same bytes."""
     return _MAX_RECENT * _RECENT_BYTES // (_RECENT_BYTES + 4 * outputs)
+
+
+def _pixels_of(image: DecodedImage) -> str:
+    """Return a text that is equal for images of the same pixels: the digest, and the region of a box."""
+    region = region_of(image.ref.uri)
+    return image.metadata.sha256 + (region.fragment if region else "")
 
 
 def _adapt(image: DecodedImage, result: Prediction | Failure) -> Prediction | Failure:

@@ -11,7 +11,8 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, host_of_uri, id_of_uri
+from labelbeam.transforms.boxes import box_alone, expand_boxes
+from labelbeam.transforms.elements import AnyImage, Failure, ImageRef, host_of_uri, id_of_uri
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import format_of, table_format_of
@@ -35,9 +36,16 @@ class ReadOutcomes(NamedTuple):
     notes: beam.PCollection
 
 
-def list_images(corpus: Corpus, max_bytes: int) -> Iterator[ImageRef | InlineImage | Failure]:
-    """List a corpus as `list_rows` does, with the bytes of images inside files, `max_bytes` at most."""
-    yield from read_members(corpus, max_bytes) if corpus.holds_images else list_rows(corpus)
+def list_images(corpus: Corpus, max_bytes: int) -> Iterator[AnyImage | Failure]:
+    """List the images of a corpus, with the bytes of images inside files, `max_bytes` at most.
+
+    Of images with boxes, each row is an image by itself.
+    """
+    if corpus.holds_images:
+        yield from read_members(corpus, max_bytes)
+        return
+    for row in list_rows(corpus):
+        yield box_alone(row) if corpus.boxes and isinstance(row, ImageRef) else row
 
 
 def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
@@ -55,12 +63,12 @@ def list_rows(corpus: Corpus) -> Iterator[ImageRef | Failure]:
 
 
 def read_rows(piece: Any, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
-    """Read the rows of a piece, as `CorpusFormat.read` does, with secrets hidden.
+    """Read the rows of a piece, as `CorpusFormat.read` does, with secrets hidden and a row for each box.
 
     Here and not in the formats, because no format can then forget it.
     """
     for row in format_of(corpus).read(piece, corpus, notes):
-        yield hide_in_row(row, corpus)
+        yield from expand_boxes(hide_in_row(row, corpus), corpus, notes)
 
 
 def hide_in_row(row: ImageRef | Failure, corpus: Corpus) -> ImageRef | Failure:
@@ -92,7 +100,7 @@ def _lacks_secrets(uri: str) -> ImageError:
 class ReadImageRefs(beam.PTransform):
     """The step that lists a corpus.
 
-    Input: the pipeline. Output: `ImageRef`. Failures: `read` (lines that cannot be read).
+    Input: the pipeline. Output: `ImageRef`, one per row or box. Failures: `read` (rows that cannot be read).
     Notes: files of a folder that are left out, values that are not of their column's type.
     Metrics: `rows_in`.
     Guarantees: each file of a list is whole and unchanged since the plan, or the run ends.

@@ -9,15 +9,15 @@ from typing import TypeVar
 
 import apache_beam as beam
 
-from labelbeam.transforms.choose import Choice, FindBound, bound_of, draw_of, find_bound
+from labelbeam.transforms.choose import Choice, FindBound, bound_of, find_bound
 from labelbeam.transforms.count import NOT_CHOSEN
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, ref_of
+from labelbeam.transforms.elements import AnyImage, Failure, ImageRef, ref_of
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.outcomes import Outcomes, par_do, to_output
 from labelbeam.transforms.read import list_images, list_rows
 from labelbeam.transforms.select import SelectOutcomes, id_of
 
-Row = TypeVar("Row", bound=ImageRef | InlineImage | Failure)
+Row = TypeVar("Row", bound=AnyImage | Failure)
 
 
 def list_chosen(corpus: Corpus, choice: Choice) -> Iterator[ImageRef | Failure]:
@@ -31,8 +31,8 @@ def list_chosen(corpus: Corpus, choice: Choice) -> Iterator[ImageRef | Failure]:
 
 def first_chosen(
     corpus: Corpus, choice: Choice, images: int, max_bytes: int, most: int | None = None
-) -> list[ImageRef | InlineImage | Failure]:
-    """Return the first chosen images of a corpus, each once.
+) -> list[AnyImage | Failure]:
+    """Return the first chosen images of a corpus, each once, and with one of its boxes.
 
     Args:
       corpus: The corpus.
@@ -44,9 +44,9 @@ def first_chosen(
     Raises:
       RunError: A file is not the one that was planned, or is cut or damaged.
     """
-    first: dict[str, ImageRef | InlineImage | Failure] = {}
+    first: dict[str, AnyImage | Failure] = {}
     for row in _chosen(list_images(corpus, max_bytes), corpus, choice, most):
-        first.setdefault(ref_of(row).id, row)
+        first.setdefault(choice.image_id_of(ref_of(row).id), row)
         if len(first) == images:
             break
     return list(first.values())
@@ -57,7 +57,7 @@ def _chosen(rows: Iterator[Row], corpus: Corpus, choice: Choice, most: int | Non
     if choice.is_all:
         return rows
     bound = find_bound(map(id_of, itertools.islice(list_rows(corpus), most)), choice)
-    return (row for row in rows if draw_of(ref_of(row).id) < bound)
+    return (row for row in rows if choice.draw_of(ref_of(row).id) < bound)
 
 
 @dataclass
@@ -82,18 +82,25 @@ class ChooseRows(beam.PTransform):
                 for name, rows in (("Refs", rows.ok), ("BadRows", rows.failures))
             ] | beam.Flatten()
             bound = beam.pvalue.AsSingleton(ids | "FindBound" >> FindBound(self.choice))
-        refs = par_do("ChooseRefs", rows.ok, _ChooseFn(), ImageRef, tuple[str, int], side_input=bound)
-        bad = par_do("ChooseBadRows", rows.failures, _ChooseFn(), Failure, tuple[str, int], side_input=bound)
+        refs = par_do(
+            "ChooseRefs", rows.ok, _ChooseFn(self.choice), ImageRef, tuple[str, int], side_input=bound
+        )
+        bad = par_do(
+            "ChooseBadRows", rows.failures, _ChooseFn(self.choice), Failure, tuple[str, int], side_input=bound
+        )
         counts = (refs["counts"], bad["counts"]) | "Counts" >> beam.Flatten()
         return SelectOutcomes(refs["ok"], bad["ok"], counts)
 
 
 class _ChooseFn(beam.DoFn):
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+
     def start_bundle(self) -> None:
         self._left_out = 0
 
     def process(self, row: ImageRef | Failure, bound: int) -> Iterator:
-        if draw_of(id_of(row)) < bound:
+        if self._choice.draw_of(id_of(row)) < bound:
             yield row
         else:
             self._left_out += 1

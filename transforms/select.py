@@ -13,11 +13,13 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 from labelbeam.transforms.attempts import failure_of
-from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of
+from labelbeam.transforms.boxes import group_by_image, join_boxes, number_boxes
+from labelbeam.transforms.buckets import GATHERED_ROWS, bucket_of, bucket_of_image
 from labelbeam.transforms.coders import decode_row, encode_row
 from labelbeam.transforms.count import DUPLICATE, KEPT, OTHER, OTHER_URI
 from labelbeam.transforms.elements import (
     URI_DIGEST_BYTES,
+    BoxedImage,
     DoneIds,
     Failure,
     ImageRef,
@@ -40,7 +42,7 @@ class SelectOutcomes(NamedTuple):
     """The outputs of `SelectUnlabelled`.
 
     Attributes:
-      ok: `ImageRef`, each id once.
+      ok: `ImageRef`, each id once; `BoxedImage` where rows are boxes.
       failures: `Failure`, for rows that can't be read and ids of several URIs.
       counts: `(kind, rows)`: `duplicate` rows, `kept` ids that are done, `other` ids that are done and not in
         the input, `other_uri` ids that are done under another URI.
@@ -91,7 +93,7 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Count
         row = _merge(first, last)
         if image_id not in done:
             selected.append(row)
-        elif _is_of_another_uri(row, uris.get(image_id)):
+        elif is_of_another_uri(row, uris.get(image_id)):
             counts[OTHER_URI] += 1
             selected.append(row)
         elif isinstance(row, ImageRef) and done[image_id] not in (None, row.listed_version):
@@ -131,7 +133,7 @@ def _merge(first: Row, last: Row) -> Row:
     return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
 
 
-def _is_of_another_uri(row: Row, digest: bytes | None) -> bool:
+def is_of_another_uri(row: Row, digest: bytes | None) -> bool:
     """Return whether a row contradicts the URI digest of the id's row in the table, if there is one."""
     if isinstance(row, Failure):
         # The failure replaces the table's row, because that row would label only one of the id's URIs.
@@ -174,23 +176,31 @@ class SelectUnlabelled(beam.PTransform):
     Failures: `select`, and failures of the input, each once.
     Guarantees: an id leaves once, from one of the outputs, or is counted as kept; fusion is broken here, and
     a runner can move every `UNIT_ROWS` references to another worker.
+
+    Attributes:
+      has_boxes: Whether rows are boxes of images. Then the output is `BoxedImage`, with all boxes of an image
+        that need labels.
     """
+
+    has_boxes: bool = False
 
     def expand(self, inputs: tuple[Outcomes, beam.PCollection]) -> SelectOutcomes:
         listed, done = inputs
         # A join by shuffle, not a side input of done ids, because the ids of a billion rows fit in no
         # worker's memory. The shuffle also deals references anew, because a list's lines start on few
         # workers.
+        bucket = bucket_of_image if self.has_boxes else bucket_of
         packed = tuple(
-            rows | f"Pack{name}" >> beam.ParDo(PackRows(bucket_of)).with_output_types(tuple[int, bytes])
+            rows | f"Pack{name}" >> beam.ParDo(PackRows(bucket)).with_output_types(tuple[int, bytes])
             for name, rows in (("Refs", listed.ok), ("BadRows", listed.failures), ("Done", done))
         )
         buckets = packed | "Meet" >> beam.Flatten() | "GroupByBucket" >> beam.GroupByKey()
-        selected = par_do("Select", buckets, _SelectFn(), bytes, Failure, tuple[str, int])
+        selected = par_do("Select", buckets, _SelectFn(self.has_boxes), bytes, Failure, tuple[str, int])
         # A second shuffle, because a runner can neither split an element nor continue one that a lost worker
         # had: of a billion images, a bucket holds 244,000, which take hours.
         units = selected.pop("ok") | "Spread" >> beam.Reshuffle()
-        refs = units | "Unpack" >> beam.FlatMap(unpack).with_output_types(ImageRef)
+        unpack_unit, kind = (_unpack_boxes, BoxedImage) if self.has_boxes else (unpack, ImageRef)
+        refs = units | "Unpack" >> beam.FlatMap(unpack_unit).with_output_types(kind)
         return SelectOutcomes(refs, **selected)
 
 
@@ -235,8 +245,15 @@ def unpack(packed: bytes) -> Iterator[Row | DoneIds]:
     return map(decode_row, _LIST_CODER.decode(zlib.decompress(packed)))
 
 
+def _unpack_boxes(packed: bytes) -> Iterator[BoxedImage]:
+    return join_boxes(row for row in unpack(packed) if isinstance(row, ImageRef))
+
+
 class _SelectFn(beam.DoFn):
-    """A DoFn that selects from a bucket, and yields references in packs."""
+    """A DoFn that selects from a bucket, and yields references in packs; boxes of an image share one."""
+
+    def __init__(self, has_boxes: bool) -> None:
+        self._has_boxes = has_boxes
 
     def start_bundle(self) -> None:
         # Kept from bucket to bucket, because in a small corpus a bucket has a few rows, and a pack of each
@@ -244,13 +261,13 @@ class _SelectFn(beam.DoFn):
         self._refs: list[bytes] = []
 
     def process(self, bucket: tuple[int, Iterable[bytes]]) -> Iterator:
-        rows, counts = select_unlabelled(itertools.chain.from_iterable(map(unpack, bucket[1])))
+        listed = itertools.chain.from_iterable(map(unpack, bucket[1]))
+        rows, counts = select_unlabelled(number_boxes(listed) if self._has_boxes else listed)
         yield from map(to_output, counts.items())
-        for row in rows:
-            if isinstance(row, Failure):
-                yield to_output(row)
-                continue
-            self._refs.append(encode_row(row))
+        yield from (to_output(row) for row in rows if isinstance(row, Failure))
+        refs = (row for row in rows if isinstance(row, ImageRef))
+        for image in group_by_image(refs) if self._has_boxes else zip(refs, strict=True):
+            self._refs.extend(map(encode_row, image))
             if len(self._refs) >= UNIT_ROWS:
                 yield to_output(self._pack())
         if len(self._refs) >= _LEAST_ROWS:

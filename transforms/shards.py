@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
+from labelbeam.transforms.boxes import expand_boxes, inline_boxes
 from labelbeam.transforms.buckets import bucket_of_file
 from labelbeam.transforms.choose import ALL, Choice, FindBound, bound_of, draw_of
 from labelbeam.transforms.coders import encode_row
-from labelbeam.transforms.count import KEPT, LISTED, NOT_CHOSEN, OTHER, UNCHECKED
+from labelbeam.transforms.count import KEPT, LISTED, NOT_CHOSEN, OTHER, OTHER_URI, UNCHECKED
 from labelbeam.transforms.elements import (
     FILE_ID_CHARS,
     URI_DIGEST_BYTES,
+    BoxedImage,
     DoneIds,
     Failure,
     ImageRef,
@@ -30,14 +33,14 @@ from labelbeam.transforms.inputs.formats import Shard, shard_format
 from labelbeam.transforms.inputs.images import uri_of_path
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import NotingFn, par_do, to_output
-from labelbeam.transforms.select import PackRows, merge_done, pack, unpack
+from labelbeam.transforms.select import PackRows, is_of_another_uri, merge_done, merge_uris, pack, unpack
 
 
 class ShardOutcomes(NamedTuple):
     """The outputs of `ReadShards`.
 
     Attributes:
-      ok: `InlineImage`, one per image without a row.
+      ok: `InlineImage`, one per image without a row; `BoxedImage`, with the boxes without a row.
       failures: `Failure`, one per image that can't be read, and one per file that is damaged.
       counts: `(kind, rows)`, as of `CountRows`: `listed`, `not_chosen`, `kept`, `unchecked` and `other`,
         which is counted down for each image that is found.
@@ -65,10 +68,12 @@ class Done(NamedTuple):
     Attributes:
       versions: Digest of each finished image, by id; None if images are not compared.
       retry: Ids of rows that are replaced.
+      uris: Digests of the URIs of finished boxes, by id; empty without boxes.
     """
 
     versions: dict[str, str | None]
     retry: set[str]
+    uris: dict[str, bytes]
 
     def is_done(self, image_id: str) -> bool:
         """Return whether an image needs no bytes."""
@@ -83,7 +88,7 @@ class Done(NamedTuple):
 class ReadShards(beam.PTransform):
     """The step that reads the images inside files.
 
-    Input: `DoneIds` of `ReadDoneIds`, by file. Output: `InlineImage`. Failures: `read`.
+    Input: `DoneIds` of `ReadDoneIds`, by file. Output: `InlineImage`, or `BoxedImage`. Failures: `read`.
     Guarantees: a file, or each of the parts that its format allows, is read in one pass and on one worker. A
     worker holds the finished ids of one file at a time.
 
@@ -113,7 +118,7 @@ class ReadShards(beam.PTransform):
         # another, and fused with the model.
         spread = matched["ok"] | "Spread" >> beam.Reshuffle()
         reader = _ReadFn(self.corpus, self.max_bytes)
-        outputs = (InlineImage, Failure, tuple[str, int], Notes)
+        outputs = (BoxedImage if self.corpus.boxes else InlineImage, Failure, tuple[str, int], Notes)
         read = par_do("Read", spread, reader, *outputs, side_input=self._bound(shards))
         counts = (matched["counts"], read.pop("counts")) | "Counts" >> beam.Flatten()
         return ShardOutcomes(counts=counts, stale_ids=matched["stale_ids"], **read)
@@ -188,7 +193,7 @@ def _ids_of_uris(part: DoneIds, digests: Collection[bytes]) -> set[str]:
 
 
 def _by_file(part: DoneIds, left_out: Collection[str]) -> dict[str, DoneIds]:
-    """Split ids by their files. URIs are dropped, because readers of files don't compare them."""
+    """Split ids by their files."""
     numbers: dict[str, list[int]] = defaultdict(list)
     for n, image_id in enumerate(part.ids):
         if image_id not in left_out:
@@ -198,7 +203,7 @@ def _by_file(part: DoneIds, left_out: Collection[str]) -> dict[str, DoneIds]:
             part,
             ids=tuple(part.ids[n] for n in its),
             versions=tuple(part.versions[n] for n in its) if part.versions else (),
-            uris=b"",
+            uris=b"".join(part.uris[URI_DIGEST_BYTES * n : URI_DIGEST_BYTES * (n + 1)] for n in its),
         )
         for file_id, its in numbers.items()
     }
@@ -209,7 +214,8 @@ def done_of(packed: bytes) -> Done:
     parts = [part for part in unpack(packed) if isinstance(part, DoneIds)]
     # Published parts first, because staged rows are newer and must win.
     finished = sorted((part for part in parts if not part.retry), key=lambda part: not part.published)
-    return Done(merge_done(finished), {image_id for part in parts if part.retry for image_id in part.ids})
+    retry = {image_id for part in parts if part.retry for image_id in part.ids}
+    return Done(merge_done(finished), retry, merge_uris(finished))
 
 
 def read_shard(
@@ -220,37 +226,75 @@ def read_shard(
     done: Done,
     counts: Counter[str],
     bound: int = ALL,
-) -> Iterator[InlineImage | Failure]:
-    """Read the images of a shard that need labels, and count all of them.
+) -> Iterator[InlineImage | BoxedImage | Failure]:
+    """Read the images of a shard that need labels, or boxes of them, and count all of them.
 
     Images whose draws are not below the bound are not chosen.
     """
 
     def needs_no_bytes(image_id: str) -> bool:
-        return done.is_done(image_id) or draw_of(image_id) >= bound
+        # Boxes of an image are read with its bytes, so that it is unknown before whether all are done.
+        is_done = corpus.boxes is None and done.is_done(image_id)
+        return is_done or (bound < ALL and draw_of(image_id) >= bound)
 
-    is_done = done.is_done if bound == ALL else needs_no_bytes
     uri = uri_of_path(shard.file.path)
-    for row in shard_format(corpus).read(shard, corpus, notes, max_bytes, is_done):
+    for row in shard_format(corpus).read(shard, corpus, notes, max_bytes, needs_no_bytes):
         ref = ref_of(row)
-        counts[LISTED] += 1
         # The failure that stands for the rest of a damaged file is always chosen, because the damage would go
         # unnoticed otherwise.
         if bound < ALL and draw_of(ref.id) >= bound and ref.uri != uri:
-            counts[NOT_CHOSEN] += 1
-            continue
-        if done.has(ref.id):
-            counts[OTHER] -= 1
+            counts.update((LISTED, NOT_CHOSEN))
+        elif corpus.boxes:
+            yield from _select_boxes(row, corpus, notes, done, counts)
+        elif selected := _select(row, done, counts):
+            yield selected
+
+
+def _select_boxes(
+    image: InlineImage | ImageRef | Failure, corpus: Corpus, notes: Notes, done: Done, counts: Counter[str]
+) -> Iterator[BoxedImage | Failure]:
+    """Select the boxes of an image that need labels, and count all of them."""
+    wanted: list[ImageRef] = []
+    for row in _boxes_of(image, corpus, notes):
+        ref = ref_of(row)
+        counts[LISTED] += 1
+        counts[OTHER] -= done.has(ref.id)
         version = done.versions.get(ref.id)
-        if isinstance(row, ImageRef):
-            counts[KEPT] += 1
-        elif version is None:
-            yield row
-        elif isinstance(row, InlineImage):
-            yield dataclasses.replace(row, ref=dataclasses.replace(ref, known_version=version))
+        if ref.id not in done.versions:
+            selected = True
+        elif is_of_another_uri(row, done.uris.get(ref.id)):
+            counts[OTHER_URI] += 1
+            version, selected = None, True
         else:
-            # Labels are kept, because damage to the file doesn't make them wrong.
-            counts.update((KEPT, UNCHECKED))
+            selected = version is not None and isinstance(row, ImageRef)
+            counts.update(() if selected else (KEPT, UNCHECKED) if version else (KEPT,))
+        if selected and isinstance(row, ImageRef):
+            wanted.append(dataclasses.replace(row, known_version=version))
+        elif selected and isinstance(row, Failure):
+            yield row
+    if wanted:
+        assert isinstance(image, InlineImage)
+        yield inline_boxes(image, wanted)
+
+
+def _select(
+    row: InlineImage | ImageRef | Failure, done: Done, counts: Counter[str]
+) -> InlineImage | Failure | None:
+    """Return an image or failure if it needs a row, and count it."""
+    ref = ref_of(row)
+    counts[LISTED] += 1
+    counts[OTHER] -= done.has(ref.id)
+    version = done.versions.get(ref.id)
+    if isinstance(row, ImageRef):
+        counts[KEPT] += 1
+        return None
+    if version is None:
+        return row
+    if isinstance(row, InlineImage):
+        return dataclasses.replace(row, ref=dataclasses.replace(ref, known_version=version))
+    # Labels are kept, because damage to the file doesn't make them wrong.
+    counts.update((KEPT, UNCHECKED))
+    return None
 
 
 class _ReadFn(NotingFn):
@@ -268,17 +312,35 @@ class _ReadFn(NotingFn):
 
 
 def list_members(corpus: Corpus) -> Iterator[ImageRef | Failure]:
-    """List the images of a corpus in one process, without their bytes."""
-    for row in _read_all(corpus, 0, lambda _: True):
-        assert not isinstance(row, InlineImage)
-        yield row
+    """List the images of a corpus, or their boxes, in one process, without their bytes."""
+    if corpus.boxes is None:
+        for row in _read_all(corpus, 0, lambda _: True):
+            assert not isinstance(row, InlineImage)
+            yield row
+        return
+    # With their bytes, because boxes are read with them.
+    for image in _read_all(corpus, sys.maxsize, lambda _: False):
+        yield from _boxes_of(image, corpus, Notes())
 
 
-def read_members(corpus: Corpus, max_bytes: int) -> Iterator[InlineImage | Failure]:
-    """Read the images of a corpus in one process, as `ReadShards` does on many workers."""
+def read_members(corpus: Corpus, max_bytes: int) -> Iterator[InlineImage | BoxedImage | Failure]:
+    """Read the images of a corpus, or each of their boxes, in one process."""
     for row in _read_all(corpus, max_bytes, lambda _: False):
         assert not isinstance(row, ImageRef)
-        yield row
+        if corpus.boxes is None:
+            yield row
+            continue
+        for box in _boxes_of(row, corpus, Notes()):
+            if isinstance(box, Failure):
+                yield box
+            elif isinstance(row, InlineImage):
+                yield inline_boxes(row, [box])
+
+
+def _boxes_of(
+    image: InlineImage | ImageRef | Failure, corpus: Corpus, notes: Notes
+) -> Iterator[ImageRef | Failure]:
+    return expand_boxes(image.ref if isinstance(image, InlineImage) else image, corpus, notes)
 
 
 def _read_all(

@@ -39,7 +39,7 @@ from labelbeam.pipeline.plan import (
 from labelbeam.pipeline.prepare import prepare_model
 from labelbeam.pipeline.report.model import describe_head, describe_photos, describe_scaling
 from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, ref_of
+from labelbeam.transforms.elements import AnyImage, Failure, ref_of
 from labelbeam.transforms.files import is_local
 from labelbeam.transforms.models.cache import is_here
 from labelbeam.transforms.models.classifier import Classifier
@@ -98,7 +98,7 @@ def _check_input(case: Case) -> Iterator[Finding]:
         yield error(f"{name} lists no images{among}.", "Check --input and --input_format.", *corpus.remarks)
         return
     case.corpus = corpus
-    rows = [_format_row(row, corpus.columns) for row in case.rows[:_ROWS_SHOWN]]
+    rows = [_format_row(row, corpus.row_columns) for row in case.rows[:_ROWS_SHOWN]]
     yield ok(f"{name} is readable as {corpus.formats}; its first rows:", *rows, *corpus.remarks)
     partitioning_of(case.config, corpus)
 
@@ -107,7 +107,7 @@ def _is_remote(name: str) -> bool:
     return is_on_web(name) or is_in_bigquery(name) or not is_local(name)
 
 
-def _format_row(row: ImageRef | InlineImage | Failure, columns: tuple[tuple[str, pa.DataType], ...]) -> str:
+def _format_row(row: AnyImage | Failure, columns: tuple[tuple[str, pa.DataType], ...]) -> str:
     if isinstance(row, Failure):
         return f"{row.reason}: {row.message}"
     ref = ref_of(row)
@@ -223,7 +223,7 @@ def _unreachable_paths(case: Case) -> Iterator[Finding]:
     if not urlsplit(handle).scheme:
         remedy = "Copy it to a bucket with labelbeam model mirror."
         yield warning(f"--model={handle!r} must exist on the workers' disks or in their image.", remedy)
-    local = [row.uri for row in case.rows if isinstance(row, ImageRef) and is_local_uri(row.uri)]
+    local = [row.uri for row in case.fetched_images() if is_local_uri(row.uri)]
     # A folder of images is not reported twice, because it is the input itself.
     if local and case.corpus and case.corpus.has_files:
         remedy = f"Copy them to a bucket, and list them there.{mount}"
@@ -241,7 +241,7 @@ def _lacks_table(case: Case) -> str:
 
 
 def _are_images_elsewhere(case: Case) -> bool:
-    return any(isinstance(row, ImageRef) and not is_local_uri(row.uri) for row in case.rows)
+    return any(not is_local_uri(row.uri) for row in case.fetched_images())
 
 
 def is_local_uri(uri: str) -> bool:

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.output import Contents
 from labelbeam.pipeline.runners.options import is_dataflow, runner_of
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage
+from labelbeam.transforms.elements import AnyImage, Failure, ImageRef, parts_of
 from labelbeam.transforms.errors import LabelbeamError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.models.classifier import Classifier
@@ -106,7 +106,7 @@ class Case:
     contents: Contents | None = None
     corpus: Corpus | None = None
     # Bounded by the check `input`, because a list may have billions of rows.
-    rows: list[ImageRef | InlineImage | Failure] = field(default_factory=list)
+    rows: list[AnyImage | Failure] = field(default_factory=list)
     spec: ModelSpec | None = None
     classifier: Classifier | None = None
 
@@ -124,6 +124,11 @@ class Case:
     def project(self) -> str:
         """The job's project; empty if the user named none."""
         return self.options.view_as(GoogleCloudOptions).project or ""
+
+    def fetched_images(self) -> Iterator[ImageRef]:
+        """Yield the images that are fetched by their URIs."""
+        sources = (parts_of(row)[0] for row in self.rows if not isinstance(row, Failure))
+        return (source for source in sources if isinstance(source, ImageRef))
 
     def lacks_bucket(self, uri: str) -> str:
         """Return the missing requirement for reading a URI: its bucket, or nothing if it is local."""

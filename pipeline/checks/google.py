@@ -34,7 +34,6 @@ from labelbeam.pipeline.checks.findings import (
     warning,
 )
 from labelbeam.pipeline.config import RunConfig
-from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.sources.addresses import is_gcs, split_gcs
 
@@ -154,7 +153,7 @@ def _bucket_uses(case: Case) -> dict[str, list[str]]:
     if case.on_dataflow:
         names = ("temp_location", "staging_location", "template_location")
         uses += [(name, getattr(cloud, name) or "") for name in names]
-    uses += [("images", row.uri) for row in case.rows if isinstance(row, ImageRef)]
+    uses += [("images", row.uri) for row in case.fetched_images()]
     by_bucket: dict[str, list[str]] = {}
     for option, uri in uses:
         if is_gcs(uri):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.plan import limits_of
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, Prediction
+from labelbeam.transforms.elements import AnyImage, Failure, Prediction
 from labelbeam.transforms.label import label_images
 from labelbeam.transforms.loaders.image import Loading
 from labelbeam.transforms.loaders.loaders import start_loaders
@@ -20,7 +20,7 @@ _AHEAD = 10
 
 
 def label_rows(
-    rows: Iterable[ImageRef | InlineImage | Failure],
+    rows: Iterable[AnyImage | Failure],
     classifier: Classifier,
     config: RunConfig,
     most_sec: float,

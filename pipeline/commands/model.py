@@ -19,7 +19,7 @@ from labelbeam.pipeline.report.model import (
     describe_use,
     has_no_names,
 )
-from labelbeam.transforms.elements import Failure, ImageRef, InlineImage
+from labelbeam.transforms.elements import AnyImage, Failure
 from labelbeam.transforms.errors import LabelbeamError, UserError
 from labelbeam.transforms.files import file_errors_as, join_path, list_files, write_file
 from labelbeam.transforms.models.cache import resolve_model
@@ -68,7 +68,7 @@ def inspect_model(handle: str, flags: Mapping[str, Any]) -> tuple[bool, str]:
     return True, "\n".join([*lines, *(["", heading, *(f"  {line}" for line in labels)] if labels else [])])
 
 
-def _images_of(config: RunConfig) -> list[ImageRef | InlineImage | Failure]:
+def _images_of(config: RunConfig) -> list[AnyImage | Failure]:
     corpus = find_corpus(config.read, limits=lambda: limits_of(config))
     images = config.read.limit or _IMAGES
     choice = replace(config.read.choice, limit=images)

@@ -67,7 +67,8 @@ def _corpus_of(config: RunConfig, manifest: Manifest, reasons: frozenset[str], o
     if not of_input:
         folder = folder_of(config.write.output)
         columns, names = manifest.labelled_with.column_types, config.read.secret_params
-        return Corpus(folder, "failures", columns=columns, reasons=reasons, secret_params=names)
+        boxes = config.read.boxes
+        return Corpus(folder, "failures", columns=columns, reasons=reasons, secret_params=names, boxes=boxes)
     # Read from the input, because it may have corrected URIs, while the table has those that failed.
     return dataclasses.replace(find_input(config), reasons=reasons)
 

@@ -17,7 +17,7 @@ from labelbeam.pipeline.plan import limits_of
 from labelbeam.transforms.buckets import hash_of
 from labelbeam.transforms.choose import Choice
 from labelbeam.transforms.count import DUPLICATE, FAILED, KEPT, LABELLED, LISTED, NOT_CHOSEN, OTHER
-from labelbeam.transforms.elements import Failure, ImageRef, digest_of_uri
+from labelbeam.transforms.elements import Failure, ImageRef, box_key, digest_of_uri, ref_of
 from labelbeam.transforms.errors import Reason, RunError
 from labelbeam.transforms.files import file_errors_as, join_path, list_files, open_parquet
 from labelbeam.transforms.inputs.corpus import Corpus
@@ -155,15 +155,19 @@ def _find_uncovered(stored_files: list[StoredFile], corpus: Corpus, choice: Choi
     # Parted by a hash of the id, so that rows of the tables and of the input meet in the same part.
     parts = 1 + sum(stored.file.rows for stored in stored_files) // _IDS_IN_MEMORY
     for part in range(parts):
-        rows = (row for row in list_chosen(corpus, choice) if hash_of(id_of(row)) % parts == part)
+        rows = (row for row in list_chosen(corpus, choice) if hash_of(_key_of(row)) % parts == part)
         yield from _uncovered(_uris_of_part(stored_files, part, parts), rows, corpus.id_column is not None)
+
+
+def _key_of(row: ImageRef | Failure) -> str:
+    return box_key(id_of(row), ref_of(row).uri)
 
 
 def _uncovered(
     uris: dict[str, bytes | None], rows: Iterable[ImageRef | Failure], has_own_ids: bool
 ) -> Iterator[str]:
     for row in rows:
-        image_id = id_of(row)
+        image_id = _key_of(row)
         if image_id not in uris:
             uri = row.ref.uri if isinstance(row, Failure) else row.uri
             yield f"id {image_id!r}: {f'{uri!r} ' if uri else ''}is in the input and has no row"
@@ -185,8 +189,9 @@ def _uris_of_part(stored_files: list[StoredFile], part: int, parts: int) -> dict
         with open_parquet(stored.file.path) as parquet:
             for batch in parquet.iter_batches(columns=columns):
                 for image_id, uri, *reason in zip(*(c.to_pylist() for c in batch.columns), strict=True):
-                    if hash_of(image_id) % parts == part:
-                        uris[image_id] = None if reason == [Reason.AMBIGUOUS_ID] else digest_of_uri(uri)
+                    key = box_key(image_id, uri)
+                    if hash_of(key) % parts == part:
+                        uris[key] = None if reason == [Reason.AMBIGUOUS_ID] else digest_of_uri(uri)
     return uris
 
 

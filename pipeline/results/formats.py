@@ -22,6 +22,7 @@ from labelbeam.pipeline.results.database import ELEMENT, Database, literal, name
 from labelbeam.pipeline.results.targets import new_file
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.files import join_path
+from labelbeam.transforms.images.regions import MARK
 from labelbeam.transforms.models.heads import MULTILABEL
 from labelbeam.transforms.table.manifest import Manifest
 from labelbeam.transforms.table.rows import CALIBRATION_COLUMNS, RESERVED_COLUMNS
@@ -144,6 +145,7 @@ SELECT {data} AS data, [{{
 
 def write_labelstudio(selected: Selected) -> list[str]:
     """Write tasks of Label Studio with pre-annotations, and the labelling configuration for them."""
+    _refuse_boxes(selected, "Label Studio")
     choices = _choices(selected, "Label Studio")
     # Paths within a query, because Label Studio serves local files under this URL alone.
     address = (
@@ -205,6 +207,7 @@ _KEY = "format('{:012d}', ranks.rank)"
 
 def write_fiftyone(selected: Selected) -> list[str]:
     """Write a dataset folder that FiftyOne imports as `FiftyOneImageClassificationDataset`."""
+    _refuse_boxes(selected, "FiftyOne")
     _choices(selected, "FiftyOne")
     decoded = f"CASE WHEN {_PATH_IN_URI} <> '' THEN TRY(url_decode({_PATH_IN_URI})) ELSE predictions.uri END"
     path = f"CASE WHEN NOT {_REMOTE} THEN {_absolute(decoded)} END"
@@ -261,6 +264,22 @@ def _note_relative_paths(selected: Selected) -> list[str]:
     if not n:
         return []
     return [f"Warning: paths that are relative, and are taken from the folder {os.getcwd()}: {n:,}."]
+
+
+def _refuse_boxes(selected: Selected, program: str) -> None:
+    is_box = f"contains(predictions.id, '#') AND contains(predictions.uri, '{MARK}')"
+    query = f"SELECT count(*) AS n, min(predictions.uri) AS example {_FROM} WHERE {is_box}"
+    row = selected.db.row(query)
+    if row["n"]:
+        are = (
+            "1 of the selected rows is a box"
+            if row["n"] == 1
+            else f"{row['n']:,} of the selected rows are boxes"
+        )
+        raise UserError(
+            f"{program} would show whole images, and {are}, such as {row['example']!r:.300}. Give --format "
+            "csv, jsonl or uris."
+        )
 
 
 def _refuse_remote(selected: Selected, path: str) -> None:

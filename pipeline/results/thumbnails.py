@@ -12,7 +12,8 @@ from PIL import Image
 from labelbeam.pipeline.config import RunConfig
 from labelbeam.pipeline.plan import limits_of
 from labelbeam.pipeline.results.overview import LabelledImage
-from labelbeam.transforms.elements import DecodedImage, ImageRef
+from labelbeam.transforms.boxes import box_alone
+from labelbeam.transforms.elements import BoxedImage, DecodedImage, ImageRef, is_box
 from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.loaders.image import Loaded, Loading
 from labelbeam.transforms.loaders.loaders import start_loaders
@@ -61,13 +62,18 @@ def fetch_thumbnails(images: Iterable[LabelledImage], config: RunConfig) -> dict
     loading = Loading(limits_of(config), rule, round(config.load.max_megapixels * 1e6))
     # In processes of their own, because a hostile image may crash its decoder.
     loaders = start_loaders(loading) if wanted else None
-    futures = [(image, loaders.submit(ImageRef(image.id, image.uri))) for image in wanted] if loaders else []
+    futures = [(image, loaders.submit(_loadable(image))) for image in wanted] if loaders else []
     thumbnails.update((image.id, _thumbnail_of(image, future.result())) for image, future in futures)
     return thumbnails
 
 
+def _loadable(image: LabelledImage) -> ImageRef | BoxedImage:
+    ref = ImageRef(image.id, image.uri)
+    return box_alone(ref) if is_box(image.id, image.uri) else ref
+
+
 def _thumbnail_of(image: LabelledImage, loaded: Loaded) -> Thumbnail:
-    value = loaded.value
+    (value,) = loaded.value if isinstance(loaded.value, tuple) else (loaded.value,)
     if not isinstance(value, DecodedImage):
         return Thumbnail(missing=f"could not be loaded again: {getattr(value, 'reason', 'unchanged')}")
     # Compared, because a picture beside labels of another picture would deceive.

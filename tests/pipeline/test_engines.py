@@ -55,8 +55,9 @@ def many_photos(photos) -> Path:
     return photos.parent / "many.txt"
 
 
-def label(photos, output, *flags):
-    return run_pipeline(*flags, input=photos, output=output, model="efficientnet-lite0", top_k=3, loaders=2)
+def label(photos, output, *flags, **options):
+    options |= {"model": "efficientnet-lite0", "top_k": 3, "loaders": 2}
+    return run_pipeline(*flags, input=photos, output=output, **options)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,20 @@ def test_run__photos_in_any_format__give_the_labels_of_the_photos_on_every_runne
     assert_sound(tmp_path / "out")
     labels, of_photos = map(labels_by_digest, (tmp_path / "out", expected))
     assert labels == {digest: pytest.approx(scores, abs=1e-5) for digest, scores in of_photos.items()}
+
+
+def test_run__boxes__give_the_same_tables_on_every_runner(tmp_path, flags):
+    rows = [
+        {"url": str(photo), "boxes": [[0.1, 0.2, 0.7, 0.9], [0, 0, 1, 0.5], [0.9, 0.9, 1.5, 1.5]]}
+        for photo in photo_paths()[:20]
+    ]
+    (tmp_path / "list.jsonl").write_bytes(LISTS["jsonl"](rows))
+    options = {"box_columns": "boxes", "box_unit": "fractions", "max_failure_rate": 1}
+    counts = label(tmp_path / "list.jsonl", tmp_path / "out", *flags, **options)["counts"]
+    assert_sound(tmp_path / "out")
+    assert (counts["labelled"], counts["failed"]) == (40, 20)
+    label(tmp_path / "list.jsonl", tmp_path / "expected", **options)
+    assert_same_rows(tmp_path / "out", tmp_path / "expected")
 
 
 def labels_by_digest(output: Path) -> dict[str, dict[str, float]]:

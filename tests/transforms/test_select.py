@@ -168,7 +168,7 @@ def test_select_unlabelled__rows_and_done_ids__each_leaves_once_or_is_counted(ru
 
 @given(st.lists(st.integers(0, 3 * select.UNIT_ROWS), max_size=40))
 def test_select_fn__buckets_of_any_size__leave_in_units_that_a_runner_can_spread(sizes):
-    fn = select._SelectFn()
+    fn = select._SelectFn(has_boxes=False)
     fn.start_bundle()
     buckets = [[ImageRef(f"{n}-{k}", "a") for k in range(size)] for n, size in enumerate(sizes)]
     packed = [fn.process((n, [pack(list(map(encode_row, refs)))])) for n, refs in enumerate(buckets)]

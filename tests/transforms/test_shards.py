@@ -72,6 +72,7 @@ def test_read_shard__images_of_every_state__are_counted_as_what_they_are(tmp_pat
     done = Done(
         {ids[n]: digests[state] for n, state in enumerate(states) if state in digests},
         {ids[n] for n, state in enumerate(states) if state == "retried"},
+        uris={},
     )
     counts: Counter[str] = Counter()
     (shard,) = FORMAT.split(corpus)

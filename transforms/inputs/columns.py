@@ -336,7 +336,7 @@ def output_columns(corpus: Corpus) -> tuple[tuple[str, pa.DataType], ...]:
     Raises:
       UserError: The corpus has a column of that name too.
     """
-    renamed = [(output_name(name), kind) for name, kind in corpus.columns]
+    renamed = [(output_name(name), kind) for name, kind in corpus.row_columns]
     # Without case, because DuckDB and other readers of the table ignore the case of columns.
     names = [name.casefold() for name, _ in renamed]
     doubled = next((name for name in names if names.count(name) > 1), None)

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.known_columns import KnownColumns
+
+
+class BoxColumns(NamedTuple):
+    """Columns with boxes.
+
+    Attributes:
+      columns: Columns of left, top, right and bottom, or the one with a list of boxes; or paths to values
+        within columns, such as `objects.bbox`.
+      unit: Unit of the numbers; `fractions` are of the image's width and height.
+    """
+
+    columns: tuple[str, ...]
+    unit: Literal["pixels", "fractions"]
+
+    @property
+    def in_list(self) -> str:
+        """Column with lists of boxes, or path to it; "" if each row has one box."""
+        return self.columns[0] if len(self.columns) == 1 else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +57,7 @@ class Corpus:
       file_types: Types of the columns in the files, of `parquet` alone.
       remarks: Sentences about the choices that were made for the user, for the run's output.
       parts: Of `several`, the corpora of the inputs.
+      boxes: Columns with the boxes to label; None to label whole images.
     """
 
     pattern: str
@@ -62,11 +82,18 @@ class Corpus:
     file_types: tuple[tuple[str, pa.DataType], ...] = ()
     remarks: tuple[str, ...] = ()
     parts: tuple[Corpus, ...] = ()
+    boxes: BoxColumns | None = None
 
     @property
     def only_failed(self) -> bool:
         """Whether every image has failed before, so that many failures show no new fault."""
         return self.format == "failures"
+
+    @property
+    def row_columns(self) -> tuple[tuple[str, pa.DataType], ...]:
+        """Columns of rows: without lists of boxes, because each row would have the boxes of all rows."""
+        left_out = self.boxes.in_list if self.boxes else ""
+        return tuple((name, kind) for name, kind in self.columns if name != left_out)
 
     @property
     def formats(self) -> str:

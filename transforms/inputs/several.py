@@ -79,6 +79,7 @@ def join_corpora(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
         known=first.known if all(part.known == first.known for part in parts) else KnownColumns(),
         remarks=remarks,
         parts=same_order,
+        boxes=first.boxes,
     )
 
 
