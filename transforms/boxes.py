@@ -132,13 +132,13 @@ def expand_boxes(row: ImageRef | Failure, corpus: Corpus, notes: Notes) -> Itera
         yield replace(row, ref=base)
         return
     try:
-        found = [_value_at(values, path) for path in boxes.columns]
-        listed = _parse_list(found[0]) if boxes.in_list else []
+        at_paths = [_value_at(values, path) for path in boxes.columns]
+        listed = _parse_list(at_paths[0]) if boxes.in_list else []
     except ValueError as e:
         yield _bad_box(base, f"{base.id}#0", str(e))
         return
     if not boxes.in_list:
-        yield _row_of_box(base, found, boxes, corpus.holds_images)
+        yield _row_of_box(base, at_paths, boxes, corpus.holds_images)
     elif not listed:
         notes.add(LEFT_OUT, NO_BOX)
     for n, box in enumerate(listed):
