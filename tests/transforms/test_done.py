@@ -79,11 +79,11 @@ def test_read_done_ids__redo__marks_published_failures_of_these_reasons(
 
 def test_read_done_ids__by_file__failures_have_their_uris(tmp_path, predictions):
     source = write(tmp_path, [failure(n) for n in range(4)])
-    parts = list(read_done_ids(source, frozenset(), False, by_file=True))
+    parts = list(read_done_ids(source, frozenset(), False, by="file"))
     uris = {part.ids[n]: part.uris[8 * n :][:8] for part in parts for n in range(len(part.ids))}
     assert uris == {f"id{n}": digest_of_uri(failure(n).ref.uri) for n in range(4)}
     # Not predictions, because no prediction stands for a file.
-    assert not any(part.uris for part in read_done_ids(predictions, frozenset(), False, by_file=True))
+    assert not any(part.uris for part in read_done_ids(predictions, frozenset(), False, by="file"))
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
