@@ -8,6 +8,7 @@ import pytest
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.errors import UserError
+from labelbeam.transforms.inputs.columns import output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.several import join_corpora
@@ -46,6 +47,30 @@ def test_read__several_formats__gives_the_rows_of_all_with_their_own_values(list
     assert not corpus.without_files().has_files
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_read__reserved_name_in_one_input_and_its_output_name_in_another__keeps_all_values(
+    tmp_path, suffix, first
+):
+    (tmp_path / "a.csv").write_text("uri,n,input_label\n/0.jpg,zero,cat\n")
+    other = pa.table({"label": ["dog"], "uri": ["/1.jpg"], "n": ["one"]})
+    path = tmp_path / f"b{suffix}"
+    if suffix == ".csv":
+        path.write_text("label,uri,n\ndog,/1.jpg,one\n")
+    elif suffix == ".jsonl":
+        path.write_text(json.dumps(other.to_pylist()[0]) + "\n")
+    else:
+        pq.write_table(other, path)
+    inputs = [str(tmp_path / "a.csv"), str(path)]
+    corpus = find_corpus(ReadConfig(input=tuple(inputs[first:] + inputs[:first])))
+    names = [name for name, _ in output_columns(corpus)]
+    rows = {row.uri: dict(zip(names, row.columns, strict=True)) for row in list_rows(corpus)}
+    assert rows == {
+        "/0.jpg": {"n": "zero", "input_label": "cat"},
+        "/1.jpg": {"n": "one", "input_label": "dog"},
+    }
+
+
 def test_find_corpus__folder_and_list__are_read_as_one(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
@@ -61,7 +86,7 @@ def test_find_corpus__folder_and_list__are_read_as_one(tmp_path):
         (
             "uri\n/f.jpg\n",
             {},
-            "have different columns: 'n' is string in the latter|'n' is missing in the former",
+            "have different columns: 'n' is missing in the former and string in the latter",
         ),
         ("uri,n,m,name\n", {}, "'m' is string in the former and missing in the latter"),
         ("uri,n\n", {"column_types": (("n", "int64"),)}, "'name' is missing in the former and string"),

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from labelbeam.transforms.elements import Failure, ImageRef
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.inputs.columns import output_columns
+from labelbeam.transforms.inputs.columns import output_columns, output_name
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.formats import CorpusFormat, format_of
 from labelbeam.transforms.inputs.known_columns import KnownColumns
@@ -64,8 +64,6 @@ def join_corpora(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
         )
     if first.holds_images:
         return _join_shards(parts, names)
-    # One order of the columns, because rows hold values without names.
-    same_order = tuple(dataclasses.replace(part, columns=first.columns) for part in parts)
     remarks = tuple(
         f"{name}: {remark}" for part, name in zip(parts, names, strict=True) for remark in part.remarks
     )
@@ -78,7 +76,7 @@ def join_corpora(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
         holds_images=first.holds_images,
         known=first.known if all(part.known == first.known for part in parts) else KnownColumns(),
         remarks=remarks,
-        parts=same_order,
+        parts=tuple(_in_order(part, first) for part in parts),
         boxes=first.boxes,
     )
 
@@ -95,6 +93,15 @@ def _join_shards(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
     # Each once, because an image has one id in all inputs.
     files = dict.fromkeys(file for part in parts for file in part.files)
     return dataclasses.replace(first, pattern=", ".join(names), files=tuple(files))
+
+
+def _in_order(part: Corpus, first: Corpus) -> Corpus:
+    """Return a corpus with its columns in the order of another one, because rows hold values without names.
+
+    Columns of one output name can have different names in the inputs, such as `label` and `input_label`.
+    """
+    columns = {output_name(name): (name, kind) for name, kind in part.columns}
+    return dataclasses.replace(part, columns=tuple(columns[name] for name, _ in output_columns(first)))
 
 
 def _difference(first: Corpus, other: Corpus) -> str:
