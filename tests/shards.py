@@ -158,10 +158,26 @@ def payloads() -> st.SearchStrategy[bytes]:
 
 
 def damage(whole: bytes, draw: Any) -> bytes:
-    """Return bytes with one of them changed, or cut."""
+    """Return bytes with one of them changed, with a range of zeros, or cut."""
     at = draw.draw(st.integers(0, len(whole) - 1))
-    if draw.draw(st.booleans()):
+    kind = draw.draw(st.sampled_from(["flip", "zero", "cut"]))
+    if kind == "cut":
         return whole[:at]
+    if kind == "zero":
+        return zero(whole, *draw.draw(holes(len(whole))))
     damaged = bytearray(whole)
     damaged[at] ^= draw.draw(st.integers(1, 255))
     return bytes(damaged)
+
+
+def holes(size: int) -> st.SearchStrategy[tuple[int, int]]:
+    """Return the bounds of ranges in a file: any, those of blocks, and those up to the end of the file."""
+    blocks = st.integers(0, size // 512).map(lambda n: n * 512)
+    places = st.integers(0, size) | blocks
+    bounds = st.tuples(places, places | st.just(size)).map(lambda pair: (min(pair), max(pair)))
+    return bounds.filter(lambda pair: pair[0] < pair[1])
+
+
+def zero(whole: bytes, start: int, end: int) -> bytes:
+    """Return bytes with zeros in a range, as a download leaves them in a file of the full length."""
+    return whole[:start] + bytes(end - start) + whole[end:]

@@ -93,6 +93,22 @@ def test_find_corpus__bad_header__is_explained(tmp_path, text, message):
         output_columns(find_corpus(ReadConfig(input=f"{tmp_path}/list.csv")))
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.csv.gz", "list.txt", "list"])
+@pytest.mark.parametrize("size_bytes", [512, 100_000])
+def test_find_corpus__list_of_zeros__is_refused(tmp_path, name, size_bytes):
+    data = bytes(size_bytes)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(UserError, match=f"{name} has NUL bytes, the first in line 1"):
+        find_corpus(ReadConfig(input=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("options", [("a.tar", "auto"), ("a", "tar")])
+def test_find_corpus__tar_archive_of_zeros__is_one_by_its_name_or_option(tmp_path, options):
+    name, input_format = options
+    (tmp_path / name).write_bytes(bytes(10_240))
+    assert find_corpus(ReadConfig(input=str(tmp_path / name), input_format=input_format)).format == "tar"
+
+
 def test_find_corpus__missing_bucket__is_a_user_error(gcs):
     with pytest.raises(UserError, match="gs://no-such-bucket/list.txt"):
         find_corpus(ReadConfig(input="gs://no-such-bucket/list.txt"))

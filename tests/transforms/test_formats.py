@@ -15,7 +15,7 @@ from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms import inputs
 from labelbeam.transforms.elements import ImageRef, id_of_uri
 from labelbeam.transforms.errors import ImageError, UserError
-from labelbeam.transforms.inputs.first_bytes import explain_binary
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, explain_binary
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, Location, input_format
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
 from labelbeam.transforms.read import ReadImageRefs, list_rows
@@ -126,7 +126,10 @@ def test_input_formats__files_with_images_inside__refuse_addresses_and_other_opt
 def test_recognises__first_bytes__are_of_one_format():
     members = {"a.jpg": b"a"}
     starts = {"tar": tar_of(members), "zip": zip_of(members), "tfrecord": tfrecord_of(members)}
-    starts_of_no = [b"", b"uri\n/a.jpg\n", b"{}", bytes(100), parquet_of(members), b"\xff\xd8\xff\xe0" * 200]
+    starts_of_no = [
+        *(b"", b"uri\n/a.jpg\n", b"{}", bytes(100), bytes(START_BYTES), parquet_of(members)),
+        b"\xff\xd8\xff\xe0" * 200,
+    ]
     forms = {name: input_format(name) for name in SHARDS}
     for name, start in starts.items():
         assert [other for other, form in forms.items() if form.recognises(start)] == [name]

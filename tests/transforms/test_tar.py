@@ -1,5 +1,6 @@
 """Tar archives and WebDataset: members, columns, and what is left of damaged archives."""
 
+import gzip
 import io
 import os
 import tarfile
@@ -27,6 +28,7 @@ from tests.shards import (
     read_all,
     reading_of,
     summary,
+    zero,
 )
 
 
@@ -119,7 +121,7 @@ def test_read_images__file_with_holes_in_pax__fails_alone():
 
 def test_read_images__archives_that_were_joined_or_padded__are_one():
     one, two = tar([("a.jpg", b"a")]), tar([("b.jpg", b"b")])
-    for data in (one + two, one + bytes(512 * 3) + two, one + two + bytes(100)):
+    for data in (one + two, one + two + bytes(100)):
         assert summary(read(data)[0]) == [("/a#a.jpg", b"a"), ("/a#b.jpg", b"b")]
     assert read(tar([]))[0] == []
 
@@ -187,14 +189,81 @@ def test_read_images__any_archive__gives_its_images_in_order(members, form):
 
 
 @given(MEMBERS, FORMS, st.data())
-def test_read_images__any_damage_of_a_byte_or_cut__loses_no_image_silently(members, form, draw):
-    whole = tar(members, format=form, end=False) + bytes(512)
-    rows, notes = read(damage(whole, draw))
+def test_read_images__any_flipped_byte_zeros_or_cut__loses_no_image_silently(members, form, draw):
+    # With a last member that is longer than the zeros at an archive's end.
+    members = [*members, ("last.jpg", b"x" * 12_000)]
+    whole = tar(members, format=form)
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        starts = [info.offset for info in archive]
+    damaged = damage(whole, draw)
+    rows, notes = read(damaged)
     is_whole = not (rows and isinstance(rows[-1], RestError))
     left_out = sum(notes.to_json().get("left_out", {}).values())
-    if is_whole:
+    if is_whole and not any(looks_like_an_end(damaged, start) for start in starts):
         # Damage of a name may make an image a file that is left out, and counted.
         assert len(rows) + left_out == len(members)
+
+
+def looks_like_an_end(data: bytes, start: int) -> bool:
+    """Return whether zeros in front of a header are exactly as many as programs write behind an archive."""
+    rest = data[start:]
+    zeros = len(rest) - len(rest.lstrip(b"\0"))
+    return zeros == 1024 or (1024 <= zeros <= 10_752 and (start + zeros) % 10_240 == 0)
+
+
+HOLE = tar([(f"{n}.jpg", b"x" * 300_000) for n in range(6)])
+START = 300_544  # of the second member
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(
+    ("start", "end", "images"),
+    [
+        (len(HOLE) // 2, len(HOLE), 4),  # the fourth has a whole header
+        (START, len(HOLE), 1),
+        (START, START + 4096, 1),
+        (START, START + 512, 1),
+        (START, 2 * START, 1),  # in front of a header
+        (5 * START, len(HOLE), 5),
+        (0, 4096, 0),
+        (0, START, 0),
+        (0, len(HOLE), 0),
+        (START + 600, START + 300_000, 6),  # within the data, which has no checksum
+    ],
+)
+def test_read__range_of_zeros__is_a_failure_behind_the_images_in_front(
+    tmp_path, start, end, images, is_packed
+):
+    data = zero(HOLE, start, end)
+    path = tmp_path / ("a.tar.gz" if is_packed else "a.tar")
+    rows, _ = read_all(FORMAT, find(FORMAT, path, gzip.compress(data, 1) if is_packed else data))
+    assert [row.ref.uri for row in rows[:images]] == [f"{path}#{n}.jpg" for n in range(images)]
+    failures = rows[images:]
+    assert [(row.ref.uri, row.reason) for row in failures] == ([(str(path), "bad_row")] if images < 6 else [])
+    if images and failures:
+        assert f"The images behind {path}#{images - 1}.jpg are not read" in failures[0].message
+
+
+@pytest.mark.parametrize(
+    "record_bytes", [512, 10_240, *(1 << n for n in range(14, 21))], ids=lambda n: f"{n} bytes"
+)
+def test_read_images__usual_lengths_of_records__are_read_alone_and_joined(record_bytes):
+    def padded(name: str) -> bytes:
+        # Two blocks of zeros, and zeros up to the end of the record.
+        archive = tar([(name, name.encode())], end=False) + bytes(1024)
+        return archive + bytes(-len(archive) % record_bytes)
+
+    names = ["a.jpg", "b.jpg"]
+    assert summary(read(b"".join(map(padded, names)))[0]) == [(f"/a#{name}", name.encode()) for name in names]
+
+
+@pytest.mark.parametrize(("name", "form"), [("GNU", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)])
+def test_read_images__zeros_in_place_of_a_long_name__are_damage(name, form):
+    data = tar([(LONG, b"a")], format=form)
+    *rows, error = read(zero(data, 512, 1024))[0]
+    assert not rows and isinstance(error, RestError) and "extended header is damaged" in str(error)
+    at = data.index(b"older/")
+    assert isinstance(read(zero(data, at, at + 9))[0][-1], RestError)
 
 
 SAMPLES = [

@@ -166,7 +166,7 @@ def test_read_images__any_records__give_their_images_in_order(images):
 
 
 @given(RECORDS.filter(len), st.sampled_from([bytes, gzip.compress, zlib.compress]), st.data())
-def test_read__any_damage_of_a_byte_or_cut__loses_no_image_silently(tmp_path_factory, images, pack, draw):
+def test_read__any_flipped_byte_zeros_or_cut__loses_no_image_silently(tmp_path_factory, images, pack, draw):
     path = tmp_path_factory.getbasetemp() / "fuzz.tfrecord"
     parts = [record(example(image=data)) for data in images]
     corpus = find(FORMAT, path, pack(b"".join(parts)))

@@ -17,7 +17,7 @@ from labelbeam.transforms.inputs import zip as zip_module
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import match_files
 from labelbeam.transforms.inputs.zip import FORMAT
-from tests.shards import damage, find, images_of, payloads, read_all, summary
+from tests.shards import damage, find, images_of, payloads, read_all, summary, zero
 
 LONG = "folder/" * 20 + "ü.jpg"
 
@@ -163,6 +163,22 @@ def test_read__damaged_archive__has_one_failure_for_the_rest(data, images, messa
     assert all(message in row.message for row in failures)
 
 
+DIRECTORY = GOOD.index(b"PK\1\2")
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (16, 28),  # checksum and sizes
+        (46, 51),  # the name
+        (49, 51),
+    ],
+)
+def test_read__zeros_in_an_entry_of_the_directory__are_a_failure_of_the_image(start, end, path):
+    data = zero(GOOD, DIRECTORY + start, DIRECTORY + end)
+    assert [value for _, value in read(path, data)] == ["truncated", b"b" * 600]
+
+
 def test_find__no_archive__is_refused_by_name(path):
     for data in (b"", b"{}", zlib.compress(b"")):
         with pytest.raises(UserError, match=r"a\.zip is no ZIP archive"):
@@ -189,7 +205,9 @@ METHODS = st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 
 
 @given(MEMBERS, METHODS, st.data())
-def test_read__any_damage_of_a_byte_or_cut__loses_no_image_silently(tmp_path_factory, members, method, draw):
+def test_read__any_flipped_byte_zeros_or_cut__loses_no_image_silently(
+    tmp_path_factory, members, method, draw
+):
     path = tmp_path_factory.getbasetemp() / "fuzz.zip"
     whole = archive(members, compression=method)
     path.write_bytes(whole)

@@ -19,7 +19,7 @@ from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
 from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
-from labelbeam.transforms.inputs.tar_members import MAX_TEXT_BYTES, Member, TarReader, is_header
+from labelbeam.transforms.inputs.tar_members import BLOCK_BYTES, MAX_TEXT_BYTES, Member, TarReader, is_header
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
 
 # Endings of WebDataset's files beside an image that become columns.
@@ -130,11 +130,10 @@ class _Tar(ShardFiles):
         return is_header(start)
 
     def explain(self, start: bytes) -> str | None:
-        return (
-            None
-            if self.recognises(start)
-            else f"is no tar archive: it begins with {start[:20]!r}. Check the file"
-        )
+        # Zeros alone are an archive only by name, because a damaged file of any format can begin with them.
+        if self.recognises(start) or (start and not start[:BLOCK_BYTES].strip(b"\0")):
+            return None
+        return f"is no tar archive: it begins with {start[:20]!r}. Check the file"
 
     def describe(
         self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]

@@ -17,6 +17,8 @@ BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 MAX_TEXT_BYTES: Final = 1 << 20
 # Largest size that a header's octal digits can have. Larger ones stand in an extended header.
 _MAX_OCTAL_BYTES = 8 << 30
+# Lengths of the records that programs fill up with zeros behind an archive: that of tar, and those of tapes.
+_RECORD_BYTES: Final = (10_240, *(1 << n for n in range(14, 21)))
 # Bytes that show whether a map of holes goes on in another block.
 _MORE_IN_HEADER, _MORE_IN_BLOCK = 482, 504
 
@@ -64,7 +66,7 @@ class TarReader:
     """The members of an archive in order; iteration skips data that was not read.
 
     Archives that were joined are read as one. An archive without the blocks of zeros at its end counts as
-    cut, because members may be missing.
+    cut, and one with more zeros than programs write there as damaged, because members may be missing.
 
     Raises:
       RestError: The archive is damaged or cut, in the iteration and in `read`.
@@ -73,6 +75,7 @@ class TarReader:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._unread_bytes = 0
+        self._archive_start = 0
         self._global: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Member]:
@@ -88,14 +91,39 @@ class TarReader:
 
     def _next_header(self) -> _Header | None:
         """Read a header, behind zeros that end an archive; None at the end of the file."""
-        is_end = False
+        start = self._stream.position
         while block := self._stream.read_some(BLOCK_BYTES):
             if block.strip(b"\0"):
+                end = self._stream.position - len(block)
+                if end > start:
+                    self._end_archive(start, end, is_last=False)
                 return self._parse(block)
-            is_end = True
-        if is_end:
-            return None
-        raise RestError("the archive has no end, so that the file is cut, and images may be missing")
+            # Here, too, because a file can have many GB of zeros.
+            if self._stream.position - start > max(_RECORD_BYTES) + BLOCK_BYTES:
+                break
+        if start == self._stream.position:
+            raise RestError("the archive has no end, so that the file is cut, and images may be missing")
+        self._end_archive(start, self._stream.position, is_last=True)
+        return None
+
+    def _end_archive(self, start: int, end: int, is_last: bool) -> None:
+        """Check that zeros can be the end of an archive.
+
+        Other zeros are a hole, as in a file that got its full length before its bytes. A hole that is no
+        longer than an archive's end, and in its place, looks like one.
+        """
+        zeros, archive_bytes = end - start, end - self._archive_start
+        is_end = zeros == 2 * BLOCK_BYTES or any(
+            2 * BLOCK_BYTES <= zeros <= record + BLOCK_BYTES and archive_bytes % record == 0
+            for record in _RECORD_BYTES
+        )
+        # At the end of the file fewer zeros, and zeros that were appended, are no sign of missing members.
+        if not is_end and not (is_last and zeros <= _RECORD_BYTES[0] + BLOCK_BYTES):
+            raise RestError(
+                f"there are {zeros:,} zeros or more from byte {start:,} on, where no archive ends, so that "
+                "images may be missing"
+            )
+        self._archive_start = end
 
     def _parse(self, block: bytes) -> _Header:
         try:
@@ -136,7 +164,7 @@ class TarReader:
         if info.type == tarfile.XGLTYPE:
             self._global |= _parse_records(data)
         elif info.type == tarfile.GNUTYPE_LONGNAME:
-            values["path"] = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            values["path"] = _parse_name(data)
         elif info.type != tarfile.GNUTYPE_LONGLINK:
             values |= _parse_records(data)
 
@@ -148,12 +176,9 @@ class TarReader:
 
 
 def is_header(block: bytes) -> bool:
-    """Return whether bytes begin with a header, or with the zeros of an archive without members."""
-    block = block[:BLOCK_BYTES]
-    if block == bytes(BLOCK_BYTES):
-        return True
+    """Return whether bytes begin with a header."""
     try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        tarfile.TarInfo.frombuf(block[:BLOCK_BYTES], "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):
         return False
     return True
@@ -176,15 +201,26 @@ def _size_of(info: tarfile.TarInfo, values: Mapping[str, str]) -> int:
     return size
 
 
+def _parse_name(data: bytes) -> str:
+    """Parse the long name of a member, with zeros behind it."""
+    name = data.rstrip(b"\0")
+    if not name or b"\0" in name:
+        raise RestError(f"an extended header is damaged: {data[:50]!r}")
+    return name.decode("utf-8", "surrogateescape")
+
+
 def _parse_records(data: bytes) -> dict[str, str]:
     """Parse the records of an extended header, `LENGTH NAME=VALUE` and a line end each."""
     records, at = {}, 0
+    # At least one record, because zeros alone are a hole in the file.
+    if data and not data.strip(b"\0"):
+        raise RestError(f"an extended header is damaged: {data[:50]!r}")
     # Zeros behind the last record, because some programs pad them.
     while data[at:].strip(b"\0"):
         digits, space, _ = data[at : at + 20].partition(b" ")
         end = at + int(digits) if space and digits.isdigit() else at
         name, equals, value = data[at + len(digits) + 1 : end - 1].partition(b"=")
-        if not equals or data[end - 1 : end] != b"\n":
+        if not equals or data[end - 1 : end] != b"\n" or (name == b"path" and b"\0" in value):
             raise RestError(f"an extended header is damaged: {data[at : at + 50]!r}")
         records[name.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         at = end

@@ -91,12 +91,16 @@ def _read_member(stream: Stream, start: int, entry: Entry) -> bytes:
         raise _damaged(entry, f"overlaps the member in front of it, at byte {entry.offset:,}")
     stream.skip(gap)
     header = stream.read(LOCAL.size)
-    magic, *_, name_length, extra_length = LOCAL.unpack(header)
+    magic, *_, crc, _, _, name_length, extra_length = LOCAL.unpack(header)
     if magic != LOCAL_MAGIC:
         raise _damaged(entry, f"has no header at byte {entry.offset:,}")
     name = decode_name(stream.read(name_length), entry.flags)
     if name != entry.name:
         raise _damaged(entry, f"has another name at byte {entry.offset:,}: {name!r:.300}")
+    # Because zeros in the directory describe an empty member. The header has no checksum if it was written
+    # before the data.
+    if crc not in (0, entry.crc):
+        raise _damaged(entry, f"has another checksum at byte {entry.offset:,}")
     stream.skip(extra_length)
     packed = stream.read(entry.packed_bytes)
     data = packed if entry.method == _STORED else _inflate(packed, entry)
@@ -175,6 +179,9 @@ def _read_part(
 
 def _takes(entry: Entry, reading: Reading) -> bool:
     """Return whether an entry is an image; others are counted."""
+    # Names never have zeros, so this one is damaged, and may be an image's. Its other name shows the damage.
+    if "\0" in entry.name:
+        return True
     if entry.name.endswith("/"):
         return False
     if entry.is_link:
