@@ -107,5 +107,7 @@ def test_join_corpora__images_inside_files_beside_a_list__is_refused():
     files = tuple(ListFile(f"/{n}.tar", 1, 0.0) for n in range(3))
     one, other = (dataclasses.replace(shards, files=some) for some in (files[:2], files[1:]))
     assert join_corpora((one, other), ("a", "b")) == dataclasses.replace(one, pattern="a, b", files=files)
+    remarked = dataclasses.replace(other, remarks=("A remark.",))
+    assert join_corpora((one, remarked), ("a", "b")).remarks == ("b: A remark.",)
     with pytest.raises(UserError, match="input='b.zip' is read as zip, and input='a.tar' as tar"):
         join_corpora((one, dataclasses.replace(other, format="zip")), ("a.tar", "b.zip"))

@@ -306,6 +306,37 @@ def test_find__texts_of_the_first_samples__decide_about_columns(members, known, 
     assert dict(find(FORMAT, tmp_path / "a.tar", tar(members), known).columns) == columns
 
 
+@pytest.mark.parametrize(
+    ("archives", "columns", "remark"),
+    [
+        ([["a.jpg"], ["b.jpg", "b.txt"]], {"key", "txt"}, ""),
+        ([[], ["b.xml"], ["b.jpg", "b.txt"]], {"key", "txt"}, ""),
+        ([["a.jpg"], [], ["b.jpg", "b.txt"], ["c.jpg", "c.cls", "c.json"]], {"key", "txt"}, "cls, json"),
+        ([["a.jpg", "a.txt"], ["b.jpg"], ["c.jpg", "c.cls"]], {"key", "txt"}, "cls"),
+        ([["a.jpg"], ["b.jpg"]], set(), ""),
+        ([["a.jpg", "a.txt"], ["b.jpg"]], {"key", "txt"}, ""),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_find__first_archives_without_texts__others_decide_about_columns(
+    tmp_path, archives, columns, remark, suffix
+):
+    for n, names in enumerate(archives):
+        data = tar([(name, b"7") for name in names])
+        (tmp_path / f"{n}{suffix}").write_bytes(gzip.compress(data) if suffix == ".tar.gz" else data)
+    corpus = find(FORMAT, tmp_path / f"*{suffix}")
+    assert {name for name, _ in corpus.columns} == columns
+    assert len(corpus.remarks) == bool(remark)
+    if remark:
+        (sentence,) = corpus.remarks
+        with_texts = next(n for n, names in enumerate(archives) if any("txt" in name for name in names))
+        paths = [f"{tmp_path}/{n}{suffix}" for n in (len(archives) - 1, with_texts)]
+        assert sentence.startswith(
+            f"{paths[0]} has texts beside images that {paths[1]} lacks, and that are left out of the tables: "
+            f"{remark}."
+        )
+
+
 def test_read_images__images_of_one_sample__are_bounded(monkeypatch):
     monkeypatch.setattr("labelbeam.transforms.inputs.tar._HELD_BYTES", 10)
     data = tar([("a.1.jpg", b"1" * 6), ("a.2.jpg", b"2" * 6), ("b.jpg", b"3" * 6)])

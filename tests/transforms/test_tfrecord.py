@@ -4,6 +4,7 @@ import gzip
 import io
 import random
 import zlib
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from labelbeam.transforms.elements import Failure, ImageRef, InlineImage, id_of_member
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.examples import parse_example
+from labelbeam.transforms.inputs.files import match_files
 from labelbeam.transforms.inputs.streams import RestError, Stream
 from labelbeam.transforms.inputs.tfrecord import FORMAT, RecordReader, read_images
 from labelbeam.transforms.notes import Notes
@@ -136,6 +138,49 @@ def test_find__feature_with_the_images__is_found_or_an_error(records, options, r
             find(FORMAT, path, data, **options)
     else:
         assert find(FORMAT, path, data, **options).image_feature == result
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zlib.compress])
+def test_find__many_empty_files_in_front__the_first_record_decides(tmp_path, pack):
+    for n in range(30):
+        (tmp_path / f"{n:02}.tfrecord").write_bytes(pack(b""))
+    (tmp_path / "30.tfrecord").write_bytes(pack(record(example(jpeg=b"a", n=1))))
+    corpus = find(FORMAT, tmp_path / "*.tfrecord")
+    assert (corpus.image_feature, dict(corpus.columns)) == ("jpeg", {"n": pa.int64()})
+    assert not corpus.remarks
+    assert summary(read_all(FORMAT, corpus)[0]) == [(f"{tmp_path}/30.tfrecord#0", b"a")]
+
+
+def test_find__later_file_with_further_features__is_a_remark(tmp_path):
+    for n, features in enumerate(({}, {"box": [1, 2]}, {"text": b"photo", "box": 3, "n": 7})):
+        data = record(example(image=b"a", **({"box": [3, 4]} | features)))
+        (tmp_path / f"{n}.tfrecord").write_bytes(data)
+    corpus = find(FORMAT, tmp_path / "*.tfrecord")
+    assert not corpus.columns
+    (remark,) = corpus.remarks
+    assert remark.startswith(
+        f"{tmp_path}/2.tfrecord has features that {tmp_path}/0.tfrecord lacks, and that are left out of the "
+        "tables: n, text. "
+    )
+
+
+def test_find__more_empty_files_than_are_looked_at__needs_the_feature(tmp_path, monkeypatch):
+    for module in ("lists", "tfrecord"):
+        monkeypatch.setattr(f"labelbeam.transforms.inputs.{module}.STARTS_LOOKED_AT", 2)
+    for n in range(4):
+        (tmp_path / f"{n}.tfrecord").write_bytes(gzip.compress(b""))
+    (tmp_path / "4.tfrecord").write_bytes(image(4))
+    with pytest.raises(UserError, match="first 2 files .* have no records. Name the feature with the images"):
+        find(FORMAT, tmp_path / "*.tfrecord")
+    corpus = find(FORMAT, tmp_path / "*.tfrecord", image_feature="image")
+    assert [row.data for row in read_all(FORMAT, corpus)[0]] == [b"image 4"]
+
+
+def test_read__record_whose_feature_is_unknown__has_the_remedy(tmp_path):
+    corpus = find(FORMAT, tmp_path / "a.tfrecord", b"")
+    (tmp_path / "a.tfrecord").write_bytes(image(0))
+    (failure,), _ = read_all(FORMAT, replace(corpus, files=match_files(str(tmp_path / "a.tfrecord"))))
+    assert failure.reason == "bad_row" and "Name the feature with the image with --image" in failure.message
 
 
 def test_find__no_records_of_images__is_refused_by_name(tmp_path):

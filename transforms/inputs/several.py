@@ -64,9 +64,6 @@ def join_corpora(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
         )
     if first.holds_images:
         return _join_shards(parts, names)
-    remarks = tuple(
-        f"{name}: {remark}" for part, name in zip(parts, names, strict=True) for remark in part.remarks
-    )
     return Corpus(
         pattern="",
         format="several",
@@ -75,7 +72,7 @@ def join_corpora(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
         secret_params=first.secret_params,
         holds_images=first.holds_images,
         known=first.known if all(part.known == first.known for part in parts) else KnownColumns(),
-        remarks=remarks,
+        remarks=_remarks(parts, names),
         parts=tuple(_in_order(part, first) for part in parts),
         boxes=first.boxes,
     )
@@ -85,14 +82,23 @@ def _join_shards(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
     """Return the files of several inputs as those of one glob, because readers deal with files alone."""
     first = parts[0]
     for part, name in zip(parts, names, strict=True):
-        if dataclasses.replace(part, pattern=first.pattern, files=first.files) != first:
+        other = dataclasses.replace(part, pattern=first.pattern, files=first.files, remarks=first.remarks)
+        if other != first:
             raise UserError(
                 f"input={name!r} is read as {part.format}, and input={names[0]!r} as {first.format} or with "
                 "other columns. Run them one after the other, into the same --output."
             )
     # Each once, because an image has one id in all inputs.
     files = dict.fromkeys(file for part in parts for file in part.files)
-    return dataclasses.replace(first, pattern=", ".join(names), files=tuple(files))
+    return dataclasses.replace(
+        first, pattern=", ".join(names), files=tuple(files), remarks=_remarks(parts, names)
+    )
+
+
+def _remarks(parts: Sequence[Corpus], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        f"{name}: {remark}" for part, name in zip(parts, names, strict=True) for remark in part.remarks
+    )
 
 
 def _in_order(part: Corpus, first: Corpus) -> Corpus:

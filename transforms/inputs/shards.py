@@ -5,10 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -28,11 +28,14 @@ from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import LEFT_OUT, Notes
 from labelbeam.transforms.sources.addresses import is_gcs
 
-# The types of what a format reads: an image, its reference alone if it needs no bytes, or a failure.
+# Types of the rows of a shard: an image, its reference alone if it needs no bytes, or a failure.
 Row = InlineImage | ImageRef | Failure
 
 # Name, in the notes, of links, whose images are other members.
 LINK: Final = "(link)"
+
+# Names of columns in a remark.
+_NAMES_SHOWN = 10
 
 # Characters of a member's name that are percent-encoded: those that no text or URI may have, and # and %,
 # because the last # of the URI must be the one in front of the name.
@@ -126,6 +129,61 @@ def describe_rest(path: str, error: RestError) -> str:
     """Return a sentence with the file's name and the error."""
     fault = str(error).removesuffix(".")
     return f"{fault}." if fault.startswith(path) else f"{path}: {fault}."
+
+
+class Sight(NamedTuple):
+    """The content of the first file that shows what decides about columns.
+
+    Attributes:
+      path: The file.
+      content: The content.
+      further: Names of columns at the beginnings of all further files, by path.
+    """
+
+    path: str
+    content: Any
+    further: Mapping[str, Collection[str]]
+
+    def remarks(self, names: Collection[str], what: str) -> tuple[str, ...]:
+        """Return a remark about the first file with columns that this one lacks, if there is one.
+
+        Args:
+          names: Names that this file has.
+          what: Noun for the columns.
+        """
+        for path, others in self.further.items():
+            if more := sorted(set(others).difference(names)):
+                shown = ", ".join(more[:_NAMES_SHOWN])
+                return (
+                    f"{path} has {what} that {self.path} lacks, and that are left out of the tables: "
+                    f"{shown}. To keep them, label such files in a run with an --output of its own.",
+                )
+        return ()
+
+
+def look_for_columns(
+    files: Iterable[ListFile],
+    look: Callable[[ListFile], Any],
+    glance: Callable[[ListFile], Collection[str]],
+) -> Sight | None:
+    """Look into files, until one shows what decides about columns.
+
+    Args:
+      files: The files. Those that are empty are passed over.
+      look: Returns the content of a file; false if there is nothing to see.
+      glance: Returns the names of columns at the beginning of a file, from few bytes, because it is called on
+        `STARTS_LOOKED_AT` files.
+
+    Returns:
+      The content of the first file, or of the first one in which a glance found something; None if there is
+      nothing to see in any of them.
+    """
+    some = tuple(file for file in files if file.size_bytes)
+    further = look_at_first(glance, some[1:])
+    for file in (*some[:1], *(file for file in some[1:] if further.get(file.path))):
+        if content := look(file):
+            return Sight(file.path, content, further)
+    return None
 
 
 class ShardFiles(abc.ABC):

@@ -15,9 +15,10 @@ from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.columns import output_name, parse_value
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
-from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
+from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles, look_for_columns
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.inputs.tar_members import BLOCK_BYTES, MAX_TEXT_BYTES, Member, TarReader, is_header
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
@@ -26,9 +27,12 @@ from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
 SIDECARS: Final = ("cls", "json", "txt")
 KEY: Final = "key"
 
-# Members of the first archive whose names and texts decide about columns, and the bytes up to there.
+# Members of an archive whose names and texts decide about columns, and the bytes up to there.
 _MEMBERS_LOOKED_AT = 500
 _BYTES_LOOKED_AT = 64 << 20
+# The same of further archives, of which there can be a thousand.
+_MEMBERS_GLANCED_AT = 50
+_BYTES_GLANCED_AT = 4 << 20
 _WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
 # Bytes of images of one sample that are held at least, whatever the largest image is.
 _HELD_BYTES = 64 << 20
@@ -138,11 +142,14 @@ class _Tar(ShardFiles):
     def describe(
         self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
-        """Return the corpus with columns, if the first archive has texts beside images."""
-        with open_stream(corpus.files[0]) as stream:
-            found = find_texts(TarReader(stream), stream)
+        """Return the corpus with columns, if archives have texts beside images."""
+        sight = look_for_columns(corpus.files, _look, _glance)
+        if not sight:
+            return corpus
+        found: dict[str, pa.DataType] = sight.content
         types = {name: known_types.get(output_name(name), kind) for name, kind in found.items()}
-        return replace(corpus, columns=tuple(types.items()))
+        remarks = sight.remarks(types, "texts beside images")
+        return replace(corpus, columns=tuple(types.items()), remarks=remarks)
 
     def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
         with open_stream(shard.file) as stream:
@@ -150,19 +157,32 @@ class _Tar(ShardFiles):
             yield from read_images(TarReader(stream), reading)
 
 
-def find_texts(tar: TarReader, stream: Stream) -> dict[str, pa.DataType]:
+def _look(file: ListFile) -> dict[str, pa.DataType]:
+    with open_stream(file) as stream:
+        return find_texts(stream)
+
+
+def _glance(file: ListFile) -> dict[str, pa.DataType]:
+    with open_stream(file) as stream:
+        return find_texts(stream, _MEMBERS_GLANCED_AT, _BYTES_GLANCED_AT)
+
+
+def find_texts(
+    stream: Stream, most_members: int = _MEMBERS_LOOKED_AT, most_bytes: int = _BYTES_LOOKED_AT
+) -> dict[str, pa.DataType]:
     """Return the columns of an archive by its first members: none, or the key and texts beside images."""
+    tar = TarReader(stream)
     samples: dict[str, set[str]] = {}
     classes: list[str] = []
     try:
-        for member in itertools.islice(tar, _MEMBERS_LOOKED_AT):
+        for member in itertools.islice(tar, most_members):
             key, ending = _split_name(member.name)
             samples.setdefault(key, set()).add(
                 "image" if member.name.lower().endswith(IMAGE_SUFFIXES) else ending
             )
             if ending == "cls" and member.size_bytes <= MAX_TEXT_BYTES:
                 classes.append(tar.read(member).decode("utf-8", "replace"))
-            if stream.position + member.size_bytes > _BYTES_LOOKED_AT:
+            if stream.position + member.size_bytes > most_bytes:
                 break
     except RestError:
         pass  # reported when the archive is read

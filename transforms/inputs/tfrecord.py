@@ -22,8 +22,8 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.examples import Feature, parse_example
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
-from labelbeam.transforms.inputs.lists import list_suffixes
-from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles
+from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT, list_suffixes
+from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, look_for_columns
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import UNPARSED, Notes
 
@@ -32,9 +32,12 @@ _LENGTH = struct.Struct("<QL")
 _CHECKSUM = struct.Struct("<L")
 # Bytes of a record beside the image.
 _OTHER_BYTES = 16 << 20
-_FILES_LOOKED_AT = 10
+# Records of a file that decide about columns, and the bytes up to there.
 _RECORDS_LOOKED_AT = 100
 _BYTES_LOOKED_AT = 64 << 20
+# The same of further files, of which there can be a thousand.
+_RECORDS_GLANCED_AT = 3
+_BYTES_GLANCED_AT = 16 << 20
 # TensorFlow's other compression, beside gzip. Only here, because text may begin with these bytes.
 _ZLIB: Final = Compression(
     "zlib", ".zlib", re.compile(rb"\x78[\x01\x5e\x9c\xda]"), zlib.decompressobj, decode_by_input
@@ -130,6 +133,11 @@ def _image_of(features: Mapping[str, Feature], reading: Reading) -> bytes:
     feature = features.get(name, Feature(None, ()))
     values = feature.values
     if feature.kind != "bytes" or len(values) != 1:
+        if not name:
+            fault = "has features, and no file had records when the run was planned"
+            raise ImageError(
+                Reason.BAD_ROW, f"the record {fault}. Name the feature with the image with --image_feature"
+            )
         has = f"{len(values):,} values of {feature.kind or 'no type'}"
         raise ImageError(Reason.BAD_ROW, f"the record's feature {name!r} has {has}; an image is one of bytes")
     if len(values[0]) > reading.max_bytes:
@@ -178,20 +186,35 @@ class _TFRecord(ShardFiles):
         self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Return the corpus with columns, by the first records."""
-        for file in corpus.files[:_FILES_LOOKED_AT]:
-            with self.open(file) as stream:
-                records = read_first(stream, file.path)
-            if records:
-                break
-        else:
+        sight = look_for_columns(corpus.files, self._look, self._glance)
+        if not sight:
+            if not options.image_feature and len(corpus.files) > STARTS_LOOKED_AT:
+                raise UserError(
+                    f"The first {STARTS_LOOKED_AT:,} files of {corpus.pattern} have no records. Name the "
+                    "feature with the images with --image_feature."
+                )
             return replace(corpus, image_feature=options.image_feature or "")
-        name = choose_image(records, options.image_feature, file.path)
+        records: list[dict[str, Feature]] = sight.content
+        name = choose_image(records, options.image_feature, sight.path)
         types = {
             feature: known_types.get(output_name(feature), kind)
             for feature, kind in find_columns(records).items()
             if feature != name
         }
-        return replace(corpus, image_feature=name, columns=tuple(types.items()))
+        remarks = sight.remarks(set().union(*records), "features")
+        return replace(corpus, image_feature=name, columns=tuple(types.items()), remarks=remarks)
+
+    def _look(self, file: ListFile) -> list[dict[str, Feature]]:
+        with self.open(file) as stream:
+            return read_first(stream, file.path)
+
+    def _glance(self, file: ListFile) -> set[str]:
+        try:
+            with self.open(file) as stream:
+                records = read_first(stream, file.path, _RECORDS_GLANCED_AT, _BYTES_GLANCED_AT)
+        except UserError:
+            return set()  # its records fail one by one
+        return set().union(*records)
 
     def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
         with self.open(shard.file) as stream:
@@ -217,7 +240,12 @@ def _inflate(start: bytes) -> bytes:
         return b""
 
 
-def read_first(stream: Stream, path: str) -> list[dict[str, Feature]]:
+def read_first(
+    stream: Stream,
+    path: str,
+    most_records: int = _RECORDS_LOOKED_AT,
+    most_bytes: int = _BYTES_LOOKED_AT,
+) -> list[dict[str, Feature]]:
     """Return the features of the first records that can be read.
 
     Raises:
@@ -226,8 +254,8 @@ def read_first(stream: Stream, path: str) -> list[dict[str, Feature]]:
     found, error = [], None
     records = RecordReader(stream)
     try:
-        for length in itertools.islice(records, _RECORDS_LOOKED_AT):
-            if stream.position + length > _BYTES_LOOKED_AT:
+        for length in itertools.islice(records, most_records):
+            if stream.position + length > most_bytes:
                 break
             try:
                 found.append(_parse(records.read()))
