@@ -31,9 +31,13 @@ def id_of_member(file_uri: str, member: str, secret_params: Collection[str] = ()
 
     All ids of a file begin alike, because done ids are brought to their file by this half.
     """
+    return id_of_uri(file_uri, secret_params)[:FILE_ID_CHARS] + digest_of_member(member)
+
+
+def digest_of_member(member: str) -> str:
+    """Return the second half of the id of an image inside a file."""
     # Of the member as it is, because a name such as `a.jpg?sig=1.jpg` is no URI with secrets.
-    digest = hashlib.sha256(member.encode("utf-8", "surrogateescape")).hexdigest()
-    return id_of_uri(file_uri, secret_params)[:FILE_ID_CHARS] + digest[:FILE_ID_CHARS]
+    return hashlib.sha256(member.encode("utf-8", "surrogateescape")).hexdigest()[:FILE_ID_CHARS]
 
 
 def is_member(image_id: str, uri: str) -> bool:

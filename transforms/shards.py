@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 
@@ -24,16 +24,20 @@ from labelbeam.transforms.elements import (
     Failure,
     ImageRef,
     InlineImage,
+    digest_of_member,
     digest_of_uri,
     id_of_uri,
+    image_id_of,
     ref_of,
 )
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.formats import Shard, shard_format
+from labelbeam.transforms.inputs.formats import Shard, ShardFormat, shard_format
 from labelbeam.transforms.inputs.images import uri_of_path
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import NotingFn, par_do, to_output
 from labelbeam.transforms.select import PackRows, is_of_another_uri, merge_done, merge_uris, pack, unpack
+
+K = TypeVar("K")
 
 
 class ShardOutcomes(NamedTuple):
@@ -56,7 +60,7 @@ class ShardOutcomes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A shard to read, and the packed ids of its file that the tables have."""
+    """A shard to read, and the packed ids that the tables have of it."""
 
     shard: Shard
     packed: bytes
@@ -90,7 +94,7 @@ class ReadShards(beam.PTransform):
 
     Input: `DoneIds` of `ReadDoneIds`, by file. Output: `InlineImage`, or `BoxedImage`. Failures: `read`.
     Guarantees: a file, or each of the parts that its format allows, is read in one pass and on one worker. A
-    worker holds the finished ids of one file at a time.
+    worker holds the finished ids of one file, or of one part, at a time.
 
     Attributes:
       corpus: The corpus.
@@ -113,7 +117,8 @@ class ReadShards(beam.PTransform):
         buckets = {"shards": shards, "done": done | "PackDone" >> pack_done} | beam.CoGroupByKey()
         # Failures of the rest of a file are stale only if whole files are read, because parts of a file of
         # which no image is chosen are passed over, and damage to them isn't found again.
-        matched = par_do("Match", buckets, _MatchFn(self.choice.is_all), Work, tuple[str, int], str)
+        matcher = _MatchFn(self.corpus, finds_stale_ids=self.choice.is_all)
+        matched = par_do("Match", buckets, matcher, Work, tuple[str, int], str)
         # A second shuffle, because the shards of a bucket would otherwise be read by one worker, one after
         # another, and fused with the model.
         spread = matched["ok"] | "Spread" >> beam.Reshuffle()
@@ -160,7 +165,8 @@ class _MatchFn(beam.DoFn):
     rest now depends on where it is damaged, and on its parts.
     """
 
-    def __init__(self, finds_stale_ids: bool) -> None:
+    def __init__(self, corpus: Corpus, finds_stale_ids: bool) -> None:
+        self._corpus = corpus.without_files()
         self._finds_stale_ids = finds_stale_ids
 
     def process(self, bucket: tuple[int, dict[str, Iterable[Any]]]) -> Iterator:
@@ -176,13 +182,17 @@ class _MatchFn(beam.DoFn):
                 everything.update(part.ids)
                 stale = _ids_of_uris(part, files)
                 stale_ids |= stale
-                for file_id, its_part in _by_file(part, stale).items():
+                for file_id, its_part in _grouped(part, lambda row_id: row_id[:FILE_ID_CHARS], stale).items():
                     parts[file_id].append(its_part)
         yield from map(to_output, stale_ids)
         # Counted down again by each image that is found, because only a reader of the file finds them.
         yield to_output((OTHER, len(everything - stale_ids)))
+        by_file: dict[str, list[Shard]] = defaultdict(list)
         for shard in shards:
-            yield to_output(Work(shard, pack(list(map(encode_row, parts[_file_id(shard)])))))
+            by_file[_file_id(shard)].append(shard)
+        form = shard_format(self._corpus)
+        for file_id, its_shards in by_file.items():
+            yield from map(to_output, deal(its_shards, parts[file_id], file_id, form))
 
 
 def _ids_of_uris(part: DoneIds, digests: Collection[bytes]) -> set[str]:
@@ -192,20 +202,50 @@ def _ids_of_uris(part: DoneIds, digests: Collection[bytes]) -> set[str]:
     return {image_id for image_id, uri in zip(part.ids, uris, strict=False) if uri in digests}
 
 
-def _by_file(part: DoneIds, left_out: Collection[str]) -> dict[str, DoneIds]:
-    """Split ids by their files."""
-    numbers: dict[str, list[int]] = defaultdict(list)
+def deal(
+    shards: Sequence[Shard], parts: Sequence[DoneIds], file_id: str, form: ShardFormat
+) -> Iterator[Work]:
+    """Deal the finished ids of a file to its shards.
+
+    Each id leaves with the shard that has the image, because a large file has thousands of shards, and all
+    its ids with each of them would be more than the images. Ids of no shard leave with each of them: those of
+    failures of the rest of a shard, and of images that are not in the file any more.
+
+    Args:
+      shards: The shards.
+      parts: The ids, also of boxes.
+      file_id: Beginning of the ids.
+      form: Format of the file.
+    """
+    ids = {image_id_of(row_id) for part in parts for row_id in part.ids} if len(shards) > 1 else set()
+    places = {
+        image_id: n
+        for n, shard in enumerate(shards if ids else ())
+        for name in form.members(shard)
+        if (image_id := file_id + digest_of_member(name)) in ids
+    }
+    rows: dict[int | None, list[bytes]] = defaultdict(list)
+    for part in parts:
+        for place, its_part in _grouped(part, lambda row_id: places.get(image_id_of(row_id))).items():
+            rows[place].append(encode_row(its_part))
+    for n, shard in enumerate(shards):
+        yield Work(shard, pack(rows[None] + rows[n]))
+
+
+def _grouped(part: DoneIds, key: Callable[[str], K], left_out: Collection[str] = ()) -> dict[K, DoneIds]:
+    """Group ids by a key."""
+    numbers: dict[K, list[int]] = defaultdict(list)
     for n, image_id in enumerate(part.ids):
         if image_id not in left_out:
-            numbers[image_id[:FILE_ID_CHARS]].append(n)
+            numbers[key(image_id)].append(n)
     return {
-        file_id: dataclasses.replace(
+        group: dataclasses.replace(
             part,
             ids=tuple(part.ids[n] for n in its),
             versions=tuple(part.versions[n] for n in its) if part.versions else (),
             uris=b"".join(part.uris[URI_DIGEST_BYTES * n : URI_DIGEST_BYTES * (n + 1)] for n in its),
         )
-        for file_id, its in numbers.items()
+        for group, its in numbers.items()
     }
 
 

@@ -2,20 +2,39 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labelbeam.transforms.buckets import bucket_of_file
 from labelbeam.transforms.choose import Choice, draw_of, find_bound
-from labelbeam.transforms.elements import DIGEST, DoneIds, Failure, digest_of_uri, id_of_member
+from labelbeam.transforms.elements import (
+    DIGEST,
+    FILE_ID_CHARS,
+    DoneIds,
+    Failure,
+    digest_of_uri,
+    id_of_member,
+)
+from labelbeam.transforms.inputs import parquet_images
+from labelbeam.transforms.inputs import zip as zip_module
 from labelbeam.transforms.inputs.tar import FORMAT
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sample import first_chosen
-from labelbeam.transforms.shards import Done, ReadShards, list_members, read_members, read_shard
+from labelbeam.transforms.shards import (
+    Done,
+    ReadShards,
+    deal,
+    done_of,
+    list_members,
+    read_members,
+    read_shard,
+)
 from tests.eager import RUNNERS, eagerly
-from tests.shards import find, tar_of
+from tests.shards import find, parquet_of, tar_of, zip_of
 
 IMAGES = {f"{n}.jpg": b"image %d" % n for n in range(8)}
 MAX_BYTES = 1000
@@ -93,6 +112,72 @@ def test_read_shards__ids_of_one_file__share_a_bucket(tmp_path):
     assert len({bucket_of_file(ref.id) for ref in rows}) == 1
     images = list(read_members(corpus, MAX_BYTES))
     assert [(image.ref, image.data) for image in images] == list(zip(rows, IMAGES.values(), strict=True))
+
+
+PARTED = {"zip": (zip_module, zip_of, "#{}.jpg"), "parquet": (parquet_images, parquet_of, "#{}")}
+
+
+def parted(tmp_path, monkeypatch, form):
+    """Return the corpus of a file with many parts, and its images."""
+    module, write, _ = PARTED[form]
+    monkeypatch.setattr(module, "PART_BYTES", 1)
+    if form == "parquet":
+        monkeypatch.setattr("pyarrow.parquet.write_table", partial(pq.write_table, row_group_size=3))
+    images = {f"{n}.jpg": b"image %d" % n for n in range(20)}
+    return find(module.FORMAT, tmp_path / f"a.{form}", write(images))
+
+
+@pytest.mark.parametrize("form", PARTED)
+def test_read_shards__file_of_many_parts__each_image_leaves_once_or_is_counted(tmp_path, monkeypatch, form):
+    corpus = parted(tmp_path, monkeypatch, form)
+    done = [row.id for row in list_members(corpus)][3:14]
+    gone = id_of_member(str(tmp_path / f"a.{form}"), "gone")
+    parts = [
+        DoneIds((*done[:6], gone), (None, DIGEST + "0", None, None, None, None, None), True),
+        DoneIds(tuple(done[6:]), (), False, retry=True),
+    ]
+    read = eagerly(ReadShards(corpus, MAX_BYTES), parts)
+    uris = {
+        str(tmp_path / f"a.{form}") + PARTED[form][2].format(n) for n in range(20) if n not in (3, 5, 6, 7, 8)
+    }
+    assert {image.ref.uri for image in read.ok} == uris and len(read.ok) == len(uris)
+    assert [image.ref.known_version for image in read.ok if image.ref.id == done[1]] == [DIGEST + "0"]
+    assert total(read.counts) == {"listed": 20, "kept": 5, "other": 1}
+
+
+@pytest.mark.parametrize("form", PARTED)
+def test_deal__ids_of_a_file__leave_with_the_part_that_has_the_image(tmp_path, monkeypatch, form):
+    corpus = parted(tmp_path, monkeypatch, form)
+    shards = list(PARTED[form][0].FORMAT.split(corpus))
+    assert len(shards) >= 6
+    ids = [row.id for row in list_members(corpus)]
+    gone = ids[0][:FILE_ID_CHARS] + "0" * FILE_ID_CHARS
+    part = DoneIds((*ids, gone), tuple(f"{n}" for n in range(21)), True)
+    dealt = [
+        done_of(work.packed) for work in deal(shards, [part], ids[0][:FILE_ID_CHARS], PARTED[form][0].FORMAT)
+    ]
+    assert sum(len(done.versions) for done in dealt) == 20 + len(shards)
+    assert all(gone in done.versions for done in dealt)
+    for shard, done in zip(shards, dealt, strict=True):
+        of_shard = read_shard(shard, corpus, Notes(), MAX_BYTES, Done({}, set()), Counter())
+        assert {image.ref.id for image in of_shard} == done.versions.keys() - {gone}
+        assert all(
+            done.versions[image_id] == f"{ids.index(image_id)}" for image_id in done.versions.keys() - {gone}
+        )
+
+
+def test_read_shards__failure_of_a_part__is_found_again(tmp_path, monkeypatch):
+    corpus = parted(tmp_path, monkeypatch, "parquet")
+    path = tmp_path / "a.parquet"
+    data = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(2).column(0).data_page_offset
+    data[place : place + 20] = bytes(20)
+    path.write_bytes(data)
+    corpus = find(parquet_images.FORMAT, path)
+    (failure,) = eagerly(ReadShards(corpus, MAX_BYTES), [DoneIds(("x",), (), True)]).failures
+    read = eagerly(ReadShards(corpus, MAX_BYTES), [DoneIds((failure.ref.id,), (), True)])
+    assert [one.ref.id for one in read.failures] == [failure.ref.id]
+    assert total(read.counts) == {"listed": 18}
 
 
 @pytest.mark.parametrize("choice", [Choice(), Choice(1e-9)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -187,6 +187,13 @@ class ShardFormat(FoundFormat, Protocol):
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
         """Split files into parts that workers read independently, where the format allows."""
+
+    def members(self, shard: Shard) -> Iterable[str]:
+        """Return the names of which the images of a part have their ids; none if they are unknown.
+
+        Finished ids are brought to the part that has the image. Those of unknown names are brought to all
+        parts of the file.
+        """
 
     def read(
         self, shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, is_done: Callable[[str], bool]

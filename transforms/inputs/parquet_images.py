@@ -79,8 +79,12 @@ class _ParquetImages(ShardFiles):
         return replace(corpus, image_feature=name, columns=tuple(columns))
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
-        """Split large files into parts; `start` and `end` are numbers of row groups."""
+        """Split large files into parts of whole row groups; `start` and `end` are numbers of rows."""
         return split_large(corpus.files, PART_BYTES, Shard, _split)
+
+    def members(self, shard: Shard) -> Iterator[str]:
+        """Return the numbers of the rows of a part."""
+        return map(str, range(shard.start, shard.start if shard.end is None else shard.end))
 
     def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
         with _open(shard.file) as (parquet, version):
@@ -88,8 +92,9 @@ class _ParquetImages(ShardFiles):
             _check_columns(parquet.schema_arrow, shard.file, reading.corpus)
             with _errors_explained(shard.file.path):
                 groups = _rows_of_groups(parquet.metadata)
-            for group, rows in list(enumerate(groups))[shard.start : shard.end]:
-                yield from _read_group(parquet, group, rows, shard.file.path, reading)
+            for group, rows in enumerate(groups):
+                if shard.start <= rows.start and (shard.end is None or rows.stop <= shard.end):
+                    yield from _read_group(parquet, group, rows, shard.file.path, reading)
 
 
 def _rows_of_groups(metadata: pq.FileMetaData) -> list[range]:
@@ -260,10 +265,11 @@ def _split(file: ListFile) -> list[Shard]:
     """Split a file into parts of whole row groups; one part if it is damaged or has none."""
     try:
         with _open(file) as (parquet, _):
+            groups = _rows_of_groups(parquet.metadata)
             parts = join_row_groups(parquet.metadata, PART_BYTES)
     except RestError:
         parts = []  # reported when the file is read
-    return [Shard(file, *part) for part in parts] or [Shard(file)]
+    return [Shard(file, groups[start].start, groups[end - 1].stop) for start, end in parts] or [Shard(file)]
 
 
 FORMAT: Final[ShardFormat] = _ParquetImages()

@@ -222,6 +222,10 @@ class ShardFiles(abc.ABC):
         """Yield each file as one shard."""
         yield from map(Shard, corpus.files)
 
+    def members(self, shard: Shard) -> Iterable[str]:
+        """Return no names, because only formats that split files need them."""
+        return ()
+
     def read(
         self, shard: Shard, corpus: Corpus, notes: Notes, max_bytes: int, is_done: Callable[[str], bool]
     ) -> Iterator[Row]:

@@ -146,6 +146,17 @@ class _Zip(ShardFiles):
         """Split large archives into parts; `start` and `end` are places in the directory."""
         return split_large(corpus.files, PART_BYTES, Shard, _split)
 
+    def members(self, shard: Shard) -> Iterator[str]:
+        """Yield the names in a part of the directory."""
+        file, start, end = shard
+        if end is None:
+            return
+        try:
+            with open_stream(file, start, end) as stream:
+                yield from (entry.name for entry in read_entries(stream, Directory(start, end, 0, 0), start))
+        except RestError:
+            return  # reported when the part is read
+
     def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:
         file, start, end = shard
         directory = _directory_of(file)
