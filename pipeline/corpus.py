@@ -139,8 +139,8 @@ def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
     by_content = (form for form in forms if form.recognises(start))
     by_name = (form for form in forms if name.endswith(form.suffixes))
     are_images = location.pattern != escape_glob(location.path) and not name.endswith(_UNREAD)
-    found = next(by_content, None) or next(by_name, None)
-    return found or input_format("images" if are_images else _text_format(start))
+    form = next(by_content, None) or next(by_name, None)
+    return form or input_format("images" if are_images else _text_format(start))
 
 
 def _text_format(start: bytes) -> str:

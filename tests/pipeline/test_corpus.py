@@ -125,9 +125,30 @@ def test_find_corpus__no_network__is_named_with_the_remedy(monkeypatch, name):
 
 
 def test_find_corpus__folder_without_images__is_a_user_error(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match="holds no images"):
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(UserError, match="holds no images: no file ends in .jpg, "):
         find_corpus(ReadConfig(input=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["a.tar", "b.tar", "a.csv", "x.md"],
+            "2 files that end in .tar. Give a pattern: --input '{}/*.tar'.",
+        ),
+        (["a.TAR.GZ"], "1 file that ends in .TAR.GZ. Give a pattern: --input '{}/*.TAR.GZ'."),
+        (["x/a.parquet"], "1 file that ends in .parquet. Give a pattern: --input '{}/**/*.parquet'."),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "/"])
+def test_find_corpus__folder_of_files_that_are_read__is_refused_with_a_pattern(tmp_path, names, message, end):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError) as error:
+        find_corpus(ReadConfig(input=f"{tmp_path}{end}"))
+    assert str(error.value) == f"input='{tmp_path}' holds no images, but {message.format(tmp_path)}"
 
 
 def test_find_corpus__parts_with_other_columns__are_refused(tmp_path):

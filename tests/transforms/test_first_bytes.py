@@ -32,8 +32,8 @@ def explain(start, form, is_declared=False):
     ("start", "explained"),
     [
         (parquet(), "is Parquet. Add --input_format=parquet"),
-        (tarfile.TarInfo("a.jpg").tobuf(), "is a tar archive"),
-        (b"PK\3\4\x14\0", "is a ZIP archive or an Excel workbook"),
+        (tarfile.TarInfo("a.jpg").tobuf(), "is a tar archive. Add --input_format=tar to label"),
+        (b"PK\3\4\x14\0", "is a ZIP archive or an Excel workbook. Add --input_format=zip to label"),
         (b"SQLite format 3\0", "is an SQLite database"),
         (b"ORC\x1a", "is ORC"),
         (b"Obj\x01\x04", "is Avro"),

@@ -94,14 +94,14 @@ def compression_of(start: bytes, path: str) -> Compression | None:
       RunError: The name promises a compression that the bytes do not have, as after a download that was
         cut or decompressed on the way.
     """
-    named = next((one for one in FORMATS if path.lower().endswith(one.suffix)), None)
-    actual = next((one for one in FORMATS if one.first_bytes.match(start)), None)
-    if named and actual != named:
+    by_name = next((one for one in FORMATS if path.lower().endswith(one.suffix)), None)
+    by_bytes = next((one for one in FORMATS if one.first_bytes.match(start)), None)
+    if by_name and by_bytes != by_name:
         raise RunError(
-            f"{path} is named {named.suffix}, and its first bytes {start[:4]!r} are not those of "
-            f"{named.name}. Copy the file again, or rename it."
+            f"{path} is named {by_name.suffix}, and its first bytes {start[:4]!r} are not those of "
+            f"{by_name.name}. Copy the file again, or rename it."
         )
-    return actual
+    return by_bytes
 
 
 def decompress(chunks: Iterable[bytes], compression: Compression, path: str) -> Iterator[bytes]:

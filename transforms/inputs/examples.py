@@ -35,7 +35,7 @@ _MESSAGES: Final = {
 
 
 class Feature(NamedTuple):
-    """A feature: the kind of its values (`bytes`, `float` or `int64`; None without values), and these."""
+    """Values of a feature, and their kind: `bytes`, `float` or `int64`, or None without values."""
 
     kind: str | None
     values: Any

@@ -44,8 +44,8 @@ class _Failures:
         reasons = pa.array(corpus.reasons, pa.string())
         with open_parquet(piece) as parquet:
             for batch in parquet.iter_batches(columns=[*names, "reason"]):
-                taken = batch.filter(pc.is_in(batch["reason"], reasons))
-                values_of = [to_values(taken[name], kind) for name, kind in columns]
+                failed = batch.filter(pc.is_in(batch["reason"], reasons))
+                values_of = [to_values(failed[name], kind) for name, kind in columns]
                 for image_id, uri, *values in zip(*values_of, strict=True):
                     if not _why_left_out(image_id, uri, corpus):
                         yield ImageRef(image_id, uri, tuple(values))
@@ -57,8 +57,8 @@ def find_left_out(corpus: Corpus) -> Iterator[tuple[str, LeftOut]]:
     for path in _Failures().split(corpus):
         with open_parquet(path) as parquet:
             for batch in parquet.iter_batches(columns=["id", "uri", "reason"]):
-                taken = batch.filter(pc.is_in(batch["reason"], reasons))
-                for image_id, uri in zip(taken["id"].to_pylist(), taken["uri"].to_pylist(), strict=True):
+                failed = batch.filter(pc.is_in(batch["reason"], reasons))
+                for image_id, uri in zip(failed["id"].to_pylist(), failed["uri"].to_pylist(), strict=True):
                     if why := _why_left_out(image_id, uri, corpus):
                         yield uri, why
 

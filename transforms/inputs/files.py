@@ -48,7 +48,7 @@ class Piece(NamedTuple):
 
 
 class LongLine(NamedTuple):
-    """A line that is too long to be read: its first bytes, and the digest of all."""
+    """A line that is too long to be read: its first bytes, and the SHA-256 of the whole line."""
 
     head: bytes
     sha256: str

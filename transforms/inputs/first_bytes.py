@@ -19,8 +19,14 @@ _MAGICS = (
     (0, b"SQLite format 3\0", "an SQLite database"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook"),
-    (0, b"PK\x03\x04", "a ZIP archive or an Excel workbook"),
-    (257, b"ustar", "a tar archive"),
+)
+# Archives, whose images are labelled, with the remedies.
+_ARCHIVES = (
+    (
+        *(0, b"PK\x03\x04", "a ZIP archive or an Excel workbook"),
+        "Add --input_format=zip to label the images inside, or save the workbook's table as CSV",
+    ),
+    (257, b"ustar", "a tar archive", "Add --input_format=tar to label the images inside"),
 )
 _IMAGE_MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 # Bytes that text never has. Without one, ORC, PAR1 or GIF8 is the beginning of a name, as in "ORCID,uri".
@@ -63,6 +69,9 @@ def _explain_magic(start: bytes) -> str | None:
     for offset, magic, name in _MAGICS:
         if start[offset:].startswith(magic):
             return f"is {name}, which is not read as a list. {_AS_LINES}"
+    for offset, magic, name, remedy in _ARCHIVES:
+        if start[offset:].startswith(magic):
+            return f"is {name}. {remedy}"
     if start.startswith(_IMAGE_MAGICS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
         return "is an image. Add --input_format=images to label it"
     return None

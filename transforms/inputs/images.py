@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
@@ -17,7 +18,13 @@ from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import file_errors_as, is_local
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES, READ_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions
+from labelbeam.transforms.inputs.formats import (
+    INPUT_FORMATS,
+    InputFormat,
+    Location,
+    ReadOptions,
+    input_format,
+)
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import matches_nothing
 from labelbeam.transforms.inputs.objects import list_objects, split_objects
@@ -53,12 +60,9 @@ class _Images:
             if next(paths, None) is None:
                 raise matches_nothing(location)
             return Corpus(location.pattern, "images")
-        names = [path.lower() for path in itertools.islice(paths, _FILES_LOOKED_AT)]
-        if len(names) < _FILES_LOOKED_AT and not any(name.endswith(IMAGE_SUFFIXES) for name in names):
-            raise UserError(
-                f"input={location.path!r} holds no images: no file ends in {', '.join(READ_SUFFIXES)}. Check "
-                "the name, or list the images' URIs in a text file."
-            )
+        first = list(itertools.islice(paths, _FILES_LOOKED_AT))
+        if len(first) < _FILES_LOOKED_AT and not any(path.lower().endswith(IMAGE_SUFFIXES) for path in first):
+            raise _no_images(location.path, first)
         return Corpus(location.pattern, "images", suffixes=IMAGE_SUFFIXES)
 
     def split(self, corpus: Corpus) -> Iterator[Names]:
@@ -94,6 +98,29 @@ class _Images:
         # One of many pieces may be empty.
         if is_empty and not piece.ranges:
             raise _matches_nothing(piece.pattern)
+
+
+def _no_images(folder: str, paths: Sequence[str]) -> UserError:
+    """Return the error for a folder without images, with a pattern if it has files of other formats."""
+    suffixes = tuple(suffix for name in INPUT_FORMATS for suffix in input_format(name).suffixes)
+    # The longest ending, such as .tar.gz, as it is written.
+    endings = Counter(
+        path[-max(len(suffix) for suffix in suffixes if path.lower().endswith(suffix)) :]
+        for path in paths
+        if path.lower().endswith(suffixes)
+    )
+    if not endings:
+        return UserError(
+            f"input={folder!r} holds no images: no file ends in {', '.join(READ_SUFFIXES)}. Check the name, "
+            "or list the images' URIs in a text file."
+        )
+    ((suffix, number),) = endings.most_common(1)
+    files = "1 file that ends" if number == 1 else f"{number:,} files that end"
+    is_flat = all(os.path.dirname(path) == folder.rstrip("/") for path in paths if path.endswith(suffix))
+    pattern = os.path.join(folder, f"*{suffix}" if is_flat else f"**/*{suffix}")
+    return UserError(
+        f"input={folder!r} holds no images, but {files} in {suffix}. Give a pattern: --input {pattern!r}."
+    )
 
 
 class Names(NamedTuple):

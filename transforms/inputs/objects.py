@@ -101,12 +101,12 @@ class _Listing:
             self._requests.send(take, self._requests.find_cuts, opened.last, opened.names, opened.depth)
 
     def _request(self, opened: OpenRange) -> None:
-        opened.asked = opened.asked or opened.names
+        opened.request_range = opened.request_range or opened.names
         self._requested += 1
         if self._pages_left is not None:
             self._pages_left -= 1
         take = functools.partial(self._take_page, opened)
-        self._requests.send(take, self._requests.page, opened.asked, opened.token)
+        self._requests.send(take, self._requests.page, opened.request_range, opened.token)
 
     def _take_page(self, opened: OpenRange, page: ObjectPage) -> list[BucketObject]:
         self._requested -= 1

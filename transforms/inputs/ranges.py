@@ -60,7 +60,7 @@ class OpenRange:
       depth: Number of characters that all its names share, as far as is known.
       last: Last listed name; empty before the first page.
       token: Token of the next page; empty at the beginning of the range.
-      asked: Range of the request for the first page, which requests with a token repeat.
+      request_range: Range of the request for the first page, which requests with a token repeat.
       searched_at: Value of `last` at the last search for cuts, because another search needs new names.
       is_searched: Whether a search for cuts is under way.
       level: Number of cuts that made the range smaller than its neighbours.
@@ -70,7 +70,7 @@ class OpenRange:
     depth: int
     last: str = ""
     token: str = ""
-    asked: NameRange | None = None
+    request_range: NameRange | None = None
     searched_at: str = ""
     is_searched: bool = False
     level: int = 0
@@ -85,7 +85,7 @@ class OpenRange:
         if name is None or not (self.names.end is None or name < self.names.end):
             return False
         self.names = NameRange(name, self.names.end)
-        self.last, self.token, self.asked = "", "", None
+        self.last, self.token, self.request_range = "", "", None
         return True
 
     def cut(self, cuts: Cuts) -> list[OpenRange]:
@@ -128,7 +128,7 @@ class Requests:
         return THREADS - len(self._running)
 
     def send(self, take: Callable[[Any], Any], request: Callable[..., Any], *args: Any) -> None:
-        """Run a request on a thread, and have its result taken by a function on the thread that waits."""
+        """Run a request on a thread; `wait` passes the result to `take`."""
         self._running[self._pool.submit(request, *args)] = take
 
     def wait(self) -> Iterator[Any]:
@@ -181,15 +181,15 @@ class Requests:
         # The least depth first, because the branch beside the last cut begins there.
         if least < len(last) and (start := start_of(least)):
             return Cuts([start], least)
-        found = None
+        cuts = None
         least, most = least + 1, len(last)
         while least < most:
             depth = (least + most) // 2
             if start := start_of(depth):
-                found, most = Cuts([start], depth), depth
+                cuts, most = Cuts([start], depth), depth
             else:
                 least = depth + 1
-        return found
+        return cuts
 
     def _page(
         self, prefix: str, delimiter: str, names: NameRange, token: str = "", most: int = PAGE_OBJECTS

@@ -153,10 +153,10 @@ class Sight(NamedTuple):
         """
         for path, others in self.further.items():
             if more := sorted(set(others).difference(names)):
-                shown = ", ".join(more[:_NAMES_SHOWN])
+                text = ", ".join(more[:_NAMES_SHOWN])
                 return (
                     f"{path} has {what} that {self.path} lacks, and that are left out of the tables: "
-                    f"{shown}. To keep them, label such files in a run with an --output of its own.",
+                    f"{text}. To keep them, label such files in a run with an --output of its own.",
                 )
         return ()
 

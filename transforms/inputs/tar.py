@@ -146,8 +146,8 @@ class _Tar(ShardFiles):
         sight = look_for_columns(corpus.files, _look, _glance)
         if not sight:
             return corpus
-        found: dict[str, pa.DataType] = sight.content
-        types = {name: known_types.get(output_name(name), kind) for name, kind in found.items()}
+        texts: dict[str, pa.DataType] = sight.content
+        types = {name: known_types.get(output_name(name), kind) for name, kind in texts.items()}
         remarks = sight.remarks(types, "texts beside images")
         return replace(corpus, columns=tuple(types.items()), remarks=remarks)
 
@@ -186,8 +186,8 @@ def find_texts(
                 break
     except RestError:
         pass  # reported when the archive is read
-    beside = set().union(*(endings for endings in samples.values() if "image" in endings))
-    columns = {name: pa.string() for name in (KEY, *SIDECARS) if name in beside}
+    parts = set().union(*(endings for endings in samples.values() if "image" in endings))
+    columns = {name: pa.string() for name in (KEY, *SIDECARS) if name in parts}
     if not columns:
         return {}
     if "cls" in columns and all(map(_WHOLE_NUMBER.fullmatch, classes)):

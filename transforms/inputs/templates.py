@@ -134,7 +134,7 @@ def check_template(
     Raises:
       UserError: The template can't be parsed, names no column of the input, or makes URIs that are not read.
     """
-    parsed, shown = parse_template(template), public_uri(template, secret_params)
+    parsed, public = parse_template(template), public_uri(template, secret_params)
     if lacks_secrets(template, secret_params):
         raise UserError(
             f"uri_template={template!r} lacks its secrets, which no manifest has. Give --uri_template again."
@@ -142,7 +142,7 @@ def check_template(
     for column in parsed.columns:
         if column not in names:
             raise UserError(
-                f"uri_template={shown!r} names {column!r}, which is no column of {path}; its columns are "
+                f"uri_template={public!r} names {column!r}, which is no column of {path}; its columns are "
                 f"{', '.join(names)}."
             )
     # A template that begins with a column may make any URI.
@@ -151,7 +151,7 @@ def check_template(
             scheme_of(parsed.fill(dict.fromkeys(parsed.columns, "x")), SCHEMES)
         except ImageError as e:
             why = hide_in_message(str(e))
-            raise UserError(f"uri_template={shown!r} makes URIs that are not read: {why}.") from e
+            raise UserError(f"uri_template={public!r} makes URIs that are not read: {why}.") from e
 
 
 def _refusal(template: str, fault: str) -> UserError:

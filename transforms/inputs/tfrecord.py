@@ -139,7 +139,10 @@ def _image_of(features: Mapping[str, Feature], reading: Reading) -> bytes:
                 Reason.BAD_ROW, f"the record {fault}. Name the feature with the image with --image_feature"
             )
         has = f"{len(values):,} values of {feature.kind or 'no type'}"
-        raise ImageError(Reason.BAD_ROW, f"the record's feature {name!r} has {has}; an image is one of bytes")
+        fault = f"feature {name!r} has {has}; an image is one of bytes"
+        raise ImageError(
+            Reason.BAD_ROW, f"the record's {fault}. Name the feature with the image with --image_feature"
+        )
     if len(values[0]) > reading.max_bytes:
         raise reading.too_large(len(values[0]))
     return values[0]
@@ -251,23 +254,23 @@ def read_first(
     Raises:
       UserError: None of the first records is a `tf.train.Example`.
     """
-    found, error = [], None
+    examples, error = [], None
     records = RecordReader(stream)
     try:
         for length in itertools.islice(records, most_records):
             if stream.position + length > most_bytes:
                 break
             try:
-                found.append(_parse(records.read()))
+                examples.append(_parse(records.read()))
             except RestError:
                 raise
             except ImageError as e:
                 error = e
     except RestError:
         pass  # reported when the file is read
-    if error and not found:
+    if error and not examples:
         raise UserError(f"{path}: {error}. Only records of tf.train.Example are read.")
-    return found
+    return examples
 
 
 def choose_image(records: Sequence[Mapping[str, Feature]], wanted: str | None, path: str) -> str:

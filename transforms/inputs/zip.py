@@ -228,7 +228,7 @@ def _split(file: ListFile) -> list[Shard]:
             for number, entry in enumerate(read_entries(stream, directory, directory.start), 1):
                 # By hash, because whole names take more memory.
                 names.add(hash(entry.name))
-                # Parts are read in one pass each, and know only their own names.
+                # Each part is checked for equal names alone, so a file with equal names stays whole.
                 if entry.offset <= offset or len(names) < number:
                     return whole
                 offset = entry.offset

@@ -27,7 +27,7 @@ def download(address: str, file: BinaryIO, limits: Limits) -> None:
 
     Args:
       address: Address of `http://` or `https://`.
-      file: Gets the bytes; what an attempt that failed has written is removed.
+      file: Output file; bytes of failed attempts are removed.
       limits: Settings of requests, allowed hosts, and the number of attempts; the size has no limit.
 
     Raises:
@@ -38,7 +38,7 @@ def download(address: str, file: BinaryIO, limits: Limits) -> None:
         limits,
         total_timeout_sec=_LONGEST_SEC,
         max_bytes=_LARGEST_BYTES,
-        # A list is not what X-Robots-Tag is about, and its images are asked for themselves.
+        # X-Robots-Tag is about images, and each image has its own X-Robots-Tag check.
         http=dataclasses.replace(limits.http, ignore_opt_out=True),
     )
     client = HttpClient(whole, lambda _: None)
