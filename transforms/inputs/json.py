@@ -98,13 +98,13 @@ def split_array(chunks: Iterable[bytes], path: str) -> Iterator[Line]:
 
 def _whole_escapes(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield bytes in which no escape, such as of a quote, is split over two pieces."""
-    held = b""
+    slash = b""
     for chunk in chunks:
-        chunk = held + chunk
+        chunk = slash + chunk
         slashes = len(chunk) - len(chunk.rstrip(b"\\"))
-        held = b"\\" if slashes % 2 else b""
-        yield chunk[: len(chunk) - len(held)]
-    yield held
+        slash = b"\\" if slashes % 2 else b""
+        yield chunk[: len(chunk) - len(slash)]
+    yield slash
 
 
 def _split_chunk(chunk: bytes, state: _Array, path: str) -> Iterator[Line]:
