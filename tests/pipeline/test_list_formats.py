@@ -22,7 +22,7 @@ from labelbeam.pipeline.corpus import find_corpus
 from labelbeam.transforms.coders import decode_row, encode_row
 from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.inputs import files, lists, parquet
+from labelbeam.transforms.inputs import files, lists, parquet, quotes
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES
 from labelbeam.transforms.inputs.formats import format_of
 from labelbeam.transforms.inputs.json import split_array
@@ -55,9 +55,11 @@ def table_bytes(table, **options):
 
 # Not carriage returns, because a line break in quotes becomes a line feed.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=12)
+# Not delimiters beside line breaks, because a line of a value must be no row by itself.
+CELLS = TEXT.filter(lambda text: "\n" not in text or set(text).isdisjoint(",\t|"))
 URIS = st.from_regex(r"[a-zé/,;|\"' ]{0,8}\.jpg", fullmatch=True)
 TABLES = st.lists(
-    st.fixed_dictionaries({"uri": URIS, "note": TEXT, "a|b;c, d": TEXT}), min_size=1, max_size=9
+    st.fixed_dictionaries({"uri": URIS, "note": CELLS, "a|b;c, d": CELLS}), min_size=1, max_size=9
 )
 
 
@@ -415,6 +417,9 @@ QUOTED = [
     ('a.jpg,"one\nb.jpg,x\nc.jpg,y\n', [("b.jpg", "x"), ("c.jpg", "y")], ['a.jpg,"one']),
     ('a.jpg,"one\nb.jpg,"two"\nc.jpg,y\n', [("b.jpg", "two"), ("c.jpg", "y")], ['a.jpg,"one']),
     ('a.jpg,"one\nb.jpg,"x\ny"\nc.jpg,z', [("b.jpg", "x\ny"), ("c.jpg", "z")], ['a.jpg,"one']),
+    ('a.jpg,"one\nb.jpg,x\nc.jpg,y"\n', [("b.jpg", "x"), ("c.jpg", 'y"')], ['a.jpg,"one']),
+    ('a.jpg,"one\nb.jpg,""\nc.jpg,y"\n', [("b.jpg", ""), ("c.jpg", 'y"')], ['a.jpg,"one']),
+    ('a.jpg,"one\n""two"", x\ny"\n', [("a.jpg", 'one\n"two", x\ny')], []),
     ('a.jpg,"\n' + "b.jpg,x\n" * 200_000 + 'c.jpg,"y"\n', None, ['a.jpg,"']),
 ]
 
@@ -427,12 +432,76 @@ def test_list_rows__quotes_in_csv__take_only_rows_that_are_theirs(tmp_path, text
     assert [row.ref.uri for row in rows if isinstance(row, Failure)] == bad
 
 
-def test_list_rows__quoted_line_breaks_in_a_split_file__are_bad_rows_that_explain_it(tmp_path, monkeypatch):
+# Captions and URLs in tables of tabs that are written without quoting, as CC3M is: the fields, and bad rows.
+UNQUOTED = [
+    ('" hello there\th/1\na cat\th/2\na dog\th/3\nas he said "\th/4\n', [*"234"], ["1"]),
+    ('" hello\th/1\nas he said "\th/2\n', [*"2"], ["1"]),
+    ('" hello "\th/1\nsay "x" twice\th/2\n"all"\th/3\n', [*"123"], []),
+    ('"one\ntwo"\th/1\n', [*"1"], []),
+]
+
+
+@pytest.mark.parametrize(("text", "good", "bad"), UNQUOTED, ids=range(len(UNQUOTED)))
+def test_list_rows__quotes_in_a_table_of_tabs__take_no_other_row(tmp_path, text, good, bad):
+    _, rows, notes = read(tmp_path / "list.tsv", f"caption\turl\n{text}".encode())
+    assert [row.uri for row in rows if isinstance(row, ImageRef)] == [f"h/{n}" for n in good]
+    assert [row.ref.uri[-3:] for row in rows if isinstance(row, Failure)] == [f"h/{n}" for n in bad]
+    assert notes == {}
+
+
+PLAIN_LINES = st.tuples(st.just(True), st.text("ab' ", max_size=4))
+ODD_LINES = st.tuples(st.just(False), st.text('""",,\t\t;ab \r', max_size=9))
+
+
+@given(
+    delimiter=st.sampled_from(",\t;|"),
+    lines=st.lists(PLAIN_LINES | ODD_LINES, max_size=30),
+    piece_bytes=st.integers(80, 400),
+    most_bytes=st.sampled_from([30, MAX_LINE_BYTES]),
+    is_first=st.booleans(),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_list_rows__plain_lines_among_any_quotes__are_one_row_each(
+    tmp_path, delimiter, lines, piece_bytes, most_bytes, is_first
+):
+    order = 1 if is_first else -1
+    plain = {f"{n}.jpg": text for n, (is_plain, text) in enumerate(lines) if is_plain}
+    texts = [
+        delimiter.join([f"{n}.jpg", text][::order]) if is_plain else text.replace(",", delimiter)
+        for n, (is_plain, text) in enumerate(lines)
+    ]
+    header = delimiter.join(["uri", "note"][::order])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PIECE_BYTES", piece_bytes)
+        patch.setattr(quotes, "MAX_LINE_BYTES", most_bytes)
+        _, rows, _ = read(tmp_path / "list.csv", "\n".join([header, *texts]).encode())
+    found = [row for row in rows if isinstance(row, ImageRef) and row.uri in plain]
+    assert [(row.uri, row.columns) for row in found] == [(uri, (text,)) for uri, text in plain.items()]
+
+
+@given(
+    rows=st.lists(st.tuples(st.text('a",\n\t', max_size=30), st.text("b \n", max_size=9)), max_size=30),
+    piece_bytes=st.integers(1, 300),
+    form=st.sampled_from(["csv", "tsv", "psv"]),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_list_rows__csv_that_is_split_anywhere__gives_the_rows_of_the_whole_file(
+    tmp_path, rows, piece_bytes, form
+):
+    named = [{"caption": one, "uri": f"{n}.jpg", "note": two} for n, (one, two) in enumerate(rows)]
+    data = WRITERS[form]([{"caption": "first", "uri": "first.jpg", "note": ""}, *named])
+    whole = read(tmp_path / f"list.{form}", data)[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PIECE_BYTES", piece_bytes)
+        assert read(tmp_path / f"list.{form}", data)[1] == whole
+
+
+def test_list_rows__quoted_line_breaks_in_a_split_file__are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PIECE_BYTES", 100)
-    rows = [{"uri": f"{n}.jpg", "note": "one\ntwo" if n == 3 else "x"} for n in range(40)]
-    _, listed, _ = read(tmp_path / "list.csv", WRITERS["csv"](rows))
-    bad = [row for row in listed if isinstance(row, Failure)]
-    assert len(listed) == 41 and "files of up to 64 MiB" in bad[0].message
+    rows = [{"note": "A cat\nOn a mat" if n % 3 else "x", "uri": f"{n}.jpg"} for n in range(40)]
+    corpus, listed, _ = read(tmp_path / "list.csv", WRITERS["csv"](rows))
+    assert [(row.uri, *row.columns) for row in listed] == [(row["uri"], row["note"]) for row in rows]
+    assert len(list(format_of(corpus).split(corpus))) > 5
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_parse_row__id_column__is_the_id():
         ("a.jpg,1", "has 2 fields where the header has 3"),
         ("a.jpg,1,2026-01-01,x", "has 4 fields"),
         (",1,2026-01-01", "has no uri"),
-        ('"a.jpg,1,2026-01-01', "line breaks in quotes are read in compressed files"),
+        ('"a.jpg,1,2026-01-01', "line breaks in quotes are read in rows of up to 1 MiB"),
     ],
 )
 def test_parse_row__bad_line__names_the_fault(line, message):

@@ -25,7 +25,7 @@ from labelbeam.transforms.inputs.first_bytes import (
 from labelbeam.transforms.inputs.formats import InputFormat, ReadOptions
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
-from labelbeam.transforms.inputs.quotes import join_quoted
+from labelbeam.transforms.inputs.quotes import find_row_start, join_quoted
 from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import Notes
 
@@ -33,7 +33,7 @@ from labelbeam.transforms.notes import Notes
 csv.field_size_limit(MAX_LINE_BYTES)
 
 _LINE_BREAKS = (
-    "line breaks in quotes are read in compressed files and in files of up to 64 MiB, in rows of up to 1 MiB"
+    "line breaks in quotes are read in rows of up to 1 MiB without an inner line that is a row by itself"
 )
 
 
@@ -71,10 +71,10 @@ class _Csv(ListFormat):
         return add_columns(corpus, header, path, options, known_types)
 
     def lines_of(self, piece: Piece, corpus: Corpus) -> Iterator[Line]:
-        lines = super().lines_of(piece, corpus)
-        # Not in a part of a file, because it may begin within a quoted line break.
-        is_whole = piece.start == 0 and piece.end == piece.file.size_bytes
-        return join_quoted(lines, corpus.delimiter, len(corpus.header)) if is_whole else lines
+        shape = corpus.delimiter, len(corpus.header)
+        # Of a split file, whole rows, because a piece may begin or end within quotes.
+        start, end = (find_row_start(piece.file, edge, *shape) for edge in (piece.start, piece.end))
+        return join_quoted(super().lines_of(Piece(piece.file, start, end), corpus), *shape)
 
     def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
         """Check the header of a file, and leave it out."""

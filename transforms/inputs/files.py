@@ -136,6 +136,15 @@ def read_piece(piece: Piece) -> Iterator[Line]:
     """Yield the lines of a piece, without their ends.
 
     Raises:
+      RunError: As `read_lines` does.
+    """
+    return (line for _, line in read_lines(piece))
+
+
+def read_lines(piece: Piece) -> Iterator[tuple[int, Line]]:
+    """Yield the lines of a piece, without their ends, each behind the position where it begins.
+
+    Raises:
       RunError: The file cannot be read, is cut or damaged, or is not the one that was planned. Lines up
         to there have been yielded.
     """
@@ -154,7 +163,7 @@ def read_piece(piece: Piece) -> Iterator[Line]:
             if position >= end and not compression:
                 break
             if position >= start:
-                yield line
+                yield position, line
             position += size_bytes
     # A second time, because the file may have changed while it was read.
     check_planned(file)
