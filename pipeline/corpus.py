@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Mapping
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_f
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import read_start
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, URI_NAMES, first_line
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, has_uri_column
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, FoundFormat, Location, input_format
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import list_suffixes
@@ -145,8 +144,7 @@ def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
 
 def _text_format(start: bytes) -> str:
     """Return the format of a text whose name shows none, as that of standard input, by its first line."""
-    names = (name.strip(' "\r').lower() for name in re.split(r"[\t,;|]", first_line(start)))
-    return "lines" if set(URI_NAMES).isdisjoint(names) else "csv"
+    return "csv" if has_uri_column(start) else "lines"
 
 
 def _start_of_first(location: Location) -> bytes:

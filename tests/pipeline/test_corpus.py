@@ -60,6 +60,23 @@ def test_find_corpus__csv__columns_are_text_unless_declared_or_in_the_table(fold
     assert dict(output_columns(find_corpus(config)))["input_label"] == pa.string()
 
 
+@pytest.mark.parametrize(
+    ("text", "form", "uris"),
+    [
+        ("Image URL,name\na.jpg,x\n", "csv", ["a.jpg"]),
+        ("\ufeffname|ImageURL\r\nx|a.jpg\r\n", "csv", ["a.jpg"]),
+        ("name\tdata.image\nx\ta.jpg\n", "csv", ["a.jpg"]),
+        ("a.jpg\nb.jpg\n", "lines", ["a.jpg", "b.jpg"]),
+        ("../image\nb.jpg\n", "lines", ["../image", "b.jpg"]),
+    ],
+)
+def test_find_corpus__name_without_ending__is_of_the_format_of_the_first_line(tmp_path, text, form, uris):
+    (tmp_path / "list").write_text(text)
+    corpus = find_corpus(ReadConfig(input=f"{tmp_path}/list"))
+    assert corpus.format == form
+    assert [row.uri for row in list_rows(corpus)] == uris
+
+
 def test_find_corpus__input_format__wins_over_the_name(folder):
     assert find_corpus(ReadConfig(input=f"{folder}/list.csv", input_format="lines")).format == "lines"
 

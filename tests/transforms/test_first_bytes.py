@@ -1,15 +1,23 @@
+import codecs
 import io
 import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.inputs.columns import find_uri_columns
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.first_bytes import START_BYTES
+from labelbeam.transforms.inputs.first_bytes import (
+    DELIMITERS,
+    START_BYTES,
+    URI_NAMES,
+    find_uri_columns,
+    has_uri_column,
+)
 from labelbeam.transforms.inputs.formats import format_of
 from tests.synthetic import jpeg_bytes
 
@@ -68,6 +76,7 @@ def test_explain_unreadable__no_list__is_named_with_a_remedy(form, start, explai
         (b"a.jpg", "lines"),
         (b"[1].jpg\n{a}.jpg\n", "lines"),
         (b"https://h/a,b;c|d.jpg?uri=1\n", "lines"),
+        *((uri + b"\n", "lines") for uri in (b"./file", b"../image", b"https://h/v1.image", b"/a,b.link/c")),
         (TABLE.encode("utf-8-sig"), "csv"),
         (b"uri,a;b\n", "csv"),
         (b"ORCID,uri\n0000-0002,a.jpg\n", "csv"),
@@ -88,6 +97,10 @@ def test_explain_unreadable__list__is_taken(start, form):
     [
         (b"uri,n\na.jpg,1\n", "--input_format=csv"),
         (b"id,Image_URL\n", "--input_format=csv"),
+        (b"\xef\xbb\xbfImage URL,name\n", "--input_format=csv"),
+        (b"ImageURL|name\r\n", "has columns separated by bars. Add --input_format=csv"),
+        (b"data.image;n\n", "--input_format=csv"),
+        (b"File Name\n", "begins with the header 'File Name'"),
         (b"uri\tnote\na.jpg\tb\n", "has columns separated by tabs. Add --input_format=csv"),
         (b"uri;note\na.jpg;b\n", "has columns separated by semicolons. Add --input_format=csv"),
         (b"uri\na.jpg\n", "begins with the header 'uri'"),
@@ -110,6 +123,25 @@ def test_explain_unreadable__header_in_lines__is_refused_unless_lines_are_declar
 )
 def test_find_uri_columns__names__takes_the_usual_ones(names, usual):
     assert find_uri_columns(names) == usual
+
+
+@given(
+    name=st.sampled_from(URI_NAMES),
+    separator=st.sampled_from(["", " ", "-", "_", ".", " - "]),
+    change=st.sampled_from([str, str.upper, str.title]),
+    delimiter=st.sampled_from([*DELIMITERS, ""]),
+    mark=st.sampled_from([b"", codecs.BOM_UTF8]),
+)
+def test_first_line__usual_name_in_any_spelling__is_a_header(name, separator, change, delimiter, mark):
+    spelled = change(name).replace("_", separator)
+    line = mark + f'{spelled}{delimiter}"n"\r\n'.encode() if delimiter else mark + spelled.encode()
+    assert find_uri_columns([spelled]) == [spelled]
+    assert explain(line, "lines") and has_uri_column(line)
+
+
+@pytest.mark.parametrize("name", ["list.jpg", "IMAGE 2", "uris", "https://h/uri", "-", ""])
+def test_has_uri_column__other_words__are_no_header(name):
+    assert not has_uri_column(name.encode())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pyarrow as pa
 from labelbeam.transforms.elements import ImageRef, id_of_uri
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.first_bytes import URI_NAMES
+from labelbeam.transforms.inputs.first_bytes import find_uri_columns
 from labelbeam.transforms.inputs.formats import ReadOptions
 from labelbeam.transforms.inputs.known_columns import (
     describe_known_columns,
@@ -163,13 +163,6 @@ def _choose_uri(
     )
 
 
-def find_uri_columns(names: Sequence[str]) -> list[str]:
-    """Return the columns, or paths to values, whose names are usual for URIs."""
-    usual = set(map(_plain, URI_NAMES))
-    # Of a path, the last part is compared, too, because `data.image` holds an image as `image` does.
-    return [name for name in names if {_plain(name), _plain(name.rpartition(".")[2])} & usual]
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + ", ..." * (len(names) > _NAMES_SHOWN)
 
@@ -237,10 +230,6 @@ def readable_id(row: Mapping[str, Any], corpus: Corpus) -> str | None:
         return _text_in(row, corpus.id_column, str | int) if corpus.id_column else None
     except RowFault:
         return None
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from labelbeam.transforms.inputs.first_bytes import (
     explain_binary,
     explain_markup,
     first_line,
+    without_mark,
 )
 from labelbeam.transforms.inputs.formats import InputFormat, ReadOptions
 from labelbeam.transforms.inputs.inventories import is_left_out
@@ -78,11 +78,10 @@ class _Csv(ListFormat):
 
     def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
         """Check the header of a file, and leave it out."""
-        first = next(lines, b"")
         if not corpus.has_header_line:
-            yield first.removeprefix(codecs.BOM_UTF8) if isinstance(first, bytes) else first
-            yield from lines
+            yield from super().check_start(lines, path, corpus)
             return
+        first = next(lines, b"")
         start = first if isinstance(first, bytes) else first.head
         if (header := _parse_header(start, corpus.delimiter)) != corpus.header:
             its, planned = ", ".join(header), ", ".join(corpus.header)
@@ -150,7 +149,7 @@ def _check_first_lines(starts: Mapping[str, bytes], header: tuple[str, ...], del
 def _checked_header(path: str, start: bytes, delimiter: str) -> tuple[str, ...]:
     if len(start) >= START_BYTES and b"\n" not in start:
         raise UserError(f"{path} has a header of more than {START_BYTES:,} bytes. Remove columns.")
-    if not start.removeprefix(codecs.BOM_UTF8).strip():
+    if not without_mark(start).strip():
         raise UserError(
             f"{path} is empty. Put a line with the columns' names first, and a line for each image."
         )

@@ -6,8 +6,7 @@ import csv
 from collections.abc import Collection, Mapping
 
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.inputs.columns import find_uri_columns
-from labelbeam.transforms.inputs.first_bytes import DELIMITERS
+from labelbeam.transforms.inputs.first_bytes import DELIMITERS, find_uri_columns
 from labelbeam.transforms.inputs.formats import ReadOptions
 from labelbeam.transforms.inputs.templates import parse_template
 

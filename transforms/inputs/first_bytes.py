@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
 from typing import Final
 
 # Enough for a header and some hundred lines.
@@ -42,6 +43,7 @@ _UTF_32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # Usual delimiters of tables, by name.
 DELIMITERS: Final = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+_DELIMITER = re.compile(r"[\t,;|]")
 # Usual names of a column of URIs, most likely first.
 URI_NAMES: Final = (
     *("uri", "url", "image_uri", "image_url", "image_path", "image", "path", "file_path", "filepath"),
@@ -93,7 +95,7 @@ def is_json_object(start: bytes) -> bool:
 
 
 def _strip(start: bytes) -> bytes:
-    return start.removeprefix(codecs.BOM_UTF8).lstrip()
+    return without_mark(start).lstrip()
 
 
 def _explain_encoding(start: bytes) -> str | None:
@@ -142,4 +144,36 @@ def explain_markup(start: bytes) -> str | None:
 
 def first_line(start: bytes) -> str:
     """Return the first line of a text, without a byte order mark."""
-    return start.decode("utf-8-sig", "replace").partition("\n")[0].removesuffix("\r")
+    return without_mark(start).decode("utf-8", "replace").partition("\n")[0].removesuffix("\r")
+
+
+def without_mark(text: bytes) -> bytes:
+    """Return a text without a byte order mark."""
+    return text.removeprefix(codecs.BOM_UTF8)
+
+
+def strip_text(text: str) -> str:
+    """Return a text without space around it, and byte order marks, which joined lists have inside."""
+    return text.strip("\ufeff \t\r\n")
+
+
+def plain_name(name: str) -> str:
+    """Return the form in which spellings of a name, such as `Image URL` and `image_url`, are equal."""
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+_PLAIN_URI_NAMES = frozenset(map(plain_name, URI_NAMES))
+
+
+def find_uri_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns, or paths to values, whose names are usual for URIs."""
+    # Of a path, the last part is compared, too, because `data.image` holds an image as `image` does.
+    return [
+        name for name in names if {plain_name(name), plain_name(name.rpartition(".")[2])} & _PLAIN_URI_NAMES
+    ]
+
+
+def has_uri_column(start: bytes) -> bool:
+    """Return whether a text begins with a header that names a usual column of URIs."""
+    # Not names with a slash, because they are addresses, such as `../image`.
+    return bool(find_uri_columns(name for name in _DELIMITER.split(first_line(start)) if "/" not in name))

@@ -14,9 +14,9 @@ from typing import Final
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import Line, LongLine, OpenLine, Piece, read_chunks
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, is_json_array, is_json_object
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, is_json_array, is_json_object, without_mark
 from labelbeam.transforms.inputs.formats import InputFormat
-from labelbeam.transforms.inputs.json_rows import JsonFormat, without_mark
+from labelbeam.transforms.inputs.json_rows import JsonFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
 
 # The next byte within a text that ends it or begins an escape, within an element that changes its depth, and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import codecs
 import dataclasses
 import itertools
 import json
@@ -26,7 +25,7 @@ from labelbeam.transforms.inputs.columns import (
 )
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES, Line, read_start
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, explain_binary
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, explain_binary, strip_text
 from labelbeam.transforms.inputs.formats import ReadOptions
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row
@@ -199,8 +198,7 @@ def parse_object(text: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(
-            # Lists that were joined have byte order marks in between.
-            text.strip("\ufeff \t\r\n"),
+            strip_text(text),
             object_pairs_hook=_object,
             parse_float=_fraction,
             parse_int=_whole,
@@ -318,8 +316,3 @@ def _remove(row: dict[str, Any], path: str) -> None:
             if not inner:
                 del row[name]
             return
-
-
-def without_mark(line: bytes) -> bytes:
-    """Return a line without a byte order mark."""
-    return line.removeprefix(codecs.BOM_UTF8)

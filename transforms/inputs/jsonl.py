@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
-from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import Line, LongLine, split_lines
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, is_json_array, is_json_object
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, is_json_array, is_json_object, without_mark
 from labelbeam.transforms.inputs.formats import InputFormat
-from labelbeam.transforms.inputs.json_rows import JsonFormat, without_mark
+from labelbeam.transforms.inputs.json_rows import JsonFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
 
 
@@ -42,12 +40,6 @@ class _JsonLines(JsonFormat):
             f"{path} begins with {start!r}: its first line {fault}. Write each object in one line, such as "
             "with jq -c . FILE > NEW_FILE; for a list within an object, jq -c '.images[]' FILE > NEW_FILE."
         )
-
-    def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
-        """Take the byte order mark off the first line of a file."""
-        first = next(lines, b"")
-        yield without_mark(first) if isinstance(first, bytes) else first
-        yield from lines
 
 
 FORMAT: Final[InputFormat] = _JsonLines()

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from labelbeam.transforms.inputs.first_bytes import plain_name
 from labelbeam.transforms.sources.addresses import is_gcs
 
-# Columns of which an inventory has one beside bucket and name, in the plain form of `_plain`. Several
+# Columns of which an inventory has one beside bucket and name, in the plain form of `plain_name`. Several
 # spellings of a name are one, because S3's CSV files have none, and tools name them `VersionId` or
 # `version_id`.
 _OF_GOOGLE = {
@@ -64,7 +65,7 @@ class KnownColumns:
 def find_known_columns(names: Sequence[str]) -> KnownColumns:
     """Return the columns whose meaning their names show."""
     # Reversed, because the first of several names that are equal in their plain form must remain.
-    by_name = {_plain(name): name for name in reversed(names)}
+    by_name = {plain_name(name): name for name in reversed(names)}
     generation, etag = by_name.get("generation", ""), by_name.get("etag", "")
     if {"bucket", "name"} <= by_name.keys() and _OF_GOOGLE & by_name.keys():
         return KnownColumns(
@@ -88,10 +89,6 @@ def find_known_columns(names: Sequence[str]) -> KnownColumns:
             etag=etag,
         )
     return KnownColumns(generation=generation, etag=etag)
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def listed_version(uri: str, row: Mapping[str, Any], known: KnownColumns) -> str | None:

@@ -27,7 +27,7 @@ from labelbeam.transforms.inputs.files import (
     read_start,
     split_files,
 )
-from labelbeam.transforms.inputs.first_bytes import START_BYTES
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, without_mark
 from labelbeam.transforms.inputs.formats import Location, ReadOptions
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sources.secrets import hide_secrets
@@ -110,12 +110,14 @@ class ListFormat(abc.ABC):
         return corpus
 
     def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
-        """Return the lines of a file that are rows.
+        """Return the lines of a file that are rows: all of them, the first without a byte order mark.
 
         Raises:
           RunError: The file begins otherwise than planned.
         """
-        return lines
+        first = next(lines, b"")
+        yield without_mark(first) if isinstance(first, bytes) else first
+        yield from lines
 
     @abc.abstractmethod
     def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef | None:

@@ -17,7 +17,6 @@ from labelbeam.transforms.files import file_errors_as, open_file, open_parquet
 from labelbeam.transforms.inputs.columns import (
     add_columns,
     check_names,
-    find_uri_columns,
     fit_values,
     make_ref,
     readable_id,
@@ -31,7 +30,7 @@ from labelbeam.transforms.inputs.files import (
     check_planned,
     split_large,
 )
-from labelbeam.transforms.inputs.first_bytes import PARQUET, is_parquet
+from labelbeam.transforms.inputs.first_bytes import PARQUET, find_uri_columns, is_parquet
 from labelbeam.transforms.inputs.formats import InputFormat, Location, ReadOptions, input_format
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.known_columns import find_known_columns
