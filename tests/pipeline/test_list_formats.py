@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import decimal
+import gzip
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.inputs import files, lists, parquet, quotes
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES
+from labelbeam.transforms.inputs.first_bytes import START_BYTES
 from labelbeam.transforms.inputs.formats import format_of
 from labelbeam.transforms.inputs.json import split_array
 from labelbeam.transforms.notes import Notes
@@ -205,24 +207,67 @@ def test_list_rows__parquet_with_a_flipped_bit__is_damaged(tmp_path):
         read(tmp_path / "list.parquet", bytes(data))
 
 
-EMPTY = {
-    "csv": "is empty",
-    "tsv": "is empty",
-    "jsonl": "has no rows",
-    "json": "has no rows",
-    "parquet": "is empty",
-}
+# Lists without rows in every format: contents, by the ending of the name.
+WITHOUT_ROWS = [
+    ("txt", b""),
+    ("txt", b"\n \n"),
+    ("csv", b"uri,n"),
+    ("tsv", b"uri\tn\r\n\r\n"),
+    ("jsonl", b""),
+    ("jsonl", b"\xef\xbb\xbf\n\n"),
+    ("json", b"[]"),
+    ("json", b"\xef\xbb\xbf[\n]\n"),
+    ("parquet", table_bytes(pa.table({"uri": pa.array([], pa.string())}))),
+]
 
 
-@pytest.mark.parametrize(("form", "message"), EMPTY.items())
-def test_find_corpus__empty_file__is_explained(tmp_path, form, message):
-    with pytest.raises(UserError, match=message):
-        read(tmp_path / f"list.{form}", b"")
-    if form == "parquet":
-        assert (
-            read(tmp_path / "none.parquet", table_bytes(pa.table({"uri": pa.array([], pa.string())})))[1]
-            == []
-        )
+@pytest.mark.parametrize(("form", "data"), WITHOUT_ROWS, ids=lambda value: str(value)[:20])
+def test_list_rows__list_without_rows__is_read(tmp_path, form, data):
+    corpus, rows, notes = read(tmp_path / f"list.{form}", data)
+    assert (rows, notes, corpus.has_files) == ([], {}, True)
+    if form != "parquet":
+        assert read(tmp_path / f"list.{form}.gz", gzip.compress(data))[1] == []
+
+
+# An empty file is a list without rows only where a list has no header, brackets or footer.
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "parquet"])
+def test_find_corpus__empty_file__is_explained(tmp_path, form):
+    for data in (b"", b"\xef\xbb\xbf \n")[: 1 if form == "parquet" else 2]:
+        with pytest.raises(UserError, match=f"list.{form} is empty. Put "):
+            read(tmp_path / f"list.{form}", data)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_find_corpus__json_without_rows__has_the_columns_of_the_table(tmp_path, form):
+    (tmp_path / f"list.{form}").write_bytes(b"[]" if form == "json" else b"")
+    options = {"uri_column": "where", "id_column": "key", "column_types": (("n", "float64"),)}
+    known = {"n": pa.int64(), "note": pa.string()}
+    corpus = find_corpus(ReadConfig(input=f"{tmp_path}/list.{form}", **options), known)
+    assert corpus.columns == (("n", pa.float64()), ("note", pa.string()))
+    assert (corpus.uri_column, corpus.id_column) == ("where", "key")
+
+
+def test_graph__list_without_rows__changes_no_table_and_binds_no_column(tmp_path, tiny):
+    (tmp_path / "full.jsonl").write_bytes(WRITERS["jsonl"]([{"uri": str(photo_paths()[0]), "n": "1"}]))
+    for name, data in (("empty.csv", b"uri,n\n"), ("empty.jsonl", b""), ("empty.json", b"[]")):
+        (tmp_path / name).write_bytes(data)
+    listed = ["empty.jsonl", "full.jsonl", "empty.csv", "empty.jsonl", "empty.json"]
+    tables = []
+    for name in listed:
+        counts = run_pipeline(input=tmp_path / name, output=tmp_path / "out", model=tiny)["counts"]
+        tables.append((counts["listed"], [row["n"] for row in read_tables(tmp_path / "out")[0]]))
+    assert tables == [(0, []), (1, ["1"]), *[(0, ["1"])] * 3]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("size", [START_BYTES - 2, START_BYTES - 1, START_BYTES, 3 * START_BYTES])
+def test_list_rows__one_large_object__is_read_with_and_without_a_line_break_behind(tmp_path, form, end, size):
+    data = b'{"uri": "a.jpg", "note": ""}'
+    data = data.replace(b'""', b'"%s"' % (b"x" * (size - len(data))))
+    data = b"[" + data + b"]" if form == "json" else data
+    _, (row,), _ = read(tmp_path / f"list.{form}", data + end)
+    assert row.uri == "a.jpg" and set(row.columns[0]) == {"x"}
 
 
 @pytest.mark.parametrize("form", WRITERS)

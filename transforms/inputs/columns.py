@@ -80,7 +80,7 @@ def add_columns(
     own = [name for name in names if name not in (uri_column, options.id_column)]
     in_table = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
     # A table that has rows keeps its types, unless the user declares others.
-    types = {name: file_types[name] for name in own} | in_table | _declared_types(options, own, path)
+    types = {name: file_types[name] for name in own} | in_table | declared_types(options, own, path)
     known = find_known_columns(names)
     if known.inventory and not (template and known.name in parse_template(template).columns):
         known = dataclasses.replace(known, inventory="", md5="")  # the user has chosen rows and URIs
@@ -180,7 +180,12 @@ def _check_column(option: str, name: str | None, names: Sequence[str], path: str
     raise UserError(f"{option}={name!r} is no column of {path}; its columns are {_listed(names)}. {remedy}.")
 
 
-def _declared_types(options: ReadOptions, own: list[str], path: str) -> dict[str, pa.DataType]:
+def declared_types(options: ReadOptions, own: Sequence[str], path: str) -> dict[str, pa.DataType]:
+    """Return the types that the user declares for columns.
+
+    Raises:
+      UserError: There is no such column or type.
+    """
     for name, kind in options.column_types:
         if name not in own:
             raise UserError(f"column_types names {name!r}; the columns of {path} are {', '.join(own)}.")

@@ -14,7 +14,7 @@ from typing import Final
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import Line, LongLine, OpenLine, Piece, read_chunks
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, is_json_array, is_json_object, without_mark
+from labelbeam.transforms.inputs.first_bytes import is_json_array, is_json_object, without_mark
 from labelbeam.transforms.inputs.formats import InputFormat
 from labelbeam.transforms.inputs.json_rows import JsonFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
@@ -40,16 +40,18 @@ class _Json(JsonFormat):
                 "is no array in JSON. Add --input_format=jsonl if each line is an object; extract a list "
                 "within an object: jq -c '.images[]' FILE > NEW_FILE"
             )
-        if start.strip() and not is_json_array(start) and not super().explain(start):
+        if not without_mark(start).strip():
+            return "is empty. Put an array of objects into it"
+        if not is_json_array(start) and not super().explain(start):
             return f"begins with {start[:80]!r}, which is no array of objects in JSON. Set --input_format"
         return super().explain(start)
 
-    def rows_at_start(self, start: bytes, path: str) -> list[Line]:
+    def rows_at_start(self, start: bytes, path: str, is_whole: bool) -> list[Line]:
         rows: list[Line] = []
         try:
             rows.extend(split_array([start], path))
         except RunError:
-            if len(start) < START_BYTES:
+            if is_whole:
                 raise
         return rows
 

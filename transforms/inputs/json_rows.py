@@ -16,9 +16,11 @@ import pyarrow as pa
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.columns import (
+    DEFAULT_URI_COLUMN,
     WHOLE_NUMBERS,
     add_columns,
     check_names,
+    declared_types,
     fit_value,
     make_ref,
     readable_id,
@@ -56,8 +58,13 @@ class JsonFormat(ListFormat):
     has_columns = True
 
     @abc.abstractmethod
-    def rows_at_start(self, start: bytes, path: str) -> list[Line]:
-        """Return the rows of the first bytes of a file; the last one may be missing.
+    def rows_at_start(self, start: bytes, path: str, is_whole: bool) -> list[Line]:
+        """Return the rows of the first bytes of a file, without one that may go on.
+
+        Args:
+          start: The first bytes.
+          path: The file, for messages.
+          is_whole: Whether they are the whole file.
 
         Raises:
           RunError: The file is damaged there.
@@ -78,6 +85,10 @@ class JsonFormat(ListFormat):
         rows = (row for one, start in starts.items() for row in self._objects(one, start))
         objects = list(itertools.islice(rows, _ROWS_LOOKED_AT))
         if not objects:
+            if len(starts) == len(corpus.files) and all(
+                len(start) < START_BYTES for start in starts.values()
+            ):
+                return _without_rows(corpus, options, known_types)
             raise UserError(
                 f"{path} has no rows at its beginning, so its columns can't be found. Put objects into it, "
                 "or extract them from a longer object: jq -c '.images[]' FILE > NEW_FILE"
@@ -97,9 +108,10 @@ class JsonFormat(ListFormat):
         )
 
     def _objects(self, path: str, start: bytes) -> Iterator[dict[str, Any]]:
-        rows = self.rows_at_start(start, path)
-        if not rows and len(start) >= START_BYTES:
-            rows = self.rows_at_start(read_start(path, _LONG_START_BYTES), path)
+        rows = self.rows_at_start(start, path, is_whole := len(start) < START_BYTES)
+        if not rows and not is_whole:
+            start = read_start(path, _LONG_START_BYTES)
+            rows = self.rows_at_start(start, path, len(start) < _LONG_START_BYTES)
         faults, objects = [], []
         for row in rows:
             try:
@@ -137,6 +149,19 @@ class JsonFormat(ListFormat):
         except (ValueError, RowFault):
             return None
         return readable_id(_with_paths(row, corpus), corpus)
+
+
+def _without_rows(corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]) -> Corpus:
+    """Return the corpus of a list without rows. It has the columns of the table, because it shows none."""
+    declared = [name for name, _ in options.column_types]
+    types = {**known_types, **declared_types(options, declared, corpus.pattern)}
+    return dataclasses.replace(
+        corpus,
+        uri_column="" if options.uri_template else options.uri_column or DEFAULT_URI_COLUMN,
+        uri_template=options.uri_template or "",
+        id_column=options.id_column,
+        columns=tuple(types.items()),
+    )
 
 
 def _columns_of(row: Mapping[str, Any], corpus: Corpus, notes: Notes) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from labelbeam.transforms.inputs.files import Line, LongLine, split_lines
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, is_json_array, is_json_object, without_mark
+from labelbeam.transforms.inputs.first_bytes import is_json_array, is_json_object, without_mark
 from labelbeam.transforms.inputs.formats import InputFormat
 from labelbeam.transforms.inputs.json_rows import JsonFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
@@ -23,10 +23,10 @@ class _JsonLines(JsonFormat):
             return "is one array in JSON. Add --input_format=json to read its objects"
         return super().explain(start)
 
-    def rows_at_start(self, start: bytes, path: str) -> list[Line]:
+    def rows_at_start(self, start: bytes, path: str, is_whole: bool) -> list[Line]:
         lines: list[Line] = [line for line, _ in split_lines([without_mark(start)])]
-        if len(start) >= START_BYTES and not start.endswith(b"\n"):
-            lines.pop()  # it may go on
+        if not is_whole and not start.endswith(b"\n"):
+            lines.pop()
         return [line for line in lines if isinstance(line, LongLine) or line.strip()]
 
     def explain_rows(self, path: str, row: Line, fault: Exception) -> str:
