@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Mapping
 
@@ -21,7 +22,7 @@ from labelbeam.transforms.inputs.files import read_start
 from labelbeam.transforms.inputs.first_bytes import START_BYTES, has_uri_column
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, FoundFormat, Location, input_format
 from labelbeam.transforms.inputs.globs import list_paths
-from labelbeam.transforms.inputs.lists import list_suffixes
+from labelbeam.transforms.inputs.lists import is_hidden, list_suffixes
 from labelbeam.transforms.inputs.several import join_corpora
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.sources import Limits
@@ -32,6 +33,8 @@ from labelbeam.transforms.sources.addresses import GCS
 _UNREAD = list_suffixes(
     *(".feather", ".arrow", ".avro", ".orc", ".sqlite", ".xlsx", ".xls", ".html"),
 )
+# Files of a glob that are looked at for one that shows the format.
+_FILES_LOOKED_AT = 100
 
 
 def find_corpus(
@@ -148,10 +151,19 @@ def _text_format(start: bytes) -> str:
 
 
 def _start_of_first(location: Location) -> bytes:
-    """Return the first bytes of the first file; none if it can't be read, which its format reports."""
-    path = next(list_paths(location.pattern, Notes()), None)
+    """Return the first bytes of the first file that is neither empty nor hidden.
+
+    None are returned of a file that can't be read, which its format reports, or if there is no such file.
+    """
+    paths = list_paths(location.pattern, Notes())
+    if location.pattern != escape_glob(location.path):
+        paths = itertools.islice((path for path in paths if not is_hidden(path)), _FILES_LOOKED_AT)
+    return next(filter(None, map(_start_of, paths)), b"")
+
+
+def _start_of(path: str) -> bytes:
     # Not a pipe, because it could be read only once.
-    if path is None or (is_local(path) and not os.path.isfile(path)):
+    if is_local(path) and not os.path.isfile(path):
         return b""
     try:
         return read_start(path, START_BYTES)

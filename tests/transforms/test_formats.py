@@ -1,5 +1,6 @@
 """Input formats: each row of the table has a file and is read end to end by one test."""
 
+import contextlib
 import gzip
 import importlib
 import pkgutil
@@ -185,3 +186,60 @@ def test_input_formats__new_module_and_row__are_all_that_a_format_needs(tmp_path
     check_format(tmp_path, "pairs", "list.pairs", write, is_packed=is_packed)
     with pytest.raises(ImageError, match="has no uri"):
         Pairs().parse("{}", None, None)
+
+
+# Files that programs leave beside lists. The names sort in front of those of the lists.
+MARKS = {
+    "_SUCCESS": b"",
+    "_committed_1": b'{"added": []}\n',
+    ".part-0.crc": b"crc\0",
+    "._SUCCESS.crc": b"crc\0",
+}
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def put(request, tmp_path):
+    """Return a function that writes a file into a folder, and the folder."""
+    if request.param == "disk":
+        return lambda name, data: (tmp_path / name).write_bytes(data), str(tmp_path)
+    gcs = request.getfixturevalue("gcs")
+    return lambda name, data: gcs.put(f"gs://bucket/out/{name}", data), "gs://bucket/out"
+
+
+@pytest.mark.parametrize("form", [form for form in [*EXAMPLES, *SHARDS] if form != "images"])
+def test_find_corpus__glob_over_a_folder_of_spark__takes_the_lists_alone(put, form):
+    write, folder = put
+    parts = {"part-1": SHARDS[form][1]({"a.jpg": b"a"})} if form in SHARDS else {}
+    parts = parts or {f"part-{n}": EXAMPLES[form][1]([f"{n}.jpg"]) for n in (1, 2)}
+    empty = {} if form in SHARDS else {"part-0": b"", "part-3": b""}
+    for name, data in {**MARKS, **empty, **parts}.items():
+        write(name, data)
+    # Because lines and CSV are told apart by their names alone.
+    declared = form if form in ("lines", "csv") else "auto"
+    corpus = find_corpus(ReadConfig(input=f"{folder}/*", input_format=declared))
+    assert corpus.format == form
+    assert [file.path for file in corpus.files] == [f"{folder}/{name}" for name in parts]
+    number, kinds = (len(MARKS), "hidden") if form in SHARDS else (len(MARKS) + 2, "empty or hidden")
+    assert any(f"are {kinds} files, {number} in all" in remark for remark in corpus.remarks)
+
+
+@pytest.mark.parametrize("names", [[".a.jsonl", ".b.jsonl"], ["_new.jsonl", "a.jsonl"], ["_a"]])
+def test_find_corpus__lists_with_odd_names__are_taken(put, names):
+    write, folder = put
+    for name in names:
+        write(name, EXAMPLES["jsonl"][1]([f"{name}.jpg"]))
+    pattern = names[0] if len(names) == 1 else "*.jsonl"
+    corpus = find_corpus(ReadConfig(input=f"{folder}/{pattern}"))
+    assert [file.path for file in corpus.files] == [f"{folder}/{name}" for name in names]
+    assert corpus.format == "jsonl" and not any("Left out" in remark for remark in corpus.remarks)
+
+
+@pytest.mark.parametrize(
+    ("form", "refused"), {"jsonl": False, "csv": True, "json": True, "parquet": True}.items()
+)
+def test_find_corpus__glob_of_empty_files_alone__is_as_one_empty_file(put, form, refused):
+    write, folder = put
+    for n in range(2):
+        write(f"{n}.{form}", b"")
+    with pytest.raises(UserError, match="is empty. Put") if refused else contextlib.nullcontext():
+        assert len(find_corpus(ReadConfig(input=f"{folder}/*.{form}")).files) == 2

@@ -6,13 +6,14 @@ import abc
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from labelbeam.transforms.attempts import failure_of
 from labelbeam.transforms.elements import Failure, ImageRef
 from labelbeam.transforms.errors import ImageError, Reason, UserError
+from labelbeam.transforms.files import escape_glob
 from labelbeam.transforms.inputs.compression import FORMATS as COMPRESSIONS
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import (
@@ -57,12 +58,12 @@ class ListFormat(abc.ABC):
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the lists of a location, after a look at their first bytes."""
-        files = find_files(location)
+        files, remarks = find_files(location)
         starts = look_at_first(lambda file: read_start(file.path, START_BYTES), files)
         for path, start in starts.items():
             if why := self.explain(start, is_declared=options.input_format != "auto"):
                 raise UserError(f"{path} {why}.")
-        corpus = Corpus(location.pattern, self.name, files=files)
+        corpus = Corpus(location.pattern, self.name, files=files, remarks=remarks)
         return self.describe(corpus, starts, options, known_types)
 
     def split(self, corpus: Corpus) -> Iterator[Piece]:
@@ -201,8 +202,20 @@ def matches_nothing(location: Location) -> UserError:
     return UserError(f"input={location.name!r} matches nothing. Check the name.")
 
 
-def find_files(location: Location) -> tuple[ListFile, ...]:
-    """Find the files of a location, one at least, and no more than a job can be planned with."""
+class FoundFiles(NamedTuple):
+    """Files of a location, and sentences about those that are left out."""
+
+    files: tuple[ListFile, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def find_files(location: Location, with_empty: bool = False) -> FoundFiles:
+    """Find the files of a location, one at least, and no more than a job can be planned with.
+
+    Args:
+      location: The location. Of a glob, hidden files are left out, unless all are hidden.
+      with_empty: Whether a glob's empty files are taken. They are in any case if no other files are there.
+    """
     files = match_files(location.pattern, MOST_FILES + 1)
     if not files:
         raise matches_nothing(location)
@@ -211,7 +224,23 @@ def find_files(location: Location) -> tuple[ListFile, ...]:
             f"input={location.name!r} matches more than {MOST_FILES:,} files, the most that a job can be "
             "planned with. Join them into fewer files."
         )
-    return files
+    if location.pattern == escape_glob(location.path):
+        return FoundFiles(files)
+    kept = tuple(file for file in files if not is_hidden(file.path) and (with_empty or file.size_bytes))
+    if not kept or len(kept) == len(files):
+        return FoundFiles(files)
+    kinds = "hidden" if with_empty else "empty or hidden"
+    example = min(set(files) - set(kept)).path
+    number = len(files) - len(kept)
+    remark = f"Left out of {location.name} are {kinds} files, {number:,} in all, such as {example}."
+    return FoundFiles(kept, (remark,))
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a name shows that a file is no list, such as `_SUCCESS` and `.part-0.crc`."""
+    name = path.rpartition("/")[2]
+    # Not all names with an underscore, because `_new.csv` is rather a list than a mark.
+    return name.startswith(".") or (name.startswith("_") and "." not in name)
 
 
 def look_at_first(look: Callable[[ListFile], T], files: tuple[ListFile, ...]) -> dict[str, T]:

@@ -78,7 +78,7 @@ class _Parquet:
         self, location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType]
     ) -> Corpus:
         """Describe the lists of a location, after a look at their schemas."""
-        files = find_files(location)
+        files, remarks = find_files(location)
         schemas = look_at_first(lambda file: _types_of_file(file.path), files)
         path, types = next(iter(schemas.items()))
         for other, its_types in schemas.items():
@@ -86,7 +86,7 @@ class _Parquet:
                 raise UserError(f"{other} {difference} in {path}: the lists must have the same columns.")
         if options.image_feature or _has_images_alone(types, options):
             return _find_images_inside(location, options, known_types, path)
-        corpus = Corpus(location.pattern, self.name, files=files, header=tuple(types))
+        corpus = Corpus(location.pattern, self.name, files=files, header=tuple(types), remarks=remarks)
         return _with_columns(corpus, types, path, options, known_types)
 
     def split(self, corpus: Corpus) -> Iterator[RowGroups]:
@@ -119,9 +119,12 @@ def _with_columns(
     corpus = dataclasses.replace(
         corpus,
         file_types=tuple(types.items()),
-        remarks=tuple(
-            f"The column {name!r} has images inside the file, and is left out of the tables."
-            for name in left_out
+        remarks=(
+            *corpus.remarks,
+            *(
+                f"The column {name!r} has images inside the file, and is left out of the tables."
+                for name in left_out
+            ),
         ),
     )
     corpus = add_columns(corpus, names, path, options, known_types, types, types_of_paths(types))

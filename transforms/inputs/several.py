@@ -107,7 +107,7 @@ def _in_order(part: Corpus, first: Corpus) -> Corpus:
     Columns of one output name can have different names in the inputs, such as `label` and `input_label`.
     """
     columns = {output_name(name): (name, kind) for name, kind in part.columns}
-    return dataclasses.replace(part, columns=tuple(columns[name] for name, _ in output_columns(first)))
+    return dataclasses.replace(part, columns=tuple(columns[output_name(name)] for name, _ in first.columns))
 
 
 def _difference(first: Corpus, other: Corpus) -> str:

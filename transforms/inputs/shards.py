@@ -208,11 +208,12 @@ class ShardFiles(abc.ABC):
                 f"input={location.name!r}: files with images inside are read from local disks and gs://. "
                 "Copy it there."
             )
-        files = find_files(location)
+        # With empty ones, because an empty archive is damaged.
+        files, remarks = find_files(location, with_empty=True)
         for path, start in look_at_first(self._read_start, files).items():
             if why := self.explain(start):
                 raise UserError(f"{path} {why}.")
-        corpus = Corpus(location.pattern, self.name, files=files, holds_images=True)
+        corpus = Corpus(location.pattern, self.name, files=files, holds_images=True, remarks=remarks)
         try:
             return self.describe(corpus, options, known_types)
         except RestError as e:  # a connection that breaks now
