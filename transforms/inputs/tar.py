@@ -148,7 +148,7 @@ class _Tar(ShardFiles):
             return corpus
         texts: dict[str, pa.DataType] = sight.content
         types = {name: known_types.get(output_name(name), kind) for name, kind in texts.items()}
-        remarks = sight.remarks(types, "texts beside images")
+        remarks = (*corpus.remarks, *sight.remarks(types, "texts beside images"))
         return replace(corpus, columns=tuple(types.items()), remarks=remarks)
 
     def read_images(self, shard: Shard, reading: Reading) -> Iterator[Row]:

@@ -204,7 +204,7 @@ class _TFRecord(ShardFiles):
             for feature, kind in find_columns(records).items()
             if feature != name
         }
-        remarks = sight.remarks(set().union(*records), "features")
+        remarks = (*corpus.remarks, *sight.remarks(set().union(*records), "features"))
         return replace(corpus, image_feature=name, columns=tuple(types.items()), remarks=remarks)
 
     def _look(self, file: ListFile) -> list[dict[str, Feature]]:
