@@ -13,7 +13,7 @@ from typing import Final
 
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import Line, LongLine, OpenLine, Piece, read_chunks
+from labelbeam.transforms.inputs.files import Line, OpenLine, Piece, read_chunks
 from labelbeam.transforms.inputs.first_bytes import is_json_array, is_json_object, without_mark
 from labelbeam.transforms.inputs.formats import InputFormat
 from labelbeam.transforms.inputs.json_rows import JsonFormat
@@ -129,7 +129,10 @@ def _split_chunk(chunk: bytes, state: _Array, path: str) -> Iterator[Line]:
             state.element.add(chunk[start : token.start(1)])
             start = position
             element = state.element.close()
-            if isinstance(element, LongLine) or element.strip():
+            if isinstance(element, bytes):
+                # Without space around, because the id of a row without URI must not depend on its place.
+                element = element.strip()
+            if element:
                 yield element
             state.element = OpenLine()
     if state.depth:
