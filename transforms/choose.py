@@ -41,11 +41,6 @@ def bound_of(share: float) -> int:
     return int(share * ALL)
 
 
-def is_sampled(image_id: str, share: float) -> bool:
-    """Return whether the sample of a share, from 0 to 1, has an id."""
-    return draw_of(image_id) < bound_of(share)
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The images of an input to label.

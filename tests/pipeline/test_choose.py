@@ -10,7 +10,7 @@ from labelbeam.pipeline.commands.rerun import rerun
 from labelbeam.pipeline.commands.verify import verify
 from labelbeam.pipeline.manifest import published_manifest
 from labelbeam.pipeline.report.summary import summarise
-from labelbeam.transforms.choose import is_sampled
+from labelbeam.transforms.choose import bound_of, draw_of
 from labelbeam.transforms.elements import InlineImage, id_of_uri
 from tests.doctor import case_of, find
 from tests.graphs import TWO_PROCESSES, assert_sound, read_tables, run_pipeline
@@ -83,7 +83,7 @@ def test_run__sample__labels_the_ids_of_the_share_and_says_so(inputs, tiny, tmp_
     run_pipeline(input=inputs, output=output, model=tiny, max_failure_rate=1, sample=0.4)
     manifest = published_manifest(str(output))
     listed = [id_of_uri(f"{inputs[0]}/{n}.jpg") for n in range(30)]
-    assert ids_of(output) & set(listed) == {one for one in listed if is_sampled(one, 0.4)}
+    assert ids_of(output) & set(listed) == {one for one in listed if draw_of(one) < bound_of(0.4)}
     assert manifest.config["input"] == list(map(str, inputs)) and manifest.balanced
     text = f"{manifest.counts['not_chosen']} were not chosen by --sample and --limit."
     assert text in summarise(manifest, str(output), 1)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelbeam.transforms.buckets import BUCKETS, bucket_of, hash_of
-from labelbeam.transforms.choose import ALL, Choice, SmallestDraws, draw_of, find_bound, is_sampled
+from labelbeam.transforms.choose import ALL, Choice, SmallestDraws, bound_of, draw_of, find_bound
 from labelbeam.transforms.elements import Failure, ImageRef, id_of_uri
 from labelbeam.transforms.outcomes import Outcomes
 from labelbeam.transforms.sample import ChooseRows
@@ -32,21 +32,21 @@ def test_draw_of__an_id__is_the_same_in_every_version():
 
 
 @given(st.text(), SHARES, SHARES)
-def test_is_sampled__a_larger_share__holds_the_smaller_sample(image_id, one, other):
+def test_bound_of__a_larger_share__holds_the_smaller_sample(image_id, one, other):
     small, large = sorted((one, other))
-    assert is_sampled(image_id, large) or not is_sampled(image_id, small)
-    assert is_sampled(image_id, 1.0) and not is_sampled(image_id, 0.0)
+    assert draw_of(image_id) < bound_of(large) or draw_of(image_id) >= bound_of(small)
+    assert draw_of(image_id) < bound_of(1.0) and draw_of(image_id) >= bound_of(0.0)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5, 0.9])
-def test_is_sampled__many_ids__are_the_share_within_chance(share):
-    taken = sum(is_sampled(image_id, share) for image_id in IDS)
+def test_bound_of__many_ids__are_the_share_within_chance(share):
+    taken = sum(draw_of(image_id) < bound_of(share) for image_id in IDS)
     assert abs(taken - share * len(IDS)) < 4 * math.sqrt(len(IDS) * share * (1 - share))
 
 
 @pytest.mark.parametrize("parts", [2, 10, 64, BUCKETS])
-def test_is_sampled__buckets_and_partition_folders__have_equal_shares(parts):
-    sampled = [hash_of(image_id) % parts for image_id in IDS if is_sampled(image_id, 0.25)]
+def test_bound_of__buckets_and_partition_folders__have_equal_shares(parts):
+    sampled = [hash_of(image_id) % parts for image_id in IDS if draw_of(image_id) < bound_of(0.25)]
     expected = len(sampled) / parts
     counts = np.bincount(sampled, minlength=parts)
     # Chi-square, whose mean is parts - 1 and whose deviation is the root of twice that.
@@ -60,7 +60,7 @@ def test_is_sampled__buckets_and_partition_folders__have_equal_shares(parts):
 def test_limit__any_list__chooses_exactly_so_many_ids_in_any_order(ids, limit, share, random):
     choice = Choice(share, limit)
     chosen = chosen_of(ids, choice)
-    assert len(chosen) == min(limit, sum(is_sampled(image_id, share) for image_id in set(ids)))
+    assert len(chosen) == min(limit, sum(draw_of(image_id) < bound_of(share) for image_id in set(ids)))
     assert chosen <= chosen_of(ids, Choice(share, limit + 1)) <= chosen_of(ids, Choice(share))
     random.shuffle(ids)
     middle = random.randint(0, len(ids))

@@ -163,7 +163,7 @@ class Pairs(ListFormat):
     name = "pairs"
     suffixes = list_suffixes(".pairs")
 
-    def explain(self, start, is_declared=False):
+    def explain(self, start):
         return explain_binary(start)
 
     def parse(self, line, corpus, notes):

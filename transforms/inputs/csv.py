@@ -42,7 +42,7 @@ class _Csv(ListFormat):
     suffixes = list_suffixes(".csv", ".tsv", ".tab", ".psv")
     has_columns = True
 
-    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
+    def explain(self, start: bytes) -> str | None:
         return explain_binary(start) or explain_markup(start)
 
     def describe(

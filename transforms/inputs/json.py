@@ -34,7 +34,7 @@ class _Json(JsonFormat):
     def recognises(self, start: bytes) -> bool:
         return is_json_array(start)
 
-    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
+    def explain(self, start: bytes) -> str | None:
         if is_json_object(start):
             return (
                 "is no array in JSON. Add --input_format=jsonl if each line is an object; extract a list "

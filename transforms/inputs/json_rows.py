@@ -70,7 +70,7 @@ class JsonFormat(ListFormat):
           RunError: The file is damaged there.
         """
 
-    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
+    def explain(self, start: bytes) -> str | None:
         return explain_binary(start)
 
     def describe(

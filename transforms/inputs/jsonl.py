@@ -18,7 +18,7 @@ class _JsonLines(JsonFormat):
     def recognises(self, start: bytes) -> bool:
         return is_json_object(start)
 
-    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
+    def explain(self, start: bytes) -> str | None:
         if is_json_array(start):
             return "is one array in JSON. Add --input_format=json to read its objects"
         return super().explain(start)

@@ -23,24 +23,23 @@ class _Lines(ListFormat):
     name = "lines"
     suffixes = list_suffixes(".txt", ".lst", ".list")
 
-    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
-        why = explain_binary(start) or explain_markup(start)
-        return why or (None if is_declared else _explain_header(start))
+    def explain(self, start: bytes) -> str | None:
+        return explain_binary(start) or explain_markup(start)
+
+    def doubt(self, start: bytes) -> str | None:
+        """Explain a header."""
+        line = first_line(start)
+        # Tabs are enough, because hardly any URI has one; other delimiters need a column's name beside them.
+        if "\t" not in line and not has_uri_column(start):
+            return None
+        for delimiter, name in DELIMITERS.items():
+            if delimiter in line:
+                return f"has columns separated by {name}. Add --input_format=csv to read it"
+        return f"begins with the header {line.strip()!r}. Add --input_format=csv, or delete the line"
 
     def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef:
         uri = strip_text(line)
         return ImageRef(id_of_uri(uri), uri)
-
-
-def _explain_header(start: bytes) -> str | None:
-    line = first_line(start)
-    # Tabs are enough, because hardly any URI has one; other delimiters need a column's name beside them.
-    if "\t" not in line and not has_uri_column(start):
-        return None
-    for delimiter, name in DELIMITERS.items():
-        if delimiter in line:
-            return f"has columns separated by {name}. Add --input_format=csv to read it"
-    return f"begins with the header {line.strip()!r}. Add --input_format=csv, or delete the line"
 
 
 FORMAT: Final[InputFormat] = _Lines()

@@ -61,7 +61,10 @@ class ListFormat(abc.ABC):
         files, remarks = find_files(location)
         starts = look_at_first(lambda file: read_start(file.path, START_BYTES), files)
         for path, start in starts.items():
-            if why := self.explain(start, is_declared=options.input_format != "auto"):
+            why = self.explain(start)
+            if why is None and options.input_format == "auto":
+                why = self.doubt(start)
+            if why:
                 raise UserError(f"{path} {why}.")
         corpus = Corpus(location.pattern, self.name, files=files, remarks=remarks)
         return self.describe(corpus, starts, options, known_types)
@@ -89,16 +92,19 @@ class ListFormat(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def explain(self, start: bytes, is_declared: bool = False) -> str | None:
+    def explain(self, start: bytes) -> str | None:
         """Explain why a file cannot be read in this format.
 
         Args:
           start: First bytes of the file, up to `START_BYTES`, decompressed.
-          is_declared: Whether the user declared the format.
 
         Returns:
           A sentence without subject and final stop, to follow the file's name; None if the file can be read.
         """
+
+    def doubt(self, start: bytes) -> str | None:
+        """Explain why a file is rather of another format, unless the user declared this one; as `explain`."""
+        return None
 
     def describe(
         self,
