@@ -74,6 +74,8 @@ def _find_one(
             form = _format_of(config, location)
             _refuse_options_of_other_formats(config, form, location.name)
             corpus = form.find(location, config, known_types)
+            if corpus.format != form.name:  # Parquet with images inside
+                _refuse_options_of_other_formats(config, input_format(corpus.format), location.name)
             if corpus.holds_images and is_copied(name):
                 # Because URIs and ids of images inside files have the file's path in them.
                 raise UserError(

@@ -4,6 +4,7 @@ import gzip
 import os
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from labelbeam.pipeline.config import ReadConfig
@@ -193,6 +194,22 @@ def test_find_corpus__columns_of_what_is_no_csv__are_refused(tmp_path):
 def test_find_corpus__options_of_lists_with_a_folder__are_refused(folder, option, explained):
     with pytest.raises(UserError, match=explained):
         find_corpus(ReadConfig(input=f"{folder}/photos", **option))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"id_column": "n"},
+        {"column_types": (("n", "int64"),)},
+        {"uri_column": "n", "image_feature": "image"},
+        {"uri_template": "{n}", "image_feature": "image"},
+    ],
+)
+def test_find_corpus__options_of_lists_with_parquet_that_has_images__are_refused(tmp_path, options):
+    pq.write_table(pa.table({"image": [b"\xff\xd8"], "n": ["1"]}), tmp_path / "a.parquet")
+    name = next(iter(options))
+    with pytest.raises(UserError, match=f"{name}=.* is read as parquet_images, which has no such option"):
+        find_corpus(ReadConfig(input=f"{tmp_path}/a.parquet", **options))
 
 
 @pytest.mark.parametrize("pattern", ["**", "**/*.jpg"])

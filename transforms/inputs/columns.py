@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType, UnionType
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -20,9 +20,8 @@ from labelbeam.transforms.inputs.known_columns import (
     find_known_columns,
     listed_digest,
     listed_version,
-    text_of,
 )
-from labelbeam.transforms.inputs.templates import RowFault, check_template, parse_template
+from labelbeam.transforms.inputs.templates import RowFault, check_template, parse_template, text_in
 from labelbeam.transforms.notes import UNPARSED, Notes
 from labelbeam.transforms.sources.secrets import public_uri
 from labelbeam.transforms.table.column_types import to_values
@@ -210,29 +209,19 @@ def make_ref(row: Mapping[str, Any], values: tuple[Any, ...], corpus: Corpus) ->
     if corpus.uri_template:
         uri = parse_template(corpus.uri_template, corpus.encoded_columns).fill(row)
     else:
-        uri = _text_in(row, corpus.uri_column, str)
-    # Of whole numbers, too, because ids often are, and a number has one text only.
-    image_id = _text_in(row, corpus.id_column, str | int) if corpus.id_column else id_of_uri(uri)
+        # Not of numbers, because no address is one.
+        uri = text_in(row, corpus.uri_column, str).strip()
+    image_id = text_in(row, corpus.id_column).strip() if corpus.id_column else id_of_uri(uri)
     version = listed_version(uri, row, corpus.known)
     # Only of a known version, because the digest is that of the version.
     digest = listed_digest(row, corpus.known) if version and corpus.known.md5 else None
     return ImageRef(image_id, uri, values, listed_version=version, listed_digest=digest)
 
 
-def _text_in(row: Mapping[str, Any], column: str, allowed: type | UnionType) -> str:
-    value = row.get(column)
-    if value is not None and (not isinstance(value, allowed) or isinstance(value, bool)):
-        # Without the value, because it may have secrets.
-        raise RowFault(f"has a value of type {type(value).__name__} in {column}, which is no text")
-    if not (text := text_of(value)):
-        raise RowFault(f"has no {column}")
-    return text
-
-
 def readable_id(row: Mapping[str, Any], corpus: Corpus) -> str | None:
     """Return the id of a row that can't be read otherwise; None if the id can't be read either."""
     try:
-        return _text_in(row, corpus.id_column, str | int) if corpus.id_column else None
+        return text_in(row, corpus.id_column).strip() if corpus.id_column else None
     except RowFault:
         return None
 

@@ -85,7 +85,7 @@ class _Parquet:
             if difference := _difference(types, its_types):
                 raise UserError(f"{other} {difference} in {path}: the lists must have the same columns.")
         if options.image_feature or _has_images_alone(types, options):
-            return _find_images_inside(location, options, known_types, path)
+            return input_format("parquet_images").find(location, options, known_types)
         corpus = Corpus(location.pattern, self.name, files=files, header=tuple(types), remarks=remarks)
         return _with_columns(corpus, types, path, options, known_types)
 
@@ -162,23 +162,6 @@ def holds_images(kind: pa.DataType) -> bool:
         place = kind.get_field_index("bytes")
         return place >= 0 and pa.types.is_binary(kind.field(place).type)
     return pa.types.is_binary(kind)
-
-
-def _find_images_inside(
-    location: Location, options: ReadOptions, known_types: Mapping[str, pa.DataType], path: str
-) -> Corpus:
-    """Describe files whose rows hold the images themselves.
-
-    Raises:
-      UserError: An option is one of lists.
-    """
-    for option in ("uri_column", "uri_template", "id_column", "column_types"):
-        if value := getattr(options, option):
-            raise UserError(
-                f"{option}={value!r}: {path} is read as parquet_images, which has no such option. Leave it "
-                "out."
-            )
-    return input_format("parquet_images").find(location, options, known_types)
 
 
 def _types_of_file(path: str) -> Types:

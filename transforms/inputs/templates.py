@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, Final
 from urllib.parse import quote, unquote_plus
 
@@ -64,7 +65,7 @@ class UriTemplate:
         return "".join(f"{one.text}{self._value(one, row)}" for one in self.placeholders) + self.end
 
     def _value(self, one: _Placeholder, row: Mapping[str, Any]) -> str:
-        text = _text_of(row.get(one.column), one.column)
+        text = text_in(row, one.column)
         if one.is_raw:
             return text
         try:
@@ -75,13 +76,26 @@ class UriTemplate:
             raise RowFault(f"has {text[:200]!r} in {one.column}, which is not UTF-8: {e}") from e
 
 
-def _text_of(value: Any, column: str) -> str:
+def text_in(row: Mapping[str, Any], column: str, allowed: type | UnionType = str | int) -> str:
+    """Return a value of a row that is a text or a whole number, as text.
+
+    Args:
+      row: The values by column.
+      column: The column.
+      allowed: `str` for texts alone.
+
+    Raises:
+      RowFault: There is no value, or it is of another type.
+    """
+    value = row.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise RowFault(f"has no {column}")
     # Not numbers with a fraction, because 7.0 in place of 7 would be another URI, and not true or dates,
     # because they can be written in several ways.
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RowFault(f"has {value!r:.200} in {column}, which is neither text nor a whole number")
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        kinds = "no text" if allowed is str else "neither text nor a whole number"
+        # Without the value, because it may have secrets.
+        raise RowFault(f"has a value of type {type(value).__name__} in {column}, which is {kinds}")
     return str(value)
 
 
