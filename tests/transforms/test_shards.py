@@ -159,8 +159,8 @@ def test_deal__ids_of_a_file__leave_with_the_part_that_has_the_image(tmp_path, m
     assert sum(len(done.versions) for done in dealt) == 20 + len(shards)
     assert all(gone in done.versions for done in dealt)
     for shard, done in zip(shards, dealt, strict=True):
-        of_shard = read_shard(shard, corpus, Notes(), MAX_BYTES, Done({}, set(), {}), Counter())
-        assert {image.ref.id for image in of_shard} == done.versions.keys() - {gone}
+        of_shard = PARTED[form][0].FORMAT.read(shard, corpus, Notes(), MAX_BYTES, lambda _: True)
+        assert {ref.id for ref in of_shard} == done.versions.keys() - {gone}
         assert all(
             done.versions[image_id] == f"{ids.index(image_id)}" for image_id in done.versions.keys() - {gone}
         )
