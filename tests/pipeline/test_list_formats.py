@@ -678,6 +678,19 @@ def test_parquet__columns_beside_images__are_those_of_a_list(tmp_path):
     assert [image.ref.columns for image in read_members(corpus, 10)] == [ref.columns for ref in refs]
 
 
+def test_parquet__long_values_in_a_dictionary__are_not_taken_for_those_of_each_row(tmp_path):
+    names = [f"{n:0600}" for n in range(2000)]
+    table = pa.table(
+        {
+            "uri": [f"{n}.jpg" for n in range(len(names))],
+            "name": pa.array(names).dictionary_encode(),
+            "struct": pa.StructArray.from_arrays([pa.array(names).dictionary_encode()], ["inner"]),
+        }
+    )
+    _, rows, _ = read(tmp_path / "list.parquet", table_bytes(table))
+    assert [row.columns for row in rows] == [(name, {"inner": name}) for name in names]
+
+
 @pytest.mark.parametrize("declared", [{}, {"column_types": (("n", "float64"), ("day", "timestamp"))}])
 def test_parquet__column_of_another_type_in_the_table__is_converted_or_null_and_noted(tmp_path, declared):
     table = pa.table(
@@ -923,3 +936,24 @@ def test_graph__parquet_with_columns_of_every_type__keeps_them_through_rerun(tmp
     for name, (_, kind) in ARRAYS.items():
         assert stored[name].type == kind, name
         assert stored[name].combine_chunks().equals(expected[name].combine_chunks().cast(kind)), name
+
+
+def test_graph__images_beside_columns_of_every_type__keep_them_through_two_runs(tmp_path, tiny):
+    path, output = tmp_path / "images.parquet", tmp_path / "out"
+    arrays = {name: array for name, (array, _) in ARRAYS.items() if name != "bytes"}
+    image = photo_paths()[0].read_bytes()
+    path.write_bytes(table_bytes(pa.table({"image": [image, image], **arrays})))
+    options = {"input": path, "output": output, "model": tiny}
+    (finding,) = find("input", case_of(**options))
+    assert finding.level.value == "ok"
+    counts = [run_pipeline(**options)["counts"]]
+    twice = {name: pa.concat_arrays([array, array]) for name, array in arrays.items()}
+    path.write_bytes(table_bytes(pa.table({"image": [image] * 4, **twice})))
+    counts.append(run_pipeline(**options)["counts"])
+    assert [(count["labelled"], count["kept"]) for count in counts] == [(2, 0), (2, 2)]
+    assert verify(str(output), {"input": str(path)}) == []
+    stored = ds.dataset(output / "predictions", partitioning=None).to_table([*arrays, "uri"]).sort_by("uri")
+    for name, array in twice.items():
+        kind = ARRAYS[name][1]
+        assert stored[name].type == kind, name
+        assert stored[name].combine_chunks().equals(array.cast(kind)), name

@@ -1,15 +1,14 @@
 """The user's own columns: names, declared types, and values of each type at their edges."""
 
-import datetime
-
 import pyarrow as pa
 import pytest
 
 from labelbeam.pipeline.config import ReadConfig
 from labelbeam.transforms.errors import UserError
-from labelbeam.transforms.inputs.columns import COLUMN_TYPES, add_columns, output_columns, parse_value
+from labelbeam.transforms.inputs.columns import COLUMN_TYPES, add_columns, output_columns
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.table.column_types import fit_text
 
 LIST = Corpus("list.csv", "csv")
 
@@ -38,18 +37,18 @@ def columns_of(names, types=(), id_column=None):
         ("bool", "true", True),
         ("bool", "0", False),
         ("bool", "yes", None),
-        ("date", "0001-01-01", datetime.date(1, 1, 1)),
-        ("date", "9999-12-31", datetime.date(9999, 12, 31)),
+        ("date", "0001-01-01", -719_162),
+        ("date", "9999-12-31", 2_932_896),
         ("date", "2026-02-29", None),
-        ("timestamp", "2026-01-02 03:04:05.000006", datetime.datetime(2026, 1, 2, 3, 4, 5, 6)),
+        ("timestamp", "2026-01-02 03:04:05.000006", 1_767_323_045_000_006),
         ("timestamp", "soon", None),
     ],
 )
-def test_parse_value__each_type_at_its_edges__is_a_value_or_noted(kind, text, value):
+def test_fit_text__text_of_each_type_at_its_edges__is_a_value_or_noted(kind, text, value):
     notes = Notes()
-    assert parse_value(text, "c", COLUMN_TYPES[kind], notes) == value
+    assert fit_text(text, "c", COLUMN_TYPES[kind], notes) == value
     assert bool(notes.to_json()) == (value is None)
-    assert parse_value(" ", "c", COLUMN_TYPES[kind], Notes()) == (" " if kind == "string" else None)
+    assert fit_text(" ", "c", COLUMN_TYPES[kind], Notes()) == (" " if kind == "string" else None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date, datetime, time
 from typing import Any, Final
 
 import apache_beam as beam
@@ -27,8 +26,8 @@ from labelbeam.transforms.inputs.files import MAX_LINE_BYTES
 from labelbeam.transforms.inputs.formats import Location, ReadOptions
 from labelbeam.transforms.inputs.lists import bad_row, row_failure
 from labelbeam.transforms.inputs.templates import RowFault
-from labelbeam.transforms.notes import UNPARSED, Notes
-from labelbeam.transforms.table.column_types import to_values
+from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.table.column_types import fit_one, to_values
 
 PREFIX: Final = "bigquery:"
 # Characters of a bad row that are kept.
@@ -49,7 +48,6 @@ _TYPES: Final = {
     "NUMERIC": pa.decimal128(38, 9),
     "BIGNUMERIC": pa.decimal256(76, 38),
 }
-_PARSERS: Final = ((pa.types.is_date, date), (pa.types.is_time, time), (pa.types.is_timestamp, datetime))
 
 
 class _BigQuery:
@@ -84,11 +82,11 @@ class _BigQuery:
 
     def read(self, piece: dict[str, Any], corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
         """Make the reference of a row."""
-        columns = [_fit(piece.get(name), name, kind, notes) for name, kind in corpus.columns]
+        columns = [fit_one(_plain(piece.get(name), kind), name, kind, notes) for name, kind in corpus.columns]
         try:
             if (size_bytes := sum(column.nbytes for column in columns)) > MAX_LINE_BYTES:
                 raise RowFault(f"has {size_bytes:,} bytes; the most are {MAX_LINE_BYTES:,}")
-            values = tuple(to_values(column, column.type)[0] for column in columns)
+            values = tuple(to_values(column)[0] for column in columns)
             yield make_ref(piece, values, corpus)
         except RowFault as e:
             text = json.dumps(piece, ensure_ascii=False, default=str)
@@ -167,27 +165,16 @@ def _type_of(field: Any) -> pa.DataType:
     return pa.list_(kind) if field.mode == "REPEATED" else kind
 
 
-def _fit(value: Any, name: str, kind: pa.DataType, notes: Notes) -> pa.Array:
-    """Return a value as an array of its column's type; of null, and a note, if it is not of the type."""
-    try:
-        return pa.array([_plain(value, kind)], kind)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        notes.add(UNPARSED, name, str(value))
-        return pa.nulls(1, kind)
-
-
 def _plain(value: Any, kind: pa.DataType) -> Any:
-    """Return a value as Arrow takes it, because Beam and the client differ in the forms of some types."""
-    if value is None:
-        return None
-    if pa.types.is_list(kind):
+    """Return a value with JSON and intervals as text, because the client parses them, and Beam does not."""
+    if value is None or isinstance(value, str):
+        return value
+    if pa.types.is_list(kind) and isinstance(value, list):
         return [_plain(one, kind.value_type) for one in value]
-    if pa.types.is_struct(kind):
-        return {field.name: _plain(value.get(field.name), field.type) for field in kind}
-    if isinstance(value, str):
-        parser = next((parser for is_kind, parser in _PARSERS if is_kind(kind)), None)
-        return parser.fromisoformat(value) if parser else value
-    if pa.types.is_string(kind):  # JSON, which the client parses, and intervals
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        types = {field.name: field.type for field in kind}
+        return {name: _plain(one, types.get(name, pa.null())) for name, one in value.items()}
+    if pa.types.is_string(kind):
         return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else str(value)
     return value
 

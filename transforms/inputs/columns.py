@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -22,21 +21,11 @@ from labelbeam.transforms.inputs.known_columns import (
     listed_version,
 )
 from labelbeam.transforms.inputs.templates import RowFault, check_template, parse_template, text_in
-from labelbeam.transforms.notes import UNPARSED, Notes
 from labelbeam.transforms.sources.secrets import public_uri
-from labelbeam.transforms.table.column_types import to_values
 from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
 # Column of the URI if the user names none.
 DEFAULT_URI_COLUMN: Final = "uri"
-# Numbers that a column of whole numbers holds.
-WHOLE_NUMBERS: Final = range(-(2**63), 2**63)
-# Checks of the type that holds all values of one of Python's types, except for larger numbers.
-_IS_EXACTLY: Final[dict[type, Callable[[pa.DataType], bool]]] = {
-    int: pa.types.is_int64,
-    float: pa.types.is_float64,
-    bool: pa.types.is_boolean,
-}
 # Columns that a message lists.
 _NAMES_SHOWN = 50
 # Types by the names that `--column_types` takes.
@@ -224,70 +213,6 @@ def readable_id(row: Mapping[str, Any], corpus: Corpus) -> str | None:
         return text_in(row, corpus.id_column).strip() if corpus.id_column else None
     except RowFault:
         return None
-
-
-def parse_value(text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
-    """Return a text as a value of its column's type; None, and a note, if it is not of the type."""
-    if pa.types.is_string(kind):
-        return text
-    text = text.strip()
-    if text == "":
-        return None
-    try:
-        value = pa.scalar(text).cast(kind).as_py()
-        if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
-            raise OverflowError  # because Arrow makes 1e400 infinite
-    except (pa.ArrowInvalid, ValueError, OverflowError):
-        notes.add(UNPARSED, column, text)
-        return None
-    return value
-
-
-def fit_values(array: pa.Array, column: str, kind: pa.DataType, notes: Notes) -> list[Any]:
-    """Return the values of an array as those of a column; None, and a note, for those not of its type."""
-    try:
-        return to_values(array, kind)
-    except (pa.ArrowException, ValueError, OverflowError):
-        return [_fit_one(array[n : n + 1], column, kind, notes) for n in range(len(array))]
-
-
-def _fit_one(array: pa.Array, column: str, kind: pa.DataType, notes: Notes) -> Any:
-    try:
-        return to_values(array, kind)[0]
-    except (pa.ArrowException, ValueError, OverflowError):
-        notes.add(UNPARSED, column, str(array[0]))
-        return None
-
-
-def fit_value(value: Any, text: str, column: str, kind: pa.DataType, notes: Notes) -> Any:
-    """Return a value as one of its column's type; None, and a note of its text, if it is not of the type."""
-    # Nearly all values are as they must be, and a conversion by Arrow takes 15 us.
-    if _IS_EXACTLY.get(type(value), _never)(kind) and (type(value) is not int or value in WHOLE_NUMBERS):
-        return value
-    if isinstance(value, str) and value.strip() and not pa.types.is_nested(kind):
-        return parse_value(value, column, kind, notes)
-    try:
-        if not _may_be(value, kind):
-            raise ValueError
-        (fitting,) = to_values(pa.array([value], kind), kind)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        notes.add(UNPARSED, column, text)
-        return None
-    return fitting
-
-
-def _never(_: pa.DataType) -> bool:
-    return False
-
-
-def _may_be(value: Any, kind: pa.DataType) -> bool:
-    """Return whether Arrow converts a value without loss if it can, because it cuts fractions off."""
-    if pa.types.is_boolean(kind) or isinstance(value, bool):
-        return pa.types.is_boolean(kind) and isinstance(value, bool)
-    if isinstance(value, int | float):
-        is_whole = isinstance(value, int) or value.is_integer()
-        return pa.types.is_floating(kind) or (pa.types.is_integer(kind) and is_whole)
-    return pa.types.is_nested(kind)
 
 
 def check_names(names: Sequence[str], path: str) -> None:

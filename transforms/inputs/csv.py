@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import RunError, UserError
-from labelbeam.transforms.inputs.columns import add_columns, make_ref, parse_value
+from labelbeam.transforms.inputs.columns import add_columns, make_ref
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.delimiters import find_delimiter, split_line
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES, Line, Piece
@@ -28,6 +28,7 @@ from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
 from labelbeam.transforms.inputs.quotes import find_row_start, join_quoted
 from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import Notes
+from labelbeam.transforms.table.column_types import fit_text
 
 # The reader's own limit of a field is 128 KiB, and its error would not name the line's length.
 csv.field_size_limit(MAX_LINE_BYTES)
@@ -108,7 +109,7 @@ class _Csv(ListFormat):
         row = dict(zip(corpus.header, fields, strict=True))
         if is_left_out(row, corpus.known, notes):
             return None
-        values = tuple(parse_value(row[name], name, kind, notes) for name, kind in corpus.columns)
+        values = tuple(fit_text(row[name], name, kind, notes) for name, kind in corpus.columns)
         try:
             return make_ref(row, values, corpus)
         except RowFault as e:

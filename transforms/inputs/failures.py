@@ -45,7 +45,7 @@ class _Failures:
         with open_parquet(piece) as parquet:
             for batch in parquet.iter_batches(columns=[*names, "reason"]):
                 failed = batch.filter(pc.is_in(batch["reason"], reasons))
-                values_of = [to_values(failed[name], kind) for name, kind in columns]
+                values_of = [to_values(failed[name].cast(kind)) for name, kind in columns]
                 for image_id, uri, *values in zip(*values_of, strict=True):
                     if not _why_left_out(image_id, uri, corpus):
                         yield ImageRef(image_id, uri, tuple(values))

@@ -23,6 +23,8 @@ from labelbeam.transforms.notes import Notes
 MAX_LINE_BYTES: Final = 1 << 20
 # A file that is not compressed is read in pieces of this size, so that workers share it.
 PIECE_BYTES: Final = 64 << 20
+# Bytes of images that one worker reads. Larger parts would leave workers idle, smaller ones cost requests.
+PART_BYTES: Final = 256 << 20
 _CHUNK_BYTES = 1 << 18
 _LONG_LINE_HEAD_BYTES = 1000
 # Files that are opened at once, because each takes a round trip to a bucket.

@@ -17,11 +17,9 @@ from labelbeam.transforms.elements import ImageRef
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.columns import (
     DEFAULT_URI_COLUMN,
-    WHOLE_NUMBERS,
     add_columns,
     check_names,
     declared_types,
-    fit_value,
     make_ref,
     readable_id,
 )
@@ -33,6 +31,7 @@ from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row
 from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import NO_COLUMN, UNPARSED, Notes
+from labelbeam.transforms.table.column_types import WHOLE_NUMBERS, fit_value
 
 # Depth of objects within a row in which a path may end, such as `data.image`.
 _MOST_LEVELS = 4
@@ -184,11 +183,13 @@ def _fit(value: Any, column: str, kind: pa.DataType, notes: Notes) -> Any:
     if value is None:
         notes.add(UNPARSED, column, text)
         return None
-    return fit_value(value, text, column, kind, notes)
+    return fit_value(value, column, kind, notes, text)
 
 
-def _number(value: Fraction, kind: pa.DataType) -> float | int | None:
+def _number(value: Fraction, kind: pa.DataType) -> float | int | Decimal | None:
     """Return a number for a column of numbers; None if a column of whole numbers can't hold it."""
+    if pa.types.is_decimal(kind):
+        return Decimal(value.text)
     if not pa.types.is_integer(kind):
         return float(value)
     # As it is written, because as a double a fraction of a large number would be whole.

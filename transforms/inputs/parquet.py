@@ -17,7 +17,6 @@ from labelbeam.transforms.files import file_errors_as, open_file, open_parquet
 from labelbeam.transforms.inputs.columns import (
     add_columns,
     check_names,
-    fit_values,
     make_ref,
     readable_id,
 )
@@ -37,6 +36,7 @@ from labelbeam.transforms.inputs.known_columns import find_known_columns
 from labelbeam.transforms.inputs.lists import bad_row, find_files, look_at_first, row_failure
 from labelbeam.transforms.inputs.structs import (
     Steps,
+    drop_field,
     steps_of_paths,
     types_of_paths,
     values_at,
@@ -44,7 +44,7 @@ from labelbeam.transforms.inputs.structs import (
 )
 from labelbeam.transforms.inputs.templates import RowFault, parse_template
 from labelbeam.transforms.notes import Notes
-from labelbeam.transforms.table.column_types import table_type
+from labelbeam.transforms.table.column_types import fit_values, table_type
 
 _REMEDY = "Put a whole copy in its place."
 # Rows that are decoded at once, and their size.
@@ -106,7 +106,7 @@ class _Parquet:
                 for batch in parquet.iter_batches(
                     rows, [group], columns=_columns_to_read(corpus), use_threads=False
                 ):
-                    yield from _read_batch(batch, corpus, notes)
+                    yield from _read_batch(_in_usual_layout(batch), corpus, notes)
         # A second time, because the file may have changed while it was read.
         check_planned(file)
 
@@ -268,8 +268,14 @@ def _columns_to_read(corpus: Corpus) -> list[str]:
     return list(dict.fromkeys([*_columns_of_refs(corpus), *_paths_of_refs(corpus), *own]))
 
 
+def _in_usual_layout(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch in the types of tables, because a slice of a dictionary has the bytes of all values."""
+    arrays = [array.cast(table_type(array.type)) for array in batch]
+    return pa.record_batch(arrays, batch.schema.names)
+
+
 def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator[ImageRef | Failure]:
-    """Read the rows of a batch; rows that are too large fail."""
+    """Read the rows of a batch in the types of tables; rows that are too large fail."""
     if batch.nbytes > MAX_LINE_BYTES:
         if batch.num_rows == 1:
             fault = f"has {batch.nbytes:,} bytes; the most are {MAX_LINE_BYTES:,}"
@@ -280,7 +286,8 @@ def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator
         yield from _read_batch(batch.slice(0, half), corpus, notes)
         yield from _read_batch(batch.slice(half), corpus, notes)
         return
-    columns = [fit_values(batch[name], name, kind, notes) for name, kind in corpus.columns]
+    rest = _without_refs(batch, corpus)
+    columns = [fit_values(rest[name], name, kind, notes) for name, kind in corpus.columns]
     values = zip(*columns, strict=True) if columns else [()] * batch.num_rows
     rows = _rows_of_refs(batch, corpus)
     for n, (row, own) in enumerate(zip(rows, values, strict=True)):
@@ -290,6 +297,15 @@ def _read_batch(batch: pa.RecordBatch, corpus: Corpus, notes: Notes) -> Iterator
             yield make_ref(row, own, corpus)
         except RowFault as e:
             yield _failure(batch.slice(n, 1), corpus, str(e))
+
+
+def _without_refs(batch: pa.RecordBatch, corpus: Corpus) -> dict[str, pa.Array]:
+    """Return the columns of a batch without the URI and the id in structs."""
+    arrays = dict(zip(batch.schema.names, batch, strict=True))
+    for column, *fields in _paths_of_refs(corpus).values():
+        if column in dict(corpus.columns):
+            arrays[column] = drop_field(arrays[column], fields)
+    return arrays
 
 
 def _rows_of_refs(batch: pa.RecordBatch, corpus: Corpus) -> list[dict[str, Any]]:

@@ -13,23 +13,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labelbeam.transforms.errors import ImageError, Reason, RunError, UserError, describe_error
-from labelbeam.transforms.inputs.columns import fit_values, output_name
+from labelbeam.transforms.inputs.columns import output_name
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import ListFile, split_large
+from labelbeam.transforms.inputs.files import PART_BYTES, ListFile, split_large
 from labelbeam.transforms.inputs.first_bytes import PARQUET
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import look_at_first
 from labelbeam.transforms.inputs.parquet import Types, holds_images, join_row_groups, types_of
 from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, describe_rest
 from labelbeam.transforms.inputs.streams import RestError, errors_explained, open_seekable
+from labelbeam.transforms.table.column_types import fit_values
 
 # Usual names of the column with the bytes of images.
 IMAGE_NAMES: Final = (
     *("image", "image_bytes", "image_data", "image_encoded", "encoded_image", "image_raw", "img", "picture"),
     *("photo", "jpg", "jpeg", "png", "bytes", "content", "data"),
 )
-# Bytes of images that one worker reads, at least one row group.
-PART_BYTES: Final = 256 << 20
 # Bytes that are read of each column at once, because whole chunks of columns can be larger than the memory.
 _BUFFER_BYTES = 4 << 20
 # Bytes and rows of images in memory.

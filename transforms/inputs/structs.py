@@ -52,3 +52,15 @@ def without_field(kind: pa.DataType, fields: Sequence[str]) -> pa.DataType | Non
     else:
         types[fields[0]] = inner
     return pa.struct(list(types.items())) if types else None
+
+
+def drop_field(array: pa.Array, fields: Sequence[str]) -> pa.Array:
+    """Return an array of structs without the field that some fields lead to, if the struct has others."""
+    kind = without_field(array.type, fields)
+    if kind is None or kind == array.type:
+        return array
+    values = {}
+    for field in kind:
+        inner = pc.struct_field(array, [array.type.get_field_index(field.name)])
+        values[field.name] = drop_field(inner, fields[1:]) if field.name == fields[0] else inner
+    return pa.StructArray.from_arrays(list(values.values()), fields=list(kind), mask=array.is_null())

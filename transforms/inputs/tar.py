@@ -13,7 +13,7 @@ import pyarrow as pa
 from labelbeam.transforms.elements import Failure, ImageRef
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
-from labelbeam.transforms.inputs.columns import output_name, parse_value
+from labelbeam.transforms.inputs.columns import output_name
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
@@ -22,6 +22,7 @@ from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles, l
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.inputs.tar_members import BLOCK_BYTES, MAX_TEXT_BYTES, Member, TarReader, is_header
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
+from labelbeam.transforms.table.column_types import fit_text
 
 # Endings of WebDataset's files beside an image that become columns.
 SIDECARS: Final = ("cls", "json", "txt")
@@ -115,7 +116,7 @@ def _read_text(tar: TarReader, member: Member, name: str, kind: pa.DataType, not
     except UnicodeDecodeError:
         notes.add(UNPARSED, name, member.name)
         return None
-    return parse_value(text.strip() if name == "cls" else text, name, kind, notes)
+    return fit_text(text.strip() if name == "cls" else text, name, kind, notes)
 
 
 def _split_name(name: str) -> tuple[str, str]:

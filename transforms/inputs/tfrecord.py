@@ -16,7 +16,7 @@ import google_crc32c
 import pyarrow as pa
 
 from labelbeam.transforms.errors import ImageError, Reason, UserError
-from labelbeam.transforms.inputs.columns import fit_values, output_name
+from labelbeam.transforms.inputs.columns import output_name
 from labelbeam.transforms.inputs.compression import Compression, compression_of, decode_by_input
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.examples import Feature, parse_example
@@ -26,6 +26,7 @@ from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT, list_suffixes
 from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, look_for_columns
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import UNPARSED, Notes
+from labelbeam.transforms.table.column_types import fit_value
 
 # A record: the length, its checksum, the data, and the checksum of the data.
 _LENGTH = struct.Struct("<QL")
@@ -164,8 +165,7 @@ def _value(feature: Feature, name: str, kind: pa.DataType, notes: Notes) -> Any:
     if not is_one:
         notes.add(UNPARSED, name, repr(feature.values[:2]))
         return None
-    array = pa.array([value.decode() if isinstance(value, bytes) else value])
-    return fit_values(array, name, kind, notes)[0]
+    return fit_value(value.decode() if isinstance(value, bytes) else value, name, kind, notes)
 
 
 class _TFRecord(ShardFiles):

@@ -12,7 +12,7 @@ from typing import Final
 from labelbeam.transforms.elements import Failure
 from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
-from labelbeam.transforms.inputs.files import ListFile, split_large
+from labelbeam.transforms.inputs.files import PART_BYTES, ListFile, split_large
 from labelbeam.transforms.inputs.formats import Shard, ShardFormat
 from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
@@ -29,9 +29,6 @@ from labelbeam.transforms.inputs.zip_directory import (
     read_entries,
 )
 from labelbeam.transforms.notes import LEFT_OUT
-
-# Bytes of images that one worker reads. Larger parts would leave workers idle, smaller ones cost requests.
-PART_BYTES: Final = 256 << 20
 
 _STORED, _DEFLATED = 0, 8
 _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES encryption"}
