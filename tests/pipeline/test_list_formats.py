@@ -57,8 +57,8 @@ def table_bytes(table, **options):
 
 # Not carriage returns, because a line break in quotes becomes a line feed.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=12)
-# Not delimiters beside line breaks, because a line of a value must be no row by itself.
-CELLS = TEXT.filter(lambda text: "\n" not in text or set(text).isdisjoint(",\t|"))
+# Not addresses beside line breaks, because a line of a value must be no row by itself, nor tabs.
+CELLS = TEXT.filter(lambda text: "\n" not in text or set(text).isdisjoint("\t/."))
 URIS = st.from_regex(r"[a-zé/,;|\"' ]{0,8}\.jpg", fullmatch=True)
 TABLES = st.lists(
     st.fixed_dictionaries({"uri": URIS, "note": CELLS, "a|b;c, d": CELLS}), min_size=1, max_size=9
@@ -564,6 +564,12 @@ def test_list_rows__plain_lines_among_any_quotes__are_one_row_each(
         _, rows, _ = read(tmp_path / "list.csv", "\n".join([header, *texts]).encode())
     found = [row for row in rows if isinstance(row, ImageRef) and row.uri in plain]
     assert [(row.uri, row.columns) for row in found] == [(uri, (text,)) for uri, text in plain.items()]
+
+
+def test_list_rows__caption_with_a_line_of_as_many_delimiters__is_one_value(tmp_path):
+    caption = "A cat\nand more, of it\nend"
+    _, rows, _ = read(tmp_path / "list.csv", f'caption,url\n"{caption}",h/1.jpg\nplain,h/2.jpg\n'.encode())
+    assert [(row.uri, row.columns) for row in rows] == [("h/1.jpg", (caption,)), ("h/2.jpg", ("plain",))]
 
 
 @given(

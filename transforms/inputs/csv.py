@@ -25,7 +25,7 @@ from labelbeam.transforms.inputs.first_bytes import (
 from labelbeam.transforms.inputs.formats import InputFormat, ReadOptions
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row, list_suffixes
-from labelbeam.transforms.inputs.quotes import find_row_start, join_quoted
+from labelbeam.transforms.inputs.quotes import Shape, find_row_start, join_quoted
 from labelbeam.transforms.inputs.templates import RowFault
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.table.column_types import fit_text
@@ -72,10 +72,11 @@ class _Csv(ListFormat):
         return add_columns(corpus, header, path, options, known_types)
 
     def lines_of(self, piece: Piece, corpus: Corpus) -> Iterator[Line]:
-        shape = corpus.delimiter, len(corpus.header)
+        place = None if corpus.uri_template else corpus.header.index(corpus.uri_column)
+        shape = Shape(corpus.delimiter, len(corpus.header), place)
         # Of a split file, whole rows, because a piece may begin or end within quotes.
-        start, end = (find_row_start(piece.file, edge, *shape) for edge in (piece.start, piece.end))
-        return join_quoted(super().lines_of(Piece(piece.file, start, end), corpus), *shape)
+        start, end = (find_row_start(piece.file, edge, shape) for edge in (piece.start, piece.end))
+        return join_quoted(super().lines_of(Piece(piece.file, start, end), corpus), shape)
 
     def check_start(self, lines: Iterator[Line], path: str, corpus: Corpus) -> Iterator[Line]:
         """Check the header of a file, and leave it out."""
