@@ -34,9 +34,11 @@ class _Folder:
         self.copies = 0
         # Standard input by its copy, because it can't be read a second time.
         self.stdin = ""
+        # Names of inputs by the paths of their copies, for messages.
+        self.names: dict[str, str] = {}
         self._owner = os.getpid()
 
-    def new_path(self, name: str) -> str:
+    def new_path(self, name: str, source: str) -> str:
         """Return a path for a copy, whose last part is the name, because names show formats."""
         if not self.path:
             self.path, self._owner = tempfile.mkdtemp(prefix="labelbeam-input-"), os.getpid()
@@ -44,13 +46,16 @@ class _Folder:
         self.copies += 1
         folder = os.path.join(self.path, str(self.copies))
         os.mkdir(folder)
-        return os.path.join(folder, name)
+        path = os.path.join(folder, name)
+        self.names[path] = source
+        return path
 
     def delete(self) -> None:
         """Delete the folder, but not in a child of the process, which has a copy of this object."""
         if self.path and self._owner == os.getpid():
             shutil.rmtree(self.path, ignore_errors=True)
             self.path = self.stdin = ""
+            self.names.clear()
 
 
 _FOLDER = _Folder()
@@ -69,7 +74,7 @@ def copy_input(name: str, limits: Callable[[], Limits]) -> str:
     if is_on_web(name):
         return _copy_web(name, limits())
     if not _FOLDER.stdin:
-        _FOLDER.stdin = _write("stdin", _copy_stdin)
+        _FOLDER.stdin = _write("stdin", "standard input", _copy_stdin)
     return _FOLDER.stdin
 
 
@@ -78,20 +83,34 @@ def is_copy(path: str) -> bool:
     return bool(_FOLDER.path) and path.startswith(_FOLDER.path + os.sep)
 
 
+def add_name_of_copy(path: str, copy: str) -> None:
+    """Let messages name the input of a copy in place of another path to which the copy is moved."""
+    _FOLDER.names[path] = _FOLDER.names[copy]
+
+
+def name_copies(message: str) -> str:
+    """Return a message with the names of inputs in place of their copies, which users have never seen."""
+    # Longest first, because one path may be the beginning of another.
+    for path in sorted(_FOLDER.names, key=len, reverse=True):
+        message = message.replace(path, _FOLDER.names[path])
+    return message
+
+
 def delete_copies() -> None:
     """Delete the copies that this process has made."""
     _FOLDER.delete()
 
 
-def _write(name: str, fill: Callable[[BinaryIO], Any]) -> str:
-    path = _FOLDER.new_path(name)
+def _write(name: str, source: str, fill: Callable[[BinaryIO], Any]) -> str:
+    path = _FOLDER.new_path(name, source)
     try:
         with open(path, "wb") as file:
             fill(file)
     except OSError as e:
         os.remove(path)
         raise UserError(
-            f"{path} cannot be written: {e.strerror or e}. Free space there, or set TMPDIR to another folder."
+            f"{_FOLDER.path} cannot be written: {e.strerror or e}. Free space there, or set TMPDIR to another"
+            " folder."
         ) from e
     return path
 
@@ -116,7 +135,7 @@ def _copy_web(address: str, limits: Limits) -> str:
     last = unquote(urlsplit(public).path).rpartition("/")[2]
     name = _NAME.sub("_", last)[-_MOST_NAME_CHARS:].lstrip(".") or "list"
     try:
-        return _write(name, lambda file: download(address, file, limits))
+        return _write(name, public, lambda file: download(address, file, limits))
     except ImageError as e:
         message = hide_in_message(str(e), address, public)
         remedy = _REMEDIES.get(e.reason, " Check the address.")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 
 from labelbeam.pipeline.config import ReadConfig
-from labelbeam.pipeline.copies import copy_input
+from labelbeam.pipeline.copies import copy_input, name_copies
 from labelbeam.pipeline.extras import require
 from labelbeam.pipeline.input_names import is_copied, is_in_bigquery, public_input
 from labelbeam.transforms.boxes import with_boxes
@@ -19,7 +19,7 @@ from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_f
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import read_start
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, has_uri_column
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, has_uri_column, is_image
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, FoundFormat, Location, input_format
 from labelbeam.transforms.inputs.globs import list_paths
 from labelbeam.transforms.inputs.lists import is_hidden, list_suffixes
@@ -72,16 +72,14 @@ def _find_one(
         with file_errors_as(UserError, f"input={name!r} cannot be read", "Check its name and rights."):
             location = _copied(name, limits) if is_copied(name) else _locate(name)
             form = _format_of(config, location)
+            if is_copied(name) and (form.name == "images" or is_image(_start_of_first(location))):
+                raise _images_in_copy(location.name)
             _refuse_options_of_other_formats(config, form, location.name)
             corpus = form.find(location, config, known_types)
             if corpus.format != form.name:  # Parquet with images inside
                 _refuse_options_of_other_formats(config, input_format(corpus.format), location.name)
-            if corpus.holds_images and is_copied(name):
-                # Because URIs and ids of images inside files have the file's path in them.
-                raise UserError(
-                    f"input={location.name!r} holds images, which are not read from a copy. Download "
-                    "it to a folder or bucket."
-                )
+            if is_copied(name) and corpus.holds_images:
+                raise _images_in_copy(location.name)
             if config.image_feature and not corpus.image_feature:
                 raise UserError(
                     f"image_feature={config.image_feature!r}: input={location.name!r} has no names of "
@@ -90,8 +88,8 @@ def _find_one(
             if config.boxes:
                 corpus = with_boxes(corpus, config.boxes, location.name)
             return dataclasses.replace(corpus, secret_params=config.secret_params)
-    except RunError as e:  # a folder may not be listed, or a list is damaged
-        raise UserError(str(e)) from e
+    except (UserError, RunError) as e:  # RunError where a folder may not be listed, or a list is damaged
+        raise UserError(name_copies(str(e))) from e
 
 
 def _find_in_bigquery(name: str, config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
@@ -112,6 +110,14 @@ def _find_in_bigquery(name: str, config: ReadConfig, known_types: Mapping[str, p
 def _copied(name: str, limits: Callable[[], Limits]) -> Location:
     path = copy_input(name, limits)
     return Location(public_input(name), path, escape_glob(path), is_folder=False)
+
+
+def _images_in_copy(name: str) -> UserError:
+    # Because URIs and ids of images that are no rows of a list have the file's path in them.
+    return UserError(
+        f"input={name!r} holds images, which are not read from a copy. Download it to a folder or bucket, or "
+        "write the addresses of images to a list."
+    )
 
 
 def _locate(name: str) -> Location:

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from labelbeam.pipeline.calibration import read_calibration
 from labelbeam.pipeline.config import RunConfig
-from labelbeam.pipeline.copies import is_copy
+from labelbeam.pipeline.copies import add_name_of_copy, is_copy
 from labelbeam.pipeline.output import folder_of, locked, prepare_output
 from labelbeam.pipeline.plan import (
     Plan,
@@ -85,6 +85,7 @@ def _upload(file: ListFile, path: str) -> ListFile:
             shutil.copyfileobj(source, sink, _CHUNK_BYTES)
         (copied,) = match_files(escape_glob(path))
     os.remove(file.path)
+    add_name_of_copy(copied.path, file.path)
     return copied
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 from labelbeam import __version__
 from labelbeam.pipeline.cli import results, runs
 from labelbeam.pipeline.cli.parser import INTERRUPTED, NOT_OK, USER_MISTAKE, Parser, normalise, refuse_unknown
-from labelbeam.pipeline.copies import delete_copies
+from labelbeam.pipeline.copies import delete_copies, name_copies
 from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.interrupts import ENDING_SIGNALS, handle_ending_signals
 from labelbeam.transforms.sources.secrets import hide_in_message
@@ -49,7 +49,7 @@ def _fail(error: Exception, status: int) -> int:
     if logging.getLogger().isEnabledFor(logging.INFO):
         logging.exception("labelbeam failed")
     # Hidden, because errors quote lines of lists and options, which may have secrets.
-    return _leave(hide_in_message(f"labelbeam: {error}"), status)
+    return _leave(hide_in_message(f"labelbeam: {name_copies(str(error))}"), status)
 
 
 def _leave(message: str, status: int) -> int:

@@ -8,6 +8,7 @@ from collections import Counter
 from labelbeam.pipeline.checks import data, google, options, workers
 from labelbeam.pipeline.checks.findings import OFFLINE, Case, Finding, Level, examine
 from labelbeam.pipeline.config import RunConfig, require_options
+from labelbeam.pipeline.copies import name_copies
 from labelbeam.pipeline.runners.options import pipeline_options
 from labelbeam.transforms.sources.secrets import hide_in_message
 
@@ -62,7 +63,7 @@ def doctor(config: RunConfig, offline: bool = False, verbose: bool = False) -> b
 
 def format_finding(name: str, finding: Finding) -> str:
     """Format a finding as a line of the report, and its details as lines below."""
-    line = f"{finding.level:<8} {name:<12} {finding.text} {finding.remedy}".rstrip()
+    line = f"{finding.level:<8} {name:<12} {name_copies(finding.text)} {finding.remedy}".rstrip()
     # Hidden here, because findings quote own columns of lists, and errors of libraries.
     return hide_in_message("\n".join([line, *(f"{'':<21} {detail}" for detail in finding.details)]))
 

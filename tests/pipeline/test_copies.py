@@ -2,6 +2,7 @@ import gzip
 import io
 import os
 import sys
+import tarfile
 import threading
 import tracemalloc
 import zipfile
@@ -56,6 +57,13 @@ def zip_of(name):
     return data.getvalue()
 
 
+def tar_of(name):
+    with tarfile.open(fileobj=(data := io.BytesIO()), mode="w") as archive:
+        archive.addfile(member := tarfile.TarInfo(name), io.BytesIO(b"image"))
+        assert member.name == name
+    return data.getvalue()
+
+
 def uris_of(name, limits=LIMITS):
     corpus = find_corpus(ReadConfig(input=name), limits=lambda: limits)
     return corpus, [row.uri for row in list_rows(corpus)]
@@ -84,14 +92,77 @@ def test_find_corpus__piped_or_on_the_web__is_read_as_the_file_would_be(name, fa
             True,
             "nothing is piped into it. Pipe a list, such as: cat list.txt | labelbeam run --input -",
         ),
-        (b"\x00\x01" * 100, False, "stdin has NUL bytes"),
-        (zip_of("a.jpg"), False, "holds images, which are not read from a copy. Download it"),
+        (b"\x00\x01" * 100, False, "standard input has NUL bytes"),
     ],
 )
 def test_find_corpus__unfit_standard_input__is_one_line(data, is_terminal, message, monkeypatch):
     pipe(data, monkeypatch, is_terminal)
     with pytest.raises(UserError, match=message):
         uris_of("-")
+
+
+IMAGES = {
+    "a.zip": zip_of("a.jpg"),
+    "a.tar": tar_of("a.jpg"),
+    "china.jpg": Path(photos.__file__).parent.joinpath("images", "china.jpg").read_bytes(),
+    "coffee": Path(photos.__file__).parent.joinpath("images", "coffee.png").read_bytes(),
+    "fish.webp": Path(photos.__file__).parent.joinpath("images", "fish5.webp").read_bytes(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, "auto") for name in IMAGES), ("china.jpg", "images"), ("coffee", "lines")],
+)
+def test_find_corpus__images_from_standard_input_or_the_web__are_refused(name, form, faults, monkeypatch):
+    """Their URIs and ids would be made from the path of the copy, which is another one in each run."""
+    pipe(IMAGES[name], monkeypatch)
+    faults.image = IMAGES[name]
+    for source in ("-", faults.uri(f"image/{name}")):
+        with pytest.raises(UserError, match="holds images, which are not read from a copy. Download it"):
+            find_corpus(ReadConfig(input=source, input_format=form), limits=lambda: LIMITS)
+
+
+# Inputs that are refused, with the options that they are read with, and a part of the message.
+REFUSED = {
+    "column": (b"uri,n\n/a.jpg,1\n", {"uri_column": "nope"}, "is no column of {}"),
+    "no column": (b"id,n\n1,2\n", {"input_format": "csv"}, "{} has no column of text with a usual name"),
+    "page": (b"<html></html>", {}, "{} is a web page"),
+    "Latin-1": ("/München.jpg\n".encode("latin-1") * 3, {}, "{} is not UTF-8 text"),
+    "no Parquet": (LINES, {"input_format": "parquet"}, "{} begins with b'/photos/a.', so it is no Parquet"),
+    "cut": (b"PAR1\0\0\1" * 3, {}, "{}"),
+    "no JSON": (b'{"a": 1', {}, "{} begins with"),
+    "two equal": (b"uri,uri\n/a.jpg,/b.jpg\n", {}, "{} begins with"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_find_corpus__copy_that_is_refused__is_named_as_the_user_wrote_it(
+    case, faults, monkeypatch, capsys, tiny, tmp_path
+):
+    data, options, message = REFUSED[case]
+    faults.image = data
+    address = faults.uri("image/list", sig="5ecret")
+    for source, public in (("-", "standard input"), (address, address.replace("5ecret", "…"))):
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        common = ["--allow_hosts=127.0.0.1", f"--output={tmp_path}/out", f"--model={tiny}", *flags]
+        for command in ("run", "doctor"):
+            pipe(data, monkeypatch)
+            assert main([command, "--input", source, *common]) in (1, 2)
+            shown = "".join(capsys.readouterr())
+            assert message.format(public) in shown and "labelbeam-input-" not in shown
+
+
+def test_run__copy_that_is_damaged_behind_its_start__is_named_as_the_user_wrote_it(
+    tmp_path, tiny, monkeypatch, own_signal_handlers, capsys
+):
+    names = (f"/photos/{n}-{os.urandom(9).hex()}.jpg\n" for n in range(9000))
+    whole = gzip.compress("".join(names).encode())
+    pipe(whole[:-9], monkeypatch)
+    flags = [f"--model={tiny}", f"--output={tmp_path / 'out'}", "--loaders=0", "--max_failure_rate=1"]
+    assert main(["run", "--input", "-", *flags]) == 1
+    shown = "".join(capsys.readouterr())
+    assert "standard input is cut: its gzip data" in shown and "labelbeam-input-" not in shown
 
 
 @pytest.mark.parametrize(

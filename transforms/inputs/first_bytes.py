@@ -74,9 +74,15 @@ def _explain_magic(start: bytes) -> str | None:
     for offset, magic, name, remedy in _ARCHIVES:
         if start[offset:].startswith(magic):
             return f"is {name}. {remedy}"
-    if start.startswith(_IMAGE_MAGICS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
+    if is_image(start):
         return "is an image. Add --input_format=images to label it"
     return None
+
+
+def is_image(start: bytes) -> bool:
+    """Return whether a file is an image of a usual format."""
+    is_magic = start.startswith(_IMAGE_MAGICS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP")
+    return is_magic and _BINARY.search(start) is not None
 
 
 def is_parquet(start: bytes) -> bool:
