@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,6 +20,7 @@ from labelbeam.transforms.errors import RunError, UserError
 from labelbeam.transforms.files import escape_glob, exists, file_errors_as, is_folder, is_local, remote_scheme
 from labelbeam.transforms.images.formats import IMAGE_SUFFIXES
 from labelbeam.transforms.inputs.corpus import Corpus
+from labelbeam.transforms.inputs.delimiters import has_columns
 from labelbeam.transforms.inputs.files import read_start
 from labelbeam.transforms.inputs.first_bytes import START_BYTES, has_uri_column, is_image
 from labelbeam.transforms.inputs.formats import INPUT_FORMATS, FoundFormat, Location, input_format
@@ -35,6 +38,12 @@ _UNREAD = list_suffixes(
 )
 # Files of a glob that are looked at for one that shows the format.
 _FILES_LOOKED_AT = 100
+
+# Options that only some formats have.
+_OPTIONS_OF_CSV = ("header", "delimiter")
+_OPTIONS_OF_COLUMNS = (*_OPTIONS_OF_CSV, "uri_column", "uri_template", "id_column", "column_types")
+# Names of a glob's files by which its formats are found.
+_NAMES_LOOKED_AT = 1000
 
 
 def find_corpus(
@@ -75,7 +84,13 @@ def _find_one(
             if is_copied(name) and (form.name == "images" or is_image(_start_of_first(location))):
                 raise _images_in_copy(location.name)
             _refuse_options_of_other_formats(config, form, location.name)
-            corpus = form.find(location, config, known_types)
+            try:
+                corpus = form.find(location, config, known_types)
+            except (UserError, RunError):
+                # Afterwards, because files of another format are then the likely cause.
+                if config.input_format == "auto":
+                    _refuse_several_formats(location)
+                raise
             if corpus.format != form.name:  # Parquet with images inside
                 _refuse_options_of_other_formats(config, input_format(corpus.format), location.name)
             if is_copied(name) and corpus.holds_images:
@@ -149,8 +164,60 @@ def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
     by_content = (form for form in forms if form.recognises(start))
     by_name = (form for form in forms if name.endswith(form.suffixes))
     are_images = location.pattern != escape_glob(location.path) and not name.endswith(_UNREAD)
-    form = next(by_content, None) or next(by_name, None)
-    return form or input_format("images" if are_images else _text_format(start))
+    if form := next(by_content, None) or next(by_name, None):
+        return form
+    # Also in a glob, because images have no columns.
+    if not is_image(start) and any(_value_of(config, option) for option in _OPTIONS_OF_COLUMNS):
+        return input_format("csv")
+    if are_images:
+        _refuse_lists_for_images(location)
+        return input_format("images")
+    return input_format("csv" if has_columns(start) else _text_format(start))
+
+
+def _formats_in(location: Location) -> dict[str, str]:
+    """Return formats by the endings of a glob's files, the most frequent ending first.
+
+    Names of other endings are under "", without a format. Hidden files are left out.
+    """
+    forms = list(map(input_format, INPUT_FORMATS))
+    counts: Counter[tuple[str, str]] = Counter()
+    for path in itertools.islice(list_paths(location.pattern, Notes()), _NAMES_LOOKED_AT):
+        if not is_hidden(path):
+            name = path.rpartition("/")[2].lower()
+            endings = ((end, form.name) for form in forms for end in form.suffixes if name.endswith(end))
+            counts[next(endings, ("", ""))] += 1
+    return dict(ending for ending, _ in counts.most_common())
+
+
+def _refuse_lists_for_images(location: Location) -> None:
+    """Refuse a glob whose name shows no format if its files are not images, but mostly have known endings."""
+    endings = _formats_in(location)
+    if next(iter(endings), "") and "images" not in endings.values():
+        raise UserError(
+            f"input={location.name!r} would be read as images, because the pattern shows no other format, "
+            f"and its files end in {_listed(endings)}. {_give_patterns(location, endings)}."
+        )
+
+
+def _refuse_several_formats(location: Location) -> None:
+    endings = _formats_in(location) if location.pattern != escape_glob(location.path) else {}
+    if len(set(filter(None, endings.values()))) > 1:
+        raise UserError(
+            f"input={location.name!r} has files of several formats, which end in {_listed(endings)}. "
+            f"{_give_patterns(location, endings)}."
+        )
+
+
+def _listed(endings: Mapping[str, str]) -> str:
+    return ", ".join(filter(None, endings))
+
+
+def _give_patterns(location: Location, endings: Mapping[str, str]) -> str:
+    patterns = [repr(location.name + ending) for ending in endings if ending]
+    # Only behind a `*`, because the ending of a file is behind other names already.
+    given = " or ".join(patterns) if location.name.endswith("*") else "a pattern with the ending"
+    return f"Give {given}, or set --input_format"
 
 
 def _text_format(start: bytes) -> str:
@@ -180,13 +247,22 @@ def _start_of(path: str) -> bytes:
 
 
 def _refuse_options_of_other_formats(config: ReadConfig, form: FoundFormat, name: str) -> None:
-    refused = [] if form.name == "csv" else ["header", "delimiter"]
+    refused: tuple[str, ...] = () if form.name == "csv" else _OPTIONS_OF_CSV
     if not form.has_columns:
-        refused += ["uri_column", "uri_template", "id_column", "column_types"]
+        refused = _OPTIONS_OF_COLUMNS
+    remedy = "add --input_format=csv if it is a CSV" if form.name == "lines" else "set --input_format"
     for option in refused:
-        # `uri` is allowed, because manifests of earlier versions record it for every input.
-        if (value := getattr(config, option)) and value != "uri":
+        if value := _value_of(config, option):
+            # As the user wrote it, because Python's form of names is another one.
+            shown = ",".join(value) if option == "header" else value
             raise UserError(
-                f"{option}={value!r}: input={name!r} is read as {form.name}, which has no such "
-                "option. Leave it out, or set --input_format."
+                f"{option}={shown!r}: input={name!r} is read as {form.name}, which has no such option. Leave "
+                f"it out, or {remedy}."
             )
+
+
+def _value_of(config: ReadConfig, option: str) -> Any:
+    """Return the value of an option that has been set."""
+    value = getattr(config, option)
+    # `uri` is none, because manifests of earlier versions record it for every input.
+    return None if value == "uri" else value

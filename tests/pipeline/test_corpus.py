@@ -97,7 +97,7 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ),
         (
             "many/m0.jpg,1\n",
-            r"its columns are many/m0.jpg, 1\. .*; if these are values of a CSV, give the names",
+            r"its columns are many/m0.jpg, 1\. .*; if these are values, give the names",
         ),
         ("https://h/a.jpg,1\n", "is no header .*--input_format=lines"),
         ("a,b;c\n", "may be separated by commas or semicolons. Set --delimiter"),

@@ -78,7 +78,7 @@ def test_output_columns__two_of_one_name__are_refused(names):
             ("uri", "Id"),
             (),
             "id",
-            "id_column='id' is no column of list.csv; its columns are uri, Id\\. Give one",
+            "id_column='id' is no column of list.csv; its columns are uri, Id\\. Name one",
         ),
         (("uri", "n"), (("m", "int64"),), None, "column_types names 'm'; the columns of list.csv are n.$"),
         (("uri", "n"), (("uri", "string"),), None, "column_types names 'uri'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +26,8 @@ from labelbeam.transforms.table.rows import RESERVED_COLUMNS
 
 # Column of the URI if the user names none.
 DEFAULT_URI_COLUMN: Final = "uri"
+# Any type of values within values.
+_NESTED: Final = pa.struct([])
 # Columns that a message lists.
 _NAMES_SHOWN = 50
 # Types by the names that `--column_types` takes.
@@ -47,6 +49,8 @@ def add_columns(
     known_types: Mapping[str, pa.DataType],
     file_types: Mapping[str, pa.DataType] | None = None,
     paths: Mapping[str, pa.DataType] = MappingProxyType({}),
+    nested: Collection[str] = (),
+    remedy: str = "",
 ) -> Corpus:
     """Return a corpus with the columns that its files have.
 
@@ -58,13 +62,24 @@ def add_columns(
       known_types: Types of output columns, where the output has rows already.
       file_types: Types of the columns in the files; text by default.
       paths: Paths to values within columns, such as `data.image`, and the types of the values.
+      nested: Columns of objects and arrays, which are no URIs, although they are text in the tables.
+      remedy: Remedy of the format, if no column holds URIs.
 
     Raises:
       UserError: An option names a column or a type that does not exist, or the URI's column is not clear.
     """
     file_types = file_types or dict.fromkeys(names, pa.string())
-    uri_column, template, remark = _choose_uri(options, file_types, paths, path, names)
-    _check_column("id_column", options.id_column, [*names, *paths], path)
+    for option in ("uri_column", "id_column"):
+        if (name := getattr(options, option)) and name not in names and name not in paths:
+            raise _no_column(option, name, [*names, *paths], path, remedy or _remedy(corpus, names, option))
+    # Objects and arrays by a type of their own, because their text is neither a URI nor an id.
+    kinds = {**paths, **file_types, **dict.fromkeys(nested, _NESTED)}
+    for option, allows in (("uri_column", pa.types.is_string), ("id_column", _may_be_id)):
+        if (name := getattr(options, option)) and not allows(kinds[name]):
+            inner = [one for one in paths if one.startswith(f"{name}.") and allows(kinds[one])]
+            raise _no_text(option, name, inner, path, remedy)
+    remedy = remedy or _remedy(corpus, names, "uri_column")
+    uri_column, template, remark = _choose_uri(options, kinds, paths, path, names, remedy)
     own = [name for name in names if name not in (uri_column, options.id_column)]
     in_table = {name: known_types[output_name(name)] for name in own if output_name(name) in known_types}
     # A table that has rows keeps its types, unless the user declares others.
@@ -105,6 +120,7 @@ def _choose_uri(
     paths: Mapping[str, pa.DataType],
     path: str,
     names: Sequence[str],
+    remedy: str,
 ) -> _UriChoice:
     column, template = options.uri_column, options.uri_template
     texts = [name for name in names if pa.types.is_string(types[name])]
@@ -117,10 +133,6 @@ def _choose_uri(
         check_template(template, names, path, options.secret_params)
         return _UriChoice(template=template)
     if column is not None:
-        _check_column("uri_column", column, [*names, *paths], path)
-        kind = types[column] if column in names else paths.get(column)
-        if kind is not None and not pa.types.is_string(kind):
-            raise UserError(f"uri_column={column!r} of {path} holds no text. Name a column of text.")
         return _UriChoice(column)
     if DEFAULT_URI_COLUMN in texts:
         return _UriChoice(DEFAULT_URI_COLUMN)
@@ -145,27 +157,44 @@ def _choose_uri(
             f"--uri_template='https://{{{known.bucket}}}.s3.REGION.amazonaws.com/{{{known.name}}}'."
         )
     raise UserError(
-        f"{path} has no column of text with a usual name for URIs, such as uri, url or file_name; its "
-        f"columns are {_listed([*names, *paths])}. Name one with --uri_column; if these are values of a CSV, "
-        "give the names with --header."
+        f"{path} has no column of text with a usual name for URIs, such as uri, url or file_name; "
+        f"{_describe_columns([*names, *paths])}. {remedy}."
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + ", ..." * (len(names) > _NAMES_SHOWN)
+def _describe_columns(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"its only column is {names[0]!r}"
+    return f"its columns are {', '.join(names[:_NAMES_SHOWN])}" + ", ..." * (len(names) > _NAMES_SHOWN)
 
 
-def _check_column(option: str, name: str | None, names: Sequence[str], path: str) -> None:
-    if not name or name in names:
-        return
+def _remedy(corpus: Corpus, names: Sequence[str], option: str) -> str:
+    """Return remedies for a column that is not found; those of a CSV fit no other format."""
+    remedies = [f"Name one with --{option}"]
+    if corpus.format == "csv":
+        # Because the columns of a CSV without a header are its first values.
+        remedies.append("if these are values, give the names with --header")
+        if len(names) == 1:
+            remedies.append("if another character separates columns, set --delimiter")
+    return "; ".join(remedies)
+
+
+def _no_column(option: str, name: str, names: Sequence[str], path: str, remedy: str) -> UserError:
     close = next(iter(find_uri_columns(names)), None) if option == "uri_column" else None
-    remedy = (
-        f"Add --uri_column={close!r} if that column holds the URIs"
-        if close
-        # The second remedy, because the columns of a CSV without a header are its first values.
-        else f"Give one of them with --{option}; if these are values of a CSV, give the names with --header"
-    )
-    raise UserError(f"{option}={name!r} is no column of {path}; its columns are {_listed(names)}. {remedy}.")
+    if close:
+        remedy = f"Add --uri_column={close!r} if that column holds the URIs"
+    return UserError(f"{option}={name!r} is no column of {path}; {_describe_columns(names)}. {remedy}.")
+
+
+def _no_text(option: str, name: str, inner: Sequence[str], path: str, remedy: str) -> UserError:
+    """Return the error for a column of objects or arrays, because each of its rows would fail."""
+    best = next(iter(find_uri_columns(inner) or inner), None)
+    remedy = f"Name a value in it, such as --{option}={best}" if best else remedy or "Name a column of text"
+    return UserError(f"{option}={name!r} of {path} holds no text. {remedy}.")
+
+
+def _may_be_id(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(kind)
 
 
 def declared_types(options: ReadOptions, own: Sequence[str], path: str) -> dict[str, pa.DataType]:

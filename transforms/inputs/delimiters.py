@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Mapping
 
 from labelbeam.transforms.errors import UserError
 from labelbeam.transforms.inputs.first_bytes import DELIMITERS, find_uri_columns
 from labelbeam.transforms.inputs.formats import ReadOptions
 from labelbeam.transforms.inputs.templates import parse_template
+
+# A column's name. Not with dots and slashes, because these are signs of paths.
+_NAME = re.compile(r"[^\W\d][\w -]*")
 
 
 def find_delimiter(line: str, path: str, options: ReadOptions) -> str:
@@ -34,6 +38,17 @@ def find_delimiter(line: str, path: str, options: ReadOptions) -> str:
             "such as --delimiter=tab."
         )
     return next(iter(split), ",")
+
+
+def has_columns(start: bytes) -> bool:
+    """Return whether a text begins with a line of column names, and a row of as many fields."""
+    names, row = [*start.decode("utf-8-sig", "replace").splitlines()[:2], "", ""][:2]
+    for delimiter in DELIMITERS:
+        fields = split_line(names, delimiter)
+        are_names = len(fields) > 1 and all(_NAME.fullmatch(field.strip()) for field in fields)
+        if are_names and len(set(fields)) == len(fields) == len(split_line(row, delimiter)):
+            return True
+    return False
 
 
 def _likely(split: Mapping[str, list[str]], options: ReadOptions) -> dict[str, list[str]]:

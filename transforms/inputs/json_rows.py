@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -25,7 +25,7 @@ from labelbeam.transforms.inputs.columns import (
 )
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import MAX_LINE_BYTES, Line, read_start
-from labelbeam.transforms.inputs.first_bytes import START_BYTES, explain_binary, strip_text
+from labelbeam.transforms.inputs.first_bytes import START_BYTES, explain_binary, find_uri_columns, strip_text
 from labelbeam.transforms.inputs.formats import ReadOptions
 from labelbeam.transforms.inputs.inventories import is_left_out
 from labelbeam.transforms.inputs.lists import ListFormat, bad_row
@@ -97,7 +97,9 @@ class JsonFormat(ListFormat):
         check_names(names, path)
         paths = _types_of(dict(_paths_of(one)) for one in objects)
         corpus = dataclasses.replace(corpus, header=names)
-        corpus = add_columns(corpus, names, path, options, known_types, types, paths)
+        nested = _nested_in(objects)
+        remedy = _how_to_extract(nested)
+        corpus = add_columns(corpus, names, path, options, known_types, types, paths, nested, remedy)
         # Without columns of which nothing is left, because the URI or the id was all they held.
         empty = {name for name, _ in corpus.columns} - {
             name for one in objects for name in _without_paths(one, corpus)
@@ -286,6 +288,31 @@ def _type_of(kinds: set[type]) -> pa.DataType:
     if kinds == {int}:
         return pa.int64()
     return pa.float64() if kinds in ({float}, {int, float}) else pa.string()
+
+
+def _nested_in(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the first value of each key whose values are objects and arrays alone."""
+    values: dict[str, Any] = {}
+    others = set()
+    for row in objects:
+        for name, value in row.items():
+            if isinstance(value, dict | list):
+                values.setdefault(name, value)
+            elif value is not None:
+                others.add(name)
+    return {name: value for name, value in values.items() if name not in others}
+
+
+def _how_to_extract(nested: Mapping[str, Any]) -> str:
+    """Return how to extract rows that an array holds, as in COCO; "" if there is no array of objects."""
+    rows = {name: value[0] for name, value in nested.items() if isinstance(value, list) and value}
+    keys = [name for name, row in rows.items() if isinstance(row, dict)]
+    if not keys:
+        return ""
+    # One with a usual column of URIs, because other arrays describe something else.
+    key = next((key for key in keys if find_uri_columns(list(rows[key]))), keys[0])
+    place = f".{key}" if key.isidentifier() else f".[{json.dumps(key)}]"
+    return f"If an array holds the rows, extract them: jq -c '{place}[]' FILE > NEW_FILE"
 
 
 def _paths_of(

@@ -76,6 +76,13 @@ class UriTemplate:
             raise RowFault(f"has {text[:200]!r} in {one.column}, which is not UTF-8: {e}") from e
 
 
+# Values that are no text, for messages.
+_KINDS: Final[dict[type, str]] = {
+    **{dict: "an object", list: "an array", bool: "true or false", int: "a number", float: "a number"},
+    bytes: "bytes",
+}
+
+
 def text_in(row: Mapping[str, Any], column: str, allowed: type | UnionType = str | int) -> str:
     """Return a value of a row that is a text or a whole number, as text.
 
@@ -95,7 +102,8 @@ def text_in(row: Mapping[str, Any], column: str, allowed: type | UnionType = str
     if isinstance(value, bool) or not isinstance(value, allowed):
         kinds = "no text" if allowed is str else "neither text nor a whole number"
         # Without the value, because it may have secrets.
-        raise RowFault(f"has a value of type {type(value).__name__} in {column}, which is {kinds}")
+        kind = _KINDS.get(type(value), f"a value of type {type(value).__name__}")
+        raise RowFault(f"has {kind} in {column}, which is {kinds}")
     return str(value)
 
 
