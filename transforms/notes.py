@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +13,8 @@ from labelbeam.transforms.sources.secrets import hide_secrets
 
 # Files of a folder that are not images, by suffix.
 LEFT_OUT: Final = "left_out"
+# Files with images inside that are not read to their ends, by URI.
+UNREAD: Final = "unread"
 # Values of a list that are not of their column's type, by column.
 UNPARSED: Final = "unparsed"
 # End of the name, among these, of a key that a list has only in later rows.
@@ -34,6 +36,16 @@ def describe_unparsed(name: str, count: int) -> str:
         key = name.removesuffix(NO_COLUMN)
         return f"{key}: {values} in no table, because the first rows of the list have no such key"
     return f"{name}: {values} not of the column's type, and null in the tables"
+
+
+def describe_unread(uris: Collection[str]) -> str:
+    """Describe files whose rest is not read."""
+    files = "1 file" if len(uris) == 1 else f"{len(uris):,} files"
+    named = next(iter(uris)) if len(uris) == 1 else f"such as {next(iter(uris))}"
+    return (
+        f"{files} could not be read to the end, {named}, so an unknown number of images has no row. Put a "
+        "whole copy in its place, and run the same command again."
+    )
 
 
 class _Tally(NamedTuple):

@@ -177,7 +177,7 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
     refuse_unknown(args, rest)
     with loading(args, "Beam"):
         from labelbeam.pipeline.commands.verify import verify
-        from labelbeam.pipeline.manifest import published_manifest
+        from labelbeam.pipeline.manifest import published_manifest, recorded_config
         from labelbeam.pipeline.output import folder_of
 
     flags = flags_of(args)
@@ -189,7 +189,10 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
         rows, files = sum(manifest.rows.values()), len(manifest.files)
         print(f"{args.folder}: all is as its manifest lists, {rows:,} rows in {files:,} files.")
         if flags:
-            print(f"Each image of {', '.join(map(public_input, flags['input']))} has a row.")
+            names = ", ".join(map(public_input, flags["input"]))
+            is_all = recorded_config(manifest, flags).read.choice.is_all
+            chosen = "" if is_all else " that --sample and --limit choose"
+            print(f"Each image of {names}{chosen} has a row.{'' if is_all else _NOT_COMPARED}")
     for finding in findings:
         print(finding)
     if findings:
@@ -197,6 +200,7 @@ def _verify(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return NOT_OK if findings else OK
 
 
+_NOT_COMPARED = " The others were not compared, because the run did not choose them."
 _MEND = (
     "Put whole copies in the place of files that are damaged or missing, or label into another --output. "
     "The same run command labels images that have no row."

@@ -14,7 +14,7 @@ from labelbeam.transforms.images.resize import ResizeRule
 from labelbeam.transforms.models.heads import Head
 from labelbeam.transforms.models.presets import EMBEDDING
 from labelbeam.transforms.models.scaling import Scaling
-from labelbeam.transforms.notes import describe_unparsed
+from labelbeam.transforms.notes import describe_unparsed, describe_unread
 from labelbeam.transforms.table.manifest import Manifest
 
 
@@ -137,6 +137,8 @@ def warnings_of(manifest: Manifest) -> Iterator[str]:
         yield "Labels are numbers, because there is no label map."
     for column, values in (manifest.unparsed or {}).items():
         yield f"{describe_unparsed(column, values['count'])}."
+    if manifest.unread:
+        yield describe_unread(manifest.unread)
     if manifest.left_out:
         files = ", ".join(f"{n:,} {suffix}" for suffix, n in manifest.left_out.items())
         yield f"Files or rows of the input that are no images were left out: {files}."

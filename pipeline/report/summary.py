@@ -21,7 +21,7 @@ from labelbeam.transforms.count import (
 from labelbeam.transforms.elements import TableFile
 from labelbeam.transforms.files import join_path
 from labelbeam.transforms.models.presets import EMBEDDING
-from labelbeam.transforms.notes import describe_unparsed
+from labelbeam.transforms.notes import describe_unparsed, describe_unread
 from labelbeam.transforms.table.folder import TableFolder
 from labelbeam.transforms.table.manifest import TABLES, Manifest
 
@@ -66,7 +66,8 @@ def summarise(manifest: Manifest, output: str, seconds: float) -> str:
     lines += _counted(f"Top labels{scope}", [(top.label, top.images) for top in manifest.top_labels[:_TOP]])
     lines += _missing_names(manifest)
     lines += _counted(f"Failures by reason{scope}", list(_failures(manifest)))
-    doubts = manifest.model.get("doubts", ())
+    doubts = [*manifest.model.get("doubts", ())]
+    doubts += [describe_unread(manifest.unread)] if manifest.unread else []
     lines += ["", *(f"Warning: {doubt}" for doubt in doubts)] if doubts else []
     lines += ["", f"Results (generation {manifest.generation})"]
     for table in TABLES:

@@ -140,8 +140,9 @@ def test_run__damaged_file__one_failure_stands_for_the_rest_until_the_file_is_wh
     for path in (file, other):
         path.write_bytes(damage(whole))
     options = {"output": output, "model": tiny, "max_failure_rate": 1}
-    counts = run_pipeline(**options, input=tmp_path / f"*{suffix}")["counts"]
-    assert counts["failed"] == 2
+    manifest = run_pipeline(**options, input=tmp_path / f"*{suffix}")
+    counts = manifest["counts"]
+    assert counts["failed"] == 2 and set(manifest["unread"]) == {str(file), str(other)}
     # Damaged as before: the failure is replaced, and the one of the other file stays.
     again = run_pipeline(**options, input=file)["counts"]
     readable = counts["labelled"] // 2
@@ -156,6 +157,7 @@ def test_run__damaged_file__one_failure_stands_for_the_rest_until_the_file_is_wh
     manifest = assert_sound(output)
     assert manifest["rows"] == {"predictions": 6 + readable, "failures": 1}
     assert (manifest["counts"]["failed"], manifest["counts"]["other"]) == (0, readable + 1)
+    assert not manifest.get("unread")
 
 
 def test_run__damaged_archive__labels_what_is_readable_and_names_the_rest(tmp_path, tiny):

@@ -101,6 +101,18 @@ def test_summarise__doubts_about_the_model__are_warnings():
     assert "\n\nWarning: one\nWarning: two\n" in text and "Warning" not in summarise(manifest, "out", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("uris", "text"),
+    [
+        (["a.tar"], "\nWarning: 1 file could not be read to the end, a.tar, so"),
+        (["a.tar", "b.tar"], "\nWarning: 2 files could not be read to the end, such as a.tar, so"),
+    ],
+)
+def test_summarise__files_whose_rest_is_not_read__are_a_warning(uris, text):
+    manifest = dataclasses.replace(manifest_of(listed=1, labelled=1), unread=dict.fromkeys(uris, 1))
+    assert text in summarise(manifest, "out", 1.0)
+
+
 def test_verdict__counts_that_do_not_balance__are_reported_before_failures():
     manifest = manifest_of({"timeout": 3}, listed=3, failed=3)
     unbalanced = verdict(dataclasses.replace(manifest, balanced=False), FailureBudget(0.0))

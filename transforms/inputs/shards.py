@@ -25,7 +25,7 @@ from labelbeam.transforms.inputs.formats import Location, ReadOptions, Shard
 from labelbeam.transforms.inputs.images import uri_of_path, why_left_out
 from labelbeam.transforms.inputs.lists import find_files, look_at_first
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
-from labelbeam.transforms.notes import LEFT_OUT, Notes
+from labelbeam.transforms.notes import LEFT_OUT, UNREAD, Notes
 from labelbeam.transforms.sources.addresses import is_gcs
 
 # Types of the rows of a shard: an image, its reference alone if it needs no bytes, or a failure.
@@ -117,6 +117,7 @@ class Reading:
         """Return the row that stands for the images of a place, whose number is not known."""
         # No image has this name. By place, because several parts of a file may be damaged.
         ref = ImageRef(id_of_member(self.uri, f"\0{place}"), self.uri, self.nothing)
+        self.notes.add(UNREAD, self.uri)
         return self.failure(ref, ImageError(error.reason, message))
 
 

@@ -111,6 +111,7 @@ class Manifest:
     merged_runs: tuple[str, ...]
     left_out: Mapping[str, int] | None = None
     unparsed: Mapping[str, Any] | None = None
+    unread: Mapping[str, int] | None = None
     failure_examples: Mapping[str, FailureExample] | None = None
     labelled_by: str | None = None
 
