@@ -242,8 +242,9 @@ class ReadConfig:
 
     input: Annotated[str | tuple[str, ...], "inputs"] = _option(
         "",
-        "list of URIs (text with one URI a line, CSV, Parquet or JSON), folder of images, or glob; local or "
-        "gs://; - for standard input; http:// or https:// address of a list",
+        "list of URIs (text with one URI a line, CSV, Parquet or JSON), folder of images, files with images "
+        "inside (tar, ZIP, TFRecord or Parquet), or glob of any of these; local or gs://; - for standard "
+        "input; http:// or https:// address of a list; bigquery://PROJECT.DATASET.TABLE or bigquery:QUERY",
     )
     input_format: str = _option(
         "auto",

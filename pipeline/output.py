@@ -198,7 +198,8 @@ def refuse_others(output: str, contents: Contents, replace: bool, labelled_with:
 
 
 def _hint(there: LabelledWith, wanted: LabelledWith) -> str:
-    if there.columns != wanted.columns:
+    # Not where names differ, because types are no remedy there.
+    if there.columns != wanted.columns and there.columns.keys() == wanted.columns.keys():
         return "; types of columns are set by --column_types"
     if there == dataclasses.replace(wanted, calibration=there.calibration):
         # The shorter way, because these rows need no new labels.

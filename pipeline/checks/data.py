@@ -41,6 +41,7 @@ from labelbeam.pipeline.report.model import describe_head, describe_photos, desc
 from labelbeam.pipeline.runners.options import environment_of, is_portable, is_submitted_elsewhere
 from labelbeam.transforms.elements import AnyImage, Failure, ref_of
 from labelbeam.transforms.files import is_local
+from labelbeam.transforms.inputs.columns import output_name
 from labelbeam.transforms.models.cache import is_here
 from labelbeam.transforms.models.classifier import Classifier
 from labelbeam.transforms.models.devices import choose_batch_size
@@ -112,7 +113,8 @@ def _format_row(row: AnyImage | Failure, columns: tuple[tuple[str, pa.DataType],
         return f"{row.reason}: {row.message}"
     ref = ref_of(row)
     pairs = zip(columns, ref.columns, strict=True)
-    shown = "".join(f", {name}={_format_value(value, kind)}" for (name, kind), value in pairs)
+    # By the names in the tables, because some columns of the input are renamed there.
+    shown = "".join(f", {output_name(name)}={_format_value(value, kind)}" for (name, kind), value in pairs)
     return f"{ref.uri}{shown}"
 
 
@@ -263,6 +265,8 @@ def _check_images(case: Case) -> Iterator[Finding]:
     reasons = Counter(failure.reason for failure in failures)
     labelled = len(results) - len(failures)
     text = f"{labelled} of the first {len(results)} images were labelled"
+    if len(results) == 1:
+        text = f"the only image was {'' if labelled else 'not '}labelled"
     if not failures:
         yield ok(f"{text}.", *details)
         return

@@ -336,7 +336,7 @@ def test_doctor__every_run_config__has_no_error(path, hub, google_stub, gcs, cap
     assert {"options", "credentials", "buckets", "output", "input", "model", "table", "images"} <= set(levels)
     if "project" in levels:
         assert {"sources", "machines", "container"} <= set(levels)
-    assert "1 of the first 1 images were labelled" in printed
+    assert "the only image was labelled" in printed
     assert gcs.names("gs://lists/") == ["l.csv"]
 
 

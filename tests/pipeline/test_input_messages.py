@@ -57,6 +57,11 @@ REFUSED = {
         ],
     ),
     "tilde.csv": ("uri~sku\n/a.jpg~1\n", {"uri_column": "sku"}, ["is 'uri~sku'", "set --delimiter"]),
+    "paths.json": ('["/a.jpg", "/b.jpg"]', {}, ["no objects among its first rows", "jq -r '.[]' FILE"]),
+    **{
+        f"empty.{form}": ("", {"input_format": form}, ["is empty. Put a whole copy in its place", "!b''"])
+        for form in ("tar", "zip", "parquet_images")
+    },
     "options.txt": (
         "/a.jpg\n",
         {"header": ("uri", "sku")},
@@ -174,3 +179,12 @@ def test_find_corpus__glob_that_shows_no_format__is_read_as_one_format_or_refuse
     with pytest.raises(UserError) as raised:
         find_corpus(ReadConfig(input=where))
     assert outcome.replace("{}", where) in str(raised.value)
+
+
+def test_find_corpus__images_in_parquet__name_the_column_that_was_chosen(tmp_path):
+    struct = pa.array([{"bytes": b"x", "path": "a.jpg"}])
+    pq.write_table(pa.table({"image": [b"x"], "thumb": [b"x"], "mask": struct}), tmp_path / "a.parquet")
+    corpus = find_corpus(ReadConfig(input=f"{tmp_path}/a.parquet"))
+    assert corpus.image_feature == "mask" and "column 'mask' holds the images" in corpus.remarks[0]
+    named = find_corpus(ReadConfig(input=f"{tmp_path}/a.parquet", image_feature="image"))
+    assert (named.image_feature, named.remarks) == ("image", ())

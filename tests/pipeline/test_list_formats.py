@@ -484,7 +484,7 @@ def test_split_array__any_values_in_any_chunks__are_the_elements(values, indent,
     [
         (b'{"images": [{"file_name": "a.jpg"}],\n "x": 1}', "jq -c '.images"),
         (b"[1, 2]", "no array of objects"),
-        (b'["a.jpg"]', "no object in JSON in its first rows"),
+        (b'["a.jpg"]', "no objects among its first rows"),
         (b'{"uri": "a.jpg", "URI": "b.jpg"}', "readers take for one"),
         (b'{"": 1, "uri": "a.jpg"}', "a column without a name"),
         (b"<html>", "no array of objects"),

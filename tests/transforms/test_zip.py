@@ -181,7 +181,7 @@ def test_read__zeros_in_an_entry_of_the_directory__are_a_failure_of_the_image(st
 
 def test_find__no_archive__is_refused_by_name(path):
     for data in (b"", b"{}", zlib.compress(b"")):
-        with pytest.raises(UserError, match=r"a\.zip is no ZIP archive"):
+        with pytest.raises(UserError, match=r"a\.zip is (no ZIP archive|empty)"):
             find(FORMAT, path, data)
     for name in ("[Content_Types].xml", "mimetype"):
         with pytest.raises(UserError, match=r"a\.zip is an Excel workbook or another document"):

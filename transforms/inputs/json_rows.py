@@ -126,7 +126,10 @@ class JsonFormat(ListFormat):
     def explain_rows(self, path: str, row: Line, fault: Exception) -> str:
         """Explain that no row at the beginning of a file can be read; the first one is given."""
         start = row[:200] if isinstance(row, bytes) else row.head[:200]
-        return f"{path} has no object in JSON in its first rows; the first one {fault}: {start!r}."
+        remedy = "Put objects into it"
+        if start.startswith(b'"'):
+            remedy = "If its texts are URIs, write them to a list: jq -r '.[]' FILE > NEW_FILE.txt"
+        return f"{path} has no objects among its first rows: the first one, {start!r}, {fault}. {remedy}."
 
     def parse(self, line: str, corpus: Corpus, notes: Notes) -> ImageRef | None:
         """Parse one object.

@@ -20,7 +20,14 @@ from labelbeam.transforms.inputs.first_bytes import PARQUET
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import look_at_first
 from labelbeam.transforms.inputs.parquet import Types, holds_images, join_row_groups, types_of
-from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, describe_rest
+from labelbeam.transforms.inputs.shards import (
+    Reading,
+    Row,
+    ShardFiles,
+    describe_choice,
+    describe_rest,
+    is_no,
+)
 from labelbeam.transforms.inputs.streams import RestError, errors_explained, open_seekable
 from labelbeam.transforms.table.column_types import fit_values
 
@@ -59,7 +66,7 @@ class _ParquetImages(ShardFiles):
     def explain(self, start: bytes) -> str | None:
         if start.startswith(PARQUET):
             return None
-        return f"is no Parquet file: it begins with {start[:20]!r}. Check the file"
+        return is_no("Parquet file", start)
 
     def describe(
         self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]
@@ -75,7 +82,8 @@ class _ParquetImages(ShardFiles):
         columns = (
             (column, known_types.get(output_name(column), kind)) for column, kind in _columns(types, name)
         )
-        return replace(corpus, image_feature=name, columns=tuple(columns))
+        remarks = () if options.image_feature else (describe_choice("column", name),)
+        return replace(corpus, image_feature=name, columns=tuple(columns), remarks=remarks)
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
         """Split large files into parts of whole row groups; `start` and `end` are numbers of rows."""

@@ -54,7 +54,8 @@ def join_corpora(parts: Sequence[Corpus], names: Sequence[str]) -> Corpus:
         if fault := _difference(first, part):
             raise UserError(
                 f"input={name!r} and input={names[0]!r} have different columns: {fault}. Inputs of one run "
-                "must have the same columns and types."
+                "must have the same columns and types. Run them one after the other, each into its own "
+                "--output, or declare types of CSV columns with --column_types."
             )
     lists_in_all = sum(len(part.files) for part in parts)
     if lists_in_all > MOST_FILES:

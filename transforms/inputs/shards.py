@@ -187,6 +187,17 @@ def look_for_columns(
     return None
 
 
+def is_no(kind: str, start: bytes) -> str:
+    """Return why a file is not of a kind, as `ShardFiles.explain` does."""
+    fault = f"is no {kind}: it begins with {start[:20]!r}" if start else "is empty"
+    return f"{fault}. Put a whole copy in its place, or set --input_format"
+
+
+def describe_choice(noun: str, name: str) -> str:
+    """Return a sentence about the images' column or feature, if it was chosen for the user."""
+    return f"The {noun} {name!r} holds the images, by its name and type; --image_feature names another."
+
+
 class ShardFiles(abc.ABC):
     """A format of files with images inside; `explain` and `read_images` at least differ between formats.
 

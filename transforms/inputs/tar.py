@@ -18,7 +18,7 @@ from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import list_suffixes
-from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles, look_for_columns
+from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles, is_no, look_for_columns
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.inputs.tar_members import BLOCK_BYTES, MAX_TEXT_BYTES, Member, TarReader, is_header
 from labelbeam.transforms.notes import LEFT_OUT, UNPARSED, Notes
@@ -138,7 +138,7 @@ class _Tar(ShardFiles):
         # Zeros alone are an archive only by name, because a damaged file of any format can begin with them.
         if self.recognises(start) or (start and not start[:BLOCK_BYTES].strip(b"\0")):
             return None
-        return f"is no tar archive: it begins with {start[:20]!r}. Check the file"
+        return is_no("tar archive", start)
 
     def describe(
         self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]

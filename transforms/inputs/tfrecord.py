@@ -23,7 +23,14 @@ from labelbeam.transforms.inputs.examples import Feature, parse_example
 from labelbeam.transforms.inputs.files import ListFile
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import STARTS_LOOKED_AT, list_suffixes
-from labelbeam.transforms.inputs.shards import Reading, Row, ShardFiles, look_for_columns
+from labelbeam.transforms.inputs.shards import (
+    Reading,
+    Row,
+    ShardFiles,
+    describe_choice,
+    is_no,
+    look_for_columns,
+)
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.notes import UNPARSED, Notes
 from labelbeam.transforms.table.column_types import fit_value
@@ -183,7 +190,7 @@ class _TFRecord(ShardFiles):
         # A file without records is empty.
         if not start or self.recognises(start):
             return None
-        return f"is no TFRecord file: it begins with {start[:20]!r}. Check the file"
+        return is_no("TFRecord file", start)
 
     def describe(
         self, corpus: Corpus, options: ReadOptions, known_types: Mapping[str, pa.DataType]
@@ -204,7 +211,8 @@ class _TFRecord(ShardFiles):
             for feature, kind in find_columns(records).items()
             if feature != name
         }
-        remarks = (*corpus.remarks, *sight.remarks(set().union(*records), "features"))
+        choice = () if options.image_feature else (describe_choice("feature", name),)
+        remarks = (*corpus.remarks, *choice, *sight.remarks(set().union(*records), "features"))
         return replace(corpus, image_feature=name, columns=tuple(types.items()), remarks=remarks)
 
     def _look(self, file: ListFile) -> list[dict[str, Feature]]:

@@ -14,7 +14,7 @@ from labelbeam.transforms.errors import ImageError, Reason
 from labelbeam.transforms.inputs.corpus import Corpus
 from labelbeam.transforms.inputs.files import PART_BYTES, ListFile, split_large
 from labelbeam.transforms.inputs.formats import Shard, ShardFormat
-from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles
+from labelbeam.transforms.inputs.shards import LINK, Reading, Row, ShardFiles, is_no
 from labelbeam.transforms.inputs.streams import RestError, Stream, open_stream
 from labelbeam.transforms.inputs.zip_directory import (
     END_MAGIC,
@@ -137,7 +137,7 @@ class _Zip(ShardFiles):
             return "is an Excel workbook or another document. Save its table as CSV"
         if self.recognises(start):
             return None
-        return f"is no ZIP archive: it begins with {start[:20]!r}. Check the file"
+        return is_no("ZIP archive", start)
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
         """Split large archives into parts; `start` and `end` are places in the directory."""
