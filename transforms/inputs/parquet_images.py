@@ -82,7 +82,8 @@ class _ParquetImages(ShardFiles):
         columns = (
             (column, known_types.get(output_name(column), kind)) for column, kind in _columns(types, name)
         )
-        remarks = () if options.image_feature else (describe_choice("column", name),)
+        choice = () if options.image_feature else (describe_choice("column", name),)
+        remarks = (*corpus.remarks, *choice)
         return replace(corpus, image_feature=name, columns=tuple(columns), remarks=remarks)
 
     def split(self, corpus: Corpus) -> Iterator[Shard]:
