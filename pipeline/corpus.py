@@ -88,7 +88,7 @@ def _find_one(
                 corpus = form.find(location, config, known_types)
             except (UserError, RunError):
                 # Afterwards, because files of another format are then the likely cause.
-                if config.input_format == "auto":
+                if config.input_format == "auto" and not location.is_folder:
                     _refuse_several_formats(location)
                 raise
             if corpus.format != form.name:  # Parquet with images inside

@@ -88,7 +88,7 @@ def test_find_corpus__input_format__wins_over_the_name(folder):
         ("", "list.csv is empty. Put a line with the columns' names first"),
         ("\ufeff\r\n \n", "list.csv is empty"),
         ("\nuri\n", "begins with '', which is no header"),
-        ("uri,uri\n", "distinct column names"),
+        ("uri,Sku,sku\n", r"distinct column names \('sku' occurs twice\)"),
         ("uri,,b\n", "distinct column names"),
         ("n,Image URL,path\n", "several columns that may hold the URIs: Image URL, path. Name one with"),
         (

@@ -73,7 +73,7 @@ def test_read__rows_that_cannot_be_read__fail_alone(path):
         ({"jpg": pa.binary(), "x": HF}, {}, "x"),
         ({"jpg": pa.binary(), "x": HF}, {"image_feature": "jpg"}, "jpg"),
         ({"a": HF, "b": HF}, {}, "has 2 columns that can hold images. Give one with --image_feature: a, b"),
-        ({"url": pa.string()}, {}, "has 0 columns that can hold images. There is none"),
+        ({"url": pa.string()}, {}, "has 0 columns that can hold images. It has no column of bytes. Remove"),
         (
             {"url": pa.string(), "b": HF},
             {"image_feature": "url"},

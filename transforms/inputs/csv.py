@@ -66,7 +66,8 @@ class _Csv(ListFormat):
             if its_header != header:
                 its, first = ", ".join(its_header), ", ".join(header)
                 raise UserError(
-                    f"{other} has the columns {its}, and {path} has {first}: they must be the same."
+                    f"{other} has the columns {its}, and {path} has {first}: they must be the same. Give "
+                    "lists with other columns to a run with an --output of its own."
                 )
         corpus = dataclasses.replace(corpus, header=header)
         return add_columns(corpus, header, path, options, known_types)
@@ -157,10 +158,13 @@ def _checked_header(path: str, start: bytes, delimiter: str) -> tuple[str, ...]:
         )
     header = _parse_header(start, delimiter)
     # Distinct without case, because DuckDB and other readers of the table ignore the case of columns.
-    are_distinct = header and len({name.casefold() for name in header}) == len(header) and "" not in header
-    if not are_distinct or any("://" in name or name.startswith("/") for name in header):
+    names = [name.casefold() for name in header]
+    repeated = next((f" ({name!r} occurs twice)" for name in names if names.count(name) > 1), "")
+    are_names = names and all(name and "://" not in name and not name.startswith("/") for name in names)
+    if repeated or not are_names:
         raise UserError(
-            f"{path} begins with {first_line(start)[:200]!r}, which is no header of distinct column names. "
+            f"{path} begins with {first_line(start)[:200]!r}, which is no header of distinct column names"
+            f"{repeated}. "
             "Put a line with the columns' names first, give the names with --header, or add "
             "--input_format=lines if each line is one URI."
         )

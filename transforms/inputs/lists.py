@@ -205,7 +205,8 @@ def bad_row(line: str | bytes, fault: str) -> ImageError:
 
 def matches_nothing(location: Location) -> UserError:
     """Return the error for an input without files."""
-    return UserError(f"input={location.name!r} matches nothing. Check the name.")
+    remedy = "; give --input several times for several inputs" if "," in location.name else ""
+    return UserError(f"input={location.name!r} matches nothing. Check the name{remedy}.")
 
 
 class FoundFiles(NamedTuple):

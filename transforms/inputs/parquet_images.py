@@ -217,7 +217,11 @@ def _choose(types: Types, wanted: str | None, path: str) -> str:
         if wanted
         else f"{path} has {len(names)} columns that can hold images"
     )
-    remedy = f"Give one with --image_feature: {', '.join(names)}" if names else "There is none"
+    remedy = (
+        f"Give one with --image_feature: {', '.join(names)}"
+        if names
+        else "It has no column of bytes. Remove --input_format to read it as a list"
+    )
     raise UserError(f"{fault}. {remedy}.")
 
 

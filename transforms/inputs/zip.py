@@ -66,11 +66,14 @@ def read_members(
 def _check(entry: Entry, end: int, reading: Reading) -> None:
     """Refuse members that can't be read, before they are read."""
     if entry.flags & _ENCRYPTED:
-        raise ImageError(Reason.UNSUPPORTED, f"{entry.name!r:.300} is encrypted")
+        raise ImageError(
+            Reason.UNSUPPORTED, f"{entry.name!r:.300} is encrypted; extract it, and label the files"
+        )
     if entry.method not in (_STORED, _DEFLATED):
         method = _METHODS.get(entry.method, f"method {entry.method}")
         raise ImageError(
-            Reason.UNSUPPORTED, f"{entry.name!r:.300} is compressed by {method}, which is not read"
+            Reason.UNSUPPORTED,
+            f"{entry.name!r:.300} is compressed by {method}, which is not read; extract it, or pack it anew",
         )
     if entry.size_bytes > reading.max_bytes:
         raise reading.too_large(entry.size_bytes)
