@@ -172,7 +172,8 @@ def _format_of(config: ReadConfig, location: Location) -> FoundFormat:
     if are_images:
         _refuse_lists_for_images(location)
         return input_format("images")
-    return input_format("csv" if has_columns(start) else _text_format(start))
+    # As standard input, whose name shows no format.
+    return input_format("csv" if has_columns(start) or has_uri_column(start) else "lines")
 
 
 def _formats_in(location: Location) -> dict[str, str]:
@@ -216,13 +217,8 @@ def _listed(endings: Mapping[str, str]) -> str:
 def _give_patterns(location: Location, endings: Mapping[str, str]) -> str:
     patterns = [repr(location.name + ending) for ending in endings if ending]
     # Only behind a `*`, because the ending of a file is behind other names already.
-    given = " or ".join(patterns) if location.name.endswith("*") else "a pattern with the ending"
-    return f"Give {given}, or set --input_format"
-
-
-def _text_format(start: bytes) -> str:
-    """Return the format of a text whose name shows none, as that of standard input, by its first line."""
-    return "csv" if has_uri_column(start) else "lines"
+    remedy = " or ".join(patterns) if location.name.endswith("*") else "a pattern with the ending"
+    return f"Give {remedy}, or set --input_format"
 
 
 def _start_of_first(location: Location) -> bytes:
