@@ -802,7 +802,7 @@ def test_find_corpus__parquet_without_images__has_none_inside(tmp_path, column):
         find_corpus(ReadConfig(input=str(path), input_format="parquet_images"))
 
 
-@pytest.mark.parametrize("image", IMAGES[4:], ids=lambda array: str(array.type))
+@pytest.mark.parametrize("image", IMAGES, ids=lambda array: str(array.type))
 def test_parquet__images_beside_uris__are_left_out_with_a_remark(tmp_path, image):
     table = pa.table({"url": ["a.jpg"], "image": image, "sha": [b"\xff"]})
     corpus, (ref,), _ = read(tmp_path / "list.parquet", table_bytes(table))

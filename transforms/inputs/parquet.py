@@ -46,6 +46,11 @@ from labelbeam.transforms.inputs.templates import RowFault, parse_template
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.table.column_types import fit_values, table_type
 
+# Names of columns of bytes that hold images without doubt.
+IMAGE_NAMES: Final = (
+    *("image", "image_bytes", "image_data", "image_encoded", "encoded_image", "image_raw", "img", "picture"),
+    *("photo", "jpg", "jpeg", "png"),
+)
 _REMEDY = "Put a whole copy in its place."
 # Rows that are decoded at once, and their size.
 _BATCH_ROWS = 4096
@@ -114,7 +119,12 @@ class _Parquet:
 def _with_columns(
     corpus: Corpus, types: Types, path: str, options: ReadOptions, known_types: Mapping[str, pa.DataType]
 ) -> Corpus:
-    left_out = [name for name, kind in types.items() if holds_images(kind) and pa.types.is_struct(kind)]
+    # Not all columns of bytes, because bytes under other names are rather hashes or embeddings.
+    left_out = [
+        name
+        for name, kind in types.items()
+        if holds_images(kind) and (pa.types.is_struct(kind) or name.lower() in IMAGE_NAMES)
+    ]
     names = [name for name in types if name not in left_out]
     corpus = dataclasses.replace(
         corpus,
@@ -122,7 +132,8 @@ def _with_columns(
         remarks=(
             *corpus.remarks,
             *(
-                f"The column {name!r} has images inside the file, and is left out of the tables."
+                f"The column {name!r} has images inside the file, and is left out of the tables; "
+                f"--image_feature={name} labels them in place of the URIs."
                 for name in left_out
             ),
         ),

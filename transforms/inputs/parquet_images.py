@@ -19,7 +19,7 @@ from labelbeam.transforms.inputs.files import PART_BYTES, ListFile, split_large
 from labelbeam.transforms.inputs.first_bytes import PARQUET
 from labelbeam.transforms.inputs.formats import ReadOptions, Shard, ShardFormat
 from labelbeam.transforms.inputs.lists import look_at_first
-from labelbeam.transforms.inputs.parquet import Types, holds_images, join_row_groups, types_of
+from labelbeam.transforms.inputs.parquet import IMAGE_NAMES, Types, holds_images, join_row_groups, types_of
 from labelbeam.transforms.inputs.shards import (
     Reading,
     Row,
@@ -32,10 +32,7 @@ from labelbeam.transforms.inputs.streams import RestError, errors_explained, ope
 from labelbeam.transforms.table.column_types import fit_values
 
 # Usual names of the column with the bytes of images.
-IMAGE_NAMES: Final = (
-    *("image", "image_bytes", "image_data", "image_encoded", "encoded_image", "image_raw", "img", "picture"),
-    *("photo", "jpg", "jpeg", "png", "bytes", "content", "data"),
-)
+_USUAL_NAMES: Final = (*IMAGE_NAMES, "bytes", "content", "data")
 # Bytes that are read of each column at once, because whole chunks of columns can be larger than the memory.
 _BUFFER_BYTES = 4 << 20
 # Bytes and rows of images in memory.
@@ -50,7 +47,7 @@ def find_image_column(types: Types) -> str | None:
     """
     names = [name for name, kind in types.items() if holds_images(kind)]
     structs = [name for name in names if pa.types.is_struct(types[name])]
-    usual = [name for name in names if name.lower() in IMAGE_NAMES]
+    usual = [name for name in names if name.lower() in _USUAL_NAMES]
     return next((some[0] for some in (structs, usual, names) if len(some) == 1), None)
 
 
