@@ -87,7 +87,7 @@ def test_find_corpus__folder_and_list__are_read_as_one(tmp_path):
             "uri\n/f.jpg\n",
             {},
             "input='.*/other.csv' and input='.*/a, b.csv' have different columns: 'n' is missing in the "
-            "former and string in the latter. Inputs of one run must have the same columns and types.$",
+            "former and string in the latter. Inputs of one run must have the same columns and types. Run",
         ),
         ("uri,n,m,name\n", {}, "'m' is string in the former and missing in the latter"),
         ("uri,n\n", {"column_types": (("n", "int64"),)}, "'name' is missing in the former and string"),

@@ -147,7 +147,8 @@ def test_find__many_empty_files_in_front__the_first_record_decides(tmp_path, pac
     (tmp_path / "30.tfrecord").write_bytes(pack(record(example(jpeg=b"a", n=1))))
     corpus = find(FORMAT, tmp_path / "*.tfrecord")
     assert (corpus.image_feature, dict(corpus.columns)) == ("jpeg", {"n": pa.int64()})
-    assert not corpus.remarks
+    (remark,) = corpus.remarks
+    assert remark.startswith("The feature 'jpeg' holds the images")
     assert summary(read_all(FORMAT, corpus)[0]) == [(f"{tmp_path}/30.tfrecord#0", b"a")]
 
 
@@ -157,7 +158,8 @@ def test_find__later_file_with_further_features__is_a_remark(tmp_path):
         (tmp_path / f"{n}.tfrecord").write_bytes(data)
     corpus = find(FORMAT, tmp_path / "*.tfrecord")
     assert not corpus.columns
-    (remark,) = corpus.remarks
+    choice, remark = corpus.remarks
+    assert choice.startswith("The feature 'image' holds the images")
     assert remark.startswith(
         f"{tmp_path}/2.tfrecord has features that {tmp_path}/0.tfrecord lacks, and that are left out of the "
         "tables: n, text. "
