@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -88,21 +88,34 @@ def select_unlabelled(bucket: Iterable[Row | DoneIds]) -> tuple[list[Row], Count
     # Published parts first, because staged rows are newer and must win.
     finished = sorted((part for part in parts if not part.retry), key=lambda part: not part.published)
     done, uris = merge_done(finished), merge_uris(finished)
-    selected: list[Row] = []
-    for image_id, (first, last) in extremes.items():
-        row = _merge(first, last)
-        if image_id not in done:
-            selected.append(row)
-        elif is_of_another_uri(row, uris.get(image_id)):
-            counts[OTHER_URI] += 1
-            selected.append(row)
-        elif isinstance(row, ImageRef) and done[image_id] not in (None, row.listed_version):
-            selected.append(replace(row, known_version=done[image_id]))
-        else:
-            counts[KEPT] += 1
+    judged = (select_row(_merge(first, last), done, uris, counts) for first, last in extremes.values())
+    selected = [row for row in judged if row]
     # Ids that are retried count as well, because their rows stay in the tables if the input lacks them.
     counts[OTHER] = len({image_id for part in parts for image_id in part.ids} - extremes.keys())
     return selected, counts
+
+
+def select_row(
+    row: Row, done: Mapping[str, str | None], uris: Mapping[str, bytes], counts: Counter[str]
+) -> Row | None:
+    """Return a row if it needs a label, with the known version of its image; else count it as kept.
+
+    Args:
+      row: The row, the only one of its id.
+      done: Version of each done id, as of `merge_done`.
+      uris: Digests of the URIs of done ids, as of `merge_uris`.
+      counts: Counts of rows by kind, as in `SelectOutcomes`.
+    """
+    image_id = id_of(row)
+    if image_id not in done:
+        return row
+    if _is_of_another_uri(row, uris.get(image_id)):
+        counts[OTHER_URI] += 1
+        return row
+    if isinstance(row, ImageRef) and done[image_id] not in (None, row.listed_version):
+        return replace(row, known_version=done[image_id])
+    counts[KEPT] += 1
+    return None
 
 
 # The smallest and the largest URI stand for all rows of an id, because the choice must not depend on the
@@ -133,7 +146,7 @@ def _merge(first: Row, last: Row) -> Row:
     return failure_of(first, "select", ImageError(Reason.AMBIGUOUS_ID, message))
 
 
-def is_of_another_uri(row: Row, digest: bytes | None) -> bool:
+def _is_of_another_uri(row: Row, digest: bytes | None) -> bool:
     """Return whether a row contradicts the URI digest of the id's row in the table, if there is one."""
     if isinstance(row, Failure):
         # The failure replaces the table's row, because that row would label only one of the id's URIs.

@@ -15,7 +15,7 @@ from labelbeam.transforms.boxes import expand_boxes, inline_boxes
 from labelbeam.transforms.buckets import bucket_of_file
 from labelbeam.transforms.choose import ALL, Choice, FindBound, bound_of, draw_of
 from labelbeam.transforms.coders import encode_row
-from labelbeam.transforms.count import KEPT, LISTED, NOT_CHOSEN, OTHER, OTHER_URI, UNCHECKED
+from labelbeam.transforms.count import KEPT, LISTED, NOT_CHOSEN, OTHER, UNCHECKED
 from labelbeam.transforms.elements import (
     FILE_ID_CHARS,
     URI_DIGEST_BYTES,
@@ -35,7 +35,7 @@ from labelbeam.transforms.inputs.formats import Shard, ShardFormat, shard_format
 from labelbeam.transforms.inputs.images import uri_of_path
 from labelbeam.transforms.notes import Notes
 from labelbeam.transforms.outcomes import NotingFn, par_do, to_output
-from labelbeam.transforms.select import PackRows, is_of_another_uri, merge_done, merge_uris, pack, unpack
+from labelbeam.transforms.select import PackRows, merge_done, merge_uris, pack, select_row, unpack
 
 K = TypeVar("K")
 
@@ -296,22 +296,15 @@ def _select_boxes(
     """Select the boxes of an image that need labels, and count all of them."""
     wanted: list[ImageRef] = []
     for row in _boxes_of(image, corpus, notes):
-        ref = ref_of(row)
         counts[LISTED] += 1
-        counts[OTHER] -= done.has(ref.id)
-        version = done.versions.get(ref.id)
-        if ref.id not in done.versions:
-            selected = True
-        elif is_of_another_uri(row, done.uris.get(ref.id)):
-            counts[OTHER_URI] += 1
-            version, selected = None, True
-        else:
-            selected = version is not None and isinstance(row, ImageRef)
-            counts.update(() if selected else (KEPT, UNCHECKED) if version else (KEPT,))
-        if selected and isinstance(row, ImageRef):
-            wanted.append(dataclasses.replace(row, known_version=version))
-        elif selected and isinstance(row, Failure):
-            yield row
+        counts[OTHER] -= done.has(ref_of(row).id)
+        selected = select_row(row, done.versions, done.uris, counts)
+        if isinstance(selected, ImageRef):
+            wanted.append(selected)
+        elif selected:
+            yield selected
+        elif isinstance(row, Failure) and done.versions[row.ref.id]:
+            counts[UNCHECKED] += 1
     if wanted:
         assert isinstance(image, InlineImage)
         yield inline_boxes(image, wanted)
