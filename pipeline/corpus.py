@@ -62,7 +62,10 @@ def find_corpus(
       UserError: An input does not exist, its content does not fit the options, or inputs do not fit each
         other.
     """
-    parts = [_find_one(name, config, known_types or {}, limits) for name in config.inputs]
+    parts = [
+        _with_options(_find_one(name, config, known_types or {}, limits), config, public_input(name))
+        for name in config.inputs
+    ]
     return parts[0] if len(parts) == 1 else join_corpora(parts, list(map(public_input, config.inputs)))
 
 
@@ -100,11 +103,15 @@ def _find_one(
                     f"image_feature={config.image_feature!r}: input={location.name!r} has no names of "
                     "features. Leave it out."
                 )
-            if config.boxes:
-                corpus = with_boxes(corpus, config.boxes, location.name)
-            return dataclasses.replace(corpus, secret_params=config.secret_params)
+            return corpus
     except (UserError, RunError) as e:  # RunError where a folder may not be listed, or a list is damaged
         raise UserError(name_copies(str(e))) from e
+
+
+def _with_options(corpus: Corpus, config: ReadConfig, name: str) -> Corpus:
+    """Return a corpus with the options that are the same in all formats."""
+    corpus = with_boxes(corpus, config.boxes, name) if config.boxes else corpus
+    return dataclasses.replace(corpus, secret_params=config.secret_params)
 
 
 def _find_in_bigquery(name: str, config: ReadConfig, known_types: Mapping[str, pa.DataType]) -> Corpus:
@@ -116,10 +123,7 @@ def _find_in_bigquery(name: str, config: ReadConfig, known_types: Mapping[str, p
         raise UserError(
             f"input_format={config.input_format!r}: input={name!r:.100} is no file. Leave it out."
         )
-    corpus = FORMAT.find(Location(name, name, name, is_folder=False), config, known_types)
-    if config.boxes:
-        corpus = with_boxes(corpus, config.boxes, name)
-    return dataclasses.replace(corpus, secret_params=config.secret_params)
+    return FORMAT.find(Location(name, name, name, is_folder=False), config, known_types)
 
 
 def _copied(name: str, limits: Callable[[], Limits]) -> Location:
