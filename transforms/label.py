@@ -49,7 +49,7 @@ def label_images(
     with ThreadPoolExecutor(callers, "predict") as predictors:
         # Ahead of the model by as many images as its callers take next, so that no caller waits.
         loaded = _in_order((_load(row, loaders) for row in rows), ahead + size * callers)
-        values = itertools.chain.from_iterable(map(_values_of, loaded))
+        values = itertools.chain.from_iterable(one.values for one in loaded)
         batches = iter(lambda: list(itertools.islice(values, size)), [])
         results = _in_order((predictors.submit(predict, batch) for batch in batches), callers)
         yield from itertools.chain.from_iterable(results)
@@ -70,10 +70,6 @@ def _in_order(futures: Iterable[Future[T]], ahead: int) -> Iterator[T]:
         # or when the caller stops early.
         for future in pending:
             future.cancel()
-
-
-def _values_of(loaded: Loaded) -> tuple[Any, ...]:
-    return loaded.value if isinstance(loaded.value, tuple) else (loaded.value,)
 
 
 def _load(row: AnyImage | Failure, loaders: Loaders) -> Future[Any]:

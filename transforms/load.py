@@ -135,4 +135,4 @@ class _LoadImagesFn(OverlappedFn[AnyImage, Loaded]):
         if loaded.size_bytes:
             self._image_bytes.update(loaded.size_bytes)
             self._decode_usec.update(loaded.decode_usec)
-        return loaded.value if isinstance(loaded.value, tuple) else (loaded.value,)
+        return loaded.values

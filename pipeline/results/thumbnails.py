@@ -73,7 +73,7 @@ def _loadable(image: LabelledImage) -> ImageRef | BoxedImage:
 
 
 def _thumbnail_of(image: LabelledImage, loaded: Loaded) -> Thumbnail:
-    (value,) = loaded.value if isinstance(loaded.value, tuple) else (loaded.value,)
+    (value,) = loaded.values
     if not isinstance(value, DecodedImage):
         return Thumbnail(missing=f"could not be loaded again: {getattr(value, 'reason', 'unchanged')}")
     # Compared, because a picture beside labels of another picture would deceive.

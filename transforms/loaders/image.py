@@ -94,6 +94,11 @@ class Loaded(NamedTuple):
     size_bytes: int = 0
     retry_after_sec: float | None = None
 
+    @property
+    def values(self) -> tuple[Outcome, ...]:
+        """Outcomes of the boxes, or the one of the image."""
+        return self.value if isinstance(self.value, tuple) else (self.value,)
+
 
 def fetch_image(ref: ImageRef, sources: Sources) -> EncodedImage | Unchanged:
     """Fetch the bytes of one image, unless its version is unchanged.
