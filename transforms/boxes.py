@@ -236,7 +236,7 @@ def join_boxes(refs: Iterable[ImageRef]) -> Iterator[BoxedImage]:
     """Join references of boxes to images; those of one image follow each other."""
     for (image_id, uri), its in itertools.groupby(refs, _image_of):
         boxes = tuple(its)
-        yield BoxedImage(image_of_boxes(image_id, uri, boxes), boxes)
+        yield BoxedImage(_image_of_boxes(image_id, uri, boxes), boxes)
 
 
 def group_by_image(refs: Iterable[ImageRef]) -> Iterator[list[ImageRef]]:
@@ -251,7 +251,7 @@ def _image_of(ref: ImageRef) -> tuple[str, str]:
     return image_id_of(ref.id), image_uri_of(ref.uri)
 
 
-def image_of_boxes(image_id: str, uri: str, boxes: Sequence[ImageRef]) -> ImageRef:
+def _image_of_boxes(image_id: str, uri: str, boxes: Sequence[ImageRef]) -> ImageRef:
     """Return the reference of an image of which boxes are labelled."""
     first = boxes[0]
     # Without versions if boxes differ in them, because some box then needs the pixels.
@@ -273,5 +273,5 @@ def box_alone(ref: ImageRef) -> BoxedImage:
 
 def inline_boxes(image: InlineImage, boxes: Sequence[ImageRef]) -> BoxedImage:
     """Return an image inside a file of which boxes are labelled."""
-    ref = image_of_boxes(image.ref.id, image.ref.uri, boxes)
+    ref = _image_of_boxes(image.ref.id, image.ref.uri, boxes)
     return BoxedImage(replace(image, ref=ref), tuple(boxes))

@@ -58,8 +58,7 @@ def box_key(row_id: str, uri: str) -> str:
 
     The number of a box is missing in rows of an input that has one box a row.
     """
-    region = region_of(uri) if "#" in row_id else None
-    return image_id_of(row_id) + region.fragment if region else row_id
+    return image_id_of(row_id) + uri.removeprefix(image_uri_of(uri)) if is_box(row_id, uri) else row_id
 
 
 def image_id_of(row_id: str) -> str:

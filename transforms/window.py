@@ -55,7 +55,7 @@ MOST_WAITING = 50_000
 _ALARM_SEC = 1.0
 
 
-class Finished(Generic[T]):
+class FinishedQueue(Generic[T]):
     """A queue of finished futures and their sizes, which counts the bytes that it holds."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Window(Generic[T]):
     max_bytes: int
     # Filled by done callbacks on the threads that finish, because that costs O(1) for each result;
     # `concurrent.futures.wait` would look at every future of the window again and again.
-    _finished: Finished[T] = field(default_factory=Finished)
+    _finished: FinishedQueue[T] = field(default_factory=FinishedQueue)
     # Held here, because loaders need not load an image whose future nobody holds: that of a failed bundle.
     _futures: set[Future[T]] = field(default_factory=set)
     _bytes: int = 0

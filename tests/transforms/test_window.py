@@ -7,7 +7,7 @@ from labelbeam.transforms import window as windows
 from labelbeam.transforms.attempts import Timed
 from labelbeam.transforms.errors import RunError
 from labelbeam.transforms.process import available_cores
-from labelbeam.transforms.window import Alarm, Finished, OverlappedFn, PixelsFn, Window, images_in_flight
+from labelbeam.transforms.window import Alarm, FinishedQueue, OverlappedFn, PixelsFn, Window, images_in_flight
 
 
 def done(value) -> Future:
@@ -43,7 +43,7 @@ def test_window__one_item_larger_than_its_bytes__does_not_wait():
     assert list(Window(max_items=2, max_bytes=10).add(Future(), 1000)) == []
 
 
-class _FinishedWhenWaitedFor(Finished):
+class _FinishedWhenWaitedFor(FinishedQueue):
     """A queue of finished futures; the oldest future finishes as soon as the window waits for one."""
 
     def __init__(self, futures: list[Future]):
