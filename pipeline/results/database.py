@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +30,8 @@ _T = TypeVar("_T")
 # buffers of Parquet readers and Python come on top.
 _MEMORY = "1GB"
 _ROWS_AT_ONCE = 10_000
+# Time between two interrupts of a statement that has not ended yet.
+_INTERRUPT_SEC = 0.1
 # Number of different hashes of an id, which have 64 bits.
 _HASHES = 1 << 64
 # A generation in the name of an output, as in `labels@3`.
@@ -109,16 +112,26 @@ class Database:
         if self.shown:
             self._print(sql)
         try:
-            return execute(sql)
+            return self._interruptible(lambda: execute(sql))
         except duckdb.OutOfMemoryException as e:
             raise RunError(f"DuckDB needs more memory or temporary disk: {_first_line(e)}.") from e
         except duckdb.Error as e:
             raise self._error_of(e) from e
-        except RuntimeError as e:
-            if "interrupted" not in str(e):
+
+    def _interruptible(self, call: Callable[[], _T]) -> _T:
+        """Run a statement, and end it if a signal ends the process."""
+        # On another thread, because DuckDB 2.0 sees most signals only at the end of a statement, which may
+        # have filled the disk by then.
+        with ThreadPoolExecutor(1, "duckdb") as pool:
+            future = pool.submit(call)
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                # Again and again, because a statement that has not begun yet is not interrupted.
+                while not future.done():
+                    self._connection.interrupt()
+                    wait([future], _INTERRUPT_SEC)
                 raise
-            # DuckDB raises this error in place of the one of an ending signal.
-            raise KeyboardInterrupt from e
 
     def _error_of(self, error: duckdb.Error) -> Exception:
         if self._reading:
